@@ -1,0 +1,117 @@
+"""What every verb shares: progress bars on the terminal, one summary, one line per error, the exit code."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from wsi.errors import ClaimedError, GigamilError, RequestError
+from wsi.outcome import Status, Summary
+from wsi.outcome import Progress as ProgressSink
+
+stderr = Console(stderr=True, highlight=False)
+
+_MARKS = {Status.DONE: "done", Status.SKIPPED: "already done", Status.FAILED: "FAILED"}
+
+
+class _Amount(ProgressColumn):
+    """Show how much is done, in the bar's own unit."""
+
+    def render(self, task: Task) -> Text:
+        unit, total = task.fields["unit"], task.total or 0
+        if unit == "B":
+            return Text(f"{task.completed / 1e6:,.0f}/{total / 1e6:,.0f} MB")
+        return Text(f"{task.completed:,.0f}/{total:,.0f} {unit}")
+
+
+class Bars:
+    """A `wsi.outcome.Progress` that draws rich bars on standard error; silent where that is not a terminal."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task: int | None = None
+
+    def begin(self, title: str, total: float, unit: str) -> None:
+        self.end()
+        self._task = self._progress.add_task(title, total=total, unit=unit)
+
+    def grow(self, amount: float) -> None:
+        if self._task is not None:
+            task = self._progress.tasks[self._progress.task_ids.index(self._task)]  # type: ignore[arg-type]
+            self._progress.update(task.id, total=(task.total or 0) + amount)
+
+    def advance(self, amount: float) -> None:
+        if self._task is not None:
+            self._progress.advance(self._task, amount)  # type: ignore[arg-type]
+
+    def note(self, line: str) -> None:
+        self._progress.console.print(line, markup=False)
+
+    def end(self) -> None:
+        self._task = None
+
+
+@contextmanager
+def progress_bars() -> Iterator[ProgressSink]:
+    """Give a progress sink that draws bars where standard error is a terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), _Amount(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=stderr, disable=not stderr.is_terminal) as progress:
+        yield Bars(progress)
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn the errors a user can cause into one line on standard error and an exit code: 2 wrong request, 1 failure."""
+    try:
+        yield
+    except (RequestError, ClaimedError) as error:
+        fail(str(error), 2)
+    except GigamilError as error:
+        fail(str(error), 1)
+    except KeyboardInterrupt:
+        fail("interrupted: run the same command again to go on where it stopped", 130)
+
+
+def fail(line: str, code: int) -> NoReturn:
+    """Print one line on standard error and leave with the code."""
+    stderr.print(f"gigamil: {line}", markup=False, soft_wrap=True)
+    raise typer.Exit(code)
+
+
+def run_stage(stage: Callable[[ProgressSink], Summary], *, json_output: bool) -> Summary:
+    """Run one stage with progress bars, print its summary; leave with its exit code unless that is 0."""
+    with one_line_errors():
+        with progress_bars() as progress:
+            summary = stage(progress)
+        if json_output:
+            sys.stdout.write(json.dumps(summary.as_dict(), indent=1, default=str) + "\n")
+        else:
+            show(summary)
+    if summary.exit_code:
+        raise typer.Exit(summary.exit_code)
+    return summary
+
+
+def show(summary: Summary) -> None:
+    """Print the counts, then one line for each item that has something to say."""
+    counts = ", ".join(f"{len(summary.ended(s))} {_MARKS[s]}" for s in Status if summary.ended(s)) or "nothing to do"
+    stderr.print(f"{summary.stage}: {counts} in {summary.seconds:.1f} s", markup=False)
+    for outcome in summary.outcomes:
+        if outcome.reason:
+            stderr.print(
+                f"  {_MARKS[outcome.status]} {outcome.item_id}: {outcome.reason}", markup=False, soft_wrap=True
+            )

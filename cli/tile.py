@@ -1,0 +1,57 @@
+"""`gigamil tile`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.options import Json, Manifest, Out, Overwrite, Workers
+
+
+def tile(
+    slides: Annotated[list[Path] | None, typer.Argument(help="Slides, or folders of slides.")] = None,
+    out: Out = Path("stores"),
+    manifest: Manifest = None,
+    mpp: Annotated[float, typer.Option("--mpp", help="um/px of the tiles.")] = 0.5,
+    tile_px: Annotated[str, typer.Option("--tile-px", help="Side of a tile: 224, 256, 512, ... or native.")] = "256",
+    codec: Annotated[str, typer.Option("--codec", help="How tiles are compressed.")] = "zstd",
+    min_tissue: Annotated[float, typer.Option("--min-tissue", help="Least share of tissue of a listed tile.")] = 0.1,
+    background: Annotated[
+        str, typer.Option("--background", help="drop, or keep: store tiles without tissue.")
+    ] = "drop",
+    assume_mpp: Annotated[
+        float | None, typer.Option("--assume-mpp", help="um/px of slides that do not say it.")
+    ] = None,
+    on_damage: Annotated[str, typer.Option("--on-damage", help="fail, or skip: leave damaged tiles out.")] = "fail",
+    reader: Annotated[str | None, typer.Option("--reader", help="Force a reader: tiff or openslide.")] = None,
+    workers: Workers = None,
+    scheduler: Annotated[str | None, typer.Option("--scheduler", help="A running Dask scheduler, tcp://...")] = None,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Cut slides into tile stores (OME-Zarr), one per slide."""
+    from cli.console import one_line_errors, run_stage
+    from wsi.errors import RequestError
+    from wsi.tiler import TileOptions
+    from wsi.tiler import tile as run
+
+    with one_line_errors():
+        if background not in {"drop", "keep"}:
+            raise RequestError(f"--background {background}: expected drop or keep")
+        options = TileOptions(
+            slides=tuple(slides or ()),
+            out=out,
+            manifest=manifest,
+            target_mpp=mpp,
+            tile_px=int(tile_px) if tile_px.isdecimal() else tile_px,
+            codec=codec,
+            min_tissue=min_tissue,
+            keep_background=background == "keep",
+            assume_mpp=assume_mpp,
+            on_damage=on_damage,
+            reader=reader,
+            workers=workers,
+            scheduler=scheduler,
+            overwrite=overwrite,
+        )
+    run_stage(lambda progress: run(options, progress), json_output=json)

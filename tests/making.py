@@ -1,0 +1,60 @@
+"""Small slides with known content, made by the tests."""
+
+from pathlib import Path
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+SEED = 20240817
+
+RGB = NDArray[np.uint8]
+
+
+def picture(height: int = 1500, width: int = 1900, seed: int = SEED) -> RGB:
+    """Return a grey-white slide with two pieces of purple, textured "tissue", uint8 (h, w, 3)."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    tissue = ((y - 0.35 * height) / (0.25 * height)) ** 2 + ((x - 0.3 * width) / (0.2 * width)) ** 2 < 1
+    tissue |= ((y - 0.7 * height) / (0.15 * height)) ** 2 + ((x - 0.75 * width) / (0.12 * width)) ** 2 < 1
+    out = np.full((height, width, 3), (236, 238, 237), np.uint8)
+    texture = rng.integers(-30, 30, (height, width, 1)) + (25 * np.sin(x / 7) * np.cos(y / 5))[..., None]
+    stained = np.clip(np.array([150, 80, 160]) + texture, 0, 255).astype(np.uint8)
+    out[tissue] = stained[tissue]
+    return out
+
+
+def write_deflate(path: Path, pixels: RGB, tile_px: int = 128, **options: object) -> Path:
+    """Write a single-level TIFF in the STRIP AI form."""
+    kwargs = {"resolution": (1 / 25.4, 1 / 25.4), "resolutionunit": "MILLIMETER"} | options
+    tifffile.imwrite(
+        path, pixels, photometric="rgb", compression="adobe_deflate", tile=(tile_px, tile_px), metadata=None, **kwargs
+    )
+    return path
+
+
+def write_pyramid(path: Path, pixels: RGB, mpp: float = 0.5, levels: int = 3, **options: object) -> Path:
+    """Write a pyramidal TIFF with 256-px JPEG tiles and a true resolution tag."""
+    settings = {"photometric": "ycbcr", "compression": "jpeg", "tile": (256, 256), "metadata": None} | options
+    with tifffile.TiffWriter(path) as tiff:
+        for level in range(levels):
+            per_cm = 1e4 / (mpp * 2**level)
+            shrunk = pixels[:: 2**level, :: 2**level]
+            tiff.write(
+                shrunk,
+                resolution=(per_cm, per_cm),
+                resolutionunit="CENTIMETER",
+                subfiletype=1 if level else 0,
+                **settings,
+            )
+    return path
+
+
+def spoil_tile(path: Path, index: int) -> None:
+    """Zero one tile's bytes."""
+    with tifffile.TiffFile(path) as tiff:
+        page = tiff.pages.first
+        offset, count = page.dataoffsets[index], page.databytecounts[index]
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(b"\0" * count)

@@ -1,0 +1,72 @@
+"""Errors, recipes, claims and atomic files."""
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wsi import errors
+from wsi.atomic import replacing, write_text
+from wsi.claim import claim
+from wsi.recipe import differences, recipe_hash, refuse_other_recipe
+
+TREE = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.GigamilError)]
+
+
+@pytest.mark.parametrize("kind", TREE, ids=lambda kind: kind.__name__)
+def test_errors_survive_pickling(kind: type[errors.GigamilError]) -> None:
+    back = pickle.loads(pickle.dumps(kind("expected a, found b")))
+    assert type(back) is kind
+    assert str(back) == "expected a, found b"
+
+
+@given(st.dictionaries(st.text(max_size=5), st.one_of(st.integers(), st.text(max_size=5), st.none(), st.booleans())))
+def test_a_recipe_has_one_hash_whatever_its_order(recipe: dict[str, object]) -> None:
+    backwards = dict(reversed(recipe.items()))
+    assert recipe_hash(recipe) == recipe_hash(backwards)
+    assert differences(recipe, backwards) == []
+    assert recipe_hash(recipe | {"more": 1}) != recipe_hash(recipe | {"more": 2})
+
+
+def test_differing_fields_are_named(tmp_path: Path) -> None:
+    with pytest.raises(
+        errors.RecipeMismatchError, match=r"a\.b: found 1, wanted 2; c: found null, wanted 3.*--overwrite"
+    ):
+        refuse_other_recipe(tmp_path, {"a": {"b": 1}}, {"a": {"b": 2}, "c": 3})
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    target = tmp_path / "a.txt"
+    write_text(target, "old")
+
+    def write_half() -> None:
+        with replacing(target) as temporary:
+            temporary.write_text("half")
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        write_half()
+    assert target.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_claim_keeps_others_out_and_ends_with_its_holder(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from wsi.claim import claim\n"
+        "with claim(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(60)"
+    )
+    output = tmp_path / "x.zarr"
+    with subprocess.Popen([sys.executable, "-c", code, output], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(errors.ClaimedError, match=str(holder.pid)), claim(output):
+            pass
+        holder.kill()
+    with claim(output):
+        assert os.listdir(tmp_path) == [".x.zarr.lock"]
+    assert os.listdir(tmp_path) == []

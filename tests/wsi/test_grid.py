@@ -1,0 +1,75 @@
+"""Pure geometry: the grid covers the slide exactly once."""
+
+from itertools import pairwise
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wsi.grid import SHARD_TILES, TASK_LEVELS, Grid, area_fractions, runs
+from wsi.units import YX
+
+sides = st.integers(1, 40_000)
+tile_sizes = st.sampled_from([32, 224, 240, 256, 512])
+
+
+@given(sides, sides, tile_sizes)
+def test_regions_cover_every_tile_exactly_once(height: int, width: int, tile_px: int) -> None:
+    grid = Grid(YX(height, width), tile_px)
+    counts = np.zeros(grid.tiles, int)
+    for y in range(grid.regions.y):
+        for x in range(grid.regions.x):
+            box = grid.region_tiles(YX(y, x))
+            counts[box.y0 : box.y1, box.x0 : box.x1] += 1
+    assert (counts == 1).all()
+    assert (grid.tiles.y - 1) * tile_px < height <= grid.tiles.y * tile_px
+
+
+@given(sides, sides, tile_sizes)
+def test_levels_halve_until_one_tile_holds_them(height: int, width: int, tile_px: int) -> None:
+    levels = Grid(YX(height, width), tile_px).levels()
+    for finer, coarser in pairwise(levels):
+        assert coarser == (finer.y // 2, finer.x // 2)
+    assert min(levels[-1]) >= 1
+    assert max(levels[-1]) <= tile_px or min(levels[-1]) == 1
+
+
+@given(sides, sides, tile_sizes)
+def test_a_region_is_one_whole_shard_on_each_task_level(height: int, width: int, tile_px: int) -> None:
+    grid = Grid(YX(height, width), tile_px)
+    for level, shape in list(enumerate(grid.levels()))[:TASK_LEVELS]:
+        shard_px = grid.shard_tiles(level) * tile_px
+        assert shard_px << level == SHARD_TILES * tile_px
+        shards = {
+            (y, x) for y in range(grid.regions.y) for x in range(grid.regions.x) if grid.has_shard(level, YX(y, x))
+        }
+        assert len(shards) == -(-shape.y // shard_px) * -(-shape.x // shard_px)
+
+
+@given(st.lists(st.booleans(), max_size=40))
+def test_runs_give_back_the_mask(flags: list[bool]) -> None:
+    back = np.zeros(len(flags), bool)
+    for start, stop in runs(np.array(flags, bool)):
+        assert not back[start:stop].any()
+        back[start:stop] = True
+    assert back.tolist() == flags
+
+
+@settings(max_examples=60)
+@given(st.integers(4, 40), st.integers(4, 40), st.floats(1.0, 17.0), st.integers(0, 2**32 - 1))
+def test_tissue_fractions_lose_nothing(height: int, width: int, tile_o: float, seed: int) -> None:
+    mask = (np.random.default_rng(seed).random((height, width)) < 0.3).astype(np.uint8)
+    tiles = YX(int(np.ceil(height / tile_o)), int(np.ceil(width / tile_o)))
+    fractions = area_fractions(mask, tile_o, tiles, (height, width))
+    edges_y = np.minimum(np.arange(tiles.y + 1) * tile_o, height)
+    edges_x = np.minimum(np.arange(tiles.x + 1) * tile_o, width)
+    areas = np.diff(edges_y)[:, None] * np.diff(edges_x)
+    assert fractions.min() >= 0
+    assert fractions.max() <= 1
+    np.testing.assert_allclose((fractions * areas).sum(), mask.sum(), rtol=1e-4, atol=1e-3)
+
+
+def test_tissue_fractions_of_a_known_mask() -> None:
+    mask = np.zeros((4, 6), np.uint8)
+    mask[:2, :3] = 1
+    np.testing.assert_allclose(area_fractions(mask, 2, YX(2, 3), (4, 6)), [[1, 0.5, 0], [0, 0, 0]])

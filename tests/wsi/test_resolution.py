@@ -1,0 +1,76 @@
+"""Which um/px is believed."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wsi.errors import ResolutionError
+from wsi.resolution import PLAUSIBLE_MPP, resolve_mpp
+from wsi.scaling import choose_scaling
+from wsi.slide import Level, MppClaim
+from wsi.units import YX
+
+PLACEHOLDER = MppClaim((1000.0, 1000.0), "TIFF resolution")
+TRUE = MppClaim((0.499, 0.499), "aperio.MPP")
+
+
+def test_the_manifest_comes_first() -> None:
+    assert resolve_mpp([TRUE], manifest_mpp=0.25).source == "manifest"
+
+
+def test_a_placeholder_is_not_believed_and_is_named() -> None:
+    found = resolve_mpp([PLACEHOLDER], assume_mpp=0.5)
+    assert (found.mpp, found.source) == (0.5, "assumed")
+    assert "1000" in found.rejected[0]
+
+
+def test_a_plausible_claim_beats_the_assumption() -> None:
+    assert resolve_mpp([PLACEHOLDER, TRUE], assume_mpp=0.25).mpp == 0.499
+
+
+def test_objective_power_beats_the_assumption() -> None:
+    assert resolve_mpp([PLACEHOLDER], objective_power=20, assume_mpp=0.25).mpp == 0.5
+
+
+def test_nothing_plausible_is_refused_with_the_way_out() -> None:
+    with pytest.raises(ResolutionError, match=r"1000.*--assume-mpp"):
+        resolve_mpp([PLACEHOLDER])
+
+
+@given(st.lists(st.tuples(st.floats(1e-4, 1e4), st.floats(1e-4, 1e4)), max_size=4))
+def test_only_plausible_values_are_ever_believed(pairs: list[tuple[float, float]]) -> None:
+    found = resolve_mpp([MppClaim(pair, "tag") for pair in pairs], assume_mpp=0.5)
+    low, high = PLAUSIBLE_MPP
+    assert low <= found.mpp <= high
+    believed = [p for p in pairs if found.source == "tag" and math.isclose(found.mpp, math.sqrt(p[0] * p[1]))]
+    assert found.source == "assumed" or max(believed[0]) / min(believed[0]) <= 1.1001
+
+
+def levels(*downsamples: float) -> list[Level]:
+    return [Level(YX(int(8000 / d), int(12000 / d)), d, None) for d in downsamples]
+
+
+@pytest.mark.parametrize(
+    ("mpp", "target", "level", "factor", "true_mpp"),
+    [
+        (0.499, 0.5, 0, 1, 0.499),
+        (0.25, 0.5, 0, 2, 0.5),
+        (0.2525, 1.0, 1, 1, 1.01),
+        (0.5, 0.8, 0, 1.6, 0.8),
+        (0.25, 2.125, 1, 2.125, 2.125),
+        (0.55, 0.5, 0, 0.5 / 0.55, 0.5),
+    ],
+)
+def test_scaling(mpp: float, target: float, level: int, factor: float, true_mpp: float) -> None:
+    chosen = choose_scaling(levels(1, 4), mpp, target)
+    assert chosen.level == level
+    assert chosen.factor == pytest.approx(factor)
+    assert chosen.mpp == pytest.approx(true_mpp)
+    assert chosen.l0_per_s * mpp == pytest.approx(chosen.mpp)
+
+
+def test_a_slide_coarser_than_the_target_is_refused() -> None:
+    with pytest.raises(ResolutionError, match="coarser"):
+        choose_scaling(levels(1), 1.0, 0.5)

@@ -1,0 +1,66 @@
+"""Every error that a user can cause, as one tree.
+
+    GigamilError (Exception)
+    ├── RequestError (ValueError)      the request is wrong: an option, a manifest, a path        exit code 2
+    │   ├── ManifestError              a cohort table breaks its contract
+    │   └── RecipeMismatchError        the output exists and was made with other settings
+    ├── ClaimedError (OSError)         another run is writing this output
+    └── ItemError (RuntimeError)       one item failed, the others go on                          exit code 1
+        ├── SlideError                 a slide cannot be used
+        │   ├── UnreadableSlideError   no reader opens it, or none reads its pixels
+        │   ├── DamagedSlideError      some of its pixels cannot be decoded
+        │   └── ResolutionError        its um/px cannot be believed
+        ├── StoreError                 a tile store is missing, incomplete or damaged
+        └── BagError                   a bag of features is missing, incomplete or damaged
+
+Each carries one message and nothing else, so that pickling (a worker raises, the client prints) keeps it whole.
+A message says what was expected, what was found and what to do.
+"""
+
+
+class GigamilError(Exception):
+    """Base of every error that gigamil raises on purpose."""
+
+
+class RequestError(GigamilError, ValueError):
+    """The request cannot be carried out as it was put."""
+
+
+class ManifestError(RequestError):
+    """A cohort table breaks its contract."""
+
+
+class RecipeMismatchError(RequestError):
+    """An output of that name exists and was made with other settings."""
+
+
+class ClaimedError(GigamilError, OSError):
+    """Another process is writing the same output."""
+
+
+class ItemError(GigamilError, RuntimeError):
+    """One slide, store or bag failed; the others can go on."""
+
+
+class SlideError(ItemError):
+    """A slide cannot be used."""
+
+
+class UnreadableSlideError(SlideError):
+    """No reader opens the file, or none reads its pixels."""
+
+
+class DamagedSlideError(SlideError):
+    """Some pixels of the slide cannot be decoded."""
+
+
+class ResolutionError(SlideError):
+    """The slide's um/px is missing or cannot be believed."""
+
+
+class StoreError(ItemError):
+    """A tile store is missing, incomplete or damaged."""
+
+
+class BagError(ItemError):
+    """A bag of features is missing, incomplete or damaged."""

@@ -1,0 +1,235 @@
+"""The last task of a slide: coarse levels, mask, overview, tile list, root metadata; then the store is whole."""
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import ZstdCodec
+
+from wsi.codecs import codec
+from wsi.errors import StoreError
+from wsi.grid import SHARD_TILES, TASK_LEVELS
+from wsi.layout import FILL, FORMAT_VERSION, group, multiscales, omero, shard_path, write_json
+from wsi.plan import SlidePlan, plan_hash, read_overview, read_tissue
+from wsi.region import Receipt, raise_damage, read_receipt
+from wsi.resample import halve
+from wsi.shards import ShardFile, write_shard
+from wsi.units import YX, ceil_div
+
+_PACKAGES = ("gigamil", "imagecodecs", "numpy", "opencv-python-headless", "openslide-python", "tifffile", "zarr")
+
+
+def finish(plan: SlidePlan, regions: Sequence[YX]) -> dict[str, Any]:
+    """Complete the store and rename it to its final name; return facts for the summary.
+
+    Raises
+    ------
+    StoreError
+        A region's shards are not there or not whole.
+    DamagedSlideError
+        Every tissue tile of the slide is damaged.
+    """
+    receipts = [_receipt(plan, region) for region in regions]
+    raise_damage(plan, receipts)
+    _coarse_levels(plan, regions)
+    listed = _write_tiles(plan, receipts)
+    _write_mask(plan)
+    _write_overview(plan)
+    facts = _facts(plan, receipts, listed)
+    write_json(plan.partial / "zarr.json", group({"ome": _ome(plan), "gigamil": _meta(plan, facts)}))
+    shutil.rmtree(plan.work)
+    if plan.out.exists():
+        _replace(plan)
+    else:
+        os.rename(plan.partial, plan.out)
+    return facts
+
+
+def _replace(plan: SlidePlan) -> None:
+    """Put the new store in the place of the old one (--overwrite): the old goes only when the new is whole."""
+    old = plan.out.with_name(f".{plan.out.name}.old")
+    if old.exists():
+        shutil.rmtree(old)
+    os.rename(plan.out, old)
+    os.rename(plan.partial, plan.out)
+    shutil.rmtree(old)
+
+
+def _receipt(plan: SlidePlan, region: YX) -> Receipt:
+    receipt = read_receipt(plan, region)
+    if receipt is None:
+        raise StoreError(f"{plan.partial}: region {tuple(region)} is not whole: run the same command again")
+    return receipt
+
+
+def _coarse_levels(plan: SlidePlan, regions: Sequence[YX]) -> None:
+    """Make the levels after the fifth from the fifth, whose shards hold one chunk each."""
+    sizes = plan.grid.levels()
+    if len(sizes) <= TASK_LEVELS:
+        return
+    tile_px, chunk_codec, last = plan.grid.tile_px, codec(plan.options.codec), TASK_LEVELS - 1
+    tiles = plan.grid.regions
+    pixels = np.full((tiles.y * tile_px, tiles.x * tile_px, 3), FILL, np.uint8)
+    present = np.zeros(tiles, bool)
+    for y, x in regions:
+        data = ShardFile(shard_path(plan.partial, last, y, x), 1).chunk(0)
+        if data is not None:
+            chunk = chunk_codec.decode(data, tile_px).transpose(1, 2, 0)
+            pixels[y * tile_px : (y + 1) * tile_px, x * tile_px : (x + 1) * tile_px] = chunk
+            present[y, x] = True
+    for level in range(TASK_LEVELS, len(sizes)):
+        pixels, present = halve(_even(pixels, FILL)), _any_of_four(present)
+        for y, x in np.argwhere(present):
+            tile = np.full((tile_px, tile_px, 3), FILL, np.uint8)
+            part = pixels[y * tile_px : (y + 1) * tile_px, x * tile_px : (x + 1) * tile_px]
+            tile[: part.shape[0], : part.shape[1]] = part
+            encoded = chunk_codec.encode(np.ascontiguousarray(tile.transpose(2, 0, 1)))
+            write_shard(shard_path(plan.partial, level, int(y), int(x)), {0: encoded}, 1)
+
+
+def _even(pixels: NDArray[np.uint8], fill: int) -> NDArray[np.uint8]:
+    odd = [(0, side % 2) for side in pixels.shape[:2]] + [(0, 0)] * (pixels.ndim - 2)
+    return np.pad(pixels, odd, constant_values=fill)
+
+
+def _any_of_four(present: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    padded = _even(present.astype(np.uint8), 0)
+    return (padded[::2, ::2] | padded[1::2, ::2] | padded[::2, 1::2] | padded[1::2, 1::2]).astype(bool)
+
+
+def _write_tiles(plan: SlidePlan, receipts: Sequence[Receipt]) -> NDArray[np.int32]:
+    """Write the tile list and the list of damaged tiles; return the tile list."""
+    fractions = read_tissue(plan)["fractions"]
+    damaged = np.array(sorted(tile for r in receipts for tile in r.damaged), np.int32).reshape(-1, 2)
+    listed = (fractions >= plan.options.min_tissue) & (fractions > 0)
+    listed[damaged[:, 0], damaged[:, 1]] = False
+    yx = np.argwhere(listed).astype(np.int32)
+    folder = plan.partial / "tiles"
+    write_json(folder / "zarr.json", group({}))
+    _small_array(folder / "yx", yx, ("tile", "yx"))
+    _small_array(folder / "tissue", fractions[listed], ("tile",))
+    _small_array(folder / "damaged", damaged, ("tile", "yx"))
+    return yx
+
+
+def _small_array(path: Path, data: NDArray[Any], names: tuple[str, ...], fill: int = 0) -> None:
+    chunks = tuple(max(1, min(side, 65536 if data.ndim == 1 else 2048)) for side in data.shape)
+    array = zarr.create_array(
+        path,
+        shape=data.shape,
+        dtype=data.dtype,
+        chunks=chunks,
+        dimension_names=names,
+        compressors=ZstdCodec(level=3),
+        fill_value=fill,
+        overwrite=True,
+    )
+    array[...] = data
+
+
+def _write_mask(plan: SlidePlan) -> None:
+    """Write the tissue mask as an OME-Zarr label with as many levels as the image."""
+    mask = read_tissue(plan)["mask"]
+    folder = plan.partial / "labels" / "tissue"
+    levels = [mask]
+    while len(levels) < len(plan.grid.levels()):
+        levels.append(levels[-1][::2, ::2])
+    for i, level in enumerate(levels):
+        _small_array(folder / str(i), level, ("y", "x"))
+    um = plan.mask_mpp
+    label = {
+        "version": "0.5",
+        "multiscales": [multiscales("tissue", [YX(*a.shape) for a in levels], um, "yx", (um - plan.scaling.mpp) / 2)],
+        "image-label": {
+            "colors": [{"label-value": 1, "rgba": [0, 160, 0, 96]}],
+            "properties": [{"label-value": 1, "name": "tissue"}],
+            "source": {"image": "../../"},
+        },
+    }
+    write_json(folder / "zarr.json", group({"ome": label}))
+    write_json(folder.parent / "zarr.json", group({"ome": {"version": "0.5", "labels": ["tissue"]}}))
+
+
+def _write_overview(plan: SlidePlan) -> None:
+    """Write the overview of the whole slide, background included, as a small OME-Zarr image of its own."""
+    rgb, _ = read_overview(plan)
+    levels = [rgb]
+    while max(levels[-1].shape) > 1024 and min(levels[-1].shape[:2]) > 1:
+        levels.append(halve(levels[-1]))
+    folder = plan.partial / "overview"
+    for i, level in enumerate(levels):
+        _small_array(folder / str(i), level.transpose(2, 0, 1), ("c", "y", "x"), FILL)
+    um = plan.mask_mpp
+    scales = multiscales("overview", [YX(*a.shape[:2]) for a in levels], um, "cyx", (um - plan.scaling.mpp) / 2)
+    write_json(folder / "zarr.json", group({"ome": {"version": "0.5", "multiscales": [scales], "omero": omero()}}))
+
+
+def _ome(plan: SlidePlan) -> dict[str, Any]:
+    scales = multiscales(plan.image_id, plan.grid.levels(), plan.scaling.mpp, "cyx", 0.0)
+    return {"version": "0.5", "multiscales": [scales], "omero": omero()}
+
+
+def _facts(plan: SlidePlan, receipts: Sequence[Receipt], listed: NDArray[np.int32]) -> dict[str, Any]:
+    tissue = json.loads((plan.work / "tissue.json").read_text("utf-8"))
+    damaged = sum(len(r.damaged) for r in receipts)
+    warnings = [*plan.notes, *tissue["notes"], *plan.resolution.rejected]
+    if damaged:
+        warnings.append(f"{damaged} tiles are damaged and left out")
+    steps = sorted({step for r in receipts for step in r.seconds})
+    return {
+        "tiles": len(listed),
+        "stored_tiles": sum(r.n_tiles for r in receipts),
+        "damaged_tiles": damaged,
+        "mpp": plan.scaling.mpp,
+        "mpp_source": plan.resolution.source,
+        "reader": plan.reader,
+        "bytes_in": plan.bytes,
+        "bytes_out": sum(r.bytes_written for r in receipts),
+        "seconds": {step: round(sum(r.seconds.get(step, 0.0) for r in receipts), 3) for step in steps},
+        "tissue": tissue,
+        "warnings": warnings,
+    }
+
+
+def _meta(plan: SlidePlan, facts: dict[str, Any]) -> dict[str, Any]:
+    """Return our own attributes: an allow-list; nothing that the scanner wrote as free text is copied."""
+    return {
+        "format": FORMAT_VERSION,
+        "complete": True,
+        "image_id": plan.image_id,
+        "tile_px": plan.grid.tile_px,
+        "mpp": plan.scaling.mpp,
+        "l0_px_per_px": plan.scaling.l0_per_s,
+        "slide_shape_yx": list(plan.slide_shape),
+        "shape_yx": list(plan.grid.shape),
+        "mask_mpp": plan.mask_mpp,
+        "codec": plan.options.codec,
+        "n_tiles": facts["tiles"],
+        "scores": [],
+        "recipe": plan.recipe,
+        "recipe_hash": plan_hash(plan),
+        "provenance": {
+            "format": plan.format,
+            "reader": plan.reader,
+            "reader_because": plan.chosen_because,
+            "level": plan.scaling.level,
+            "mpp_source": plan.resolution.source,
+            "slide_mpp": plan.resolution.mpp,
+            "tissue": facts["tissue"],
+            "damaged_tiles": facts["damaged_tiles"],
+            "warnings": facts["warnings"],
+            "versions": {name: version(name) for name in _PACKAGES},
+            "regions": [
+                SHARD_TILES,
+                ceil_div(plan.grid.tiles.y, SHARD_TILES),
+                ceil_div(plan.grid.tiles.x, SHARD_TILES),
+            ],
+        },
+    }

@@ -1,0 +1,100 @@
+"""Pure geometry of the tile grid: how large each level is, which chunk lies where, how much tissue a tile holds."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi.units import YX, Box, ceil_div
+
+SHARD_TILES = 16
+"""Chunks along one side of a level-0 shard, which is also the region that one task owns."""
+TASK_LEVELS = 5
+"""Levels that a task writes: its region is one whole shard on each (16, 8, 4, 2 and 1 chunks a side)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """The tile grid of one store."""
+
+    shape: YX
+    """Store pixels at level 0."""
+    tile_px: int
+    """Side of a tile, which is a chunk."""
+
+    @property
+    def tiles(self) -> YX:
+        """Tiles down and across at level 0."""
+        return YX(ceil_div(self.shape.y, self.tile_px), ceil_div(self.shape.x, self.tile_px))
+
+    @property
+    def regions(self) -> YX:
+        """Task regions down and across."""
+        return YX(ceil_div(self.tiles.y, SHARD_TILES), ceil_div(self.tiles.x, SHARD_TILES))
+
+    def levels(self) -> list[YX]:
+        """Return the size of every level: each half the one above, until one fits into a single tile."""
+        sizes = [self.shape]
+        while max(sizes[-1]) > self.tile_px and min(sizes[-1]) > 1:
+            sizes.append(YX(sizes[-1].y // 2, sizes[-1].x // 2))
+        return sizes
+
+    def shard_tiles(self, level: int) -> int:
+        """Return the chunks along one side of a shard of that level."""
+        return max(1, SHARD_TILES >> level)
+
+    def has_shard(self, level: int, region: YX) -> bool:
+        """Tell whether that level reaches into the region: halving may end just before it."""
+        side, shape = self.tile_px * self.shard_tiles(level), self.levels()[level]
+        return region.y * side < shape.y and region.x * side < shape.x
+
+    def region_tiles(self, region: YX) -> Box:
+        """Return the tiles of a region as a box in tile indices, cut at the grid's end."""
+        y, x = region.y * SHARD_TILES, region.x * SHARD_TILES
+        return Box(y, x, y + SHARD_TILES, x + SHARD_TILES).clipped(self.tiles)
+
+
+def runs(wanted: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
+    """Yield [start, stop) of each run of True in a 1-D array."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], wanted, [False]]).astype(np.int8)))
+    yield from zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
+
+
+def area_fractions(
+    mask: NDArray[np.uint8], tile_o: float, tiles: YX, extent_o: tuple[float, float]
+) -> NDArray[np.float32]:
+    """Return the share of each tile that the mask covers.
+
+    Parameters
+    ----------
+    mask
+        uint8 (h, w), 0 or 1, in the overview's frame.
+    tile_o
+        Side of a tile in mask pixels; need not be whole.
+    tiles
+        Tiles down and across.
+    extent_o
+        Height and width of the slide in mask pixels. Tiles at the end are judged by the part that lies on the slide.
+
+    Returns
+    -------
+    float32 (rows, columns), 0 to 1
+    """
+    table = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1))
+    np.cumsum(np.cumsum(mask, axis=0, dtype=np.float64), axis=1, out=table[1:, 1:])
+    y = np.minimum(np.arange(tiles.y + 1) * tile_o, min(extent_o[0], mask.shape[0]))
+    x = np.minimum(np.arange(tiles.x + 1) * tile_o, min(extent_o[1], mask.shape[1]))
+    corners = _at(_at(table, y).T, x).T
+    covered = np.diff(np.diff(corners, axis=0), axis=1)
+    area = np.diff(y)[:, None] * np.diff(x)[None, :]
+    return np.clip(np.divide(covered, area, out=np.zeros_like(covered), where=area > 0), 0, 1).astype(np.float32)
+
+
+def _at(table: NDArray[np.float64], positions: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Read rows of a table at fractional positions, linearly between them."""
+    low = np.minimum(np.floor(positions).astype(int), len(table) - 1)
+    high = np.minimum(low + 1, len(table) - 1)
+    share = (positions - low)[:, None]
+    result: NDArray[np.float64] = table[low] * (1 - share) + table[high] * share
+    return result

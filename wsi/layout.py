@@ -1,0 +1,92 @@
+"""The files of a tile store: which array lies where, and the zarr v3 / OME-Zarr 0.5 metadata that describes them.
+
+    <image_id>.zarr/
+        zarr.json                 group; attributes.ome (OME-Zarr 0.5) and attributes.gigamil
+        0/ 1/ 2/ ...              image levels, uint8 (c, y, x), sharded; c/0/<row>/<column> is one shard
+        labels/tissue/0/ 1/ ...   the tissue mask, uint8 (y, x), on its own grid
+        tiles/yx, tiles/tissue    the tile list: int32 (n, 2) row and column, float32 (n) share of tissue
+        tiles/<score>             float32 (n)
+
+Specifications: zarr v3, OME-Zarr (NGFF) 0.5.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from wsi.atomic import write_text
+from wsi.codecs import codec
+from wsi.grid import Grid
+from wsi.units import YX
+
+FORMAT_VERSION = 1
+SUFFIX = ".zarr"
+FILL = 255
+"""Value of a chunk that is not there: white."""
+_CHANNELS = (("Red", "FF0000"), ("Green", "00FF00"), ("Blue", "0000FF"))
+
+
+def group(attributes: dict[str, Any]) -> dict[str, Any]:
+    """Return the zarr.json of a group."""
+    return {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+
+
+def image_array(shape: YX, grid: Grid, level: int, codec_name: str) -> dict[str, Any]:
+    """Return the zarr.json of one image level."""
+    side = grid.tile_px * grid.shard_tiles(level)
+    sharding = {
+        "chunk_shape": [3, grid.tile_px, grid.tile_px],
+        "codecs": codec(codec_name).metadata(),
+        "index_codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
+        "index_location": "end",
+    }
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": [3, *shape],
+        "data_type": "uint8",
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [3, side, side]}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": FILL,
+        "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+        "attributes": {},
+        "dimension_names": ["c", "y", "x"],
+    }
+
+
+def shard_path(store: Path, level: int, row: int, column: int) -> Path:
+    """Return where a shard of an image level lies."""
+    return store / str(level) / "c" / "0" / str(row) / str(column)
+
+
+def multiscales(name: str, shapes: list[YX], mpp: float, axes: str, level0_um: float) -> dict[str, Any]:
+    """Return one OME-Zarr multiscales entry; the centres of coarser pixels are shifted as averaging shifts them."""
+    kinds = {"c": {"name": "c", "type": "channel"}}
+    spaces = {a: {"name": a, "type": "space", "unit": "micrometer"} for a in "yx"}
+    leading = [1.0] * (len(axes) - 2)
+    datasets = []
+    for level in range(len(shapes)):
+        scale, shift = mpp * 2**level, level0_um + mpp * (2**level - 1) / 2
+        transforms: list[dict[str, Any]] = [{"type": "scale", "scale": [*leading, scale, scale]}]
+        if shift:
+            transforms.append({"type": "translation", "translation": [*([0.0] * len(leading)), shift, shift]})
+        datasets.append({"path": str(level), "coordinateTransformations": transforms})
+    return {"name": name, "axes": [(kinds | spaces)[a] for a in axes], "datasets": datasets, "type": "area average"}
+
+
+def omero() -> dict[str, Any]:
+    """Return the display settings: three 8-bit colour channels over their full range."""
+    window = {"min": 0, "max": 255, "start": 0, "end": 255}
+    channels = [{"label": label, "color": color, "active": True, "window": window} for label, color in _CHANNELS]
+    return {"channels": channels, "rdefs": {"model": "color", "defaultZ": 0, "defaultT": 0}}
+
+
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    """Write a zarr.json."""
+    write_text(path, json.dumps(document, indent=1))
+
+
+def write_image_arrays(store: Path, grid: Grid, codec_name: str) -> None:
+    """Write the metadata of all image levels."""
+    for level, shape in enumerate(grid.levels()):
+        write_json(store / str(level) / "zarr.json", image_array(shape, grid, level, codec_name))

@@ -1,0 +1,266 @@
+"""From a slide file to the list of regions to be tiled: open, resolve um/px, overview, tissue, grid.
+
+Each function here is one Dask task: module-level, idempotent, its argument and result small and picklable. What passes
+between tasks lies in the work folder inside the unfinished store.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi.atomic import PARTIAL, replacing, write_text
+from wsi.cohort import Job
+from wsi.errors import DamagedSlideError, RequestError
+from wsi.grid import SHARD_TILES, Grid, area_fractions
+from wsi.layout import SUFFIX, write_image_arrays
+from wsi.options import NATIVE, TileOptions
+from wsi.overview import OverviewPlan, overview_band, plan_overview
+from wsi.recipe import canonical, recipe_hash
+from wsi.resolution import Resolution, resolve_mpp
+from wsi.scaling import Scaling, choose_scaling
+from wsi.slide import RGB, Slide, open_slide
+from wsi.tissue import find_tissue
+from wsi.units import YX
+
+ALGORITHM = 1
+"""Raised whenever the same settings would give other pixels or another tile list."""
+_FINGERPRINT_BYTES = 1 << 20
+_OPEN_SLIDES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class SlidePlan:
+    """Everything that the tasks of one slide need to know."""
+
+    image_id: str
+    path: Path
+    """Of the slide."""
+    out: Path
+    """The finished store's path."""
+    options: TileOptions
+    reader: str
+    """The reader that took the file."""
+    scaling: Scaling
+    grid: Grid
+    overview: OverviewPlan
+    resolution: Resolution
+    slide_shape: YX
+    """Level-0 pixels."""
+    format: str
+    notes: tuple[str, ...]
+    chosen_because: str
+    recipe: dict[str, Any]
+    bytes: int
+    """Size of the slide file."""
+
+    @property
+    def partial(self) -> Path:
+        """The unfinished store."""
+        return partial_path(self.out)
+
+    @property
+    def work(self) -> Path:
+        """What passes between the tasks; gone when the store is finished."""
+        return self.partial / ".work"
+
+    @property
+    def mask_mpp(self) -> float:
+        """um/px of overview and mask."""
+        return self.resolution.mpp * self.overview.l0_per_o
+
+
+def store_path(out: Path, image_id: str) -> Path:
+    """Return the path of a finished store."""
+    return out / f"{image_id}{SUFFIX}"
+
+
+def partial_path(store: Path) -> Path:
+    """Return the path of a store that is being written."""
+    return store.with_name(store.name + PARTIAL)
+
+
+@lru_cache(maxsize=_OPEN_SLIDES)
+def _cached(path: Path, reader: str | None, _size: int, _mtime_ns: int, _process: int) -> Slide:
+    return open_slide(path, reader)
+
+
+def cached_slide(path: Path, reader: str | None) -> Slide:
+    """Return an open slide; each worker process keeps the last two open."""
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return open_slide(path, reader)  # raises, with its reason
+    return _cached(path, reader, stat.st_size, stat.st_mtime_ns, os.getpid())
+
+
+def make_plan(job: Job, options: TileOptions) -> SlidePlan:
+    """Open the slide and decide how it is tiled; nothing is written.
+
+    Raises
+    ------
+    SlideError
+        The slide cannot be read, or its um/px is not known or too coarse.
+    """
+    slide = cached_slide(job.path, options.reader)
+    if slide.missing and options.on_damage == "fail":
+        raise DamagedSlideError(f"{slide.missing}: copy the file again, or give --on-damage skip")
+    resolution = resolve_mpp(
+        slide.mpp_claims,
+        objective_power=slide.objective_power,
+        manifest_mpp=job.mpp,
+        assume_mpp=options.assume_mpp,
+    )
+    scaling = choose_scaling(slide.levels, resolution.mpp, options.target_mpp)
+    grid = Grid(scaling.shape, _tile_px(slide, scaling, options))
+    size = job.path.stat().st_size
+    recipe = options.recipe() | {
+        "algorithm": ALGORITHM,
+        "reader": slide.reader,
+        "slide_mpp": round(resolution.mpp, 6),
+        "slide": fingerprint(job.path),
+    }
+    return SlidePlan(
+        image_id=job.image_id,
+        path=job.path,
+        out=store_path(options.out, job.image_id),
+        options=options,
+        reader=slide.reader,
+        scaling=scaling,
+        grid=grid,
+        overview=plan_overview(slide, resolution.mpp),
+        resolution=resolution,
+        slide_shape=slide.levels[0].shape,
+        format=slide.format,
+        notes=tuple(slide.notes),
+        chosen_because=slide.chosen_because,
+        recipe=recipe,
+        bytes=size,
+    )
+
+
+def _tile_px(slide: Slide, scaling: Scaling, options: TileOptions) -> int:
+    if options.tile_px != NATIVE:
+        return int(options.tile_px)
+    tile = slide.levels[scaling.level].tile
+    if tile is None or tile.y != tile.x or tile.y % 2 or not 32 <= tile.y <= 4096:
+        raise RequestError(
+            f"--tile-px native: {slide.path.name} has tiles of {tile}: expected squares of an even 32 to 4096 px"
+        )
+    return tile.y
+
+
+def fingerprint(path: Path) -> str:
+    """Return the sha256 of the file's size, first and last MiB: another file is noticed, the name does not matter."""
+    digest = hashlib.sha256(str(path.stat().st_size).encode())
+    with path.open("rb") as file:
+        digest.update(file.read(_FINGERPRINT_BYTES))
+        file.seek(max(0, path.stat().st_size - _FINGERPRINT_BYTES))
+        digest.update(file.read(_FINGERPRINT_BYTES))
+    return digest.hexdigest()
+
+
+def start_partial(plan: SlidePlan) -> None:
+    """Make the unfinished store, or take up one that an earlier run with the same recipe left."""
+    marker = plan.work / "recipe.json"
+    wanted = canonical(plan.recipe)
+    if marker.is_file() and marker.read_text("utf-8") == wanted:
+        return
+    if plan.partial.exists():
+        shutil.rmtree(plan.partial)
+    write_image_arrays(plan.partial, plan.grid, plan.options.codec)
+    write_text(marker, wanted)
+
+
+def make_band(plan: SlidePlan, index: int) -> None:
+    """Make one band of the overview and put it into the work folder."""
+    path = _band_path(plan, index)
+    if path.is_file():
+        return
+    with slide_errors(plan):
+        rgb, damaged = overview_band(cached_slide(plan.path, plan.reader), plan.overview, index)
+    if damaged.any() and plan.options.on_damage == "fail":
+        raise DamagedSlideError(
+            f"{plan.path.name}: pixels cannot be decoded (in {int(damaged.sum())} of {damaged.size} overview cells): "
+            "copy the file again, or give --on-damage skip"
+        )
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, rgb=rgb, damaged=damaged)
+
+
+def _band_path(plan: SlidePlan, index: int) -> Path:
+    return plan.work / f"overview-{index}.npz"
+
+
+def read_overview(plan: SlidePlan) -> tuple[RGB, NDArray[np.uint8]]:
+    """Return the whole overview, uint8 (h, w, 3), and its damage, uint8 (h, w)."""
+    bands = [np.load(_band_path(plan, i)) for i in range(plan.overview.bands)]
+    return np.concatenate([b["rgb"] for b in bands]), np.concatenate([b["damaged"] for b in bands])
+
+
+@dataclass(frozen=True, slots=True)
+class TissuePlan:
+    """Where the tissue is, in tiles."""
+
+    regions: tuple[YX, ...]
+    """Regions that hold anything to store, row by row."""
+    n_wanted: int
+    """Tiles to store."""
+    notes: tuple[str, ...]
+
+
+def make_tissue(plan: SlidePlan) -> TissuePlan:
+    """Find the tissue on the overview; put mask and tissue fractions into the work folder."""
+    rgb, damaged = read_overview(plan)
+    tissue = find_tissue(rgb, plan.mask_mpp, damaged)
+    fractions = tile_fractions(plan, tissue.mask)
+    # Damaged places are stored, too, so that they show as such and are listed.
+    wanted = (fractions > 0) | (tile_fractions(plan, damaged) > 0) | plan.options.keep_background
+    with replacing(plan.work / "tissue.npz") as temporary, temporary.open("wb") as file:
+        np.savez(file, mask=tissue.mask, fractions=fractions, wanted=wanted)
+    facts = asdict(tissue) | {"notes": tissue.notes}
+    del facts["mask"]
+    write_text(plan.work / "tissue.json", json.dumps(facts))
+    regions = [
+        YX(y, x)
+        for y in range(plan.grid.regions.y)
+        for x in range(plan.grid.regions.x)
+        if wanted[y * SHARD_TILES : (y + 1) * SHARD_TILES, x * SHARD_TILES : (x + 1) * SHARD_TILES].any()
+    ]
+    return TissuePlan(tuple(regions), int(wanted.sum()), tissue.notes)
+
+
+def tile_fractions(plan: SlidePlan, mask: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the share of every tile of the grid that a mask covers, float32 (rows, columns)."""
+    o_per_s = plan.scaling.l0_per_s / plan.overview.l0_per_o
+    extent = (plan.grid.shape.y * o_per_s, plan.grid.shape.x * o_per_s)
+    return area_fractions(mask, plan.grid.tile_px * o_per_s, plan.grid.tiles, extent)
+
+
+def read_tissue(plan: SlidePlan) -> dict[str, NDArray[Any]]:
+    """Return ``mask``, ``fractions`` and ``wanted`` from the work folder."""
+    with np.load(plan.work / "tissue.npz") as file:
+        return {name: file[name] for name in file.files}
+
+
+def plan_hash(plan: SlidePlan) -> str:
+    """Return the recipe's sha256."""
+    return recipe_hash(plan.recipe)
+
+
+@contextmanager
+def slide_errors(plan: SlidePlan) -> Iterator[None]:
+    """Turn a file that vanished or changed under the reader into a `DamagedSlideError`."""
+    try:
+        yield
+    except OSError as error:
+        raise DamagedSlideError(f"{plan.path.name}: reading failed: {error.strerror or error}") from None

@@ -1,0 +1,141 @@
+"""Slides through OpenSlide: every vendor format that is not plain TIFF (MRXS, NDPI, SCN, VMS, DICOM, BIF, ...)."""
+
+from pathlib import Path
+
+import numpy as np
+import openslide
+from openslide import OpenSlide, OpenSlideError
+
+from wsi.errors import DamagedSlideError, UnreadableSlideError
+from wsi.slide import DAMAGED_RGB, RGB, Level, MppClaim
+from wsi.units import YX, Box
+
+_PROBE_PX = 256
+"""Side of the blocks in which a failed read is tried again, to find what is damaged."""
+
+
+class OpenSlideReader:
+    """A slide read by OpenSlide. Transparent pixels are laid on the slide's stated background, white by default."""
+
+    reader = "openslide"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._handle = _open(path)
+        properties = self._handle.properties
+        self.format = properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown")
+        self.chosen_because = f"OpenSlide knows the format {self.format}"
+        self.levels = tuple(self._level(i) for i in range(self._handle.level_count))
+        self.objective_power = _number(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER))
+        self.mpp_claims = _mpp_claims(self._handle, self.format)
+        self.notes: tuple[str, ...] = ()
+        self.missing = ""
+        background = properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "FFFFFF")
+        self._background = np.array([int(background[i : i + 2], 16) for i in (0, 2, 4)], np.float32)
+        self._probe()
+
+    def _level(self, index: int) -> Level:
+        width, height = self._handle.level_dimensions[index]
+        tile = [self._handle.properties.get(f"openslide.level[{index}].tile-{side}") for side in ("height", "width")]
+        tile_yx = YX(int(tile[0]), int(tile[1])) if tile[0] and tile[1] else None
+        return Level(YX(height, width), _nominal(self._handle.level_downsamples[index]), tile_yx)
+
+    def _probe(self) -> None:
+        """Refuse a slide of which not one of nine spots can be read: good metadata, no pixels."""
+        height, width = self.levels[0].shape
+        errors = []
+        for i in range(9):
+            y, x = (height - 1) * (2 * (i // 3) + 1) // 6, (width - 1) * (2 * (i % 3) + 1) // 6
+            try:
+                self._read_handle(0, Box(y, x, min(y + 16, height), min(x + 16, width)))
+            except OpenSlideError as error:
+                errors.append(str(error))
+            else:
+                return
+        raise UnreadableSlideError(f"opens, but no pixel can be read: {errors[0]}")
+
+    def read(self, level: int, box: Box, damaged: list[Box] | None = None) -> RGB:
+        """See `wsi.slide.Slide.read`."""
+        inside = box.clipped(self.levels[level].shape)
+        out = np.full((*box.shape, 3), 255, np.uint8)
+        if inside.shape.y and inside.shape.x:
+            view = out[inside.y0 - box.y0 : inside.y1 - box.y0, inside.x0 - box.x0 : inside.x1 - box.x0]
+            self._read_into(view, level, inside, damaged)
+        return out
+
+    def _read_into(self, out: RGB, level: int, box: Box, damaged: list[Box] | None) -> None:
+        try:
+            out[:] = self._read_handle(level, box)
+        except OpenSlideError as error:
+            if damaged is None:
+                raise DamagedSlideError(f"{self.path.name}: level {level}, {box}: {error}") from None
+            if max(box.shape) <= _PROBE_PX:
+                damaged.append(box)
+                out[:] = DAMAGED_RGB
+                return
+            for part in _quarters(box):
+                view = out[part.y0 - box.y0 : part.y1 - box.y0, part.x0 - box.x0 : part.x1 - box.x0]
+                self._read_into(view, level, part, damaged)
+
+    def _read_handle(self, level: int, box: Box) -> RGB:
+        downsample = self.levels[level].downsample
+        location = (round(box.x0 * downsample), round(box.y0 * downsample))
+        try:
+            rgba = np.asarray(self._handle.read_region(location, level, (box.shape.x, box.shape.y)))
+        except OpenSlideError:
+            # After one failed read a handle fails every later one, good regions too.
+            self._handle.close()
+            self._handle = _open(self.path)
+            raise
+        alpha = rgba[..., 3]
+        if alpha.min() == 255:
+            return rgba[..., :3]
+        share = alpha[..., None].astype(np.float32) / 255
+        blended: RGB = np.rint(rgba[..., :3] * share + self._background * (1 - share)).astype(np.uint8)
+        return blended
+
+    def close(self) -> None:
+        """See `wsi.slide.Slide.close`."""
+        self._handle.close()
+
+
+def open_with_openslide(path: Path) -> OpenSlideReader:
+    """Open a slide with OpenSlide, or raise `UnreadableSlideError` with OpenSlide's reason."""
+    return OpenSlideReader(path)
+
+
+def _open(path: Path) -> OpenSlide:
+    try:
+        return OpenSlide(path)
+    except OpenSlideError as error:
+        reason = str(error).replace(f"{path.parent}/", "")
+        raise UnreadableSlideError(reason) from None
+
+
+def _quarters(box: Box) -> list[Box]:
+    middle_y, middle_x = (box.y0 + box.y1 + 1) // 2, (box.x0 + box.x1 + 1) // 2
+    rows, columns = ((box.y0, middle_y), (middle_y, box.y1)), ((box.x0, middle_x), (middle_x, box.x1))
+    parts = (Box(y0, x0, y1, x1) for y0, y1 in rows for x0, x1 in columns)
+    return [part for part in parts if part.shape.y and part.shape.x]
+
+
+def _nominal(downsample: float) -> float:
+    """Undo the rounding of level sizes: OpenSlide reports 4.0003 for a level that is 4 times smaller."""
+    nearest = round(downsample)
+    return float(nearest) if abs(downsample - nearest) < 0.01 * nearest else downsample
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return None
+
+
+def _mpp_claims(handle: OpenSlide, vendor: str) -> tuple[MppClaim, ...]:
+    x = _number(handle.properties.get(openslide.PROPERTY_NAME_MPP_X))
+    y = _number(handle.properties.get(openslide.PROPERTY_NAME_MPP_Y))
+    if x is None or y is None:
+        return ()
+    from_tag = vendor == "generic-tiff"
+    return (MppClaim((y, x), "TIFF resolution" if from_tag else f"{vendor} mpp"),)

@@ -1,0 +1,143 @@
+"""The slide as the rest of the package sees it, and `open_slide`, which picks the reader.
+
+Readers stand in `wsi.readers`, one file each. `TiffReader` decodes TIFF tiles itself; `OpenSlideReader` takes each
+format that OpenSlide alone knows. The first reader that can read a file right takes it; `Slide.chosen_because` says
+why.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi.errors import RequestError, UnreadableSlideError
+from wsi.units import YX, Box
+
+RGB = NDArray[np.uint8]
+"""uint8 (height, width, 3), red green blue."""
+
+DAMAGED_RGB = (255, 0, 255)
+"""What stands where pixels could not be decoded: no tissue and no background looks like it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One resolution of a slide."""
+
+    shape: YX
+    """Pixels of this level."""
+    downsample: float
+    """Level-0 pixels per pixel of this level."""
+    tile: YX | None
+    """Size of the file's own tiles in pixels, None where the reader does not know."""
+
+
+@dataclass(frozen=True, slots=True)
+class MppClaim:
+    """What the file says about its resolution, believed or not."""
+
+    mpp_yx: tuple[float, float]
+    """um/px at level 0, rows first."""
+    source: str
+    """Where it stands in the file, such as ``aperio.MPP`` or ``TIFF resolution``."""
+
+
+class Slide(Protocol):
+    """A slide that is open for reading. Not picklable: a worker opens its own."""
+
+    path: Path
+    reader: str
+    """``tiff`` or ``openslide``."""
+    format: str
+    """The file format, as the reader names it: ``svs``, ``ome``, ``hamamatsu``, ..."""
+    chosen_because: str
+    """Why this reader took the file."""
+    levels: tuple[Level, ...]
+    """Largest first."""
+    mpp_claims: tuple[MppClaim, ...]
+    """In the order in which they are to be believed."""
+    objective_power: float | None
+    notes: tuple[str, ...]
+    """What a careful user should know: conversions, ignored parts, missing bytes."""
+    missing: str
+    """What the file declares and does not hold, as a clause; empty where it is whole."""
+
+    def read(self, level: int, box: Box, damaged: list[Box] | None = None) -> RGB:
+        """Return the pixels of a box in that level's frame; outside the level they are white.
+
+        Parameters
+        ----------
+        level
+            Index into `levels`.
+        box
+            Rectangle in pixels of that level; may reach beyond it.
+        damaged
+            Where given, boxes (in the level's frame) that cannot be decoded are appended and hold `DAMAGED_RGB`.
+
+        Raises
+        ------
+        DamagedSlideError
+            Pixels cannot be decoded and ``damaged`` is None.
+        """
+
+    def close(self) -> None:
+        """Close the file."""
+
+
+Opener = Callable[[Path], Slide]
+
+
+def _openers() -> Mapping[str, Opener]:
+    from wsi.readers.openslide_reader import open_with_openslide
+    from wsi.readers.tiff_reader import open_with_tiff
+
+    return {"tiff": open_with_tiff, "openslide": open_with_openslide}
+
+
+READERS = ("tiff", "openslide")
+"""In the order in which they are asked."""
+
+
+def open_slide(path: Path, reader: str | None = None) -> Slide:
+    """Open a slide with the first reader that can read it right, or with the one that is named.
+
+    Raises
+    ------
+    UnreadableSlideError
+        The file is missing or empty, or no reader can read it right; the message gives each reader's reason.
+    RequestError
+        ``reader`` is not the name of a reader.
+    """
+    if reader is not None and reader not in READERS:
+        raise RequestError(f"reader {reader!r} is not known: expected one of {', '.join(READERS)}")
+    _check_file(path)
+    reasons: list[str] = []
+    for name, opener in _openers().items():
+        if reader not in (None, name):
+            continue
+        try:
+            slide = opener(path)
+        except UnreadableSlideError as error:
+            reasons.append(f"{name}: {error}")
+            continue
+        slide.chosen_because = "named by --reader" if reader else "; ".join([*reasons, slide.chosen_because])
+        return slide
+    raise UnreadableSlideError(f"{path.name} cannot be read ({'; '.join(reasons)})")
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        raise UnreadableSlideError(f"{path.name} is a folder: expected a slide file")
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        raise UnreadableSlideError(f"{path.name} cannot be opened: {error.strerror or error}") from None
+    if size == 0:
+        raise UnreadableSlideError(f"{path.name} is empty (0 bytes): copy it again")
+    if head.startswith(b"version https://git-lfs"):
+        raise UnreadableSlideError(f"{path.name} is a Git LFS pointer, not the slide: fetch it with `git lfs pull`")

@@ -1,0 +1,240 @@
+"""The tiler: every slide of a cohort into its store, as one stream of small Dask tasks.
+
+Each slide goes through the same steps (`_Run.advance`): plan it, make the overview in bands, find the tissue, make the
+regions, finish. Tasks of several slides are under way at once, in a bounded window, so that no core idles at a slide's
+end. Workers send receipts back, never pixels.
+"""
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from distributed import Client, Future, as_completed
+
+from wsi.claim import claim
+from wsi.cluster import dask_client
+from wsi.cohort import Job, find_jobs
+from wsi.errors import ClaimedError, GigamilError, RecipeMismatchError, RequestError, StoreError
+from wsi.finish import finish
+from wsi.options import TileOptions
+from wsi.outcome import Outcome, Progress, Silent, Status, Summary
+from wsi.plan import SlidePlan, TissuePlan, make_band, make_plan, make_tissue, partial_path, start_partial, store_path
+from wsi.recipe import refuse_other_recipe
+from wsi.region import make_region
+from wsi.store import TileStore
+from wsi.units import YX
+
+Task = tuple[Callable[..., Any], tuple[Any, ...]]
+"""A function for a worker, and its arguments."""
+
+_WINDOW = 3
+"""Tasks under way per worker."""
+_PLAN_SHARE, _OVERVIEW_SHARE, _REGION_SHARE = 0.05, 0.30, 0.65
+"""Parts of a slide's bytes that the progress bar counts for each step."""
+
+
+@dataclass(slots=True)
+class _Run:
+    """One slide on its way; `advance` takes the last step's results and gives the next step's tasks."""
+
+    job: Job
+    options: TileOptions
+    held: ExitStack
+    """The claim on the output."""
+    size: int
+    plan: SlidePlan | None = None
+    regions: tuple[YX, ...] = ()
+    step: str = "plan"
+    waiting: int = 0
+    """Tasks of this step that have not come back."""
+    share: float = 0.0
+    """Bytes that one task of this step counts."""
+    flying: int = 0
+    """Tasks at the workers."""
+    failure: BaseException | None = None
+    outcome: Outcome | None = None
+
+    def first(self) -> list[Task]:
+        return self._next("plan", [(make_plan, (self.job, self.options))], _PLAN_SHARE)
+
+    def advance(self, result: Any) -> list[Task]:
+        """Take one result; return the next step's tasks when it was the step's last."""
+        self.waiting -= 1
+        if self.step == "plan":
+            return self._planned(result)
+        if self.waiting:
+            return []
+        plan = self._plan()
+        if self.step == "overview":
+            return self._next("tissue", [(make_tissue, (plan,))], 0)
+        if self.step == "tissue":
+            tissue: TissuePlan = result
+            self.regions = tissue.regions
+            return self._next("regions", [(make_region, (plan, region)) for region in self.regions], _REGION_SHARE)
+        if self.step == "regions":
+            return self._finish()
+        self.outcome = Outcome(self.job.image_id, Status.DONE, "; ".join(result["warnings"]), result)
+        return []
+
+    def _next(self, step: str, tasks: list[Task], share: float) -> list[Task]:
+        if step == "regions" and not tasks:
+            return self._finish()
+        self.step, self.waiting, self.share = step, len(tasks), self.size * share / len(tasks)
+        return tasks
+
+    def _finish(self) -> list[Task]:
+        return self._next("finish", [(finish, (self._plan(), self.regions))], 0)
+
+    def _plan(self) -> SlidePlan:
+        assert self.plan is not None
+        return self.plan
+
+    def _planned(self, plan: SlidePlan) -> list[Task]:
+        self.plan = plan
+        if plan.out.exists() and not self.options.overwrite:
+            facts = check_finished(plan)
+            self.outcome = Outcome(self.job.image_id, Status.SKIPPED, "", facts)
+            return []
+        start_partial(plan)
+        return self._next("overview", [(make_band, (plan, i)) for i in range(plan.overview.bands)], _OVERVIEW_SHARE)
+
+    def close(self) -> None:
+        """Turn a failure into the outcome, remove what is half-written, give the claim back."""
+        if self.failure is not None:
+            facts = {"mismatch": True} if isinstance(self.failure, RecipeMismatchError) else {}
+            self.outcome = Outcome(self.job.image_id, Status.FAILED, reason(self.failure), facts)
+            if self.plan is not None and not facts:
+                shutil.rmtree(partial_path(self.plan.out), ignore_errors=True)
+        self.held.close()
+
+
+def check_finished(plan: SlidePlan) -> dict[str, Any]:
+    """Return facts of the finished store if it has the plan's recipe.
+
+    Raises
+    ------
+    RecipeMismatchError
+        It was made with other settings, or from another file.
+    StoreError
+        It cannot be read.
+    """
+    store = TileStore(plan.out)
+    refuse_other_recipe(plan.out, store.recipe, plan.recipe)
+    return {"tiles": store.n_tiles, "mpp": store.mpp}
+
+
+def reason(error: BaseException) -> str:
+    """Return one line for a person."""
+    if isinstance(error, GigamilError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename or 'writing'}"
+    if type(error).__name__ == "KilledWorker":
+        return "its worker process was killed again and again (out of memory?): try fewer --workers"
+    first = (str(error).splitlines() or [""])[0]
+    return f"unexpected {type(error).__name__}: {first}"
+
+
+def tile(options: TileOptions, progress: Progress | None = None) -> Summary:
+    """Tile every slide of the request, each into ``<out>/<image_id>.zarr``.
+
+    A slide that fails is named in the summary and the others go on; nothing half-written remains of it. A finished
+    store with the same recipe is skipped; an interrupted one is taken up where it stopped.
+
+    Raises
+    ------
+    RequestError
+        The request cannot be carried out as it was put. `RecipeMismatchError` when every store that is there was made
+        with other settings.
+    """
+    started = time.perf_counter()
+    progress = progress or Silent()
+    jobs = find_jobs(options.slides, options.manifest)
+    options.out.mkdir(parents=True, exist_ok=True)
+    sizes = {job.image_id: job.path.stat().st_size if job.path.is_file() else 0 for job in jobs}
+    progress.begin("tile", sum(sizes.values()), "B")
+    with dask_client(options.workers, options.scheduler) as client:
+        outcomes = _Engine(client, options, progress, sizes).run(jobs)
+    progress.end()
+    mismatches = [o for o in outcomes if o.facts.get("mismatch")]
+    if mismatches and len(mismatches) == len(outcomes):
+        raise RecipeMismatchError(mismatches[0].reason)
+    return Summary("tile", outcomes, time.perf_counter() - started)
+
+
+class _Engine:
+    """Keeps a bounded window of tasks under way over the whole cohort."""
+
+    def __init__(self, client: Client, options: TileOptions, progress: Progress, sizes: dict[str, int]) -> None:
+        self._client = client
+        self._options = options
+        self._progress = progress
+        self._sizes = sizes
+        self._window = _WINDOW * max(1, sum(client.nthreads().values()))
+        self._queue: list[tuple[_Run, Task]] = []
+        self._flight: dict[str, tuple[_Run, Future]] = {}
+
+    def run(self, jobs: list[Job]) -> list[Outcome]:
+        """Tile the jobs; return their outcomes in the jobs' order."""
+        outcomes: dict[str, Outcome] = {}
+        started = self._start(jobs, outcomes)
+        finished = as_completed(with_results=False, raise_errors=False)
+        try:
+            while self._fill(started, finished) or self._flight:
+                future = next(finished)
+                run, _ = self._flight.pop(future.key)
+                self._settle(run, future)
+                if run.outcome is not None or (run.failure is not None and run.flying == 0):
+                    run.close()
+                    assert run.outcome is not None
+                    outcomes[run.job.image_id] = run.outcome
+        finally:
+            for run, _ in self._flight.values():
+                run.held.close()
+        return [outcomes[job.image_id] for job in jobs]
+
+    def _start(self, jobs: list[Job], outcomes: dict[str, Outcome]) -> Iterator[_Run]:
+        """Yield a run for each job that can be claimed."""
+        for job in jobs:
+            held = ExitStack()
+            try:
+                if job.problem:
+                    raise StoreError(job.problem)
+                held.enter_context(claim(store_path(self._options.out, job.image_id)))
+            except (StoreError, ClaimedError) as error:
+                outcomes[job.image_id] = Outcome(job.image_id, Status.FAILED, str(error))
+                continue
+            yield _Run(job, self._options, held, self._sizes[job.image_id])
+
+    def _fill(self, started: Iterator[_Run], finished: "as_completed") -> bool:
+        """Submit tasks until the window is full; take up further slides when the queue runs dry."""
+        while len(self._flight) < self._window:
+            if not self._queue:
+                run = next(started, None)
+                if run is None:
+                    break
+                self._queue += [(run, task) for task in run.first()]
+            run, (function, arguments) = self._queue.pop(0)
+            future = self._client.submit(function, *arguments, pure=False)
+            self._flight[future.key] = (run, future)
+            run.flying += 1
+            finished.add(future)
+        return bool(self._flight)
+
+    def _settle(self, run: _Run, future: Future) -> None:
+        """Take one finished task's result and queue what follows; after a failure, wait for the slide's other tasks."""
+        run.flying -= 1
+        try:
+            result = future.result()
+            if run.failure is None:
+                self._progress.advance(run.share)
+                self._queue += [(run, task) for task in run.advance(result)]
+        except Exception as error:  # whatever a worker raises belongs to this slide alone
+            run.failure = run.failure or error
+            self._queue = [(other, task) for other, task in self._queue if other is not run]
+
+
+__all__ = ["RequestError", "TileOptions", "tile"]

@@ -20,11 +20,13 @@ from rich.progress import (
 from rich.text import Text
 
 from wsi.errors import ClaimedError, GigamilError, RequestError
-from wsi.outcome import Status, Summary
 from wsi.outcome import Progress as ProgressSink
+from wsi.outcome import Status, Summary
 
 stderr = Console(stderr=True, highlight=False)
 
+_NAMED = 5
+"""Items named in one line when they all say the same."""
 _MARKS = {Status.DONE: "done", Status.SKIPPED: "already done", Status.FAILED: "FAILED"}
 
 
@@ -110,8 +112,10 @@ def show(summary: Summary) -> None:
     """Print the counts, then one line for each item that has something to say."""
     counts = ", ".join(f"{len(summary.ended(s))} {_MARKS[s]}" for s in Status if summary.ended(s)) or "nothing to do"
     stderr.print(f"{summary.stage}: {counts} in {summary.seconds:.1f} s", markup=False)
+    alike: dict[tuple[Status, str], list[str]] = {}
     for outcome in summary.outcomes:
         if outcome.reason:
-            stderr.print(
-                f"  {_MARKS[outcome.status]} {outcome.item_id}: {outcome.reason}", markup=False, soft_wrap=True
-            )
+            alike.setdefault((outcome.status, outcome.reason), []).append(outcome.item_id)
+    for (status, reason), items in alike.items():
+        named = ", ".join(items[:_NAMED]) + (f" and {len(items) - _NAMED} more" if len(items) > _NAMED else "")
+        stderr.print(f"  {_MARKS[status]} {named}: {reason}", markup=False, soft_wrap=True)

@@ -14,7 +14,7 @@ def tile(
     manifest: Manifest = None,
     mpp: Annotated[float, typer.Option("--mpp", help="um/px of the tiles.")] = 0.5,
     tile_px: Annotated[str, typer.Option("--tile-px", help="Side of a tile: 224, 256, 512, ... or native.")] = "256",
-    codec: Annotated[str, typer.Option("--codec", help="How tiles are compressed.")] = "zstd",
+    codec: Annotated[str, typer.Option("--codec", help="auto (copy JPEG, else zstd), jpeg, zstd.")] = "auto",
     min_tissue: Annotated[float, typer.Option("--min-tissue", help="Least share of tissue of a listed tile.")] = 0.1,
     background: Annotated[
         str, typer.Option("--background", help="drop, or keep: store tiles without tissue.")
@@ -23,6 +23,19 @@ def tile(
         float | None, typer.Option("--assume-mpp", help="um/px of slides that do not say it.")
     ] = None,
     on_damage: Annotated[str, typer.Option("--on-damage", help="fail, or skip: leave damaged tiles out.")] = "fail",
+    roi: Annotated[
+        Path | None, typer.Option("--roi", help="Regions: a GeoJSON or PNG, or a folder of <image_id>.geojson.")
+    ] = None,
+    roi_mode: Annotated[
+        str, typer.Option("--roi-mode", help="and: tissue inside the regions; replace: all of them.")
+    ] = "and",
+    fill_holes: Annotated[bool, typer.Option("--fill-holes", help="Fill the holes of tissue and regions.")] = False,
+    drop: Annotated[
+        list[str] | None, typer.Option("--drop", help="Leave tiles out, such as 'focus<0.04' or 'pen>0.5'.")
+    ] = None,
+    scores: Annotated[
+        str, typer.Option("--scores", help="auto, or all: decode copied JPEG tiles to score them.")
+    ] = "auto",
     reader: Annotated[str | None, typer.Option("--reader", help="Force a reader: tiff or openslide.")] = None,
     workers: Workers = None,
     scheduler: Annotated[str | None, typer.Option("--scheduler", help="A running Dask scheduler, tcp://...")] = None,
@@ -49,6 +62,11 @@ def tile(
             keep_background=background == "keep",
             assume_mpp=assume_mpp,
             on_damage=on_damage,
+            roi=roi,
+            roi_mode=roi_mode,
+            fill_holes=fill_holes,
+            drop=tuple(drop or ()),
+            scores=scores,
             reader=reader,
             workers=workers,
             scheduler=scheduler,

@@ -48,7 +48,7 @@ def tiled() -> Callable[..., TileStore]:
     """Give a function that tiles one slide with one worker and opens the store."""
 
     def run(slide: Path, out: Path, **options: object) -> TileStore:
-        settings = {"assume_mpp": 0.5, "workers": 1} | options
+        settings = {"assume_mpp": 0.5, "workers": 0} | options
         summary = tile(TileOptions(slides=(slide,), out=out, **settings))  # type: ignore[arg-type]
         assert summary.exit_code == 0, summary.outcomes
         return TileStore(out / f"{summary.outcomes[0].item_id}.zarr")

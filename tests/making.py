@@ -35,7 +35,13 @@ def write_deflate(path: Path, pixels: RGB, tile_px: int = 128, **options: object
 
 def write_pyramid(path: Path, pixels: RGB, mpp: float = 0.5, levels: int = 3, **options: object) -> Path:
     """Write a pyramidal TIFF with 256-px JPEG tiles and a true resolution tag."""
-    settings = {"photometric": "ycbcr", "compression": "jpeg", "tile": (256, 256), "metadata": None} | options
+    settings = {
+        "photometric": "rgb",
+        "compression": "jpeg",
+        "compressionargs": {"outcolorspace": "ycbcr", "level": 90},
+        "tile": (256, 256),
+        "metadata": None,
+    } | options
     with tifffile.TiffWriter(path) as tiff:
         for level in range(levels):
             per_cm = 1e4 / (mpp * 2**level)

@@ -1,16 +1,22 @@
-"""Which slides a request means: files, folders and manifests become one list of jobs with safe, unique ids."""
+"""Which slides a request means: files, folders and manifests become one list of jobs with safe, unique ids.
 
+A folder that ends in .zarr is one slide. DICOM instances of one series that lie in one folder are one slide: its
+largest file stands for it, and it is named by the folder where nothing else lies in it, else by that file.
+"""
+
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsi.errors import RequestError
+from wsi.errors import RequestError, UnreadableSlideError
 from wsi.manifest import ManifestRow, check_id, load_manifest
 
 EXTENSIONS = frozenset(
     ".svs .tif .tiff .ndpi .mrxs .scn .vms .vmu .bif .dcm .svslide .czi .qptiff".split()  # noqa: SIM905
 )
 """What is taken for a slide in a folder; a file that is named outright may be called anything."""
+_ZARR = ".zarr"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +35,8 @@ class Job:
 def find_jobs(slides: Iterable[Path], manifest: Path | None) -> list[Job]:
     """List the slides to be tiled, in the order of the manifest, else of the arguments and of the file names.
 
-    An id is the manifest's ``image_id``, else the file name without its ending.
+    An id is the manifest's ``image_id``, else the file name without its ending, or the folder's name for a DICOM series
+    that has the folder to itself. Tile stores that this package wrote count only where they are named outright.
 
     Raises
     ------
@@ -37,9 +44,9 @@ def find_jobs(slides: Iterable[Path], manifest: Path | None) -> list[Job]:
         A path is missing, a folder holds no slide, two slides have one id, or not one slide of the manifest is found.
         A few missing ones become jobs with a ``problem``: the others go on.
     """
-    files = [file for path in slides for file in _files(path)]
+    files = dict(found for path in slides for found in _files(path))
     if manifest is None:
-        jobs = [Job(check_id(_stem(file), str(file)), file.absolute()) for file in dict.fromkeys(files)]
+        jobs = [Job(check_id(name, str(file)), file.absolute()) for file, name in files.items()]
     else:
         jobs = _manifest_jobs(load_manifest(manifest), files, manifest)
     seen: dict[str, Path] = {}
@@ -55,33 +62,69 @@ def find_jobs(slides: Iterable[Path], manifest: Path | None) -> list[Job]:
 
 def _stem(file: Path) -> str:
     name = file.name
-    for ending in (".ome.tiff", ".ome.tif"):
+    for ending in (".ome.tiff", ".ome.tif", ".ome.zarr"):
         if name.lower().endswith(ending) and len(name) > len(ending):
             return name[: -len(ending)]
     return file.stem
 
 
-def _files(path: Path) -> list[Path]:
-    if not path.is_dir():
-        if not path.exists():
-            raise RequestError(f"{path} does not exist: expected a slide or a folder of slides")
-        return [path]
-    found = sorted(
-        p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file() and not p.name.startswith(".")
-    )
+def _files(path: Path) -> list[tuple[Path, str]]:
+    """List the slides that a path means, and what each is called."""
+    if not path.exists():
+        raise RequestError(f"{path} does not exist: expected a slide or a folder of slides")
+    if not path.is_dir() or path.suffix.lower() == _ZARR:
+        return [(path, _stem(path))]
+    found = sorted(_below(path))
     if not found:
-        raise RequestError(f"{path} holds no slide: expected files that end in {', '.join(sorted(EXTENSIONS))}")
-    return found
+        endings = ", ".join(sorted(EXTENSIONS | {_ZARR}))
+        raise RequestError(f"{path} holds no slide: expected names that end in {endings}")
+    dicom = [file for file in found if file.suffix.lower() == ".dcm"]
+    others = [(file, _stem(file)) for file in found if file.suffix.lower() != ".dcm"]
+    return sorted(others + _dicom_slides(dicom, {file.parent for file, _ in others}))
 
 
-def _manifest_jobs(rows: Iterable[ManifestRow], files: list[Path], manifest: Path) -> list[Job]:
+def _below(folder: Path) -> Iterable[Path]:
+    """Give the slides under a folder, without looking into zarr folders or hidden ones."""
+    from wsi.readers.ome_zarr_reader import is_own_store
+
+    for base, folders, names in os.walk(folder):
+        for name in folders:
+            path = Path(base, name)
+            if name.lower().endswith(_ZARR) and not name.startswith(".") and not is_own_store(path):
+                yield path
+        folders[:] = [n for n in folders if not n.startswith(".") and not n.lower().endswith((_ZARR, ".zarr.partial"))]
+        for name in names:
+            path = Path(base, name)
+            if path.suffix.lower() in EXTENSIONS and not name.startswith(".") and path.is_file():
+                yield path
+
+
+def _dicom_slides(files: list[Path], shared: set[Path]) -> list[tuple[Path, str]]:
+    """Return one file for each series of each folder; a file that cannot be parsed stands for itself."""
+    from wsi.readers.dicom_layout import series_of
+
+    by_series: dict[tuple[Path, str], list[Path]] = {}
+    for file in files:
+        try:
+            series = series_of(file)[0]
+        except UnreadableSlideError:
+            series = ""
+        by_series.setdefault((file.parent, series or file.name), []).append(file)
+    folders = [folder for folder, _ in by_series]
+    slides = []
+    for (folder, _), group in by_series.items():
+        largest = max(group, key=lambda file: file.stat().st_size)
+        alone = len(group) > 1 and folders.count(folder) == 1 and folder not in shared
+        slides.append((largest, folder.name if alone else _stem(largest)))
+    return slides
+
+
+def _manifest_jobs(rows: Iterable[ManifestRow], files: dict[Path, str], manifest: Path) -> list[Job]:
     by_id: dict[str, Path] = {}
-    for file in dict.fromkeys(files):
-        other = by_id.setdefault(_stem(file), file)
+    for file, name in files.items():
+        other = by_id.setdefault(name, file)
         if other != file:
-            raise RequestError(
-                f"{other} and {file} both fit image_id {_stem(file)}: name one in the manifest's path column"
-            )
+            raise RequestError(f"{other} and {file} both fit image_id {name}: name one in the manifest's path column")
     jobs = []
     for row in rows:
         path = row.path or by_id.get(row.image_id)

@@ -4,7 +4,8 @@
     ├── RequestError (ValueError)      the request is wrong: an option, a manifest, a path        exit code 2
     │   ├── ManifestError              a cohort table breaks its contract
     │   └── RecipeMismatchError        the output exists and was made with other settings
-    ├── ClaimedError (OSError)         another run is writing this output
+    ├── ClaimedError (OSError)         another run is writing this output                          exit code 2
+    ├── SchedulerLostError (OSError)   the Dask scheduler went away                                exit code 1
     └── ItemError (RuntimeError)       one item failed, the others go on                          exit code 1
         ├── SlideError                 a slide cannot be used
         │   ├── UnreadableSlideError   no reader opens it, or none reads its pixels
@@ -36,6 +37,10 @@ class RecipeMismatchError(RequestError):
 
 class ClaimedError(GigamilError, OSError):
     """Another process is writing the same output."""
+
+
+class SchedulerLostError(GigamilError, OSError):
+    """The Dask scheduler went away in the middle of the work."""
 
 
 class ItemError(GigamilError, RuntimeError):

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,14 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 
+from wsi.artefacts import OVERVIEW_SCORES
 from wsi.codecs import codec
+from wsi.drop import dropped
 from wsi.errors import StoreError
 from wsi.grid import SHARD_TILES, TASK_LEVELS
 from wsi.layout import FILL, FORMAT_VERSION, group, multiscales, omero, shard_path, write_json
 from wsi.plan import SlidePlan, plan_hash, read_overview, read_tissue
+from wsi.quality import TILE_SCORES, focus_notes
 from wsi.region import Receipt, raise_damage, read_receipt
 from wsi.resample import halve
 from wsi.shards import ShardFile, write_shard
@@ -74,14 +78,14 @@ def _coarse_levels(plan: SlidePlan, regions: Sequence[YX]) -> None:
     sizes = plan.grid.levels()
     if len(sizes) <= TASK_LEVELS:
         return
-    tile_px, chunk_codec, last = plan.grid.tile_px, codec(plan.options.codec), TASK_LEVELS - 1
+    tile_px, last = plan.grid.tile_px, TASK_LEVELS - 1
     tiles = plan.grid.regions
     pixels = np.full((tiles.y * tile_px, tiles.x * tile_px, 3), FILL, np.uint8)
     present = np.zeros(tiles, bool)
     for y, x in regions:
         data = ShardFile(shard_path(plan.partial, last, y, x), 1).chunk(0)
         if data is not None:
-            chunk = chunk_codec.decode(data, tile_px).transpose(1, 2, 0)
+            chunk = codec(plan.codecs[last]).decode(data, tile_px).transpose(1, 2, 0)
             pixels[y * tile_px : (y + 1) * tile_px, x * tile_px : (x + 1) * tile_px] = chunk
             present[y, x] = True
     for level in range(TASK_LEVELS, len(sizes)):
@@ -90,7 +94,7 @@ def _coarse_levels(plan: SlidePlan, regions: Sequence[YX]) -> None:
             tile = np.full((tile_px, tile_px, 3), FILL, np.uint8)
             part = pixels[y * tile_px : (y + 1) * tile_px, x * tile_px : (x + 1) * tile_px]
             tile[: part.shape[0], : part.shape[1]] = part
-            encoded = chunk_codec.encode(np.ascontiguousarray(tile.transpose(2, 0, 1)))
+            encoded = codec(plan.codecs[level]).encode(tile)
             write_shard(shard_path(plan.partial, level, int(y), int(x)), {0: encoded}, 1)
 
 
@@ -104,19 +108,55 @@ def _any_of_four(present: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return (padded[::2, ::2] | padded[1::2, ::2] | padded[::2, 1::2] | padded[1::2, 1::2]).astype(bool)
 
 
-def _write_tiles(plan: SlidePlan, receipts: Sequence[Receipt]) -> NDArray[np.int32]:
-    """Write the tile list and the list of damaged tiles; return the tile list."""
-    fractions = read_tissue(plan)["fractions"]
+@dataclass(frozen=True, slots=True)
+class _TileList:
+    """The tile list of a store."""
+
+    yx: NDArray[np.int32]
+    """int32 (n, 2), row and column."""
+    scores: dict[str, NDArray[np.float32]]
+    """float32 (n,) each."""
+    dropped: int
+    """Tiles that rules left out."""
+
+
+def _write_tiles(plan: SlidePlan, receipts: Sequence[Receipt]) -> _TileList:
+    """Write the tile list, its scores and the list of damaged tiles."""
+    tissue = read_tissue(plan)
+    fractions, listed = tissue["fractions"], tissue["listed"]
     damaged = np.array(sorted(tile for r in receipts for tile in r.damaged), np.int32).reshape(-1, 2)
-    listed = (fractions >= plan.options.min_tissue) & (fractions > 0)
     listed[damaged[:, 0], damaged[:, 1]] = False
-    yx = np.argwhere(listed).astype(np.int32)
+    scores = _scores(tissue, receipts, np.argwhere(listed))
+    kept = ~dropped(plan.options.rules, scores, int(listed.sum()))
+    yx = np.argwhere(listed)[kept].astype(np.int32)
+    scores = {name: values[kept] for name, values in scores.items()}
     folder = plan.partial / "tiles"
     write_json(folder / "zarr.json", group({}))
     _small_array(folder / "yx", yx, ("tile", "yx"))
-    _small_array(folder / "tissue", fractions[listed], ("tile",))
+    _small_array(folder / "tissue", fractions[listed][kept], ("tile",))
     _small_array(folder / "damaged", damaged, ("tile", "yx"))
-    return yx
+    for name, values in scores.items():
+        _small_array(folder / name, values, ("tile",))
+    return _TileList(yx, scores, int((~kept).sum()))
+
+
+def _scores(
+    tissue: dict[str, NDArray[Any]], receipts: Sequence[Receipt], listed: NDArray[np.int64]
+) -> dict[str, NDArray[np.float32]]:
+    """Return each score of the listed tiles, float32 (n,); those of pixels only where every tile's were looked at."""
+    rows, columns = listed[:, 0], listed[:, 1]
+    scores: dict[str, NDArray[np.float32]] = {}
+    for name in TILE_SCORES:
+        grid = np.full(tissue["fractions"].shape, np.nan, np.float32)
+        for receipt in receipts:
+            if receipt.scored:
+                places = np.array(receipt.scored)
+                grid[places[:, 0], places[:, 1]] = receipt.scores[name]
+        if not np.isnan(grid[rows, columns]).any():
+            scores[name] = grid[rows, columns]
+    for name in OVERVIEW_SCORES:
+        scores[name] = tissue[f"score_{name}"][rows, columns].astype(np.float32)
+    return scores
 
 
 def _small_array(path: Path, data: NDArray[Any], names: tuple[str, ...], fill: int = 0) -> None:
@@ -176,17 +216,23 @@ def _ome(plan: SlidePlan) -> dict[str, Any]:
     return {"version": "0.5", "multiscales": [scales], "omero": omero()}
 
 
-def _facts(plan: SlidePlan, receipts: Sequence[Receipt], listed: NDArray[np.int32]) -> dict[str, Any]:
+def _facts(plan: SlidePlan, receipts: Sequence[Receipt], listed: _TileList) -> dict[str, Any]:
     tissue = json.loads((plan.work / "tissue.json").read_text("utf-8"))
     damaged = sum(len(r.damaged) for r in receipts)
     warnings = [*plan.notes, *tissue["notes"], *plan.resolution.rejected]
     if damaged:
         warnings.append(f"{damaged} tiles are damaged and left out")
+    warnings += focus_notes(listed.scores.get("focus"), plan.scaling.mpp)
+    if listed.dropped:
+        rules = ", ".join(str(rule) for rule in plan.options.rules)
+        warnings.append(f"{listed.dropped} tiles are left out by --drop {rules}")
     steps = sorted({step for r in receipts for step in r.seconds})
     return {
-        "tiles": len(listed),
+        "tiles": len(listed.yx),
         "stored_tiles": sum(r.n_tiles for r in receipts),
         "damaged_tiles": damaged,
+        "dropped_tiles": listed.dropped,
+        "median_scores": {n: round(float(np.median(v)), 6) if len(v) else None for n, v in listed.scores.items()},
         "mpp": plan.scaling.mpp,
         "mpp_source": plan.resolution.source,
         "reader": plan.reader,
@@ -210,9 +256,10 @@ def _meta(plan: SlidePlan, facts: dict[str, Any]) -> dict[str, Any]:
         "slide_shape_yx": list(plan.slide_shape),
         "shape_yx": list(plan.grid.shape),
         "mask_mpp": plan.mask_mpp,
-        "codec": plan.options.codec,
+        "codec": plan.codecs[0],
+        "codecs": list(plan.codecs),
         "n_tiles": facts["tiles"],
-        "scores": [],
+        "scores": list(facts["median_scores"]),
         "recipe": plan.recipe,
         "recipe_hash": plan_hash(plan),
         "provenance": {

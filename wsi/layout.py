@@ -54,9 +54,14 @@ def image_array(shape: YX, grid: Grid, level: int, codec_name: str) -> dict[str,
     }
 
 
+def shard_key(level: int, row: int, column: int) -> str:
+    """Return where a shard of an image level lies inside the store."""
+    return f"{level}/c/0/{row}/{column}"
+
+
 def shard_path(store: Path, level: int, row: int, column: int) -> Path:
     """Return where a shard of an image level lies."""
-    return store / str(level) / "c" / "0" / str(row) / str(column)
+    return store / shard_key(level, row, column)
 
 
 def multiscales(name: str, shapes: list[YX], mpp: float, axes: str, level0_um: float) -> dict[str, Any]:
@@ -86,7 +91,7 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
     write_text(path, json.dumps(document, indent=1))
 
 
-def write_image_arrays(store: Path, grid: Grid, codec_name: str) -> None:
-    """Write the metadata of all image levels."""
-    for level, shape in enumerate(grid.levels()):
-        write_json(store / str(level) / "zarr.json", image_array(shape, grid, level, codec_name))
+def write_image_arrays(store: Path, grid: Grid, codec_names: tuple[str, ...]) -> None:
+    """Write the metadata of all image levels, one codec name per level."""
+    for level, (shape, name) in enumerate(zip(grid.levels(), codec_names, strict=True)):
+        write_json(store / str(level) / "zarr.json", image_array(shape, grid, level, name))

@@ -4,8 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wsi.codecs import CODECS
+from wsi.codecs import AUTO, CODEC_CHOICES
+from wsi.drop import Rule, parse_rules
 from wsi.errors import RequestError
+from wsi.quality import TILE_SCORES
+from wsi.roi import MODES
 from wsi.slide import READERS
 
 NATIVE = "native"
@@ -25,8 +28,8 @@ class TileOptions:
     """um/px of the store's level 0."""
     tile_px: int | str = 256
     """Side of a tile, an even number, or ``native``: the slide's own."""
-    codec: str = "zstd"
-    """How chunks are compressed."""
+    codec: str = AUTO
+    """How chunks are compressed: ``auto`` (JPEG tiles copied where possible, else zstd), ``jpeg`` or ``zstd``."""
     min_tissue: float = 0.1
     """Least share of tissue of a listed tile; tiles with any tissue at all are stored."""
     keep_background: bool = False
@@ -35,10 +38,20 @@ class TileOptions:
     """um/px of slides that do not say it, or say nonsense."""
     on_damage: str = "fail"
     """``fail``: a slide with pixels that cannot be decoded fails. ``skip``: they are marked and left out."""
+    roi: Path | None = None
+    """Regions drawn by hand: a GeoJSON or PNG file, or a folder with one for each image id."""
+    roi_mode: str = "and"
+    """``and``: tissue inside the regions. ``replace``: all of the regions, tissue or not."""
+    fill_holes: bool = False
+    """Fill the holes of the tissue, and of the regions."""
+    drop: tuple[str, ...] = ()
+    """Rules by which tiles are left out of the list, such as ``focus<0.04``."""
+    scores: str = "auto"
+    """``auto``: score the pixels of tiles that are decoded anyway. ``all``: decode tiles for that, too."""
     reader: str | None = None
     """Force this reader."""
     workers: int | None = None
-    """Worker processes; None: one per usable CPU."""
+    """Worker processes; None: one per usable CPU; 0: none, everything runs in this process."""
     scheduler: str | None = None
     """Address of a running Dask scheduler, in place of local workers."""
     overwrite: bool = False
@@ -53,13 +66,18 @@ class TileOptions:
             (bool(self.slides) or self.manifest is not None, "slides", "at least one slide, folder or manifest"),
             (0.05 <= self.target_mpp <= 20, "mpp", "0.05 to 20 um/px"),
             (size_fits, "tile-px", f"an even number from 32 to 4096, or {NATIVE}"),
-            (self.codec in CODECS, "codec", f"one of {', '.join(CODECS)}"),
+            (self.codec in CODEC_CHOICES, "codec", f"one of {', '.join(CODEC_CHOICES)}"),
             (0 <= self.min_tissue <= 1, "min-tissue", "0 to 1"),
             (self.assume_mpp is None or 0.05 <= self.assume_mpp <= 100, "assume-mpp", "0.05 to 100 um/px"),
             (self.on_damage in {"fail", "skip"}, "on-damage", "fail or skip"),
+            (self.roi_mode in MODES, "roi-mode", "and or replace"),
+            (self.roi is not None or self.roi_mode == "and", "roi-mode", "--roi beside it"),
+            (self.roi is None or self.roi.exists(), "roi", "a GeoJSON, a PNG or a folder of them that exists"),
+            (self.scores in {"auto", "all"}, "scores", "auto or all"),
             (self.reader is None or self.reader in READERS, "reader", f"one of {', '.join(READERS)}"),
-            (self.workers is None or self.workers >= 1, "workers", "1 or more"),
+            (self.workers is None or self.workers >= 0, "workers", "0 (in this process) or more"),
         ]
+        parse_rules(self.drop)
         for fits, name, expected in checks:
             if not fits:
                 raise RequestError(
@@ -76,5 +94,19 @@ class TileOptions:
             "keep_background": self.keep_background,
             "assume_mpp": self.assume_mpp,
             "on_damage": self.on_damage,
+            "roi_mode": self.roi_mode,
+            "fill_holes": self.fill_holes,
+            "drop": [str(rule) for rule in self.rules],
+            "scores": self.scores,
             "reader": self.reader,
         }
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """The rules of ``drop``."""
+        return parse_rules(self.drop)
+
+    @property
+    def scores_every_tile(self) -> bool:
+        """Whether tiles are decoded for their scores alone."""
+        return self.scores == "all" or any(rule.score in TILE_SCORES for rule in self.rules)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi.overview_tiles import average_tiles, can_average_tiles
 from wsi.resample import area_average
 from wsi.slide import RGB, Slide
 from wsi.units import YX, Box, ceil_div
@@ -21,6 +22,8 @@ MAX_PIXELS = 24_000_000
 """The overview is made coarser where it would have more pixels than this."""
 _BAND_BYTES = 96 << 20
 """Source pixels read for one band, as RGB bytes."""
+_BAND_ROWS = 1024
+"""Source rows of one band at most: several workers share even a small slide."""
 _BLOCK_PX = 4096
 """Source columns read at once within a band."""
 
@@ -47,23 +50,24 @@ class OverviewPlan:
 
 def plan_overview(slide: Slide, mpp: float) -> OverviewPlan:
     """Choose the level and the factor for an overview of about 8 um/px."""
-    shape = slide.levels[0].shape
-    wanted = max(1.0, TARGET_UM / mpp, math.sqrt(shape.y * shape.x / MAX_PIXELS))
-    usable = [i for i, level in enumerate(slide.levels) if level.downsample <= wanted * 1.01]
+    wanted = max(1.0, TARGET_UM / mpp)
+    usable = [i for i, level in enumerate(slide.levels) if level.downsample <= wanted * 1.42]
     level = max(usable, key=lambda i: slide.levels[i].downsample)
     source = slide.levels[level]
-    factor = max(1, round(wanted / source.downsample))
-    tile_rows = source.tile.y if source.tile else factor
-    rows = max(
-        factor,
-        math.lcm(tile_rows, factor) if math.lcm(tile_rows, factor) * source.shape.x * 3 <= _BAND_BYTES else factor,
-    )
-    rows *= max(1, _BAND_BYTES // (3 * source.shape.x * rows))
+    # A power of two divides the tiles of nearly every file, so that each tile can be averaged on its own.
+    factor = 2 ** max(0, round(math.log2(wanted / source.downsample)))
+    while source.shape.y * source.shape.x > MAX_PIXELS * factor**2:
+        factor *= 2
+    # Bands end at tile edges where memory allows, so that no tile is decoded for two of them.
+    unit = math.lcm(source.tile.y, factor) if source.tile else factor
+    if unit * source.shape.x * 3 > _BAND_BYTES:
+        unit = factor
+    rows = min(_BAND_BYTES // (3 * source.shape.x), _BAND_ROWS) // unit
     return OverviewPlan(
         level=level,
         factor=factor,
         shape=YX(ceil_div(source.shape.y, factor), ceil_div(source.shape.x, factor)),
-        band=max(1, min(rows, max(1024, tile_rows)) // factor),
+        band=max(1, rows) * unit // factor,
         l0_per_o=source.downsample * factor,
     )
 
@@ -82,6 +86,9 @@ def overview_band(slide: Slide, plan: OverviewPlan, index: int) -> tuple[RGB, ND
     y0, y1 = index * plan.band, min((index + 1) * plan.band, plan.shape.y)
     rgb = np.empty((y1 - y0, plan.shape.x, 3), np.uint8)
     damage = np.zeros((y1 - y0, plan.shape.x), np.uint8)
+    if can_average_tiles(slide, plan.level, factor) and y0 * factor % slide.stored_levels[plan.level].tile.y == 0:
+        average_tiles(slide, plan.level, factor, y0, rgb, damage)
+        return rgb, damage
     step = max(1, _BLOCK_PX // factor)
     for x0 in range(0, plan.shape.x, step):
         out = Box(y0, x0, y1, min(x0 + step, plan.shape.x))

@@ -4,37 +4,40 @@ Each function here is one Dask task: module-level, idempotent, its argument and 
 between tasks lies in the work folder inside the unfinished store.
 """
 
-import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from functools import lru_cache
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi.artefacts import assess
 from wsi.atomic import PARTIAL, replacing, write_text
+from wsi.codecs import AUTO
 from wsi.cohort import Job
 from wsi.errors import DamagedSlideError, RequestError
-from wsi.grid import SHARD_TILES, Grid, area_fractions
+from wsi.fingerprint import fingerprint, slide_bytes
+from wsi.grid import SHARD_TILES, TASK_LEVELS, Grid, area_fractions
 from wsi.layout import SUFFIX, write_image_arrays
 from wsi.options import NATIVE, TileOptions
 from wsi.overview import OverviewPlan, overview_band, plan_overview
+from wsi.passthrough import copied_levels
 from wsi.recipe import canonical, recipe_hash
 from wsi.resolution import Resolution, resolve_mpp
+from wsi.roi import roi_file, roi_hash, roi_mask
 from wsi.scaling import Scaling, choose_scaling
 from wsi.slide import RGB, Slide, open_slide
-from wsi.tissue import find_tissue
+from wsi.tissue import fill_holes, find_tissue
 from wsi.units import YX
 
-ALGORITHM = 1
+ALGORITHM = 2
 """Raised whenever the same settings would give other pixels or another tile list."""
-_FINGERPRINT_BYTES = 1 << 20
 _OPEN_SLIDES = 2
 
 
@@ -52,6 +55,10 @@ class SlidePlan:
     """The reader that took the file."""
     scaling: Scaling
     grid: Grid
+    codecs: tuple[str, ...]
+    """Codec of each level's chunks."""
+    copies: tuple[int | None, ...]
+    """For each level that a task writes, the slide's level whose JPEG tiles are copied, None where they are made."""
     overview: OverviewPlan
     resolution: Resolution
     slide_shape: YX
@@ -122,12 +129,13 @@ def make_plan(job: Job, options: TileOptions) -> SlidePlan:
     )
     scaling = choose_scaling(slide.levels, resolution.mpp, options.target_mpp)
     grid = Grid(scaling.shape, _tile_px(slide, scaling, options))
-    size = job.path.stat().st_size
+    copies = copied_levels(slide, scaling, grid) if options.codec in {AUTO, "jpeg"} else (None,) * TASK_LEVELS
     recipe = options.recipe() | {
         "algorithm": ALGORITHM,
         "reader": slide.reader,
         "slide_mpp": round(resolution.mpp, 6),
         "slide": fingerprint(job.path),
+        "roi": roi_hash(roi_file(options.roi, job.image_id)) if options.roi is not None else None,
     }
     return SlidePlan(
         image_id=job.image_id,
@@ -137,6 +145,8 @@ def make_plan(job: Job, options: TileOptions) -> SlidePlan:
         reader=slide.reader,
         scaling=scaling,
         grid=grid,
+        codecs=_codecs(options.codec, copies, len(grid.levels())),
+        copies=copies,
         overview=plan_overview(slide, resolution.mpp),
         resolution=resolution,
         slide_shape=slide.levels[0].shape,
@@ -144,8 +154,14 @@ def make_plan(job: Job, options: TileOptions) -> SlidePlan:
         notes=tuple(slide.notes),
         chosen_because=slide.chosen_because,
         recipe=recipe,
-        bytes=size,
+        bytes=slide_bytes(job.path),
     )
+
+
+def _codecs(wanted: str, copies: tuple[int | None, ...], n_levels: int) -> tuple[str, ...]:
+    made = "zstd" if wanted == AUTO else wanted
+    copied = [source is not None for source in copies]
+    return tuple("jpeg" if i < len(copied) and copied[i] else made for i in range(n_levels))
 
 
 def _tile_px(slide: Slide, scaling: Scaling, options: TileOptions) -> int:
@@ -159,16 +175,6 @@ def _tile_px(slide: Slide, scaling: Scaling, options: TileOptions) -> int:
     return tile.y
 
 
-def fingerprint(path: Path) -> str:
-    """Return the sha256 of the file's size, first and last MiB: another file is noticed, the name does not matter."""
-    digest = hashlib.sha256(str(path.stat().st_size).encode())
-    with path.open("rb") as file:
-        digest.update(file.read(_FINGERPRINT_BYTES))
-        file.seek(max(0, path.stat().st_size - _FINGERPRINT_BYTES))
-        digest.update(file.read(_FINGERPRINT_BYTES))
-    return digest.hexdigest()
-
-
 def start_partial(plan: SlidePlan) -> None:
     """Make the unfinished store, or take up one that an earlier run with the same recipe left."""
     marker = plan.work / "recipe.json"
@@ -177,7 +183,7 @@ def start_partial(plan: SlidePlan) -> None:
         return
     if plan.partial.exists():
         shutil.rmtree(plan.partial)
-    write_image_arrays(plan.partial, plan.grid, plan.options.codec)
+    write_image_arrays(plan.partial, plan.grid, plan.codecs)
     write_text(marker, wanted)
 
 
@@ -219,15 +225,28 @@ class TissuePlan:
 
 
 def make_tissue(plan: SlidePlan) -> TissuePlan:
-    """Find the tissue on the overview; put mask and tissue fractions into the work folder."""
+    """Find the tissue on the overview; put mask, tissue fractions and the overview's scores into the work folder."""
     rgb, damaged = read_overview(plan)
     tissue = find_tissue(rgb, plan.mask_mpp, damaged)
+    tissue = replace(tissue, mask=_final_mask(plan, tissue.mask, damaged))
     fractions = tile_fractions(plan, tissue.mask)
+    assessed = assess(rgb, tissue, plan.mask_mpp, fractions, partial(tile_fractions, plan))
+    notes = (*tissue.notes, *assessed.notes)
     # Damaged places are stored, too, so that they show as such and are listed.
     wanted = (fractions > 0) | (tile_fractions(plan, damaged) > 0) | plan.options.keep_background
+    listed = (fractions >= plan.options.min_tissue) & (fractions > 0)
+    scores = {f"score_{name}": grid for name, grid in assessed.scores.items()}
     with replacing(plan.work / "tissue.npz") as temporary, temporary.open("wb") as file:
-        np.savez(file, mask=tissue.mask, fractions=fractions, wanted=wanted)
-    facts = asdict(tissue) | {"notes": tissue.notes}
+        np.savez(
+            file,
+            mask=tissue.mask,
+            fractions=fractions,
+            wanted=wanted,
+            listed=listed,
+            background=np.array(tissue.background),
+            **scores,  # type: ignore[arg-type]  # no score is called allow_pickle
+        )
+    facts = asdict(tissue) | assessed.facts | {"notes": notes}
     del facts["mask"]
     write_text(plan.work / "tissue.json", json.dumps(facts))
     regions = [
@@ -236,7 +255,21 @@ def make_tissue(plan: SlidePlan) -> TissuePlan:
         for x in range(plan.grid.regions.x)
         if wanted[y * SHARD_TILES : (y + 1) * SHARD_TILES, x * SHARD_TILES : (x + 1) * SHARD_TILES].any()
     ]
-    return TissuePlan(tuple(regions), int(wanted.sum()), tissue.notes)
+    return TissuePlan(tuple(regions), int(wanted.sum()), notes)
+
+
+def _final_mask(plan: SlidePlan, mask: NDArray[np.uint8], damaged: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Join the tissue that was found with the regions that were drawn, as the options want it."""
+    options = plan.options
+    if options.fill_holes:
+        mask = fill_holes(mask)
+    if options.roi is not None:
+        file = roi_file(options.roi, plan.image_id)
+        drawn = roi_mask(file, plan.slide_shape, plan.overview.shape, plan.overview.l0_per_o)
+        if options.fill_holes:
+            drawn = fill_holes(drawn)
+        mask = drawn if options.roi_mode == "replace" else drawn & mask
+    return np.where(damaged > 0, 0, mask).astype(np.uint8)
 
 
 def tile_fractions(plan: SlidePlan, mask: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -247,7 +280,10 @@ def tile_fractions(plan: SlidePlan, mask: NDArray[np.uint8]) -> NDArray[np.float
 
 
 def read_tissue(plan: SlidePlan) -> dict[str, NDArray[Any]]:
-    """Return ``mask``, ``fractions`` and ``wanted`` from the work folder."""
+    """Return what `make_tissue` put into the work folder.
+
+    ``mask``; ``fractions``, ``wanted``, ``listed`` and ``score_<name>`` of every tile of the grid; ``background``.
+    """
     with np.load(plan.work / "tissue.npz") as file:
         return {name: file[name] for name in file.files}
 

@@ -16,11 +16,17 @@ from wsi.codecs import codec
 from wsi.errors import DamagedSlideError, StoreError
 from wsi.grid import SHARD_TILES, TASK_LEVELS, runs
 from wsi.layout import FILL, shard_path
+from wsi.passthrough import copy_tile
 from wsi.plan import SlidePlan, cached_slide, read_tissue, slide_errors
+from wsi.quality import tile_scores
+from wsi.readers.tiff_reader import TiffReader
 from wsi.resample import area_average, halve, source_box
 from wsi.shards import ShardFile, write_shard
 from wsi.slide import DAMAGED_RGB, RGB
 from wsi.units import YX, Box
+
+Chunks = dict[int, bytes]
+"""Compressed chunks by their place in the shard, in C order."""
 
 
 @dataclass(slots=True)
@@ -32,8 +38,11 @@ class Receipt:
     bytes_written: int = 0
     damaged: list[tuple[int, int]] = field(default_factory=list)
     """Tiles (row, column) that hold pixels that could not be decoded."""
+    scored: list[tuple[int, int]] = field(default_factory=list)
+    """Tiles (row, column) whose pixels were scored, in the order of `scores`."""
+    scores: dict[str, list[float]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
-    """CPU-bound time by step: read, scale, encode, write."""
+    """Wall time by step: read (and decode), scale, encode, write."""
 
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
@@ -41,6 +50,17 @@ class Receipt:
         start = time.perf_counter()
         yield
         self.seconds[step] = self.seconds.get(step, 0.0) + time.perf_counter() - start
+
+    def score(self, tile: tuple[int, int], scores: dict[str, float]) -> None:
+        """Note the scores of a tile's pixels."""
+        self.scored.append(tile)
+        for name, value in scores.items():
+            self.scores.setdefault(name, []).append(round(value, 6))
+
+    def damage(self, tile: tuple[int, int]) -> None:
+        """Note a damaged tile, once."""
+        if tile not in self.damaged:
+            self.damaged.append(tile)
 
 
 def receipt_path(plan: SlidePlan, region: YX) -> Path:
@@ -56,14 +76,18 @@ def read_receipt(plan: SlidePlan, region: YX) -> Receipt | None:
         return None
     receipt = Receipt(YX(*stored.pop("region")), **stored)
     receipt.damaged = [(row, column) for row, column in receipt.damaged]
+    receipt.scored = [(row, column) for row, column in receipt.scored]
     try:
-        for level in range(_task_levels(plan)):
-            path = shard_path(plan.partial, level, *region)
-            if receipt.n_tiles and plan.grid.has_shard(level, region):
-                ShardFile(path, plan.grid.shard_tiles(level) ** 2)
+        for level in _levels(plan, region) if receipt.n_tiles else ():
+            ShardFile(shard_path(plan.partial, level, *region), plan.grid.shard_tiles(level) ** 2)
     except (StoreError, OSError, ValueError):
         return None
     return receipt
+
+
+def _levels(plan: SlidePlan, region: YX) -> list[int]:
+    """Return the levels of which this region is a shard."""
+    return [i for i in range(min(TASK_LEVELS, len(plan.grid.levels()))) if plan.grid.has_shard(i, region)]
 
 
 def make_region(plan: SlidePlan, region: YX) -> Receipt:
@@ -75,91 +99,160 @@ def make_region(plan: SlidePlan, region: YX) -> Receipt:
         Pixels cannot be decoded and the options do not allow to skip them.
     """
     cv2.setNumThreads(1)
-    finished = read_receipt(plan, region)
-    if finished is not None:
-        return finished
-    receipt = Receipt(region)
-    pixels, present = _first_level(plan, region, receipt)
-    _further_levels(plan, region, receipt, pixels, present)
-    write_text(receipt_path(plan, region), json.dumps(asdict(receipt)))
+    receipt = read_receipt(plan, region)
+    if receipt is None:
+        receipt = Receipt(region)
+        with slide_errors(plan):
+            _Region(plan, region, receipt).write()
+        write_text(receipt_path(plan, region), json.dumps(asdict(receipt)))
     return receipt
 
 
-def _task_levels(plan: SlidePlan) -> int:
-    return min(TASK_LEVELS, len(plan.grid.levels()))
+class _Region:
+    """One region on its way through the levels."""
 
+    def __init__(self, plan: SlidePlan, region: YX, receipt: Receipt) -> None:
+        self._plan = plan
+        self._region = region
+        self._receipt = receipt
+        self._tile_px = plan.grid.tile_px
+        self._tiles = plan.grid.region_tiles(region)
+        self._skip_damage = plan.options.on_damage == "skip"
+        tissue = read_tissue(plan)
+        wanted = tissue["wanted"][self._tiles.y0 : self._tiles.y1, self._tiles.x0 : self._tiles.x1]
+        self._listed = tissue["listed"]
+        red, green, blue = tissue["background"].tolist()
+        self._background = (red, green, blue)
+        self._present = np.zeros((SHARD_TILES, SHARD_TILES), bool)
+        self._present[: wanted.shape[0], : wanted.shape[1]] = wanted
 
-def _first_level(plan: SlidePlan, region: YX, receipt: Receipt) -> tuple[RGB, NDArray[np.bool_]]:
-    """Write the level-0 shard; return the region at half size and which of its chunks are there."""
-    tile_px = plan.grid.tile_px
-    tiles = plan.grid.region_tiles(region)
-    wanted = read_tissue(plan)["wanted"][tiles.y0 : tiles.y1, tiles.x0 : tiles.x1]
-    present = np.zeros((SHARD_TILES, SHARD_TILES), bool)
-    present[: wanted.shape[0], : wanted.shape[1]] = wanted
-    half = np.full((SHARD_TILES * tile_px // 2, SHARD_TILES * tile_px // 2, 3), FILL, np.uint8)
-    encode = codec(plan.options.codec).encode
-    chunks: dict[int, bytes] = {}
-    for row in range(len(wanted)):
-        for start, stop in runs(wanted[row]):
-            strip = _read_strip(
-                plan, Box(tiles.y0 + row, tiles.x0 + start, tiles.y0 + row + 1, tiles.x0 + stop), receipt
-            )
-            with receipt.timed("encode"):
+    def write(self) -> None:
+        """Write the shard of every level, finest first."""
+        levels = _levels(self._plan, self._region)
+        half: RGB | None = None
+        for level in levels:
+            if level:
+                self._present = _any_of_four(self._present)
+            needed = level + 1 in levels and self._plan.copies[level + 1] is None
+            if self._plan.copies[level] is not None:
+                chunks, half = self._copied(level, needed)
+            elif level == 0:
+                chunks, half = self._made()
+            else:
+                assert half is not None
+                chunks, half = self._averaged(level, half)
+            with self._receipt.timed("write"):
+                path = shard_path(self._plan.partial, level, *self._region)
+                self._receipt.bytes_written += write_shard(path, chunks, self._plan.grid.shard_tiles(level) ** 2)
+            if level == 0:
+                self._receipt.n_tiles = len(chunks)
+
+    def _score(self, row: int, column: int, tile: RGB) -> None:
+        """Score the pixels of a tile of the grid if it is to be listed."""
+        if self._listed[row, column]:
+            with self._receipt.timed("score"):
+                scores = tile_scores(tile, self._background, self._plan.scaling.mpp)
+            self._receipt.score((row, column), scores)
+
+    def _blank(self, level: int) -> RGB:
+        """Return a white region of half that level's size."""
+        side = self._plan.grid.shard_tiles(level) * self._tile_px // 2
+        return np.full((side, side, 3), FILL, np.uint8)
+
+    def _made(self) -> tuple[Chunks, RGB]:
+        """Make level 0 from the slide's pixels; return its chunks and the region at half size."""
+        encode, side, half = codec(self._plan.codecs[0]).encode, self._tile_px, self._blank(0)
+        chunks: Chunks = {}
+        for row in range(SHARD_TILES):
+            for start, stop in runs(self._present[row]):
+                strip = self._strip(row, start, stop)
+                with self._receipt.timed("encode"):
+                    for column in range(start, stop):
+                        tile = strip[:, (column - start) * side : (column - start + 1) * side]
+                        chunks[row * SHARD_TILES + column] = encode(tile)
                 for column in range(start, stop):
-                    tile = strip[:, (column - start) * tile_px : (column - start + 1) * tile_px]
-                    chunks[row * SHARD_TILES + column] = encode(_planar(tile))
-            with receipt.timed("scale"):
-                y, x, side = row * tile_px // 2, start * tile_px // 2, tile_px // 2
-                half[y : y + side, x : x + (stop - start) * side] = halve(strip)
-    receipt.n_tiles = len(chunks)
-    with receipt.timed("write"):
-        receipt.bytes_written += write_shard(shard_path(plan.partial, 0, *region), chunks, SHARD_TILES**2)
-    return half, present
+                    tile = strip[:, (column - start) * side : (column - start + 1) * side]
+                    self._score(self._tiles.y0 + row, self._tiles.x0 + column, tile)
+                with self._receipt.timed("scale"):
+                    half[row * side // 2 : (row + 1) * side // 2, start * side // 2 : stop * side // 2] = halve(strip)
+        return chunks, half
+
+    def _strip(self, row: int, start: int, stop: int) -> RGB:
+        """Read one row of neighbouring tiles at the store's scale, uint8 (T, n * T, 3); note what is damaged."""
+        side, factor = self._tile_px, self._plan.scaling.factor
+        row, start, stop = row + self._tiles.y0, start + self._tiles.x0, stop + self._tiles.x0
+        out = Box(row * side, start * side, (row + 1) * side, stop * side)
+        source = source_box(out, factor)
+        damaged: list[Box] | None = [] if self._skip_damage else None
+        with self._receipt.timed("read"):
+            pixels = cached_slide(self._plan.path, self._plan.reader).read(self._plan.scaling.level, source, damaged)
+        with self._receipt.timed("scale"):
+            strip = area_average(np.ascontiguousarray(pixels), YX(source.y0, source.x0), out, factor)
+        for part in damaged or ():
+            first, last = int(part.x0 / factor / side), int((part.x1 - 1) / factor / side)
+            for column in range(max(first, start), min(last + 1, stop)):
+                self._receipt.damage((row, column))
+                strip[:, (column - start) * side : (column - start + 1) * side] = DAMAGED_RGB
+        return strip
+
+    def _averaged(self, level: int, pixels: RGB) -> tuple[Chunks, RGB]:
+        """Compress a level whose pixels are there; return its chunks and the region at half size."""
+        encode, side, places = codec(self._plan.codecs[level]).encode, self._tile_px, self._plan.grid.shard_tiles(level)
+        chunks: Chunks = {}
+        with self._receipt.timed("encode"):
+            for row, column in np.argwhere(self._present).tolist():
+                tile = pixels[row * side : (row + 1) * side, column * side : (column + 1) * side]
+                chunks[row * places + column] = encode(tile)
+        with self._receipt.timed("scale"):
+            return chunks, halve(pixels)
+
+    def _copied(self, level: int, needed: bool) -> tuple[Chunks, RGB | None]:
+        """Copy a level's JPEG tiles; where ``needed``, decode them for the next level, too."""
+        places, side = self._plan.grid.shard_tiles(level), self._tile_px // 2
+        corner = YX(self._region.y * places, self._region.x * places)
+        half = self._blank(level) if needed else None
+        chunks: Chunks = {}
+        for row, column in np.argwhere(self._present).tolist():
+            scored = level == 0 and self._plan.options.scores_every_tile
+            data, pixels = self._copied_tile(level, corner.y + row, corner.x + column, decode=needed or scored)
+            if data is None:
+                continue
+            chunks[row * places + column] = data
+            if level == 0 and pixels is not None:
+                self._score(corner.y + row, corner.x + column, pixels)
+            if half is not None and pixels is not None:
+                with self._receipt.timed("scale"):
+                    half[row * side : (row + 1) * side, column * side : (column + 1) * side] = halve(pixels)
+        return chunks, half
+
+    def _copied_tile(self, level: int, row: int, column: int, *, decode: bool) -> tuple[bytes | None, RGB | None]:
+        source, jpeg = self._plan.copies[level], codec("jpeg")
+        slide = cached_slide(self._plan.path, self._plan.reader)
+        assert isinstance(slide, TiffReader)
+        assert source is not None
+        try:
+            with self._receipt.timed("read"):
+                data = copy_tile(slide, source, row, column)
+                pixels = jpeg.decode(data, self._tile_px).transpose(1, 2, 0) if data and decode else None
+        except Exception as error:  # codecs raise nearly anything on damaged bytes
+            if not self._skip_damage:
+                raise (
+                    error
+                    if isinstance(error, DamagedSlideError)
+                    else DamagedSlideError(
+                        f"{slide.path.name}: tile ({row}, {column}) of level {source} cannot be decoded ({error}): "
+                        "copy the file again, or give --on-damage skip"
+                    )
+                ) from None
+            pixels = np.full((self._tile_px, self._tile_px, 3), DAMAGED_RGB, np.uint8)
+            data = jpeg.encode(pixels)
+            if level == 0:
+                self._receipt.damage((row, column))
+        return data, pixels
 
 
-def _read_strip(plan: SlidePlan, tiles: Box, receipt: Receipt) -> RGB:
-    """Read one row of neighbouring tiles at the store's scale, uint8 (T, n * T, 3); note what is damaged."""
-    side, factor = plan.grid.tile_px, plan.scaling.factor
-    out = Box(*(edge * side for edge in tiles))
-    source = source_box(out, factor)
-    damaged: list[Box] | None = [] if plan.options.on_damage == "skip" else None
-    with receipt.timed("read"), slide_errors(plan):
-        pixels = cached_slide(plan.path, plan.reader).read(plan.scaling.level, source, damaged)
-    with receipt.timed("scale"):
-        strip = area_average(np.ascontiguousarray(pixels), YX(source.y0, source.x0), out, factor)
-    for part in damaged or ():
-        first, last = int(part.x0 / factor / side), int((part.x1 - 1) / factor / side)
-        hit = range(max(first, tiles.x0), min(last + 1, tiles.x1))
-        receipt.damaged += [(tiles.y0, column) for column in hit if (tiles.y0, column) not in receipt.damaged]
-        for column in hit:
-            strip = strip if strip.flags.writeable else strip.copy()
-            strip[:, (column - tiles.x0) * side : (column - tiles.x0 + 1) * side] = DAMAGED_RGB
-    return strip
-
-
-def _further_levels(plan: SlidePlan, region: YX, receipt: Receipt, pixels: RGB, present: NDArray[np.bool_]) -> None:
-    """Write the shards of levels 1 to 4 from the region at half size."""
-    tile_px = plan.grid.tile_px
-    encode = codec(plan.options.codec).encode
-    for level in range(1, _task_levels(plan)):
-        present = present[::2, ::2] | present[1::2, ::2] | present[::2, 1::2] | present[1::2, 1::2]
-        if not plan.grid.has_shard(level, region):
-            return
-        side = plan.grid.shard_tiles(level)
-        chunks: dict[int, bytes] = {}
-        with receipt.timed("encode"):
-            for row, column in np.argwhere(present):
-                tile = pixels[row * tile_px : (row + 1) * tile_px, column * tile_px : (column + 1) * tile_px]
-                chunks[int(row) * side + int(column)] = encode(_planar(tile))
-        with receipt.timed("write"):
-            receipt.bytes_written += write_shard(shard_path(plan.partial, level, *region), chunks, side**2)
-        with receipt.timed("scale"):
-            pixels = halve(pixels)
-
-
-def _planar(tile: RGB) -> NDArray[np.uint8]:
-    """Turn uint8 (T, T, 3) into (3, T, T)."""
-    return np.stack(cv2.split(tile))
+def _any_of_four(present: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    return present[::2, ::2] | present[1::2, ::2] | present[::2, 1::2] | present[1::2, 1::2]
 
 
 def raise_damage(plan: SlidePlan, receipts: list[Receipt]) -> None:

@@ -51,7 +51,9 @@ def resolve_mpp(
             return Resolution((claim.mpp_yx[0] * claim.mpp_yx[1]) ** 0.5, claim.source, tuple(rejected))
     if objective_power:
         mpp = 10 / objective_power
-        if not _implausible((mpp, mpp)):
+        if reason := _implausible((mpp, mpp)):
+            rejected.append(f"objective power {objective_power:g} means {mpp:.4g} um/px: {reason}")
+        else:
             return Resolution(mpp, f"objective power {objective_power:g}", tuple(rejected))
     if assume_mpp is not None:
         return Resolution(assume_mpp, "assumed", tuple(rejected))

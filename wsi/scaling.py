@@ -59,4 +59,5 @@ def choose_scaling(levels: Sequence[Level], mpp: float, target_mpp: float) -> Sc
     if abs(factor - round(factor)) < 1e-6:
         factor = float(round(factor))
     height, width = (max(1, int(side / l0_per_s + 1e-6)) for side in levels[0].shape)
-    return Scaling(level, factor, l0_per_s, mpp * l0_per_s, YX(height, width))
+    shape = levels[level].shape if factor == 1 else YX(height, width)
+    return Scaling(level, factor, l0_per_s, mpp * l0_per_s, shape)

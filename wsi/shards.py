@@ -7,6 +7,7 @@ little-endian, chunks in C order, 2^64-1 for an absent chunk), then the index's 
 import mmap
 import struct
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 
 import google_crc32c
@@ -18,6 +19,8 @@ from wsi.errors import StoreError
 
 ABSENT = 2**64 - 1
 """Offset and size of a chunk that is not there."""
+_OPEN_SHARDS = 128
+"""Shards that a process keeps mapped; each holds one file descriptor."""
 
 
 def write_shard(path: Path, chunks: Mapping[int, bytes], n_chunks: int) -> int:
@@ -46,8 +49,15 @@ def write_shard(path: Path, chunks: Mapping[int, bytes], n_chunks: int) -> int:
     return len(data)
 
 
-def shard_index(data: bytes | mmap.mmap, n_chunks: int, path: Path) -> NDArray[np.uint64]:
-    """Return the index of a shard, uint64 (n_chunks, 2) of offset and size.
+def parse_index(tail: bytes, n_chunks: int, name: str) -> NDArray[np.uint64]:
+    """Return the index at the end of a shard, uint64 (n_chunks, 2) of offset and size.
+
+    Parameters
+    ----------
+    tail
+        The shard's last ``16 * n_chunks + 4`` bytes.
+    name
+        The shard's, for messages.
 
     Raises
     ------
@@ -55,13 +65,25 @@ def shard_index(data: bytes | mmap.mmap, n_chunks: int, path: Path) -> NDArray[n
         The shard is cut short, or its index does not match its checksum.
     """
     size = n_chunks * 16
-    tail = bytes(data[-size - 4 :]) if len(data) >= size + 4 else b""
-    if not tail or struct.unpack("<I", tail[size:])[0] != google_crc32c.value(tail[:size]):
-        raise StoreError(f"{path}: the shard's index is damaged: tile the slide again")
-    index = np.frombuffer(tail[:size], "<u8").reshape(n_chunks, 2)
-    present = index[:, 0] != ABSENT
-    if present.any() and int(index[present].sum(axis=1).max()) > len(data) - size - 4:
-        raise StoreError(f"{path}: the shard's index points outside the shard: tile the slide again")
+    if len(tail) != size + 4 or struct.unpack("<I", tail[size:])[0] != google_crc32c.value(tail[:size]):
+        raise StoreError(f"{name}: the shard's index is damaged: tile the slide again")
+    return np.frombuffer(tail[:size], "<u8").reshape(n_chunks, 2)
+
+
+def shard_index(data: bytes | mmap.mmap, n_chunks: int, name: str) -> NDArray[np.uint64]:
+    """Return the index of a whole shard, uint64 (n_chunks, 2) of offset and size.
+
+    Raises
+    ------
+    StoreError
+        The index is damaged, or it points outside the shard.
+    """
+    size = n_chunks * 16 + 4
+    index = parse_index(bytes(data[max(0, len(data) - size) :]), n_chunks, name)
+    offsets, sizes = index[index[:, 0] != ABSENT].T
+    room = np.uint64(len(data) - size)
+    if (sizes > room).any() or (offsets > room - np.minimum(sizes, room)).any():
+        raise StoreError(f"{name}: the shard's index points outside the shard: tile the slide again")
     return index
 
 
@@ -70,10 +92,30 @@ class ShardFile:
 
     def __init__(self, path: Path, n_chunks: int) -> None:
         with path.open("rb") as file:
-            self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self.index = shard_index(self._data, n_chunks, path)
+            try:
+                self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            except ValueError:
+                raise StoreError(f"{path}: the shard's index is damaged (empty file): tile the slide again") from None
+        self.index = shard_index(self._data, n_chunks, str(path))
+        self._places: list[tuple[int, int]] = self.index.tolist()
+        self._view = memoryview(self._data)
+
+    def view(self, place: int) -> memoryview | None:
+        """Return a chunk's compressed bytes as they lie in the file, None where it is absent; nothing is copied."""
+        offset, size = self._places[place]
+        return None if offset == ABSENT else self._view[offset : offset + size]
 
     def chunk(self, place: int) -> bytes | None:
-        """Return a chunk's compressed bytes, None where it is absent."""
-        offset, size = (int(value) for value in self.index[place])
-        return None if offset == ABSENT else self._data[offset : offset + size]
+        """Return a copy of a chunk's compressed bytes, None where it is absent."""
+        view = self.view(place)
+        return None if view is None else bytes(view)
+
+
+@lru_cache(maxsize=_OPEN_SHARDS)
+def open_shard(path: str, n_chunks: int, _stamp: tuple[int, int]) -> ShardFile:
+    """Return a shard open for reading; the process keeps the last ones mapped.
+
+    Maps stay valid in forked children. ``_stamp`` keeps the shards of a store apart from those of the store that was
+    at the path before.
+    """
+    return ShardFile(Path(path), n_chunks)

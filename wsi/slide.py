@@ -1,8 +1,8 @@
 """The slide as the rest of the package sees it, and `open_slide`, which picks the reader.
 
-Readers stand in `wsi.readers`, one file each. `TiffReader` decodes TIFF tiles itself; `OpenSlideReader` takes each
-format that OpenSlide alone knows. The first reader that can read a file right takes it; `Slide.chosen_because` says
-why.
+Readers stand in `wsi.readers`, one file each. `TiffReader` decodes TIFF tiles itself, `DicomReader` DICOM frames;
+`OpenSlideReader` takes each format that OpenSlide alone knows; `OmeZarrReader` takes folders. The first reader that can
+read a file right takes it; `Slide.chosen_because` says why.
 """
 
 from collections.abc import Callable, Mapping
@@ -50,7 +50,7 @@ class Slide(Protocol):
 
     path: Path
     reader: str
-    """``tiff`` or ``openslide``."""
+    """One of `READERS`."""
     format: str
     """The file format, as the reader names it: ``svs``, ``ome``, ``hamamatsu``, ..."""
     chosen_because: str
@@ -87,22 +87,39 @@ class Slide(Protocol):
         """Close the file."""
 
 
-Opener = Callable[[Path], Slide]
+Opener = Callable[[Path, int], Slide]
+"""Takes the path and the number of threads that may decode the tiles of one box."""
 
 
 def _openers() -> Mapping[str, Opener]:
+    from wsi.readers.dicom_reader import open_with_dicom
+    from wsi.readers.ome_zarr_reader import open_with_ome_zarr
     from wsi.readers.openslide_reader import open_with_openslide
     from wsi.readers.tiff_reader import open_with_tiff
 
-    return {"tiff": open_with_tiff, "openslide": open_with_openslide}
+    return {
+        "tiff": open_with_tiff,
+        "openslide": open_with_openslide,
+        "dicom": open_with_dicom,
+        "ome-zarr": open_with_ome_zarr,
+    }
 
 
-READERS = ("tiff", "openslide")
+READERS = ("tiff", "openslide", "dicom", "ome-zarr")
 """In the order in which they are asked."""
 
 
-def open_slide(path: Path, reader: str | None = None) -> Slide:
+def open_slide(path: Path, reader: str | None = None, *, threads: int = 1) -> Slide:
     """Open a slide with the first reader that can read it right, or with the one that is named.
+
+    Parameters
+    ----------
+    path
+        A slide file, or the folder of an OME-Zarr picture.
+    reader
+        One of `READERS`; None asks each that suits the kind of file.
+    threads
+        Tiles of one box decoded at once. OpenSlide decodes one after the other whatever is asked.
 
     Raises
     ------
@@ -113,31 +130,50 @@ def open_slide(path: Path, reader: str | None = None) -> Slide:
     """
     if reader is not None and reader not in READERS:
         raise RequestError(f"reader {reader!r} is not known: expected one of {', '.join(READERS)}")
-    _check_file(path)
+    suitable = (reader,) if reader else _suitable(path)
+    openers = _openers()
     reasons: list[str] = []
-    for name, opener in _openers().items():
-        if reader not in (None, name):
-            continue
+    for name in suitable:
         try:
-            slide = opener(path)
+            _check_kind(path, name)
+            slide = openers[name](path, threads)
         except UnreadableSlideError as error:
-            reasons.append(f"{name}: {error}")
+            reasons.append(f"{name}: {_short(str(error))}")
             continue
         slide.chosen_because = "named by --reader" if reader else "; ".join([*reasons, slide.chosen_because])
         return slide
     raise UnreadableSlideError(f"{path.name} cannot be read ({'; '.join(reasons)})")
 
 
-def _check_file(path: Path) -> None:
+def _short(text: str) -> str:
+    """Keep what a broken file says about itself to one line of at most 300 printable characters."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return line if len(line) <= 300 else f"{line[:297]}..."
+
+
+def _check_kind(path: Path, reader: str) -> None:
+    if path.is_dir() != (reader == "ome-zarr"):
+        raise UnreadableSlideError("expected a folder" if reader == "ome-zarr" else "a folder: expected a slide file")
+
+
+def _suitable(path: Path) -> tuple[str, ...]:
+    """Return the readers to be asked; refuse what is no slide whoever reads it."""
     if path.is_dir():
-        raise UnreadableSlideError(f"{path.name} is a folder: expected a slide file")
+        if not any((path / name).is_file() for name in _ZARR_MARKERS):
+            raise UnreadableSlideError(f"{path.name} is a folder: expected a slide file, or an OME-Zarr folder")
+        return ("ome-zarr",)
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            head = file.read(64)
+            head = file.read(132)
     except OSError as error:
         raise UnreadableSlideError(f"{path.name} cannot be opened: {error.strerror or error}") from None
     if size == 0:
         raise UnreadableSlideError(f"{path.name} is empty (0 bytes): copy it again")
     if head.startswith(b"version https://git-lfs"):
         raise UnreadableSlideError(f"{path.name} is a Git LFS pointer, not the slide: fetch it with `git lfs pull`")
+    # OpenSlide can end the whole process on a damaged DICOM file, and reads none that DicomReader does not.
+    return ("dicom",) if head[128:] == b"DICM" else ("tiff", "openslide")
+
+
+_ZARR_MARKERS = ("zarr.json", ".zgroup")

@@ -1,9 +1,10 @@
 """The tile store, read: what stands in it, its tile list, and its tiles straight from the shards."""
 
 import json
+import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,36 +16,54 @@ from wsi.atomic import PARTIAL
 from wsi.codecs import ChunkCodec, codec
 from wsi.errors import RequestError, StoreError
 from wsi.grid import Grid
-from wsi.layout import FILL, FORMAT_VERSION, SUFFIX, shard_path
-from wsi.shards import ShardFile
+from wsi.layout import FORMAT_VERSION, SUFFIX, shard_key
 from wsi.slide import RGB
+from wsi.storage import Location, Options, locate, open_folder
 from wsi.units import YX
 
-_OPEN_SHARDS = 64
+_BLOCK = 256
+"""Chunks fetched together: bounds the maps held and, from an object store, the compressed bytes in memory."""
 
 
 class TileStore:
-    """A finished tile store.
+    """A finished tile store, on this machine or behind a URL (``s3://bucket/a.zarr``).
 
-    Picklable: it holds the path and opens the rest when asked. Every attribute but the path and the id raises
-    `StoreError` where the store is missing, unfinished or damaged.
+    Picklable, and safe across fork: it holds the location and opens the rest when asked. Every attribute but the path
+    and the id raises `StoreError` where the store is missing, unfinished or damaged.
+
+    Parameters
+    ----------
+    path
+        Of the store, or its URL.
+    storage_options
+        What the URL's file system wants beside it, as fsspec names it (for S3: key, secret, endpoint_url, anon).
+        Without it, credentials and endpoint come from the environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, ...).
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = Path(path)
-        self._shards: dict[tuple[int, int], ShardFile | None] = {}
+    def __init__(self, path: Location, storage_options: Options | None = None) -> None:
+        self.path: Location = locate(path)
+        self._options = storage_options
+        self.folder = open_folder(self.path, storage_options)
 
-    def __reduce__(self) -> tuple[type["TileStore"], tuple[Path]]:
-        return TileStore, (self.path,)
+    def __reduce__(self) -> tuple[type["TileStore"], tuple[Location, Options | None]]:
+        return TileStore, (self.path, self._options)
+
+    def __repr__(self) -> str:
+        return f"TileStore({str(self.path)!r})"
 
     @cached_property
     def _meta(self) -> dict[str, Any]:
-        return _read_meta(self.path)
+        return _read_meta(self.path, self.folder.read(["zarr.json"])[0])
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """Our own attributes of the store's root, as stored."""
+        return self._meta
 
     @property
     def image_id(self) -> str:
         """The slide's id, which names the store."""
-        return self.path.name.removesuffix(SUFFIX)
+        return str(self.path).rsplit("/", 1)[-1].removesuffix(SUFFIX)
 
     @property
     def tile_px(self) -> int:
@@ -115,19 +134,35 @@ class TileStore:
         """Return the top-left corner of each listed tile in level-0 pixels of the slide, int64 (n, 2)."""
         return np.rint(self.tiles_yx * (self.tile_px * self.l0_px_per_px)).astype(np.int64)
 
-    def read_tiles(self, indices: NDArray[np.integer[Any]] | Sequence[int], threads: int = 1) -> NDArray[np.uint8]:
+    @property
+    def codec_names(self) -> tuple[str, ...]:
+        """Name of each level's codec."""
+        return tuple(self._meta.get("codecs") or [self._meta["codec"]] * len(self.grid.levels()))
+
+    def codec_of(self, level: int) -> ChunkCodec:
+        """Return the codec of that level's chunks; levels may differ (JPEG tiles copied from the slide)."""
+        return codec(self.codec_names[level])
+
+    def read_tiles(
+        self,
+        indices: NDArray[np.integer[Any]] | Sequence[int],
+        threads: int = 1,
+        out: NDArray[np.uint8] | None = None,
+    ) -> NDArray[np.uint8]:
         """Read listed tiles straight from the shards.
 
         Parameters
         ----------
         indices
-            Positions in the tile list.
+            Positions in the tile list, in any order.
         threads
             Tiles decoded at once; decoding does not hold the interpreter lock.
+        out
+            Where to put them, contiguous uint8 (n, 3, T, T); made when not given.
 
         Returns
         -------
-        uint8 (n, 3, T, T)
+        uint8 (n, 3, T, T), which is ``out`` where that was given
 
         Raises
         ------
@@ -135,56 +170,73 @@ class TileStore:
             A shard is missing or damaged; the message names it.
         """
         places = self.tiles_yx[np.asarray(indices, np.int64)]
-        out = np.empty((len(places), 3, self.tile_px, self.tile_px), np.uint8)
-
-        def fill(i: int) -> None:
-            out[i] = self._tile(int(places[i, 0]), int(places[i, 1]))
-
-        if threads <= 1 or len(places) < 2:
-            for i in range(len(places)):
-                fill(i)
-        else:
-            with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(fill, range(len(places))))
+        shape = (len(places), 3, self.tile_px, self.tile_px)
+        if out is None:
+            out = np.empty(shape, np.uint8)
+        elif out.shape != shape or out.dtype != np.uint8 or not out.flags.c_contiguous:
+            raise RequestError(f"out: expected contiguous uint8 {shape}, found {out.dtype} {out.shape}")
+        missing = np.flatnonzero(~self.read_chunks(0, places, out, threads))
+        if len(missing):
+            row, column = places[missing[0]].tolist()
+            raise StoreError(f"{self.path}: listed tile ({row}, {column}) is not in the store: tile the slide again")
         return out
 
-    def _tile(self, row: int, column: int) -> NDArray[np.uint8]:
-        side = self.grid.shard_tiles(0)
-        shard = self._shard(row // side, column // side)
-        data = shard.chunk(row % side * side + column % side) if shard else None
-        if data is None:
-            raise StoreError(f"{self.path}: listed tile ({row}, {column}) is not in the store: tile the slide again")
-        try:
-            return self._codec.decode(data, self.tile_px)
-        except Exception as error:  # codecs raise nearly anything on damaged bytes
-            raise StoreError(
-                f"{self.path}: tile ({row}, {column}) is damaged ({error}): tile the slide again"
-            ) from None
+    def read_chunks(
+        self, level: int, places: NDArray[np.integer[Any]], out: NDArray[np.uint8], threads: int = 1
+    ) -> NDArray[np.bool_]:
+        """Read chunks of any level into ``out``, contiguous uint8 (n, 3, T, T).
 
-    @property
-    def _codec(self) -> ChunkCodec:
-        return codec(str(self._meta["codec"]))
+        Parameters
+        ----------
+        places
+            (n, 2) row and column of each chunk in its level.
 
-    def _shard(self, row: int, column: int) -> ShardFile | None:
-        key = (row, column)
-        if key not in self._shards:
-            if len(self._shards) >= _OPEN_SHARDS:
-                self._shards.clear()
-            path = shard_path(self.path, 0, row, column)
-            try:
-                self._shards[key] = ShardFile(path, self.grid.shard_tiles(0) ** 2)
-            except FileNotFoundError:
-                self._shards[key] = None
-            except (OSError, ValueError) as error:
-                raise StoreError(f"{path}: cannot be read: {error}") from None
-        return self._shards[key]
+        Returns
+        -------
+        bool (n,): which of them are stored; what is not leaves ``out`` as it was.
+        """
+        there = np.zeros(len(places), bool)
+        side = self.grid.shard_tiles(level)
+        row, column = np.asarray(places, np.int64).reshape(-1, 2).T
+        shard_y, shard_x, inner = row // side, column // side, row % side * side + column % side
+        order = np.lexsort((inner, shard_x, shard_y))
+        keys = {yx: shard_key(level, *yx) for yx in set(zip(shard_y.tolist(), shard_x.tolist(), strict=True))}
+        for start in range(0, len(order), _BLOCK):
+            block = order[start : start + _BLOCK]
+            shards = zip(shard_y[block].tolist(), shard_x[block].tolist(), strict=True)
+            wanted = [(keys[yx], place) for yx, place in zip(shards, inner[block].tolist(), strict=True)]
+            found = self.folder.chunks(wanted, side**2)
+            held = [(i, data) for i, data in zip(block.tolist(), found, strict=True) if data is not None]
+            there[[i for i, _ in held]] = True
+            self._decode(level, places, held, out, threads)
+        return there
+
+    def _decode(
+        self, level: int, places: NDArray[Any], held: list[tuple[int, Any]], out: NDArray[np.uint8], threads: int
+    ) -> None:
+        decode_into = self.codec_of(level).decode_into
+
+        def fill(part: list[tuple[int, Any]]) -> None:
+            for i, data in part:
+                try:
+                    decode_into(data, out[i])
+                except Exception as error:  # codecs raise nearly anything on damaged bytes
+                    what = f"tile ({places[i][0]}, {places[i][1]})" + (f" of level {level}" if level else "")
+                    raise StoreError(f"{self.path}: {what} is damaged ({error}): tile the slide again") from None
+
+        if threads <= 1 or len(held) < 2:
+            fill(held)
+            return
+        step = max(1, len(held) // (4 * threads))
+        parts = [held[i : i + step] for i in range(0, len(held), step)]
+        futures = [_pool(threads, os.getpid()).submit(fill, part) for part in parts]
+        wait(futures)  # all of them, as they write into the caller's buffer
+        for future in futures:
+            future.result()
 
     def read_level(self, level: int) -> NDArray[np.uint8]:
         """Return a whole level, uint8 (3, h, w); for the small ones."""
-        import zarr
-
-        array = zarr.open_array(self.path / str(level), mode="r")
-        return np.asarray(array[:], np.uint8)
+        return self.read_array(str(level)).astype(np.uint8, copy=False)
 
     def overview(self, max_px: int = 2048) -> RGB:
         """Return the largest level of at most ``max_px`` a side, uint8 (h, w, 3); white where nothing is stored."""
@@ -194,29 +246,34 @@ class TileStore:
 
     def tissue_mask(self) -> tuple[NDArray[np.uint8], float]:
         """Return the tissue mask, uint8 (h, w) of 0 and 1, and its um/px."""
-        import zarr
+        return self.read_array("labels/tissue/0").astype(np.uint8, copy=False), float(self._meta["mask_mpp"])
 
-        array = zarr.open_array(self.path / "labels" / "tissue" / "0", mode="r")
-        return np.asarray(array[:], np.uint8), float(self._meta["mask_mpp"])
+    def read_array(self, key: str) -> NDArray[Any]:
+        """Return one of the store's arrays, whole, through zarr-python; for the small ones."""
+        try:
+            return np.asarray(self.folder.array(key)[...])
+        except StoreError as error:
+            raise StoreError(f"{error}: tile the slide again") from None
+        except Exception as error:  # zarr-python raises nearly anything on damaged files
+            raise StoreError(f"{self.path}: {key} cannot be read ({error}): tile the slide again") from None
 
     def _column(self, name: str, dtype: type[np.generic]) -> NDArray[Any]:
-        import zarr
-
-        try:
-            return np.asarray(zarr.open_array(self.path / "tiles" / name, mode="r")[:], dtype)
-        except Exception as error:  # zarr-python raises nearly anything on damaged files
-            raise StoreError(f"{self.path}: tiles/{name} cannot be read ({error}): tile the slide again") from None
+        return self.read_array(f"tiles/{name}").astype(dtype, copy=False)
 
 
-def _read_meta(path: Path) -> dict[str, Any]:
+@lru_cache(maxsize=4)
+def _pool(threads: int, _process: int) -> ThreadPoolExecutor:
+    """Return the process's decoding threads; a forked child makes its own."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="wsi-decode")
+
+
+def _read_meta(path: Location, text: bytes | None) -> dict[str, Any]:
+    if text is None:
+        raise StoreError(f"{path} is not a tile store: expected a folder with a zarr.json, made by `gigamil tile`")
     try:
-        document = json.loads((path / "zarr.json").read_text("utf-8"))
+        document = json.loads(text)
         meta = document["attributes"]["gigamil"]
-    except FileNotFoundError:
-        raise StoreError(
-            f"{path} is not a tile store: expected a folder with a zarr.json, made by `gigamil tile`"
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise StoreError(
             f"{path}/zarr.json cannot be read as a tile store's ({type(error).__name__}: {error})"
         ) from None
@@ -227,30 +284,33 @@ def _read_meta(path: Path) -> dict[str, Any]:
     return dict(meta)
 
 
-def find_stores(paths: Sequence[Path]) -> list[TileStore]:
-    """Open the stores at the paths; folders are searched one level deep for ``*.zarr``. Sorted by image id.
+def find_stores(paths: Sequence[Location], storage_options: Options | None = None) -> list[TileStore]:
+    """Open the stores at the paths or URLs; folders are searched one level deep for ``*.zarr``. Sorted by image id.
 
     Raises
     ------
     RequestError
         A path is missing or holds no store, or two stores have one image id.
+    StoreError
+        A URL cannot be listed.
     """
-    found: list[Path] = []
-    for path in paths:
-        if path.suffix == SUFFIX:
-            found.append(path)
-            continue
-        inside = sorted(p for p in path.glob(f"*{SUFFIX}") if not p.name.endswith(PARTIAL)) if path.is_dir() else []
+    found: list[Location] = []
+    for place in map(locate, paths):
+        inside = [place] if str(place).endswith(SUFFIX) else _stores_in(place, storage_options)
         if not inside:
-            raise RequestError(f"{path}: expected a tile store or a folder of *{SUFFIX}, found none")
+            raise RequestError(f"{place}: expected a tile store or a folder of *{SUFFIX}, found none")
         found += inside
-    stores = sorted((TileStore(path) for path in dict.fromkeys(found)), key=lambda store: store.image_id)
+    stores = sorted((TileStore(p, storage_options) for p in dict.fromkeys(found)), key=lambda store: store.image_id)
     for one, two in pairwise(stores):
         if one.image_id == two.image_id:
             raise RequestError(f"image_id {one.image_id} stands in both {one.path} and {two.path}: give one of them")
     return stores
 
 
-def blank_tile(tile_px: int) -> NDArray[np.uint8]:
-    """Return the chunk that stands for "not stored", uint8 (3, T, T)."""
-    return np.full((3, tile_px, tile_px), FILL, np.uint8)
+def _stores_in(folder: Location, storage_options: Options | None) -> list[Location]:
+    if isinstance(folder, Path):
+        inside = folder.glob(f"*{SUFFIX}") if folder.is_dir() else ()
+        return sorted(p for p in inside if not p.name.endswith(PARTIAL))
+    from wsi.remote import find_remote_stores
+
+    return list(find_remote_stores(folder, SUFFIX, storage_options))

@@ -12,12 +12,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from distributed import Client, Future, as_completed
+from distributed import CancelledError, Client, Future, as_completed
+from distributed.comm import CommClosedError
 
 from wsi.claim import claim
 from wsi.cluster import dask_client
 from wsi.cohort import Job, find_jobs
-from wsi.errors import ClaimedError, GigamilError, RecipeMismatchError, RequestError, StoreError
+from wsi.errors import ClaimedError, GigamilError, RecipeMismatchError, RequestError, SchedulerLostError, StoreError
+from wsi.fingerprint import slide_bytes
 from wsi.finish import finish
 from wsi.options import TileOptions
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
@@ -154,7 +156,7 @@ def tile(options: TileOptions, progress: Progress | None = None) -> Summary:
     progress = progress or Silent()
     jobs = find_jobs(options.slides, options.manifest)
     options.out.mkdir(parents=True, exist_ok=True)
-    sizes = {job.image_id: job.path.stat().st_size if job.path.is_file() else 0 for job in jobs}
+    sizes = {job.image_id: slide_bytes(job.path) if job.path.exists() else 0 for job in jobs}
     progress.begin("tile", sum(sizes.values()), "B")
     with dask_client(options.workers, options.scheduler) as client:
         outcomes = _Engine(client, options, progress, sizes).run(jobs)
@@ -232,6 +234,10 @@ class _Engine:
             if run.failure is None:
                 self._progress.advance(run.share)
                 self._queue += [(run, task) for task in run.advance(result)]
+        except (CancelledError, CommClosedError):
+            raise SchedulerLostError(
+                "the Dask scheduler went away: start it anew and run the same command again; what is finished is kept"
+            ) from None
         except Exception as error:  # whatever a worker raises belongs to this slide alone
             run.failure = run.failure or error
             self._queue = [(other, task) for other, task in self._queue if other is not run]

@@ -1,8 +1,9 @@
 """Where the tissue is: each slide's own background is estimated, then what absorbs light against it is found.
 
 Works in optical density relative to the background (Ruifrok and Johnston 2001), so that grey glass and green slides
-need no setting. Pure-white areas that the scanner never visited are neither background nor tissue. Where nothing is
-found, the threshold is relaxed step by step and the result says so. A dark background (fluorescence) is recognised.
+need no setting, and in the texture of that density: faint tissue has structure, glass and shadows have none. Pure-white
+and pure-black areas that the scanner never visited are neither background nor tissue. Where nothing is found, the
+threshold is relaxed step by step and the result says so. A dark background (fluorescence) is recognised.
 """
 
 from dataclasses import dataclass
@@ -18,14 +19,26 @@ Mask = NDArray[np.uint8]
 
 MIN_AREA_UM2 = 20_000.0
 """Pieces smaller than this (a circle of 160 um) are dust, unless nothing else is found."""
+_PIECE_SHARE = 0.1
+"""Smaller pieces count, too, where they have this share of the largest one: a slide of small fragments."""
 _UNSCANNED = 254
 """All channels at or above: the scanner never visited."""
+_PADDED = 6
+"""All channels at or below, and flat, on a bright slide: padding around what was scanned."""
 _DARK = 64
 """A background of which no channel reaches this is dark: fluorescence."""
 _LADDER = ((1.0, 1.0), (0.7, 0.5), (0.5, 0.1), (0.35, 0.02))
 """Factors on the threshold and on the least area, tried in turn until tissue is found."""
 _OTSU_BOUNDS = (0.06, 0.20)
 """Optical density: the least contrast called tissue, and the most that is asked for."""
+_SMOOTH_UM, _SMOOTH_DARK_UM = 8.0, 20.0
+"""Gaussian sigma before the threshold; on a dark background nuclei shine alone and are joined to tissue."""
+_TEXTURE_UM = 24.0
+"""Side of the window in which texture is judged."""
+_FAINT = 0.45
+"""Textured pixels count from this part of the threshold."""
+_SMOOTH_PIECE = 1.8
+"""Pieces of less than this many times the threshold must have texture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +81,72 @@ def find_tissue(overview: RGB, um_per_px: float, damaged: Mask | None = None) ->
     """
     usable = np.ones(overview.shape[:2], bool) if damaged is None else damaged == 0
     background, dark = estimate_background(overview, usable)
-    signal = _intensity(overview, background) if dark else optical_density(overview, background)
-    signal = np.asarray(cv2.GaussianBlur(signal, (0, 0), max(0.5, 8.0 / um_per_px)), np.float32)
+    if not dark:
+        usable &= ~_padding(overview, um_per_px)
+    raw = _intensity(overview, background) if dark else optical_density(overview, background)
+    raw[~usable] = 0
+    sigma = max(0.5, (_SMOOTH_DARK_UM if dark else _SMOOTH_UM) / um_per_px)
+    signal = np.asarray(cv2.GaussianBlur(raw, (0, 0), sigma), np.float32)
     signal[~usable] = 0
     threshold = _threshold(signal[usable], background_noise(signal, usable))
+    structure = texture(raw, um_per_px)
+    rough = structure > _roughness(structure, signal, usable, threshold)
     least = MIN_AREA_UM2 / um_per_px**2
     step, weaker, mask = 0, 1.0, np.zeros_like(usable, np.uint8)
     for step, (weaker, smaller) in enumerate(_LADDER):  # noqa: B007
-        mask = clean((signal > threshold * weaker).astype(np.uint8), least * smaller)
+        found = (signal > threshold * weaker) | (rough & (signal > threshold * weaker * _FAINT))
+        if not dark:
+            found = _without_smooth(found & usable, rough, signal, threshold * weaker)
+        mask = clean((found & usable).astype(np.uint8), least * smaller)
         mask[~usable] = 0
         if mask.any():
             break
     return Tissue(mask, background, dark, threshold * weaker, step)
+
+
+def texture(signal: NDArray[np.float32], um_per_px: float) -> NDArray[np.float32]:
+    """Return how much a signal varies in a window around each pixel (standard deviation), float32 (h, w)."""
+    side = 2 * max(1, round(_TEXTURE_UM / um_per_px / 2)) + 1
+    mean = cv2.blur(signal, (side, side))
+    square = cv2.blur(signal * signal, (side, side))
+    return np.asarray(np.sqrt(np.maximum(square - mean * mean, 0)), np.float32)
+
+
+def _roughness(
+    structure: NDArray[np.float32], signal: NDArray[np.float32], usable: NDArray[np.bool_], threshold: float
+) -> float:
+    """Return the texture that the empty slide never reaches: its median and eight times the spread, at least 0.012."""
+    empty = structure[usable & (signal < threshold * _FAINT)]
+    if not empty.size:
+        return 0.012
+    middle = float(np.median(empty))
+    return max(0.012, middle + 8 * 1.4826 * float(np.median(np.abs(empty - middle))))
+
+
+def _without_smooth(
+    found: NDArray[np.bool_], rough: NDArray[np.bool_], signal: NDArray[np.float32], threshold: float
+) -> NDArray[np.bool_]:
+    """Drop pieces that are both faint and smooth within: grey glass, shadows, smears out of focus."""
+    count, labels = cv2.connectedComponents(found.astype(np.uint8), connectivity=8)
+    if count == 1:
+        return found
+    inner = cv2.erode(found.astype(np.uint8), np.ones((5, 5), np.uint8), borderValue=1).astype(bool)
+    flat = labels.ravel()
+    size = np.maximum(np.bincount(flat, minlength=count), 1)
+    deep = np.maximum(np.bincount(flat, inner.ravel(), minlength=count), 1e-9)
+    strength = np.bincount(flat, signal.ravel(), minlength=count) / size
+    share = np.bincount(flat, (rough & inner).ravel(), minlength=count) / deep
+    smooth = (strength < _SMOOTH_PIECE * threshold) & (share < 0.1) & (deep > 0.3 * size)
+    smooth[0] = False
+    return found & ~smooth[labels]
+
+
+def _padding(overview: RGB, um_per_px: float) -> NDArray[np.bool_]:
+    """Return where the picture is flat, pure black over more than any tissue fold or stroke, bool (h, w)."""
+    black = (overview.max(axis=2) <= _PADDED).astype(np.uint8)
+    side = 2 * max(1, round(150 / um_per_px)) + 1
+    core = cv2.erode(black, np.ones((side, side), np.uint8), borderValue=1)
+    return np.asarray(cv2.dilate(core, np.ones((side + 4, side + 4), np.uint8)) > 0)
 
 
 def estimate_background(overview: RGB, usable: NDArray[np.bool_]) -> tuple[tuple[int, int, int], bool]:
@@ -148,11 +215,25 @@ def _threshold(signal: NDArray[np.float32], noise: float) -> float:
 
 
 def clean(mask: Mask, least_px: float) -> Mask:
-    """Drop pieces of fewer than ``least_px`` pixels and fill holes smaller than that."""
+    """Fill holes of fewer than ``least_px`` pixels and drop pieces smaller than that.
+
+    Smaller pieces stay where they have a tenth of the largest one, and the largest reaches ``least_px``.
+    """
     for value in (1, 0):
         count, labels, stats, _ = cv2.connectedComponentsWithStats((mask == value).astype(np.uint8), connectivity=8)
         if count > 1:
-            small = stats[:, cv2.CC_STAT_AREA] < least_px
+            area = stats[:, cv2.CC_STAT_AREA]
+            largest = area[1:].max()
+            enough = least_px if value == 0 or largest < least_px else min(least_px, _PIECE_SHARE * largest)
+            small = area < enough
             small[0] = False
             mask = np.where(small[labels], 1 - value, mask).astype(np.uint8)
     return mask
+
+
+def fill_holes(mask: Mask) -> Mask:
+    """Fill every hole, whatever its size; what touches the picture's edge is no hole."""
+    padded = np.pad(mask, 1)
+    outside = padded.copy()
+    cv2.floodFill(outside, None, (0, 0), 1)
+    return np.asarray(((padded == 1) | (outside == 0))[1:-1, 1:-1], np.uint8)

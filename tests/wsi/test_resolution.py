@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsi.errors import ResolutionError
-from wsi.resolution import PLAUSIBLE_MPP, resolve_mpp
+from wsi.resolution import MAX_ANISOTROPY, PLAUSIBLE_MPP, resolve_mpp
 from wsi.scaling import choose_scaling
 from wsi.slide import Level, MppClaim
 from wsi.units import YX
@@ -46,6 +46,56 @@ def test_only_plausible_values_are_ever_believed(pairs: list[tuple[float, float]
     assert low <= found.mpp <= high
     believed = [p for p in pairs if found.source == "tag" and math.isclose(found.mpp, math.sqrt(p[0] * p[1]))]
     assert found.source == "assumed" or max(believed[0]) / min(believed[0]) <= 1.1001
+
+
+values = st.one_of(st.floats(1e-4, 1e4), st.just(math.nan), st.just(math.inf), st.just(0.0))
+given_mpp = st.one_of(st.none(), st.floats(0.05, 100))
+
+
+@given(
+    st.lists(st.tuples(values, values), max_size=3),
+    st.one_of(st.none(), st.floats(0.01, 1e5)),
+    given_mpp,
+    given_mpp,
+)
+def test_the_first_plausible_source_in_the_order_of_trust_wins(
+    pairs: list[tuple[float, float]], power: float | None, manifest: float | None, assumed: float | None
+) -> None:
+    low, high = PLAUSIBLE_MPP
+
+    def plausible(y: float, x: float) -> bool:
+        return low <= y <= high and low <= x <= high and max(y, x) / min(y, x) <= MAX_ANISOTROPY
+
+    claims = [MppClaim(pair, f"tag {i}") for i, pair in enumerate(pairs)]
+    expected = ["manifest"] if manifest is not None else []
+    expected += [claim.source for claim in claims if plausible(*claim.mpp_yx)]
+    expected += [f"objective power {power:g}"] if power and plausible(10 / power, 10 / power) else []
+    expected += ["assumed"] if assumed is not None else []
+    if not expected:
+        with pytest.raises(ResolutionError, match="--assume-mpp") as caught:
+            resolve_mpp(claims, objective_power=power)
+        assert all(claim.source in str(caught.value) for claim in claims)
+        return
+    found = resolve_mpp(claims, objective_power=power, manifest_mpp=manifest, assume_mpp=assumed)
+    assert found.source == expected[0]
+    assert math.isfinite(found.mpp)
+    assert found.mpp > 0
+    before = [c for c in claims if c.source == expected[0]] or claims
+    skipped = claims[: claims.index(before[0])] if expected[0].startswith("tag") else claims
+    wanted = [] if expected[0] == "manifest" else [claim.source for claim in skipped]
+    assert [line.split(" says ")[0] for line in found.rejected if " says " in line] == wanted
+
+
+@pytest.mark.parametrize("dpi", [72, 96, 25.4, 300])
+def test_screen_and_print_resolutions_are_never_believed(dpi: float) -> None:
+    claim = MppClaim((25_400 / dpi, 25_400 / dpi), "TIFF resolution")
+    assert resolve_mpp([claim], assume_mpp=0.5).source == "assumed"
+
+
+def test_x_and_y_may_differ_by_a_tenth_only() -> None:
+    assert resolve_mpp([MppClaim((0.5, 0.54), "tag")]).mpp == pytest.approx(math.sqrt(0.5 * 0.54))
+    with pytest.raises(ResolutionError, match="differ by more than 10%"):
+        resolve_mpp([MppClaim((0.5, 0.56), "tag")])
 
 
 def levels(*downsamples: float) -> list[Level]:

@@ -50,7 +50,11 @@ def test_zarr_python_reads_what_we_write(tmp_path: Path, name: str) -> None:
     rng = np.random.default_rng(0)
     chunk = rng.integers(0, 255, (3, 32, 32)).astype(np.uint8)
     write_json(tmp_path / "0" / "zarr.json", image_array(grid.shape, grid, 0, name))
-    write_shard(shard_path(tmp_path, 0, 1, 0), {16 * 2 + 3: codec(name).encode(chunk)}, 256)
+    write_shard(
+        shard_path(tmp_path, 0, 1, 0),
+        {16 * 2 + 3: codec(name).encode(np.ascontiguousarray(chunk.transpose(1, 2, 0)))},
+        256,
+    )
     array = zarr.open_array(tmp_path / "0", mode="r")
     y, x = (16 + 2) * 32, 3 * 32
     np.testing.assert_array_equal(array[:, y : y + 32, x : x + 32], chunk)

@@ -18,6 +18,7 @@ import yaozarrs
 import zarr
 from making import RGB, picture, spoil_tile, write_deflate, write_pyramid
 
+import wsi.zarr_jpeg  # noqa: F401
 from wsi.claim import claim
 from wsi.errors import RecipeMismatchError, RequestError
 from wsi.outcome import Status
@@ -29,7 +30,7 @@ Tiled = Callable[..., TileStore]
 
 
 def run(*slides: Path, out: Path, **options: object) -> dict[str, object]:
-    settings = {"assume_mpp": 0.5, "workers": 1} | options
+    settings = {"assume_mpp": 0.5, "workers": 0} | options
     return tile(TileOptions(slides=slides, out=out, **settings)).as_dict()  # type: ignore[arg-type]
 
 
@@ -234,7 +235,7 @@ def test_two_runs_on_one_output_do_not_mix(tmp_path: Path, deflate_slide: Path) 
 def test_a_running_scheduler_is_used(tmp_path: Path, deflate_slide: Path) -> None:
     from distributed import LocalCluster
 
-    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None, processes=False) as cluster:
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0", processes=False) as cluster:
         result = run(deflate_slide, out=tmp_path, scheduler=cluster.scheduler_address)
     assert result["counts"]["done"] == 1
 
@@ -267,5 +268,5 @@ def test_unfinished_stores_are_not_found(tmp_path: Path, small_store: TileStore)
 def test_the_summary_is_json(tmp_path: Path, deflate_slide: Path) -> None:
     result = run(deflate_slide, out=tmp_path)
     item = json.loads(json.dumps(result))["items"][0]
-    assert set(item["seconds"]) == {"read", "scale", "encode", "write"}
+    assert set(item["seconds"]) == {"read", "scale", "score", "encode", "write"}
     assert item["tiles"] > 0

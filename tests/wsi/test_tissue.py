@@ -1,11 +1,14 @@
 """Tissue: found on white, grey, green and dark slides, whatever the background."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from making import SEED
 
-from wsi.slide import RGB
-from wsi.tissue import find_tissue
+from wsi.overview import overview_band, plan_overview
+from wsi.slide import RGB, open_slide
+from wsi.tissue import fill_holes, find_tissue
 
 
 def scene(background: tuple[int, int, int], tissue: tuple[int, int, int], noise: float = 2) -> tuple[RGB, np.ndarray]:
@@ -82,3 +85,63 @@ def test_small_dust_is_left_out_and_small_holes_are_filled() -> None:
     assert not mask[:30, :30].any()
     assert mask[150:153, 180:183].all()
     assert truth[150, 180]
+
+
+def test_faint_structure_is_tissue_and_a_smooth_shadow_is_not() -> None:
+    rng = np.random.default_rng(SEED)
+    rgb = rng.normal(238, 1.5, (300, 400, 3))
+    rgb[60:160, 60:160] -= (6, 14, 8) + rng.choice([0, 1], (100, 100, 1), p=[0.6, 0.4]) * (10.0, 28.0, 14.0)
+    rgb[200:280, 200:380] -= 36
+    mask = find_tissue(np.clip(rgb, 0, 255).astype(np.uint8), 8.0).mask
+    assert mask[65:155, 65:155].mean() > 0.9
+    assert not mask[190:290, 190:390].any()
+
+
+def test_black_padding_is_not_tissue() -> None:
+    rgb, truth = scene((240, 239, 241), (180, 90, 150))
+    rgb[:, 340:] = 0
+    rgb[:30] = 2
+    assert overlap(find_tissue(rgb, 8.0).mask, truth) > 0.93
+
+
+def test_small_pieces_count_beside_a_small_largest_one() -> None:
+    rgb = np.full((200, 200, 3), 240, np.uint8)
+    rgb[40:60, 40:60] = (180, 90, 150)
+    rgb[40:50, 100:112] = (180, 90, 150)
+    rgb[150:152, 150:152] = (180, 90, 150)
+    mask = find_tissue(rgb, 8.0).mask
+    assert mask[45, 45]
+    assert mask[45, 106]
+    assert not mask[140:, 140:].any()
+
+
+def test_holes_are_filled_only_where_they_are_holes() -> None:
+    mask = np.zeros((20, 20), np.uint8)
+    mask[2:12, 2:12] = 1
+    mask[5:8, 5:8] = 0
+    mask[15:, :10] = 1
+    mask[17:, 3:6] = 0
+    filled = fill_holes(mask)
+    assert filled[5:8, 5:8].all()
+    assert filled.sum() == mask.sum() + 9
+
+
+@pytest.mark.parametrize(
+    ("name", "inside", "outside"),
+    [
+        ("CMU-1-Small-Region.svs", [(120, 60), (150, 60), (70, 15)], [(20, 20), (150, 10), (40, 125)]),
+        ("tcga-cr-7395-01a-01-ts1.svs", [(120, 60), (150, 200), (60, 120)], [(3, 3), (25, 60), (215, 100), (20, 255)]),
+        ("test3-DAPI-2-(387).ndpi", [(110, 60), (50, 15), (60, 90)], [(145, 60), (148, 110)]),
+    ],
+)
+def test_real_slides(
+    real_slides: Path, name: str, inside: list[tuple[int, int]], outside: list[tuple[int, int]]
+) -> None:
+    slide = open_slide(real_slides / name)
+    plan = plan_overview(slide, 0.2282 if "DAPI" in name else 0.5)
+    rgb = np.concatenate([overview_band(slide, plan, i)[0] for i in range(plan.bands)])
+    slide.close()
+    found = find_tissue(rgb, 8.0)
+    assert [bool(found.mask[y, x]) for y, x in inside] == [True] * len(inside)
+    assert [bool(found.mask[y, x]) for y, x in outside] == [False] * len(outside)
+    assert found.dark_background == ("DAPI" in name)

@@ -1,5 +1,6 @@
 """Slides through OpenSlide: every vendor format that is not plain TIFF (MRXS, NDPI, SCN, VMS, DICOM, BIF, ...)."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import openslide
 from openslide import OpenSlide, OpenSlideError
 
 from wsi.errors import DamagedSlideError, UnreadableSlideError
+from wsi.readers.tiff_directories import lost_directory
 from wsi.slide import DAMAGED_RGB, RGB, Level, MppClaim
 from wsi.units import YX, Box
 
@@ -22,6 +24,7 @@ class OpenSlideReader:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._handle = _open(path)
+        self._process = os.getpid()
         properties = self._handle.properties
         self.format = properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown")
         self.chosen_because = f"OpenSlide knows the format {self.format}"
@@ -78,8 +81,11 @@ class OpenSlideReader:
                 self._read_into(view, level, part, damaged)
 
     def _read_handle(self, level: int, box: Box) -> RGB:
-        downsample = self.levels[level].downsample
+        # The true factor, 2.0005 and not 2: else far corners are read up to some pixels beside their place.
+        downsample = self._handle.level_downsamples[level]
         location = (round(box.x0 * downsample), round(box.y0 * downsample))
+        if self._process != os.getpid():  # a fork shares the parent's file positions
+            self._handle, self._process = _open(self.path), os.getpid()
         try:
             rgba = np.asarray(self._handle.read_region(location, level, (box.shape.x, box.shape.y)))
         except OpenSlideError:
@@ -99,16 +105,17 @@ class OpenSlideReader:
         self._handle.close()
 
 
-def open_with_openslide(path: Path) -> OpenSlideReader:
+def open_with_openslide(path: Path, _threads: int = 1) -> OpenSlideReader:
     """Open a slide with OpenSlide, or raise `UnreadableSlideError` with OpenSlide's reason."""
     return OpenSlideReader(path)
 
 
 def _open(path: Path) -> OpenSlide:
+    lost_directory(path, check_tiles=True)  # OpenSlide ends the process where a broken file asks for too much memory
     try:
         return OpenSlide(path)
     except OpenSlideError as error:
-        reason = str(error).replace(f"{path.parent}/", "")
+        reason = " ".join(str(error).replace(f"{path.parent}/", "").split())
         raise UnreadableSlideError(reason) from None
 
 

@@ -5,21 +5,21 @@ generic pyramids, Aperio SVS, OME-TIFF with SubIFDs, Philips TIFF. What it canno
 """
 
 import os
-from collections import OrderedDict
+import weakref
 from pathlib import Path
 
 import numpy as np
 
-from wsi.errors import DamagedSlideError, UnreadableSlideError
-from wsi.readers.tiff_decode import decoder
-from wsi.readers.tiff_layout import TiffLevel, read_layout
-from wsi.slide import DAMAGED_RGB, RGB
+from wsi.errors import UnreadableSlideError
+from wsi.readers.mosaic import Mosaic, TileGrid, one_line
+from wsi.readers.tiff_decode import PageDecoder
+from wsi.readers.tiff_layout import read_layout
+from wsi.slide import RGB
 from wsi.units import YX, Box
 
-_CACHE_BYTES = 64 << 20
-"""Decoded tiles kept, so that boxes that cut through a tile decode it once."""
 _SMALL_PAYLOAD = 2048
 """Payloads up to this many bytes are compared: deflated background is the same tile over and over."""
+_REMEMBERED_PAYLOADS = 64
 
 _TRANSPOSE_FLIP_Y_FLIP_X = {
     1: (False, False, False),
@@ -34,13 +34,14 @@ _TRANSPOSE_FLIP_Y_FLIP_X = {
 """TIFF Orientation: how the stored picture becomes the shown one."""
 
 
-class TiffReader:
+class TiffReader(Mosaic):
     """A TIFF slide, its tiles decoded straight from the file."""
 
     reader = "tiff"
 
-    def __init__(self, path: Path, *, allow_missing: bool = False) -> None:
+    def __init__(self, path: Path, threads: int = 1) -> None:
         layout = read_layout(path)
+        super().__init__(path.name, [TileGrid(level.stored, level.tile) for level in layout.stored_levels], threads)
         self.path = path
         self.format = layout.format
         self.chosen_because = f"TIFF ({layout.format}) whose tiles decode directly"
@@ -50,36 +51,35 @@ class TiffReader:
         self.notes = layout.notes + ((layout.missing,) if layout.missing else ())
         self.missing = layout.missing
         self.stored_levels = layout.stored_levels
-        self._orientation = layout.orientation
-        self._decoders = [decoder(level.page, level.tile) for level in layout.stored_levels]
-        self._cache: OrderedDict[tuple[int, int], RGB] = OrderedDict()
-        self._cached_bytes = 0
+        self.orientation = layout.orientation
+        self._decoders = [PageDecoder(level.page, level.stored, level.tile) for level in layout.stored_levels]
         self._by_payload: dict[tuple[int, bytes], RGB] = {}
+        # Positioned reads share nothing, so that the handle is safe across threads and forks.
         self._descriptor = os.open(path, os.O_RDONLY)
-        try:
-            self._probe()
-        except UnreadableSlideError:
-            self.close()
-            raise
+        self._size = os.fstat(self._descriptor).st_size
+        self._closed = weakref.finalize(self, os.close, self._descriptor)
+        self._probe()
 
     def _probe(self) -> None:
         """Refuse a file none of whose first, middle and last tiles decode: good metadata, no pixels."""
         level = self.stored_levels[0]
         written = [i for i in range(level.grid.y * level.grid.x) if level.byte_counts[i]]
         errors = []
-        for index in {written[0], written[len(written) // 2], written[-1]} if written else ():
+        for index in dict.fromkeys((written[len(written) // 2], written[0], written[-1])) if written else ():
             try:
-                self._decode(0, index)
+                self._tile(0, index)
             except Exception as error:  # codecs raise nearly anything on damaged bytes
-                errors.append(f"{type(error).__name__}: {error}")
+                errors.append(one_line(error))
             else:
                 return
-        if errors:
-            raise UnreadableSlideError(f"opens, but its tiles cannot be decoded: {errors[0]}")
+        self.close()
+        raise UnreadableSlideError(
+            f"opens, but its tiles cannot be decoded: {errors[0]}" if errors else "not one of its tiles was written"
+        )
 
     def read(self, level: int, box: Box, damaged: list[Box] | None = None) -> RGB:
         """See `wsi.slide.Slide.read`."""
-        transpose, flip_y, flip_x = _TRANSPOSE_FLIP_Y_FLIP_X[self._orientation]
+        transpose, flip_y, flip_x = _TRANSPOSE_FLIP_Y_FLIP_X[self.orientation]
         shown = self.levels[level].shape
         stored = _to_stored(box, shown, transpose=transpose, flip_y=flip_y, flip_x=flip_x)
         found: list[Box] | None = None if damaged is None else []
@@ -89,97 +89,68 @@ class TiffReader:
         pixels = pixels.transpose(1, 0, 2) if transpose else pixels
         return pixels[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
 
-    def _read_stored(self, level: int, box: Box, damaged: list[Box] | None) -> RGB:
-        layout = self.stored_levels[level]
-        out = np.full((*box.shape, 3), 255, np.uint8)
-        inside = box.clipped(layout.stored)
-        if not (inside.shape.y and inside.shape.x):
-            return out
-        tile = layout.tile
-        for row in range(inside.y0 // tile.y, (inside.y1 - 1) // tile.y + 1):
-            for column in range(inside.x0 // tile.x, (inside.x1 - 1) // tile.x + 1):
-                place = Box(row * tile.y, column * tile.x, (row + 1) * tile.y, (column + 1) * tile.x)
-                part = Box(*map(max, place[:2], inside[:2]), *map(min, place[2:], inside[2:]))
-                view = out[part.y0 - box.y0 : part.y1 - box.y0, part.x0 - box.x0 : part.x1 - box.x0]
-                self._copy_tile(view, level, row * layout.grid.x + column, part, place, damaged)
-        return out
+    def tile(self, level: int, index: int) -> RGB | None:
+        """Return one decoded tile as stored, uint8 (rows, columns, 3), None where it was never written.
 
-    def _copy_tile(self, out: RGB, level: int, index: int, part: Box, place: Box, damaged: list[Box] | None) -> None:
-        try:
-            pixels = self._tile(level, index)
-            if pixels is None:  # never written: the scanner saw nothing there
-                return
-            cut = pixels[part.y0 - place.y0 : part.y1 - place.y0, part.x0 - place.x0 : part.x1 - place.x0]
-            if cut.shape != out.shape:
-                raise ValueError(f"expected a tile of {place.shape}, found {pixels.shape}")
-            out[:] = cut
-        except Exception as error:  # codecs raise nearly anything on damaged bytes
-            if damaged is None:
-                raise DamagedSlideError(
-                    f"{self.path.name}: tile {index} of level {level} cannot be decoded "
-                    f"({type(error).__name__}: {error}): copy the file again, or give --on-damage skip"
-                ) from None
-            out[:] = DAMAGED_RGB
-            damaged.append(part)
+        Nothing is kept, but equal small payloads give the same array. Raises whatever the codec raises on damage.
+        """
+        return self._decode(level, index)
 
-    def _tile(self, level: int, index: int) -> RGB | None:
-        key = (level, index)
-        if key in self._cache:
-            self._cache.move_to_end(key)
-            return self._cache[key]
-        pixels = self._decode(level, index)
-        if pixels is None:
-            return None
-        self._cache[key] = pixels
-        self._cached_bytes += pixels.nbytes
-        while self._cached_bytes > _CACHE_BYTES and len(self._cache) > 1:
-            self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
-        return pixels
+    def _position(self, level: int, index: int) -> int:
+        return self.stored_levels[level].offsets[index]
 
     def _decode(self, level: int, index: int) -> RGB | None:
-        layout = self.stored_levels[level]
-        if layout.page.planarconfig == 2:
+        decoder = self._decoders[level]
+        if decoder.planes > 1:
             return self._decode_planes(level, index)
         payload = self.payload(level, index)
         if not payload:
             return None
         if len(payload) > _SMALL_PAYLOAD:
-            return self._decoders[level](payload, index)
+            return decoder.rgb(decoder.samples(payload, index))
         key = (level, payload)
-        if key not in self._by_payload:
-            if len(self._by_payload) >= 64:
+        known = self._by_payload.get(key)
+        if known is None:
+            if len(self._by_payload) >= _REMEMBERED_PAYLOADS:
                 self._by_payload.clear()
-            self._by_payload[key] = self._decoders[level](payload, index)
-        return self._by_payload[key]
+            known = self._by_payload[key] = decoder.rgb(decoder.samples(payload, index))
+        return known
 
     def _decode_planes(self, level: int, index: int) -> RGB | None:
-        layout = self.stored_levels[level]
+        decoder, layout = self._decoders[level], self.stored_levels[level]
         stride = layout.grid.y * layout.grid.x
         planes = []
-        for plane in range(layout.page.samplesperpixel):
+        for plane in range(decoder.planes):
             payload = self.payload(level, index + plane * stride)
             if not payload:
                 return None
-            planes.append(self._decoders[level](payload, index + plane * stride)[..., 0])
-        return np.stack(planes[:3] if len(planes) >= 3 else [planes[0]] * 3, axis=-1)
+            planes.append(decoder.samples(payload, index + plane * stride)[..., 0])
+        return decoder.rgb(np.stack(planes, axis=-1))
 
     def payload(self, level: int, index: int) -> bytes:
-        """Return a tile's compressed bytes as they lie in the file; empty where the tile was never written."""
-        layout: TiffLevel = self.stored_levels[level]
-        count = layout.byte_counts[index]
-        data = os.pread(self._descriptor, count, layout.offsets[index]) if count else b""
+        """Return a tile's compressed bytes as they lie in the file; empty where the tile was never written.
+
+        Raises
+        ------
+        EOFError
+            The file ends before the tile does.
+        """
+        layout = self.stored_levels[level]
+        count, offset = layout.byte_counts[index], layout.offsets[index]
+        there = min(count, max(0, self._size - offset))  # a broken file may declare any length
+        data = os.pread(self._descriptor, there, offset) if there else b""
         if len(data) != count:
-            raise EOFError(f"expected {count} bytes at {layout.offsets[index]}, found {len(data)}")
+            raise EOFError(f"expected {count} bytes at {offset}, found {len(data)}")
         return data
 
     def close(self) -> None:
         """See `wsi.slide.Slide.close`."""
-        os.close(self._descriptor)
+        self._closed()
 
 
-def open_with_tiff(path: Path) -> TiffReader:
+def open_with_tiff(path: Path, threads: int = 1) -> TiffReader:
     """Open a TIFF slide, or raise `UnreadableSlideError` with the reason."""
-    return TiffReader(path)
+    return TiffReader(path, threads)
 
 
 def _to_stored(box: Box, shown: YX, *, transpose: bool, flip_y: bool, flip_x: bool) -> Box:

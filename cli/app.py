@@ -1,0 +1,53 @@
+"""The command line's door: the verbs by name, and the version. Heavy imports wait inside the verbs."""
+
+from typing import Annotated
+
+import typer
+
+from cli.demo import demo
+from cli.encoders import encoders
+from cli.export import export
+from cli.extract import extract
+from cli.heatmap import heatmap
+from cli.info import info
+from cli.predict import predict
+from cli.qc import qc
+from cli.report import report
+from cli.sample import sample
+from cli.tile import tile
+from cli.train import train
+from cli.verify import verify
+
+app = typer.Typer(
+    name="gigamil",
+    help="Gigapixel whole-slide images in, patient-level predictions and pages a pathologist can read out.",
+    no_args_is_help=True,
+    rich_markup_mode=None,  # plain help answers in half the time
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+for _verb in (demo, sample, info, tile, qc, verify, export, extract, encoders, train, predict, heatmap, report):
+    app.command()(_verb)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"gigamil {version('gigamil')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None: ...
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,52 @@
+"""``gigamil extract``: tile stores to bags of features."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.options import Json, Out, Overwrite
+
+
+def extract(
+    stores: Annotated[list[Path], typer.Argument(help="Tile stores (*.zarr), or folders that hold them.")],
+    out: Out = Path("bags"),
+    encoder: Annotated[str, typer.Option(help="texture (handcrafted, no download) or timm:<model>.")] = "texture",
+    weights: Annotated[Path | None, typer.Option(help="Local weights: .safetensors, or .pt with tensors only.")] = None,
+    random_weights: Annotated[
+        int | None, typer.Option(metavar="SEED", help="Untrained random weights, for trials only.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Tiles that go through the encoder together.")] = 64,
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<n>.")] = "auto",
+    nproc: Annotated[int, typer.Option(help="Processes; with GPUs, one for each. Or start this under torchrun.")] = 1,
+    prefetch_mib: Annotated[int, typer.Option(help="Memory for tiles under way, MiB per process.")] = 512,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Encode every tile of the stores; write one bag of features per slide.
+
+    Finished bags are skipped. A run that was stopped goes on where it was.
+    """
+    from cli.console import one_line_errors, run_stage
+    from features.extract import ExtractOptions
+    from features.extract import extract as run
+
+    with one_line_errors():
+        options = ExtractOptions(
+            stores=tuple(stores),
+            out=out,
+            encoder=encoder,
+            weights=weights,
+            random_weights=random_weights,
+            batch_size=batch_size,
+            precision=precision,
+            device=device,
+            nproc=nproc,
+            prefetch_mib=prefetch_mib,
+            overwrite=overwrite,
+        )
+        if int(os.environ.get("RANK", "0")) > 0:  # rank 0 tells for all
+            raise typer.Exit(run(options).exit_code)
+    run_stage(lambda progress: run(options, progress), json_output=json)

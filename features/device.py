@@ -1,0 +1,120 @@
+"""Where and how precisely an encoder runs, and how uint8 tiles become its input there."""
+
+import ctypes
+import re
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from features.encoder import EncoderSpec
+from wsi.errors import RequestError
+
+AUTO = "auto"
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+LARGEST_HEAP_BLOCK, KEPT_BYTES = 32 << 20, 1 << 30
+"""For `keep_freed_memory`: malloc.h's names, the largest threshold it takes, and what a heap may keep."""
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def resolve_device(asked: str) -> torch.device:
+    """Return the device of that name; ``auto`` is the first GPU where there is one, else the CPU."""
+    if asked == AUTO:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", asked):
+        raise RequestError(f"--device {asked}: expected auto, cpu, cuda or cuda:<n>")
+    device = torch.device(asked)
+    count = torch.cuda.device_count() if device.type == "cuda" else 0
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise RequestError(f"--device {asked}: expected a GPU that PyTorch sees, found {count}: use --device cpu")
+    return device
+
+
+def device_of_rank(asked: torch.device, local_rank: int) -> torch.device:
+    """Return the rank's own GPU (ranks share them in turn), or what was asked where it names one device."""
+    if str(asked) != "cuda":
+        return asked
+    return torch.device("cuda", local_rank % torch.cuda.device_count())
+
+
+def resolve_precision(asked: str, device: torch.device, spec: EncoderSpec) -> str:
+    """Return ``fp32``, ``bf16`` or ``fp16``; ``auto`` is fp32 on a CPU, and the GPU's own half precision there."""
+    if asked == AUTO:
+        if device.type == "cpu" or spec.precisions == ("fp32",):
+            return "fp32"
+        half = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+        return half if half in spec.precisions else "fp32"
+    if asked not in PRECISIONS:
+        raise RequestError(f"--precision {asked}: expected auto, {', '.join(PRECISIONS)}")
+    if asked not in spec.precisions:
+        raise RequestError(f"--precision {asked}: encoder {spec.name} runs in {', '.join(spec.precisions)} only")
+    return asked
+
+
+@contextmanager
+def forward_mode(device: torch.device, precision: str) -> Iterator[None]:
+    """Run a block of the current thread in inference mode and the given precision."""
+    with torch.inference_mode(), torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32"):
+        yield
+
+
+@contextmanager
+def reproducible_arithmetic() -> Iterator[None]:
+    """Run a block in which fp32 means it (no TF32), and one input gives one output; the whole process is affected."""
+    threads, matmul = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(matmul)
+        torch.set_num_threads(threads)
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep freed blocks for reuse in place of returning each to the system; the whole process is affected.
+
+    The maps of a forward pass are large and short-lived: without this a third of its time on a CPU goes into page
+    faults. Elsewhere than on glibc nothing happens.
+    """
+    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
+        library.mallopt(M_MMAP_THRESHOLD, LARGEST_HEAP_BLOCK)
+        library.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+
+
+class TileInput:
+    """Turns uint8 tiles into an encoder's input on its device.
+
+    Resizing follows timm's transform (antialiased, rounded and clipped to uint8's range as Pillow does) for the whole
+    tile: nothing is cropped, no tissue is cut away. On a CPU each thread has one buffer for its result: the next call
+    overwrites it.
+    """
+
+    def __init__(self, spec: EncoderSpec, device: torch.device) -> None:
+        self._size_px, self._mode = spec.input_px, spec.interpolation
+        std = torch.tensor(spec.std, device=device).view(1, 3, 1, 1)
+        self._scale = 1 / (255 * std)
+        self._shift = -torch.tensor(spec.mean, device=device).view(1, 3, 1, 1) / std
+        self._device = device
+        self._own = threading.local()
+
+    def __call__(self, tiles_NCHW: Tensor) -> Tensor:
+        """Return float32 (N, 3, S, S) on the device, from uint8 (N, 3, T, T) anywhere."""
+        tiles = self._as_float(tiles_NCHW)
+        if self._size_px is not None and tiles.shape[2:] != (self._size_px, self._size_px):
+            size = (self._size_px, self._size_px)
+            tiles = interpolate(tiles, size, mode=self._mode, align_corners=False, antialias=True)
+            tiles = tiles.round_().clamp_(0, 255)
+        return tiles.mul_(self._scale).add_(self._shift)
+
+    def _as_float(self, tiles_NCHW: Tensor) -> Tensor:
+        if self._device.type != "cpu":
+            return tiles_NCHW.to(self._device, non_blocking=True).float()
+        buffer: Tensor | None = getattr(self._own, "buffer", None)
+        if buffer is None or buffer.shape != tiles_NCHW.shape:
+            buffer = self._own.buffer = torch.empty(tiles_NCHW.shape, dtype=torch.float32)
+        return buffer.copy_(tiles_NCHW)

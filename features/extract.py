@@ -1,0 +1,271 @@
+"""Extraction: the tiles of a cohort through a frozen encoder, one bag per slide."""
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed import Store  # type: ignore[attr-defined]
+
+from features.collect import Collector, Report
+from features.device import (
+    AUTO,
+    PRECISIONS,
+    device_of_rank,
+    keep_freed_memory,
+    reproducible_arithmetic,
+    resolve_device,
+    resolve_precision,
+)
+from features.distributed import (
+    JOINED,
+    Group,
+    Message,
+    OwnShares,
+    Place,
+    RankWork,
+    Shares,
+    process_group,
+    run_ranks,
+    torchrun_place,
+)
+from features.encoder import Encoder, WeightsChoice, build_encoder
+from features.ledger import Ledger, Messages
+from features.plan import Item, Job
+from features.prepare import Request, prepare, settle
+from features.stream import GPU_LANES, StreamOptions, Task, TileStream
+from wsi.errors import GigamilError, RequestError
+from wsi.outcome import Outcome, Progress, Silent, Summary
+
+MIB = 1 << 20
+UNFINISHED = "not finished: run the same command again"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExtractOptions:
+    """What to extract, with which encoder, and how."""
+
+    stores: tuple[Path, ...]
+    """Tile stores, or folders that hold them."""
+    out: Path
+    """Folder of the bags."""
+    encoder: str = "texture"
+    """``texture`` or ``timm:<model>``; `features.encoder`."""
+    weights: Path | None = None
+    """Local state dict in place of the published weights."""
+    random_weights: int | None = None
+    """Seed of random weights: untrained features, for trials."""
+    batch_size: int = 64
+    """Tiles that go through the encoder together."""
+    precision: str = AUTO
+    """``fp32``, ``bf16``, ``fp16``; auto: fp32 on a CPU, the GPU's own half precision there."""
+    device: str = AUTO
+    """``cpu``, ``cuda``, ``cuda:<n>``; auto: a GPU where there is one."""
+    nproc: int = 1
+    """Processes on this machine."""
+    prefetch_mib: int = 512
+    """Memory for pixels under way, per process."""
+    overwrite: bool = False
+    """Replace bags that were made with other settings."""
+
+    def __post_init__(self) -> None:
+        if not self.stores:
+            raise RequestError("expected at least one tile store or folder of stores, found none")
+        for name in ("batch_size", "nproc", "prefetch_mib"):
+            if getattr(self, name) < 1:
+                raise RequestError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected 1 or more")
+        if self.precision not in (AUTO, *PRECISIONS):
+            raise RequestError(f"--precision {self.precision}: expected auto, {', '.join(PRECISIONS)}")
+        WeightsChoice(self.weights, self.random_weights)
+
+    def recipe(self) -> dict[str, Any]:
+        """Return what the user chose that shapes the bags; a bag's recipe adds the encoder's and the store's facts."""
+        return {"encoder": self.encoder, "precision": self.precision, "random_weights": self.random_weights}
+
+
+def extract(options: ExtractOptions, progress: Progress | None = None) -> Summary:
+    """Extract the bags of all stores.
+
+    A store that is damaged fails alone. Bags that are there already, with the same recipe and intact, are skipped; what
+    a stopped run had finished of a bag is used. In fp32 on a CPU the features are the same to the last bit for any
+    ``nproc``, and within 1e-5 for any ``batch_size``. Under torchrun, rank 0 returns the outcomes of all, the others
+    their own. With ``nproc`` above 1 a program that calls this needs the ``if __name__ == "__main__"`` guard.
+
+    Raises
+    ------
+    RequestError
+        The encoder cannot be had, no store is found, or a bag was made with other settings.
+    """
+    progress = progress or Silent()
+    began = time.perf_counter()
+    place = torchrun_place()
+    if place is not None and options.nproc > 1:
+        raise RequestError("--nproc and torchrun exclude each other: torchrun has started the ranks already")
+    outcomes = _under_torchrun(options, place, progress) if place else _from_here(options, progress)
+    return Summary("extract", outcomes, time.perf_counter() - began)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """An encoder, and where and how it runs."""
+
+    encoder: Encoder
+    device: torch.device
+    precision: str
+
+
+def _ready(options: ExtractOptions, local_rank: int) -> _Ready:
+    asked = resolve_device(options.device)
+    encoder = build_encoder(options.encoder, WeightsChoice(options.weights, options.random_weights))
+    return _Ready(encoder, device_of_rank(asked, local_rank), resolve_precision(options.precision, asked, encoder.spec))
+
+
+def _prepared(options: ExtractOptions, ready: _Ready, progress: Progress, claims: ExitStack) -> tuple[Job, Ledger]:
+    spec = ready.encoder.spec
+    if spec.caution:
+        progress.note(f"caution: {spec.caution}")
+    request = Request(
+        stores=options.stores,
+        out=options.out,
+        batch_size=options.batch_size,
+        overwrite=options.overwrite,
+        spec=spec,
+        precision=ready.precision,
+        device_type=ready.device.type,
+    )
+    job, ledger = prepare(request, progress, claims)
+    progress.begin(f"extract with {spec.name}", sum(slide.missing() for slide in job.slides), "tiles")
+    return job, ledger
+
+
+def _from_here(options: ExtractOptions, progress: Progress) -> list[Outcome]:
+    """Extract in this process, or in several that it starts."""
+    with ExitStack() as claims:
+        ready = _ready(options, 0)
+        job, ledger = _prepared(options, ready, progress, claims)
+        if options.nproc == 1:
+            _encode_share(options, job, ready, Place(), OwnShares(), ledger)
+        else:
+            del ready
+            _rounds(options, job, ledger)
+        return _closed(ledger, progress)
+
+
+def _closed(ledger: Ledger, progress: Progress, reason: str = UNFINISHED) -> list[Outcome]:
+    progress.end()
+    if ledger.times.encoding:
+        progress.note(ledger.times.told())
+    return ledger.close(reason)
+
+
+def _rounds(options: ExtractOptions, job: Job, ledger: Ledger) -> None:
+    """Let ranks work until nothing is left; after a round in which one died, the rest is shared anew.
+
+    A round that finishes nothing ends it: the slides that are left over fail.
+    """
+    while left := sum(slide.missing() for slide in job.slides):
+        ranks = min(options.nproc, len(job.items(options.nproc)))
+        own = replace(options, nproc=1)
+        work: list[RankWork] = [partial(_rank, own, job if rank == 0 else None) for rank in range(ranks)]
+        ends = run_ranks(work, partial(_hear, ledger))
+        for end in ends:
+            if end.error is not None:
+                raise end.error
+        job = settle(job, ledger)
+        died = [end for end in ends if end.died]
+        if died and (remains := sum(slide.missing() for slide in job.slides)):
+            told = ", ".join(end.told() for end in died)
+            if remains >= left:
+                ledger.close(f"{told} while working on it: run it again; if that repeats, tile the slide again")
+                return
+            ledger.note(f"{told}: what it had not finished is shared anew")
+        elif not died:
+            return
+
+
+def _hear(ledger: Ledger, message: Message) -> None:
+    name, arguments = message
+    getattr(ledger, name)(*arguments)
+
+
+def _rank(options: ExtractOptions, job: Job | None, place: Place, store: Store, send: Any) -> None:
+    """Work as one of the ranks that `_rounds` started."""
+    torch.set_num_threads(place.cpus())
+    ready = _ready(options, place.local_rank)
+    with process_group(place, ready.device, store) as group:
+        job = group.from_first(job)
+        send((JOINED, ()))
+        _encode_share(options, job, ready, place, group, Messages(send))
+
+
+class _SharedBar:
+    """A `Report` under torchrun: keeps its own ledger; the bar of rank 0 shows the tiles of all."""
+
+    def __init__(self, ledger: Ledger, group: Group) -> None:
+        self._ledger, self._group, self._seen = ledger, group, 0
+        self.finished, self.failed, self.note, self.spent = ledger.finished, ledger.failed, ledger.note, ledger.spent
+
+    def tiles(self, count: int) -> None:
+        """Add to the common count, and show what is new in it."""
+        total = self._group.add_tiles(count)
+        self._ledger.tiles(total - self._seen)
+        self._seen = total
+
+
+def _under_torchrun(options: ExtractOptions, place: Place, progress: Progress) -> list[Outcome]:
+    """Extract as one of the ranks that torchrun started, on one node or many."""
+    torch.set_num_threads(place.cpus())
+    ready = _ready(options, place.local_rank)
+    with ExitStack() as claims, process_group(place, ready.device) as group:
+        job: Job | GigamilError | None = None
+        ledger: Ledger | None = None
+        if place.rank == 0:
+            try:
+                job, ledger = _prepared(options, ready, progress, claims)
+            except GigamilError as error:
+                job = error
+        job = group.from_first(job)
+        if not isinstance(job, Job):
+            raise job or RequestError("rank 0 sent no job")
+        ledger = ledger or Ledger(job.slides, Silent(), ready.encoder.spec.trained)
+        _encode_share(options, job, ready, place, group, _SharedBar(ledger, group))
+        if place.rank:
+            group.leave(ledger.packed())
+            return ledger.known()
+        for packed in group.ends():
+            ledger.take_in(packed)
+        return _closed(ledger, progress)
+
+
+def _tasks(items: list[Item], shares: Shares) -> Iterator[Task]:
+    while (number := shares.next_item()) < len(items):
+        for batch in items[number]:
+            yield Task(number, batch)
+
+
+def _encode_share(
+    options: ExtractOptions, job: Job, ready: _Ready, place: Place, shares: Shares, report: Report
+) -> None:
+    """Take items until none is left; write bags and parts."""
+    if ready.encoder.spec.weights_sha256 != job.weights_sha256:
+        raise RequestError(f"rank {place.rank} has other weights of {job.encoder} than rank 0: give all the same ones")
+    items = job.items(place.world)
+    on_gpu = ready.device.type == "cuda"
+    stream_options = StreamOptions(
+        device=ready.device,
+        precision=ready.precision,
+        readers=max(2, place.cpus()) if on_gpu else max(1, place.cpus() // 2),
+        lanes=GPU_LANES if on_gpu else place.cpus(),
+        prefetch_bytes=options.prefetch_mib * MIB,
+    )
+    keep_freed_memory()
+    with reproducible_arithmetic():
+        stream = TileStream(job, _tasks(items, shares), ready.encoder.to(ready.device), stream_options)
+        collector = Collector(job, items, shares, report)
+        for task in stream:
+            collector.take(task)
+    report.spent(stream.times)

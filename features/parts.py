@@ -1,0 +1,117 @@
+"""Parts of a bag: the features of some rows, each a whole small file in a hidden folder beside the bag.
+
+    .<bag name>.<recipe hash>.parts/<first row>-<end row>.npy      float16 (rows, dim)
+
+Ranks that share a slide leave parts, and so does a run that is stopped; the last one joins and removes them.
+"""
+
+import glob
+import io
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from features.bag import BagFacts, write_bag
+from features.plan import Job, Rows, SlideJob, joined
+from wsi.atomic import PARTIAL, write_bytes
+from wsi.errors import BagError
+from wsi.recipe import recipe_hash
+from wsi.store import TileStore
+
+HASH_DIGITS = 16
+Half = npt.NDArray[np.float16]
+
+
+def parts_folder(slide: SlideJob) -> Path:
+    """Return where the slide's parts lie: another recipe has another folder."""
+    return slide.bag.with_name(f".{slide.bag.name}.{recipe_hash(slide.recipe)[:HASH_DIGITS]}.parts")
+
+
+def write_part(slide: SlideJob, first_row: int, features_ND: Half) -> None:
+    """Write the features of some rows, whole or not at all; `BagError` where the disk is full."""
+    target = parts_folder(slide) / f"{first_row:09d}-{first_row + len(features_ND):09d}.npy"
+    buffer = io.BytesIO()  # numpy, writing to a file, keeps quiet about a full disk
+    np.save(buffer, features_ND, allow_pickle=False)
+    try:
+        write_bytes(target, buffer.getvalue())
+    except OSError as error:
+        told = f"{target} cannot be written ({error.strerror or error}): make room and run it again"
+        raise BagError(told) from None
+
+
+def covered_rows(slide: SlideJob, dim: int) -> tuple[Rows, ...]:
+    """Return the rows for which whole parts are there; parts that are not right are removed."""
+    rows = []
+    for path in parts_folder(slide).glob("*.npy"):
+        start, stop = _rows_of(path)
+        if _is_right(path, (stop - start, dim)) and 0 <= start < stop <= slide.n_tiles:
+            rows.append((start, stop))
+        else:
+            path.unlink(missing_ok=True)
+    return joined(rows)
+
+
+def _rows_of(path: Path) -> Rows:
+    start, _, stop = path.stem.partition("-")
+    return (int(start), int(stop)) if start.isdigit() and stop.isdigit() else (0, 0)
+
+
+def _is_right(path: Path, shape: tuple[int, int]) -> bool:
+    try:
+        part: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return False
+    return part.shape == shape and part.dtype == np.float16
+
+
+def assemble(job: Job, slide: SlideJob) -> None:
+    """Write the bag from its parts, then remove them.
+
+    Raises
+    ------
+    BagError
+        Rows are missing (another program removed parts), or a feature is not finite.
+    """
+    blocks: list[Half] = []
+    position = 0
+    for path in sorted(parts_folder(slide).glob("*.npy")):
+        start, stop = _rows_of(path)
+        if start <= position < stop:
+            blocks.append(np.load(path, mmap_mode="r", allow_pickle=False)[position - start :])
+            position = stop
+    if position != slide.n_tiles:
+        raise BagError(f"{slide.bag.name}: expected parts of {slide.n_tiles} tiles, found {position}: run it again")
+    write_whole(job, slide, blocks)
+
+
+def write_whole(job: Job, slide: SlideJob, blocks: list[Half]) -> None:
+    """Write the bag from blocks of rows, and remove what is left of parts, of this recipe and of others."""
+    store = TileStore(slide.store)
+    facts = BagFacts(
+        image_id=slide.image_id,
+        encoder=job.encoder,
+        recipe=slide.recipe,
+        provenance=slide.provenance,
+        tile_px=slide.tile_px,
+        l0_px_per_px=store.l0_px_per_px,
+        level0_shape_yx=store.slide_shape_yx,
+        mpp=store.mpp,
+    )
+    write_bag(slide.bag, blocks or [np.empty((0, job.dim), np.float16)], store.coords_l0_yx(), facts)
+    remove_parts(slide)
+
+
+def remove_parts(slide: SlideJob) -> None:
+    """Remove the parts of a bag, of any recipe."""
+    for folder in slide.bag.parent.glob(f".{glob.escape(slide.bag.name)}.*.parts"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_unfinished(slide: SlideJob) -> None:
+    """Remove what killed runs left half-written; only while the bag is claimed."""
+    name = glob.escape(slide.bag.name)
+    for path in [*slide.bag.parent.glob(f".{name}.*{PARTIAL}"), *parts_folder(slide).glob(f".*{PARTIAL}")]:
+        path.unlink(missing_ok=True)

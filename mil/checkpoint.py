@@ -1,0 +1,85 @@
+"""Where a model's training stands after an epoch: one safetensors file, whole; loading it executes nothing."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from wsi.atomic import write_bytes
+from wsi.errors import RequestError
+
+NAME = "checkpoint.safetensors"
+
+
+@dataclass(slots=True)
+class Progression:
+    """Everything that training carries from one epoch to the next; random numbers are drawn anew from (seed, epoch)."""
+
+    model: dict[str, Tensor] = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    """``state_dict`` of the optimizer."""
+    scaler: dict[str, Any] = field(default_factory=dict)
+    best: dict[str, Tensor] = field(default_factory=dict)
+    """The model's state after the best epoch."""
+    best_loss: float = float("inf")
+    best_epoch: int = -1
+    history: list[dict[str, float]] = field(default_factory=list)
+    """One row per finished epoch."""
+
+
+def write_checkpoint(folder: Path, state: Progression, recipe_hash: str) -> None:
+    """Write the checkpoint, whole or not at all."""
+    from safetensors.torch import save
+
+    moments = {f"{i}/{key}": value for i, own in state.optimizer["state"].items() for key, value in own.items()}
+    parts = {"model": state.model, "best": state.best, "optimizer": moments}
+    tensors = {f"{part}/{name}": value.contiguous() for part, own in parts.items() for name, value in own.items()}
+    plain = {
+        "recipe_hash": recipe_hash,
+        "scaler": state.scaler,
+        "best_loss": state.best_loss,
+        "best_epoch": state.best_epoch,
+        "history": state.history,
+        "groups": state.optimizer["param_groups"],
+    }
+    write_bytes(folder / NAME, save(tensors, {"state": json.dumps(plain)}))
+
+
+def read_checkpoint(folder: Path, recipe_hash: str) -> Progression | None:
+    """Return the checkpoint if there is one of this recipe, on the CPU.
+
+    Raises
+    ------
+    RequestError
+        The file is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = folder / NAME
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            plain = json.loads(file.metadata()["state"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise RequestError(f"{path}: the checkpoint is damaged ({error}): delete it to train this model anew") from None
+    if plain.pop("recipe_hash") != recipe_hash:
+        return None
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, value in _part(tensors, "optimizer").items():
+        number, key = name.split("/")
+        moments.setdefault(int(number), {})[key] = value
+    optimizer = {"state": moments, "param_groups": plain.pop("groups")}
+    return Progression(model=_part(tensors, "model"), best=_part(tensors, "best"), optimizer=optimizer, **plain)
+
+
+def _part(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
+    return {name.removeprefix(f"{part}/"): value for name, value in tensors.items() if name.startswith(f"{part}/")}
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Delete the checkpoint of a finished model."""
+    (folder / NAME).unlink(missing_ok=True)

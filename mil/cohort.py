@@ -1,0 +1,189 @@
+"""Bags joined with the manifest: which slides there are, whose they are, what their label is, and their features.
+
+Classes are the labels found in the manifest, sorted, unless they are given. A slide whose bag is missing, damaged or
+empty stays in the cohort with zero instances: it is named, never trained on, and predicted at equal probabilities.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.bag import BagHeader, check_finite, feature_rows, find_bags, read_header
+from mil.packing import Rows
+from wsi.errors import BagError, ManifestError, RequestError
+from wsi.manifest import ManifestRow
+from wsi.recipe import Recipe, differences, recipe_hash
+
+SLIDE_FACTS = frozenset({"slide", "slide_mpp", "reader", "assume_mpp", "on_damage"})
+"""Fields of a tiling recipe that differ from slide to slide within one cohort."""
+
+
+@dataclass(frozen=True, slots=True)
+class BagSet:
+    """The bags found, all made by one recipe."""
+
+    headers: dict[str, BagHeader]
+    """By image id."""
+    failures: dict[str, str]
+    """Image id -> why its bag cannot be used."""
+    encoder: str
+    recipe: Recipe
+    """What the bags share: without the facts of single slides."""
+    dim: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cohort:
+    """Slides in manifest order with their features; the tuples and ``labels_N`` run in parallel."""
+
+    image_ids: tuple[str, ...]
+    patient_ids: tuple[str, ...]
+    center_ids: tuple[str | None, ...]
+    labels_N: NDArray[np.int64]
+    """Class number, -1 where the manifest gives no label."""
+    classes: tuple[str, ...]
+    bags: tuple[Rows, ...]
+    """(n_i, D) each, memory-mapped where the file allows; (0, D) for a slide without usable tiles."""
+    failures: dict[str, str] = field(default_factory=dict)
+    """Image id -> reason: the bag is missing or damaged."""
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    @property
+    def usable_N(self) -> NDArray[np.bool_]:
+        """Return which slides have instances."""
+        return np.array([len(bag) > 0 for bag in self.bags], bool)
+
+    @property
+    def empty(self) -> list[str]:
+        """Return the image ids whose bag is sound and holds no tile."""
+        return [i for i, bag in zip(self.image_ids, self.bags, strict=True) if len(bag) == 0 and i not in self.failures]
+
+
+def scan_bags(paths: Sequence[Path], wanted: Sequence[str]) -> BagSet:
+    """Read the headers of the bags of the wanted slides and check that one recipe made them all.
+
+    Raises
+    ------
+    RequestError
+        No bag of any wanted slide, one slide with two bags, or bags of different encoders, recipes or widths.
+    """
+    headers: dict[str, BagHeader] = {}
+    failures: dict[str, str] = {}
+    names = set(wanted)
+    for path in find_bags(paths):
+        try:
+            header = read_header(path)
+        except BagError as error:
+            if path.stem in names:
+                failures[path.stem] = str(error)
+            continue
+        if header.image_id in headers:
+            raise RequestError(
+                f"slide {header.image_id} has two bags, {headers[header.image_id].path} and {path}: give one of them"
+            )
+        if header.image_id in names:
+            headers[header.image_id] = header
+    if not headers and not failures:
+        raise RequestError(f"no bag in {', '.join(map(str, paths))} belongs to a slide of the manifest")
+    failures = {image_id: reason for image_id, reason in failures.items() if image_id not in headers}
+    if not headers:
+        return BagSet(headers, failures, "", {}, 0)
+    first = next(iter(headers.values()))
+    recipe = shared_recipe(first.recipe)
+    for header in headers.values():
+        check_same_making(header, first.encoder, recipe, first.dim, str(first.path))
+    return BagSet(headers, failures, first.encoder, recipe, first.dim)
+
+
+def shared_recipe(recipe: Recipe) -> Recipe:
+    """Return a bag's recipe without what belongs to its slide alone: all bags of a cohort must agree on the rest."""
+    tiling = recipe.get("tiling")
+    if not isinstance(tiling, dict):
+        return recipe
+    return {**recipe, "tiling": {key: value for key, value in tiling.items() if key not in SLIDE_FACTS}}
+
+
+def check_same_making(header: BagHeader, encoder: str, recipe: Recipe, dim: int, source: str) -> None:
+    """Raise `RequestError` naming what differs between a bag and the encoder, shared recipe and width expected."""
+    lines = differences({"encoder": encoder, "dim": dim}, {"encoder": header.encoder, "dim": header.dim})
+    lines += differences(recipe, shared_recipe(header.recipe))
+    if lines:
+        raise RequestError(
+            f"bag {header.path} was not made like {source} ({'; '.join(lines[:6])}): "
+            "extract all bags with one encoder and one recipe"
+        )
+
+
+def load_rows(header: BagHeader) -> Rows:
+    """Return a bag's features (n, D), memory-mapped where the file allows.
+
+    Raises
+    ------
+    BagError
+        A feature is not finite (the message names the tile), or the file cannot be read.
+    """
+    rows = feature_rows(header.path)
+    check_finite(str(header.path), rows)
+    return rows
+
+
+def choose_classes(rows: Sequence[ManifestRow], classes: Sequence[str]) -> tuple[str, ...]:
+    """Return the given classes, else the labels of the manifest, sorted.
+
+    Raises
+    ------
+    ManifestError
+        A label that is not among the given classes, or fewer than two classes.
+    """
+    found = sorted({row.label for row in rows if row.label is not None})
+    unknown = [label for label in found if classes and label not in classes]
+    if unknown:
+        raise ManifestError(f"labels {', '.join(unknown)} are not among the classes {', '.join(classes)}")
+    chosen = tuple(classes) or tuple(found)
+    if len(chosen) < 2:
+        raise ManifestError(
+            f"expected labels of two or more classes in the manifest, found {', '.join(chosen) or 'none'}"
+        )
+    return chosen
+
+
+def open_cohort(rows: Sequence[ManifestRow], bags: BagSet, classes: Sequence[str]) -> Cohort:
+    """Join the manifest's rows with their bags; nothing here raises for a single bag."""
+    failures = dict(bags.failures)
+    loaded: list[Rows] = []
+    for row in rows:
+        header = bags.headers.get(row.image_id)
+        none: Rows = np.empty((0, bags.dim), np.float16)
+        if header is None:
+            failures.setdefault(row.image_id, "no bag of this slide was found")
+            loaded.append(none)
+            continue
+        try:
+            loaded.append(load_rows(header))
+        except BagError as error:
+            failures[row.image_id] = str(error)
+            loaded.append(none)
+    number = {name: position for position, name in enumerate(classes)}
+    return Cohort(
+        image_ids=tuple(row.image_id for row in rows),
+        patient_ids=tuple(row.patient_id for row in rows),
+        center_ids=tuple(row.center_id for row in rows),
+        labels_N=np.array([-1 if row.label is None else number[row.label] for row in rows], np.int64),
+        classes=tuple(classes),
+        bags=tuple(loaded),
+        failures={row.image_id: failures[row.image_id] for row in rows if row.image_id in failures},
+    )
+
+
+def cohort_digest(rows: Sequence[ManifestRow], headers: Mapping[str, BagHeader]) -> str:
+    """Return one hash of who is in the cohort: ids, patients, labels, centers, and each bag's recipe and size."""
+    table = [
+        [row.image_id, row.patient_id, row.label, row.center_id, *((bag.recipe_hash, bag.n_tiles) if bag else ())]
+        for row, bag in ((row, headers.get(row.image_id)) for row in rows)
+    ]
+    return recipe_hash({"rows": table})

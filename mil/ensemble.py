@@ -1,0 +1,87 @@
+"""All models of a run, loaded to be asked about bags; and the check that the bags were made as theirs were."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from features.bag import BagHeader
+from mil.cohort import check_same_making
+from mil.fit import autocast, score
+from mil.metrics import Floats
+from mil.model import BagModel, load_model
+from mil.options import TrainOptions
+from mil.packing import Rows, pack
+from mil.run import RunFolder
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One model of the ensemble."""
+
+    fold: int
+    """The fold it has not seen."""
+    seed: int
+    model: BagModel
+
+
+@dataclass(frozen=True, slots=True)
+class Ensemble:
+    """The models of a run's own head, and how to read their logits."""
+
+    run: RunFolder
+    members: tuple[Member, ...]
+    temperature: float
+    device: TrainOptions
+    """Carries device, precision and row limit."""
+
+    def logits(self, bags: Sequence[Rows]) -> Floats:
+        """Return the logits (n, C) of bags: the mean over all models, uncalibrated; zeros for an empty bag."""
+        return np.asarray(np.mean([score(member.model, bags, self.device) for member in self.members], axis=0))
+
+    @torch.inference_mode()
+    def attention(self, bag: Rows, without_fold: int | None) -> NDArray[np.float64] | None:
+        """Return the mean attention (n,), summing to 1, over the models, or over those that have not seen the fold.
+
+        None where the head has no attention.
+        """
+        asked = [m for m in self.members if without_fold is None or m.fold == without_fold]
+        packed = pack([bag], self.device.device)
+        maps = []
+        for member in asked:
+            with autocast(self.device):
+                attention_N = member.model(packed.rows_ND, packed.offsets).attention_N
+            if attention_N is None:
+                return None
+            maps.append(attention_N.double().cpu().numpy())
+        return np.asarray(np.mean(maps, axis=0))
+
+
+def load_ensemble(run: RunFolder, options: TrainOptions) -> Ensemble:
+    """Load every model of the run's head.
+
+    Raises
+    ------
+    RequestError
+        The run is not finished or its files are damaged.
+    """
+    recipe = run.recipe
+    temperature = float(run.read_json("calibration.json")["temperature"])
+    members = tuple(
+        Member(fold, seed, load_model(run.model(run.head, fold, seed), options.device)[0])
+        for fold in range(int(recipe["folds"]))
+        for seed in range(int(recipe["seeds"]))
+    )
+    return Ensemble(run, members, temperature, replace(options, precision=str(recipe["precision"])))
+
+
+def check_bags_fit(run: RunFolder, headers: Sequence[BagHeader]) -> None:
+    """Raise `RequestError` naming a bag whose encoder, recipe or width is not that of the run's bags."""
+    config = run.config
+    made = config["recipe"]["bags"]
+    recipe = json.loads(config["about"]["bag_recipe"])
+    for header in headers:
+        check_same_making(header, str(made["encoder"]), recipe, int(made["dim"]), f"the bags of the run {run.path}")

@@ -1,0 +1,141 @@
+"""What a finished run knows about itself, read back from its folder: all that the report and the model card need."""
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mil.metrics import Floats, Ints
+from mil.run import RunFolder
+from wsi.errors import RequestError
+
+TITLES = {
+    "gated_abmil": "Gated attention pooling (ABMIL)",
+    "mean_pool": "Mean pooling of the tile features",
+    "mean_colour": "Mean colour of the tissue",
+    "center_only": "Center only",
+    "class_prior": "Class prior",
+    "constant": "Constant, equal probabilities",
+}
+EXPLAINED = {
+    "mean_pool": "same features and splits, every tile counts alike",
+    "mean_colour": "logistic regression on three numbers per slide",
+    "center_only": "knows nothing but where the slide was made",
+    "class_prior": "class frequencies of the training folds",
+    "constant": "a coin toss",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """A finished run."""
+
+    run: RunFolder
+    config: dict[str, Any]
+    metrics: dict[str, Any]
+    calibration: dict[str, Any]
+    slides: list[dict[str, str]]
+    """Slide rows of oof.csv."""
+    patients: list[dict[str, str]]
+    """Patient rows of oof.csv."""
+    labels_P: Ints
+    probs: dict[str, Floats]
+    """Model or baseline -> out-of-fold probabilities (P, C)."""
+    histories: list[list[dict[str, float]]]
+    history_folds: list[int]
+
+    @property
+    def head(self) -> str:
+        """Return the run's own head."""
+        return str(self.metrics["head"])
+
+    @property
+    def classes(self) -> list[str]:
+        """Return the classes."""
+        return list(self.metrics["classes"])
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """Return the metrics of the run's own head."""
+        found: dict[str, Any] = self.metrics["models"][self.head]
+        return found
+
+    @property
+    def encoder(self) -> dict[str, Any]:
+        """Return what the bags tell of their encoder; empty for bags of other tools."""
+        found: dict[str, Any] = json.loads(self.config["about"]["encoder"])
+        return found
+
+    def warnings(self) -> list[str]:
+        """Return everything a reader must know before believing the numbers, one line each."""
+        lines = [f"slide {i} could not be used: {why}" for i, why in self.metrics["failures"].items()]
+        lines += self.metrics["warnings"]
+        if self.encoder.get("caution"):
+            lines.append(str(self.encoder["caution"]))
+        elif self.encoder.get("trained") is False:
+            lines.append(f"the encoder is not trained: {self.encoder.get('description', 'its weights are random')}")
+        if self.own["auc"]["value"] == 1:
+            lines.append("no patient is misranked: an interval from resampling cannot show how far that may be luck")
+        center = self.metrics["models"].get("center_only")
+        if center and center["auc"]["low"] is not None and center["auc"]["low"] > 0.5:
+            lines.append(
+                f"the center alone predicts the class (AUC {center['auc']['value']:.2f}): "
+                "part of the result may be the center"
+            )
+        return lines
+
+    def best_simpler(self) -> tuple[str, float] | None:
+        """Return the name and AUC of the best model or baseline beside the run's own."""
+        others = {
+            name: found["auc"]["value"]
+            for name, found in self.metrics["models"].items()
+            if name != self.head and found["auc"]["value"] is not None
+        }
+        return max(others.items(), key=lambda item: item[1]) if others else None
+
+
+def read_evidence(run: RunFolder) -> Evidence:
+    """Read a finished run.
+
+    Raises
+    ------
+    RequestError
+        A file of the run is missing or damaged.
+    """
+    config, metrics, calibration = run.config, run.read_json("metrics.json"), run.read_json("calibration.json")
+    table = _csv(run.path / "oof.csv")
+    number = {name: c for c, name in enumerate(metrics["classes"])}
+    patients = [row for row in table if row["level"] == "patient"]
+    probs: dict[str, list[list[float]]] = {}
+    for row in _csv(run.path / "baselines" / "oof.csv"):
+        probs.setdefault(row["model"], []).append([float(row[f"p_{name}"]) for name in number])
+    recipe = config["recipe"]
+    models = [(fold, seed) for fold in range(recipe["folds"]) for seed in range(recipe["seeds"])]
+    return Evidence(
+        run=run,
+        config=config,
+        metrics=metrics,
+        calibration=calibration,
+        slides=[row for row in table if row["level"] == "slide"],
+        patients=patients,
+        labels_P=np.array([number[row["label"]] for row in patients], np.int64),
+        probs={name: np.array(rows) for name, rows in probs.items()},
+        histories=[read_history(run.model(run.head, *model) / "history.csv") for model in models],
+        history_folds=[fold for fold, _ in models],
+    )
+
+
+def read_history(path: Path) -> list[dict[str, float]]:
+    """Return the rows of a history.csv."""
+    return [{name: float(value) for name, value in row.items()} for row in _csv(path)]
+
+
+def _csv(path: Path) -> list[dict[str, str]]:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+    except OSError as error:
+        raise RequestError(f"{path}: the run is not finished ({error}); train it to its end") from None

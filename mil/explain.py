@@ -1,0 +1,208 @@
+"""`gigamil heatmap`: where the model looked, as a picture over the slide and as a table.
+
+Attention is averaged over the models of the run; for a slide that was in the training, over the models of its own test
+fold, which never saw its patient. Frames: ``l0_`` level-0 pixels of the slide, ``tiles_yx`` tile row and column.
+"""
+
+import csv
+import io
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from features.bag import BagHeader, find_bags, read_coords, read_header
+from mil.cohort import load_rows
+from mil.ensemble import Ensemble, check_bags_fit, load_ensemble
+from mil.metrics import Floats, softmax
+from mil.options import TrainOptions, resolve
+from mil.overlay import SlidePicture, read_stamp, save_picture
+from mil.run import RunFolder
+from mil.splits import read_labels, read_splits
+from wsi.atomic import write_text
+from wsi.claim import claim
+from wsi.errors import BagError, GigamilError, RequestError, StoreError
+from wsi.manifest import check_id
+from wsi.outcome import Outcome, Progress, Silent, Status, Summary
+from wsi.recipe import recipe_hash
+from wsi.store import TileStore, find_stores
+
+TOP_TILES = 8
+STYLE = 2
+"""Raised when the picture changes, so that older pictures are not taken for today's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeatmapOptions:
+    """Options of `heatmap`."""
+
+    run: Path
+    bags: tuple[Path, ...]
+    stores: tuple[Path, ...]
+    out: Path
+    """Folder for ``<image_id>.png`` and ``<image_id>.csv``."""
+    image_ids: tuple[str, ...] = ()
+    """Slides to draw; empty: all that have a bag and a store."""
+    device: str = "auto"
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.bags or not self.stores:
+            raise RequestError("expected one or more bags and one or more tile stores")
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the run knows of its own slides."""
+
+    folds: dict[str, int]
+    labels: dict[str, str]
+
+
+def heatmap(options: HeatmapOptions, progress: Progress | None = None) -> Summary:
+    """Draw the attention of a run on slides; a slide that fails is named and the others go on.
+
+    Raises
+    ------
+    RequestError
+        The run is not finished, its head has no attention, the bags were not made as the run's bags were, or a wanted
+        slide has no bag.
+    """
+    start, progress = time.monotonic(), progress or Silent()
+    run = RunFolder(options.run)
+    headers = {header.image_id: header for header in _headers(options.bags)}
+    stores = {store.image_id: store for store in find_stores(options.stores)}
+    wanted = list(options.image_ids) or sorted(set(headers) & set(stores))
+    absent = [image_id for image_id in wanted if image_id not in headers]
+    if absent or not wanted:
+        raise RequestError(f"expected a bag and a store of each slide; no bag of {', '.join(absent) or 'any store'}")
+    check_bags_fit(run, [headers[image_id] for image_id in wanted])
+    device = TrainOptions(bags=options.bags, manifest=Path(), out=options.out, device=options.device)
+    ensemble = load_ensemble(run, resolve(device))
+    seen = Seen(read_splits(run.path / "splits.csv"), read_labels(run.path / "splits.csv"))
+    outcomes = []
+    progress.begin("heatmap", len(wanted), "slides")
+    with claim(options.out):
+        for image_id in wanted:
+            outcomes.append(_one(options, ensemble, headers[image_id], stores.get(image_id), seen))
+            progress.advance(1)
+    progress.end()
+    return Summary("heatmap", outcomes, time.monotonic() - start)
+
+
+def _headers(paths: Sequence[Path]) -> list[BagHeader]:
+    return [read_header(path) for path in find_bags(paths)]
+
+
+def _one(
+    options: HeatmapOptions, ensemble: Ensemble, header: BagHeader, store: TileStore | None, seen: Seen
+) -> Outcome:
+    """Draw one slide, unless its picture is there."""
+    image_id = header.image_id
+    try:
+        if store is None:
+            raise StoreError("no tile store of this slide was found")
+        target = options.out / f"{check_id(image_id, str(header.path))}.png"
+        stamp = _stamp(ensemble, header, store)
+        if target.exists():
+            if read_stamp(target) == stamp:
+                return Outcome(image_id, Status.SKIPPED)
+            if not options.overwrite:
+                raise RequestError(f"{target} shows something else: choose another --out, or give --overwrite")
+        picture = slide_picture(ensemble, header, store, seen)
+        write_text(target.with_suffix(".csv"), attention_table(picture))
+        save_picture(picture, target, stamp)
+        return Outcome(image_id, Status.DONE, facts={"tiles": header.n_tiles, "models": picture.models})
+    except (GigamilError, OSError, KeyError, ValueError) as error:
+        return Outcome(image_id, Status.FAILED, str(error))
+
+
+def _stamp(ensemble: Ensemble, header: BagHeader, store: TileStore) -> str:
+    """Return the hash of everything that shapes a picture."""
+    config = ensemble.run.config
+    made = {"run": config["recipe_hash"], "bag": header.recipe_hash, "tiles": header.n_tiles}
+    return recipe_hash({**made, "store": store.recipe_hash, "image_id": header.image_id, "style": STYLE})
+
+
+def slide_picture(ensemble: Ensemble, header: BagHeader, store: TileStore, seen: Seen) -> SlidePicture:
+    """Compute what the picture of one slide shows.
+
+    Raises
+    ------
+    BagError
+        The bag has no tile, or its coordinates are not those of the store's tile list.
+    RequestError
+        The head has no attention.
+    """
+    rows = load_rows(header)
+    if not len(rows):
+        raise BagError(f"slide {header.image_id} has no tiles: there is nothing to draw")
+    l0_yx = read_coords(header.path, store.mpp / store.l0_px_per_px)
+    if len(l0_yx) != store.n_tiles or not np.array_equal(l0_yx, store.coords_l0_yx()):
+        raise BagError(
+            f"bag {header.path} and store {store.path} list different tiles ({len(l0_yx)} and {store.n_tiles}): "
+            "extract the bag from this store"
+        )
+    fold = seen.folds.get(header.image_id)
+    attention_N = ensemble.attention(rows, fold)
+    if attention_N is None:
+        raise RequestError(
+            f"the run's head {ensemble.run.head} has no attention: train one that has, such as gated_abmil"
+        )
+    members = [member for member in ensemble.members if fold is None or member.fold == fold]
+    top = np.argsort(-attention_N, kind="stable")[:TOP_TILES]
+    return SlidePicture(
+        image_id=header.image_id,
+        classes=ensemble.run.classes,
+        probs_C=_probabilities(ensemble, rows, fold),
+        label=seen.labels.get(header.image_id),
+        out_of_fold=fold is not None,
+        models=len(members),
+        overview_HWC=store.overview(2048),
+        overview_mpp=_overview_mpp(store),
+        tiles_yx=store.tiles_yx,
+        tile_share=store.tile_px / np.array(store.shape_yx, np.float64),
+        attention_N=attention_N,
+        percentile_N=percentiles(attention_N),
+        top_N=top,
+        top_tiles_KHWC=store.read_tiles(top).transpose(0, 2, 3, 1),
+        l0_yx=l0_yx,
+    )
+
+
+def _probabilities(ensemble: Ensemble, rows: NDArray[np.floating], fold: int | None) -> Floats:
+    """Return the slide's calibrated class probabilities from the models that the attention comes from."""
+    chosen = tuple(member for member in ensemble.members if fold is None or member.fold == fold)
+    part = Ensemble(ensemble.run, chosen, ensemble.temperature, ensemble.device)
+    temperature = ensemble.temperature
+    if fold is not None:
+        temperature = float(ensemble.run.read_json("calibration.json")["fold_temperatures"][fold])
+    return np.asarray(softmax(part.logits([rows]) / temperature)[0])
+
+
+def _overview_mpp(store: TileStore) -> float:
+    return float(store.mpp * store.shape_yx[1] / store.overview(2048).shape[1])
+
+
+def percentiles(attention_N: Floats) -> Floats:
+    """Return each tile's rank within the slide, 0 (lowest) to 1 (highest), ties at their mean; 1 for a single tile."""
+    if len(attention_N) == 1:
+        return np.ones(1)
+    return np.asarray((rankdata(attention_N) - 1) / (len(attention_N) - 1))
+
+
+def attention_table(picture: SlidePicture) -> str:
+    """Return the attention as CSV: tile row and column, level-0 pixels (y, x), attention (sums to 1), percentile."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["tile_row", "tile_column", "l0_y", "l0_x", "attention", "percentile"])
+    columns = (picture.tiles_yx.tolist(), picture.l0_yx.tolist(), picture.attention_N, picture.percentile_N)
+    writer.writerows(
+        [*tile, *place, f"{attention:.9g}", f"{rank:.6f}"]
+        for tile, place, attention, rank in zip(*columns, strict=True)
+    )
+    return text.getvalue()

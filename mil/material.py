@@ -1,0 +1,107 @@
+"""What a run is trained on, gathered from its options: labelled slides, their bags, classes, folds, and the recipe."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mil.cohort import BagSet, Cohort, choose_classes, cohort_digest, open_cohort, scan_bags
+from mil.metrics import Ints
+from mil.options import TrainOptions
+from mil.run import versions
+from mil.splits import outer_folds, read_splits
+from wsi.errors import RequestError
+from wsi.manifest import ManifestRow, load_manifest
+from wsi.recipe import Recipe, canonical, recipe_hash
+
+ALGORITHM = 1
+"""Raised when the same options come to mean another training, so that an older run is not gone on with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What every model of a run is trained on; the same in every process that gathers it."""
+
+    rows: tuple[ManifestRow, ...]
+    """The labelled slides that have a bag, sound or not."""
+    bags: BagSet
+    classes: tuple[str, ...]
+    folds: Ints
+    """The fold that tests each row."""
+    notes: tuple[str, ...]
+    """What was left out."""
+
+    def open(self) -> Cohort:
+        """Open the bags."""
+        return open_cohort(self.rows, self.bags, self.classes)
+
+    def recipe(self, options: TrainOptions) -> Recipe:
+        """Return everything that shapes the run: the options, and what they were applied to."""
+        return {
+            **options.recipe(),
+            "algorithm": ALGORITHM,
+            "precision": options.precision,
+            "classes": list(self.classes),
+            "bags": {
+                "encoder": self.bags.encoder,
+                "dim": self.bags.dim,
+                "recipe_hash": recipe_hash(self.bags.recipe),
+            },
+            "cohort": cohort_digest(self.rows, self.bags.headers),
+            "splits": recipe_hash({"folds": self.folds.tolist()}),
+        }
+
+    def about(self) -> dict[str, Any]:
+        """Return what config.toml tells beside the recipe: versions, and how the bags were made (canonical JSON)."""
+        encoder = next(iter(self.bags.headers.values())).provenance.get("encoder", {})
+        return {"versions": versions(), "bag_recipe": canonical(self.bags.recipe), "encoder": canonical(encoder)}
+
+
+def gather(options: TrainOptions) -> Material:
+    """Read the manifest and the bags' headers, and decide classes and folds.
+
+    Raises
+    ------
+    RequestError
+        The manifest, the bags or the splits do not fit each other.
+    """
+    everyone = load_manifest(options.manifest)
+    bags = scan_bags(options.bags, [row.image_id for row in everyone if row.label is not None])
+    if not bags.headers:
+        raise RequestError(f"no bag can be read: {next(iter(bags.failures.values()))}")
+    rows, notes = _with_bags(everyone, bags)
+    classes = choose_classes(rows, options.classes)
+    return Material(tuple(rows), bags, classes, _folds(options, rows), tuple(notes))
+
+
+def _with_bags(everyone: Sequence[ManifestRow], bags: BagSet) -> tuple[list[ManifestRow], list[str]]:
+    """Return the labelled slides that have a bag, sound or not, and a note on each group left out."""
+    labelled = [row for row in everyone if row.label is not None]
+    rows = [row for row in labelled if row.image_id in bags.headers or row.image_id in bags.failures]
+    absent = [
+        row.image_id for row in labelled if row.image_id not in bags.headers and row.image_id not in bags.failures
+    ]
+    notes = []
+    if len(labelled) < len(everyone):
+        notes.append(f"{len(everyone) - len(labelled)} slides without a label were left out")
+    if absent:
+        notes.append(f"{len(absent)} labelled slides without a bag were left out: {', '.join(absent[:10])}")
+    return rows, notes
+
+
+def _folds(options: TrainOptions, rows: Sequence[ManifestRow]) -> Ints:
+    labels = [row.label or "" for row in rows]
+    patients = [row.patient_id for row in rows]
+    if options.splits is None:
+        return outer_folds(labels, [row.center_id for row in rows], patients, options.folds, options.seed)
+    given = read_splits(options.splits)
+    missing = [row.image_id for row in rows if row.image_id not in given]
+    if missing:
+        raise RequestError(f"{options.splits}: no fold for {', '.join(missing[:5])}; expected every labelled slide")
+    folds = np.array([given[row.image_id] for row in rows], np.int64)
+    if sorted(set(folds.tolist())) != list(range(options.folds)):
+        raise RequestError(
+            f"{options.splits}: expected folds 0 to {options.folds - 1}, found {sorted(set(folds.tolist()))}"
+        )
+    return folds

@@ -1,0 +1,153 @@
+"""Metrics of patient-level predictions: pure functions on arrays, each over many sets of patient weights at once.
+
+Shapes: ``labels_N`` int64 in [0, C); ``probs_NC`` float64; ``weights_BN`` float64, one row per bootstrap replicate (how
+often each patient was drawn). Every metric returns ``(B,)`` float64; NaN where a replicate lacks a class. Classes count
+equally in all of them but AUC and average precision, whatever their share in the cohort: so does STRIP AI's score.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Metric = Callable[[Ints, Floats, Floats], Floats]
+
+CLIP = 1e-15
+"""Probabilities are clipped to [CLIP, 1 - CLIP], as the competition does."""
+ECE_BINS = 10
+
+
+def ones(n: int) -> Floats:
+    """Return the weights of the sample itself, (1, n)."""
+    return np.ones((1, n))
+
+
+def rescale(probs_NC: Floats) -> Floats:
+    """Return rows that sum to 1, then clipped to [1e-15, 1 - 1e-15]."""
+    probs_NC = np.asarray(probs_NC, np.float64)
+    return np.asarray(np.clip(probs_NC / probs_NC.sum(axis=1, keepdims=True), CLIP, 1 - CLIP))
+
+
+def one_hot(labels_N: Ints, n_classes: int) -> Floats:
+    """Return (N, C) with 1 at each row's class."""
+    return np.asarray(np.eye(n_classes)[labels_N])
+
+
+def _class_weights(labels_N: Ints, n_classes: int, weights_BN: Floats) -> tuple[Floats, Floats]:
+    """Return the membership (N, C) and the total weight of each class in each replicate (B, C), NaN where absent."""
+    member_NC = one_hot(labels_N, n_classes)
+    total_BC = weights_BN @ member_NC
+    return member_NC, np.where(total_BC > 0, total_BC, np.nan)
+
+
+def balanced_mean(values_N: Floats, labels_N: Ints, n_classes: int, weights_BN: Floats) -> Floats:
+    """Return the mean over classes of the mean of ``values_N`` within each class, (B,)."""
+    member_NC, total_BC = _class_weights(labels_N, n_classes, weights_BN)
+    return np.asarray((weights_BN @ (member_NC * values_N[:, None]) / total_BC).mean(axis=1))
+
+
+def weighted_log_loss(labels_N: Ints, probs_NC: Floats, weights_BN: Floats) -> Floats:
+    """Return the competition's weighted multi-class log loss with equal class weights.
+
+    ``-(sum_i w_i sum_{j in class i} ln p_ij / N_i) / sum_i w_i``, rows rescaled to sum 1, clipped to [1e-15, 1-1e-15].
+    """
+    probs_NC = rescale(probs_NC)
+    losses_N = -np.log(probs_NC[np.arange(len(labels_N)), labels_N])
+    return balanced_mean(losses_N, labels_N, probs_NC.shape[1], weights_BN)
+
+
+def balanced_accuracy(labels_N: Ints, probs_NC: Floats, weights_BN: Floats) -> Floats:
+    """Return the mean recall over classes; a row with a tie counts its share of the tied classes."""
+    best_NC = (probs_NC >= probs_NC.max(axis=1, keepdims=True)).astype(np.float64)
+    hits_N = best_NC[np.arange(len(labels_N)), labels_N] / best_NC.sum(axis=1)
+    return balanced_mean(hits_N, labels_N, probs_NC.shape[1], weights_BN)
+
+
+def brier(labels_N: Ints, probs_NC: Floats, weights_BN: Floats) -> Floats:
+    """Return the Brier score (sum over classes, so 0.5 for a constant half), classes counted equally."""
+    errors_N = ((probs_NC - one_hot(labels_N, probs_NC.shape[1])) ** 2).sum(axis=1)
+    return balanced_mean(errors_N, labels_N, probs_NC.shape[1], weights_BN)
+
+
+def auc(labels_N: Ints, probs_NC: Floats, weights_BN: Floats) -> Floats:
+    """Return the area under the ROC curve; with more than two classes the mean of each class against the rest."""
+    n_classes = probs_NC.shape[1]
+    wanted = [1] if n_classes == 2 else range(n_classes)
+    return np.asarray(np.mean([_binary_auc(labels_N == c, probs_NC[:, c], weights_BN) for c in wanted], axis=0))
+
+
+def _binary_auc(positive_N: NDArray[np.bool_], scores_N: Floats, weights_BN: Floats) -> Floats:
+    """Return the Mann-Whitney form of the AUC, ties at one half, for each replicate."""
+    ups, downs = scores_N[positive_N], scores_N[~positive_N]
+    wins = (ups[:, None] > downs[None]) + 0.5 * (ups[:, None] == downs[None])
+    w_up, w_down = weights_BN[:, positive_N], weights_BN[:, ~positive_N]
+    pairs = w_up.sum(axis=1) * w_down.sum(axis=1)
+    return np.asarray(((w_up @ wins) * w_down).sum(axis=1) / np.where(pairs > 0, pairs, np.nan))
+
+
+def average_precision(labels_N: Ints, probs_NC: Floats, weights_BN: Floats) -> Floats:
+    """Return the average precision: of the rarer class when there are two, else the mean over classes."""
+    n_classes = probs_NC.shape[1]
+    counts = np.bincount(labels_N, minlength=n_classes)
+    wanted = [int(counts[1] <= counts[0])] if n_classes == 2 else range(n_classes)
+    return np.asarray(np.mean([_binary_ap(labels_N == c, probs_NC[:, c], weights_BN) for c in wanted], axis=0))
+
+
+def _binary_ap(positive_N: NDArray[np.bool_], scores_N: Floats, weights_BN: Floats) -> Floats:
+    order = np.argsort(-scores_N, kind="stable")
+    last_of_tie = np.append(np.diff(scores_N[order]) != 0, True)
+    weights = weights_BN[:, order]
+    hits = np.cumsum(weights * positive_N[order], axis=1)[:, last_of_tie]
+    drawn = np.cumsum(weights, axis=1)[:, last_of_tie]
+    precision = np.divide(hits, drawn, out=np.zeros_like(hits), where=drawn > 0)
+    total = hits[:, -1]
+    gained = np.diff(hits, axis=1, prepend=0)
+    return np.asarray((precision * gained).sum(axis=1) / np.where(total > 0, total, np.nan))
+
+
+def ece(labels_N: Ints, probs_NC: Floats, weights_BN: Floats) -> Floats:
+    """Return the expected calibration error of the top class over 10 equal-width bins, classes counted equally."""
+    n_classes = probs_NC.shape[1]
+    member_NC, total_BC = _class_weights(labels_N, n_classes, weights_BN)
+    balanced_BN = weights_BN * ((1 / total_BC) @ member_NC.T) / n_classes
+    confidence_N = probs_NC.max(axis=1)
+    right_N = (probs_NC.argmax(axis=1) == labels_N).astype(np.float64)
+    bins = np.minimum((confidence_N * ECE_BINS).astype(int), ECE_BINS - 1)
+    gaps = [np.abs(balanced_BN[:, bins == b] @ (right_N - confidence_N)[bins == b]) for b in range(ECE_BINS)]
+    return np.asarray(np.sum(gaps, axis=0))
+
+
+METRICS: dict[str, Metric] = {
+    "weighted_log_loss": weighted_log_loss,
+    "auc": auc,
+    "balanced_accuracy": balanced_accuracy,
+    "average_precision": average_precision,
+    "brier": brier,
+    "ece": ece,
+}
+
+
+def softmax(logits_NC: Floats) -> Floats:
+    """Return the softmax over the last axis, in float64."""
+    logits_NC = np.asarray(logits_NC, np.float64)
+    powers = np.exp(logits_NC - logits_NC.max(axis=-1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
+
+
+def roc_curve(positive_N: NDArray[np.bool_], scores_N: Floats) -> tuple[Floats, Floats]:
+    """Return the false and true positive rates at each distinct threshold, from (0, 0) to (1, 1)."""
+    order = np.argsort(-scores_N, kind="stable")
+    last_of_tie = np.append(np.diff(scores_N[order]) != 0, True)
+    ups = np.cumsum(positive_N[order])[last_of_tie]
+    downs = np.cumsum(~positive_N[order])[last_of_tie]
+    rates = [np.concatenate([[0.0], counts / max(counts[-1], 1)]) for counts in (downs, ups)]
+    return rates[0], rates[1]
+
+
+def confusion(labels_N: Ints, probs_NC: Floats) -> Ints:
+    """Return counts (C, C): rows are the true class, columns the most probable one."""
+    n_classes = probs_NC.shape[1]
+    flat = labels_N * n_classes + probs_NC.argmax(axis=1)
+    return np.asarray(np.bincount(flat, minlength=n_classes**2).reshape(n_classes, n_classes), np.int64)

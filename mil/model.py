@@ -1,0 +1,81 @@
+"""A head together with the standardisation of its features: what is trained, stored and loaded as one."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mil.heads import HeadOutput, HeadSpec, make_head
+from mil.packing import Rows
+from wsi.atomic import replacing
+from wsi.errors import RequestError
+
+
+class BagModel(nn.Module):
+    """Standardise the features with the training fold's mean and deviation, then apply the head."""
+
+    mean_D: Tensor
+    scale_D: Tensor
+
+    def __init__(self, spec: HeadSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.head = make_head(spec)
+        self.register_buffer("mean_D", torch.zeros(spec.dim))
+        self.register_buffer("scale_D", torch.ones(spec.dim))
+
+    def forward(self, rows_ND: Tensor, offsets: Sequence[int]) -> HeadOutput:
+        """Return logits (B, C) and attention (N,) of packed float32 rows."""
+        output: HeadOutput = self.head((rows_ND - self.mean_D) * self.scale_D, offsets)
+        return output
+
+    def standardise(self, bags: Sequence[Rows]) -> None:
+        """Take mean and deviation from these bags, each bag counting equally whatever its size."""
+        mean_D, std_D = feature_moments(bags)
+        self.mean_D.copy_(torch.from_numpy(mean_D))
+        self.scale_D.copy_(torch.from_numpy(1 / np.where(std_D > 1e-6, std_D, 1.0)))
+
+
+def feature_moments(bags: Sequence[Rows]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return mean and standard deviation (D,) over the bags, each bag weighing the same; empty bags do not count."""
+    filled = [bag for bag in bags if len(bag)]
+    first = np.mean([bag.mean(axis=0, dtype=np.float64) for bag in filled], axis=0)
+    spread = [
+        ((bag.astype(np.float32) - first.astype(np.float32)) ** 2).mean(axis=0, dtype=np.float64) for bag in filled
+    ]
+    return np.asarray(first), np.asarray(np.sqrt(np.mean(spread, axis=0)))
+
+
+def save_model(folder: Path, model: BagModel, facts: dict[str, Any]) -> None:
+    """Write weights.safetensors, then model.json (spec and facts): when model.json is there, the model is whole."""
+    from safetensors.torch import save_file
+
+    with replacing(folder / "weights.safetensors") as temporary:
+        save_file({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, temporary)
+    with replacing(folder / "model.json") as temporary:
+        temporary.write_text(json.dumps({"spec": model.spec.as_dict(), **facts}, indent=1) + "\n")
+
+
+def load_model(folder: Path, device: torch.device | str = "cpu") -> tuple[BagModel, dict[str, Any]]:
+    """Return the model, in evaluation mode, and the facts stored with it. Nothing in the files is executed.
+
+    Raises
+    ------
+    RequestError
+        The files are missing or do not fit each other.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        facts = json.loads((folder / "model.json").read_text())
+        model = BagModel(HeadSpec(**facts["spec"]))
+        model.load_state_dict(load_file(folder / "weights.safetensors"))
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        raise RequestError(f"{folder}: no whole model is there ({error}); train the run again") from None
+    return model.to(device).eval(), facts

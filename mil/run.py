@@ -1,0 +1,142 @@
+"""The run folder: which file lies where, the recipe it was made by, and what may be deleted from it.
+
+config.toml  splits.csv  oof.csv  metrics.json  calibration.json  report.html  model_card.md
+fold<f>/seed<s>/                     weights.safetensors  model.json  scores.csv  history.csv
+                                     (checkpoint.safetensors while it trains)
+baselines/<head>/fold<f>/seed<s>/    the same for the heads trained for comparison
+baselines/oof.csv                    out-of-fold predictions of every model and baseline
+heatmaps/<image_id>.png, .csv        the examples in the report
+"""
+
+import json
+import platform
+import re
+import tomllib
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from wsi.atomic import write_bytes, write_text
+from wsi.errors import RecipeMismatchError, RequestError
+from wsi.recipe import Recipe, recipe_hash, refuse_other_recipe
+
+FORMAT = "gigamil-run-1"
+_TOP = ("config.toml", "splits.csv", "oof.csv", "metrics.json", "calibration.json", "report.html", "model_card.md")
+_MODEL = ("weights.safetensors", "model.json", "scores.csv", "history.csv", "checkpoint.safetensors")
+_PARTIAL = re.compile(r"\..+\.\d+\.partial")
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """A run folder by its path."""
+
+    path: Path
+
+    def model(self, head: str, fold: int, seed: int) -> Path:
+        """Return the folder of one model of the run."""
+        root = self.path if head == self.head else self.path / "baselines" / head
+        return root / f"fold{fold}" / f"seed{seed}"
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Return config.toml.
+
+        Raises
+        ------
+        RequestError
+            The folder holds no run of ours.
+        """
+        try:
+            config = tomllib.loads((self.path / "config.toml").read_text())
+        except (OSError, ValueError) as error:
+            raise RequestError(f"{self.path}: expected a run folder with config.toml: {error}") from None
+        if config.get("format") != FORMAT:
+            raise RequestError(f"{self.path}: expected format {FORMAT} in config.toml, found {config.get('format')!r}")
+        return config
+
+    @property
+    def recipe(self) -> Recipe:
+        """Return the recipe the run was made by."""
+        recipe: Recipe = self.config["recipe"]
+        return recipe
+
+    @property
+    def head(self) -> str:
+        """Return the name of the run's own head."""
+        return str(self.recipe["head"])
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Return the classes in the order of the logits."""
+        return tuple(self.recipe["classes"])
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Return a JSON file of the run, or raise `RequestError` when the run is not finished."""
+        try:
+            content: dict[str, Any] = json.loads((self.path / name).read_text())
+        except (OSError, ValueError) as error:
+            raise RequestError(f"{self.path}: the run is not finished ({name}: {error}); train it to its end") from None
+        return content
+
+    def write_json(self, name: str, content: dict[str, Any]) -> None:
+        """Write a JSON file of the run."""
+        write_text(self.path / name, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def prepare_run(path: Path, recipe: Recipe, about: dict[str, Any], *, overwrite: bool) -> RunFolder:
+    """Make the run folder or take up the one of the same recipe.
+
+    Raises
+    ------
+    RequestError
+        The folder holds something that is not a run.
+    RecipeMismatchError
+        It holds a run of another recipe, and ``overwrite`` is not given.
+    """
+    run = RunFolder(path)
+    if path.exists() and not path.is_dir():
+        raise RequestError(f"{path}: expected a folder for the run, found a file")
+    if (path / "config.toml").exists():
+        try:
+            refuse_other_recipe(path, run.recipe, recipe)
+            return run
+        except RecipeMismatchError:
+            if not overwrite:
+                raise
+        delete_run_files(path)
+    elif path.exists() and any(not _PARTIAL.fullmatch(entry.name) for entry in path.iterdir()):
+        raise RequestError(f"{path}: the folder is not empty and holds no run: choose another --out")
+    path.mkdir(parents=True, exist_ok=True)
+    config = {"format": FORMAT, "recipe_hash": recipe_hash(recipe), "recipe": recipe, "about": about}
+    write_bytes(path / "config.toml", tomli_w.dumps(config).encode())
+    return run
+
+
+def delete_run_files(path: Path) -> None:
+    """Delete the files that a run writes, and folders left empty; whatever else lies there stays."""
+    models = [*path.glob("fold[0-9]*/seed[0-9]*/"), *path.glob("baselines/*/fold[0-9]*/seed[0-9]*/")]
+    files = [path / name for name in _TOP] + [path / "baselines" / "oof.csv"]
+    files += [folder / name for folder in models for name in _MODEL]
+    files += [*path.glob("heatmaps/*.png"), *path.glob("heatmaps/*.csv")]
+    for folder in (path, path / "baselines", path / "heatmaps", *models):
+        files += [entry for entry in folder.glob(".*.partial") if _PARTIAL.fullmatch(entry.name)]
+    for file in files:
+        file.unlink(missing_ok=True)
+    parents = {parent for model in models for parent in (model, model.parent, model.parent.parent)}
+    parents |= {path / "baselines", path / "heatmaps"}
+    for folder in sorted(parents - {path}, key=lambda folder: -len(folder.parts)):
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what computed the run."""
+    found = {"python": platform.python_version()}
+    for name in ("gigamil", "torch", "numpy", "scikit-learn"):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found

@@ -1,0 +1,59 @@
+"""scores.csv: what one model says about the slides it did not train on, and who they are to it (val or test)."""
+
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mil.metrics import Floats
+from wsi.atomic import write_text
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Logits of slides; the fields run in parallel."""
+
+    image_ids: tuple[str, ...]
+    test_S: NDArray[np.bool_]
+    """True for the test fold, False for the inner validation slides."""
+    logits_SC: Floats
+
+
+def write_scores(path: Path, scores: Scores) -> None:
+    """Write the table; numbers so that they read back bit for bit."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["image_id", "part", *(f"logit_{c}" for c in range(scores.logits_SC.shape[1]))])
+    for image_id, test, logits in zip(scores.image_ids, scores.test_S, scores.logits_SC.tolist(), strict=True):
+        writer.writerow([image_id, "test" if test else "val", *map(repr, logits)])
+    write_text(path, text.getvalue())
+
+
+def read_scores(path: Path) -> Scores:
+    """Read the table."""
+    with path.open(newline="", encoding="utf-8") as file:
+        _, *rows = csv.reader(file)
+    return Scores(
+        tuple(row[0] for row in rows),
+        np.array([row[1] == "test" for row in rows], bool),
+        np.array([[float(value) for value in row[2:]] for row in rows], np.float64),
+    )
+
+
+def patient_logits(
+    logits_SC: Floats, patients: tuple[str, ...], usable_S: NDArray[np.bool_]
+) -> tuple[list[str], Floats]:
+    """Return the patients, sorted, and the mean logits (P, C) of their usable slides; zeros where there is none."""
+    names, owner = np.unique(np.array(patients, dtype=object).astype(str), return_inverse=True)
+    member_PS = (owner[None] == np.arange(len(names))[:, None]) & usable_S[None]
+    counts = member_PS.sum(axis=1)
+    sums = member_PS.astype(np.float64) @ np.where(usable_S[:, None], logits_SC, 0.0)
+    return [str(name) for name in names], np.asarray(sums / np.maximum(counts, 1)[:, None])
+
+
+def centred(logits_NC: Floats) -> Floats:
+    """Return the logits with each row's mean taken off: the same probabilities, comparable between models."""
+    return np.asarray(logits_NC - logits_NC.mean(axis=1, keepdims=True))

@@ -1,0 +1,145 @@
+"""Who is tested where: patients are split, never slides, balanced on label and center."""
+
+import csv
+import io
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi.atomic import write_text
+from wsi.errors import RequestError
+
+Ints = NDArray[np.int64]
+FIELDS = ("image_id", "patient_id", "label", "center_id", "fold")
+
+
+def strata(labels: Sequence[str], centers: Sequence[str | None], patients: Sequence[str], n_folds: int) -> list[str]:
+    """Return each slide's stratum: label x center, or label alone where fewer patients than folds share the pair."""
+    first = {patient: (label, center) for patient, label, center in zip(patients, labels, centers, strict=True)}
+    count = Counter(first.values())
+    return [
+        f"{label}|{first[patient][1]}" if count[first[patient]] >= n_folds else f"{label}|*"
+        for patient, label in zip(patients, labels, strict=True)
+    ]
+
+
+def patient_folds(stratum: Sequence[str], patients: Sequence[str], n_folds: int, seed: int) -> Ints:
+    """Return the fold of each slide, (n,) int64, by scikit-learn's StratifiedGroupKFold with patients as groups.
+
+    Asserted: no patient stands in two folds.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    folds = np.full(len(patients), -1, np.int64)
+    splitter = StratifiedGroupKFold(n_splits=n_folds, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        for fold, (_, test) in enumerate(splitter.split(np.zeros(len(patients)), list(stratum), list(patients))):
+            folds[test] = fold
+    assert_patients_whole(folds, patients)
+    return folds
+
+
+def assert_patients_whole(folds: Ints, patients: Sequence[str]) -> None:
+    """Raise `RequestError` naming a patient that stands in two folds, or a slide that stands in none."""
+    seen: dict[str, int] = {}
+    for fold, patient in zip(folds.tolist(), patients, strict=True):
+        if fold < 0 or seen.setdefault(patient, fold) != fold:
+            raise RequestError(f"patient {patient} stands in folds {seen.get(patient)} and {fold}: expected one fold")
+
+
+def outer_folds(
+    labels: Sequence[str], centers: Sequence[str | None], patients: Sequence[str], n_folds: int, seed: int
+) -> Ints:
+    """Return the test fold of each slide, (n,) int64; every fold tests and trains every class.
+
+    Raises
+    ------
+    RequestError
+        A class has fewer patients than folds.
+    """
+    per_class = Counter(dict(zip(patients, labels, strict=True)).values())
+    scarce = {label: count for label, count in per_class.items() if count < n_folds}
+    if scarce or len(per_class) < 2:
+        found = ", ".join(f"{label}: {count}" for label, count in sorted(per_class.items()))
+        raise RequestError(
+            f"expected two or more classes with {n_folds} or more patients each (one per fold), found "
+            f"{found or 'none'}; give fewer --folds or more patients"
+        )
+    folds = patient_folds(strata(labels, centers, patients, n_folds), patients, n_folds, seed)
+    if not _every_class_everywhere(folds, labels, n_folds):
+        folds = patient_folds(labels, patients, n_folds, seed)
+    return folds
+
+
+def _every_class_everywhere(folds: Ints, labels: Sequence[str], n_folds: int) -> bool:
+    pairs = set(zip(folds.tolist(), labels, strict=True))
+    return len(pairs) == n_folds * len(set(labels))
+
+
+def inner_split(labels: Sequence[str], patients: Sequence[str], share: float, seed: int) -> NDArray[np.bool_]:
+    """Return which slides of a training fold validate: whole patients, stratified by label.
+
+    At least one patient of every class stays on each side; where a class has one patient only, it trains.
+    """
+    label_of = dict(zip(patients, labels, strict=True))
+    rng = np.random.default_rng(seed)
+    chosen: set[str] = set()
+    for label in sorted(set(labels)):
+        members = sorted(patient for patient, own in label_of.items() if own == label)
+        n_val = min(max(1, round(share * len(members))), len(members) - 1)
+        chosen.update(members[i] for i in rng.permutation(len(members))[:n_val])
+    return np.array([patient in chosen for patient in patients])
+
+
+def write_splits(
+    path: Path,
+    image_ids: Sequence[str],
+    patients: Sequence[str],
+    labels: Sequence[str],
+    centers: Sequence[str | None],
+    folds: Ints,
+) -> None:
+    """Write splits.csv: one row per slide with the fold that tests it."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(FIELDS)
+    writer.writerows(
+        (image, patient, label, center or "", fold)
+        for image, patient, label, center, fold in zip(
+            image_ids, patients, labels, centers, folds.tolist(), strict=True
+        )
+    )
+    write_text(path, text.getvalue())
+
+
+def read_splits(path: Path) -> dict[str, int]:
+    """Return image id -> test fold from a splits.csv.
+
+    Raises
+    ------
+    RequestError
+        Unreadable, without the columns image_id, patient_id, fold, or with a patient in two folds.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            records = list(csv.DictReader(file))
+        folds = np.array([int(record["fold"]) for record in records], np.int64)
+        patients = [record["patient_id"] for record in records]
+        found = {record["image_id"]: int(record["fold"]) for record in records}
+    except (OSError, UnicodeDecodeError, KeyError, ValueError, TypeError, csv.Error) as error:
+        raise RequestError(
+            f"{path}: expected a table with image_id, patient_id and an integer fold in each row; found {error!r}"
+        ) from None
+    assert_patients_whole(folds, patients)
+    return found
+
+
+def read_labels(path: Path) -> dict[str, str]:
+    """Return image id -> label from a splits.csv that we wrote."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return {record["image_id"]: record["label"] for record in csv.DictReader(file)}

@@ -1,0 +1,114 @@
+"""The command line: quick help, one line per mistake, exit codes, and the README's commands as they stand there."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+GIGAMIL = Path(sys.executable).with_name("gigamil")
+SMALL = ("--patients", "20", "--size", "3000")
+README = Path(__file__).parents[2] / "README.md"
+
+
+def gigamil(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([GIGAMIL, *arguments], capture_output=True, text=True, cwd=cwd, check=False)
+
+
+def test_help_is_quick_and_names_every_verb() -> None:
+    gigamil("--help")
+    before = os.times()
+    done = gigamil("--help")
+    after = os.times()
+    assert done.returncode == 0
+    for verb in ("demo", "sample", "info", "tile", "qc", "verify", "export", "extract", "train", "predict", "heatmap"):
+        assert f"  {verb} " in done.stdout
+    # CPU time, not wall time: the test may share its machine.
+    assert after.children_user - before.children_user + after.children_system - before.children_system < 0.3
+
+
+def test_the_version_is_the_packages() -> None:
+    assert re.fullmatch(r"gigamil \d+\.\d+\.\d+\n", gigamil("--version").stdout)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("tile", "gone.svs", "--out", "o"), "gone.svs does not exist"),
+        (("tile", ".", "--out", "o"), "holds no slide"),
+        (("tile", "a.svs", "--out", "o", "--tile-px", "255"), "--tile-px 255: expected an even number"),
+        (("tile", "a.svs", "--out", "o", "--codec", "png"), "--codec png: expected one of auto"),
+        (("tile", "a.svs", "--out", "o", "--on-damage", "guess"), "expected fail or skip"),
+        (("extract", "gone", "--out", "o"), "gone"),
+        (("extract", "gone", "--out", "o", "--encoder", "resnet"), "resnet"),
+        (("train", "gone", "--manifest", "gone.csv", "--out", "o"), "gone"),
+        (("predict", "gone", "gone", "--out", "o.csv"), "gone"),
+        (("heatmap", "gone", "gone", "gone", "--out", "o"), "gone"),
+        (("report", "gone"), "gone"),
+        (("verify", "gone.zarr"), "gone"),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",
+)
+def test_a_wrong_request_is_one_line(tmp_path: Path, arguments: tuple[str, ...], expected: str) -> None:
+    done = gigamil(*arguments, cwd=tmp_path)
+    assert done.returncode in {1, 2}
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 3
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_failed_items_are_named_and_the_exit_code_is_1(tmp_path: Path, deflate_slide: Path) -> None:
+    (tmp_path / "text.svs").write_text("no slide")
+    done = gigamil(
+        "tile", deflate_slide, tmp_path / "text.svs", "--out", tmp_path / "o", "--assume-mpp", "0.5", "--json"
+    )
+    assert done.returncode == 1
+    summary = json.loads(done.stdout)
+    assert summary["counts"] == {"done": 1, "skipped": 0, "failed": 1}
+    assert "Traceback" not in done.stderr
+
+
+def test_info_needs_no_right_resolution_to_say_what_is_there(deflate_slide: Path) -> None:
+    done = gigamil("info", deflate_slide, "--json")
+    assert done.returncode == 1
+    assert "--assume-mpp" in done.stdout
+    assert gigamil("info", deflate_slide, "--assume-mpp", "0.5").returncode == 0
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("demo") / "demo"
+    done = gigamil("demo", "--out", out, *SMALL)
+    assert done.returncode == 0, done.stderr
+    places = dict(re.findall(r"^(\w[\w ]+): +(.+)$", done.stdout, re.MULTILINE))
+    assert set(places) == {"report", "predictions", "heat map"}
+    assert all(Path(place).is_file() for place in places.values())
+    return out
+
+
+def test_a_second_demo_skips_finished_work_and_says_so(demo: Path) -> None:
+    started = time.monotonic()
+    done = gigamil("demo", "--out", demo, *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("already done") >= 4
+    assert time.monotonic() - started < 90
+
+
+def test_the_readmes_commands_run_as_they_stand_there(demo: Path, tmp_path: Path) -> None:
+    block = README.read_text().split("## Your own slides")[1].split("\n## ")[0]
+    commands = [line.split("#")[0].split() for line in block.splitlines() if line.startswith("    gigamil ")]
+    assert [command[1] for command in commands][:3] == ["info", "tile", "qc"]
+    for name in ("slides", "train.csv", "test.csv"):
+        (tmp_path / name).symlink_to(demo / "cohort" / name)
+    for command in commands:
+        done = gigamil(*command[1:], cwd=tmp_path)
+        assert done.returncode == 0, f"{command}: {done.stderr}"
+    header, *rows = (tmp_path / "submission.csv").read_text().splitlines()
+    assert header == "patient_id,CE,LAA"
+    assert len(rows) == len({row.split(",")[0] for row in rows})
+    assert all(abs(sum(map(float, row.split(",")[1:])) - 1) < 1e-6 for row in rows)

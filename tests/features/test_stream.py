@@ -1,0 +1,131 @@
+"""The stream: bitwise results whatever the threads, bounded memory, and errors that reach the caller."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from features.device import reproducible_arithmetic
+from features.encoder import Encoder, EncoderSpec, WeightsChoice, build_encoder
+from features.plan import Job, SlideJob
+from features.stream import StreamOptions, Task, TileStream
+from wsi.store import find_stores
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def conv_net() -> Encoder:
+    return build_encoder("timm:test_convnext.r160_in1k", WeightsChoice(random_seed=0))
+
+
+def job_of(stores: Path, spec: EncoderSpec, batch_size: int) -> Job:
+    slides = [
+        SlideJob(s.image_id, s.path, Path("none.h5"), s.n_tiles, s.tile_px, {}, {}, True) for s in find_stores([stores])
+    ]
+    return Job(tuple(slides), batch_size, spec.dim, spec.name, spec.weights_sha256)
+
+
+def stream_of(job: Job, encoder: Encoder, **options: int) -> TileStream:
+    settings = {"readers": 2, "lanes": 2, "prefetch_bytes": 1 << 22} | options
+    tasks = (Task(0, batch) for batch in job.batches())
+    return TileStream(job, tasks, encoder, StreamOptions(device=CPU, precision="fp32", **settings))  # type: ignore[arg-type]
+
+
+def rows(stream: TileStream) -> dict[tuple[int, int], np.ndarray]:
+    found = {}
+    with reproducible_arithmetic():
+        for task in stream:
+            assert task.features is not None
+            places = [(span.slide, row) for span in task.batch.spans for row in range(span.start, span.stop)]
+            found |= dict(zip(places, task.features, strict=True))
+    return found
+
+
+def test_float32_is_the_same_to_the_last_bit_for_any_threads_and_prefetch(stores: Path, conv_net: Encoder) -> None:
+    job = job_of(stores, conv_net.spec, 8)
+    one = rows(stream_of(job, conv_net, readers=1, lanes=1, prefetch_bytes=1))
+    many = rows(stream_of(job, conv_net, readers=3, lanes=4))
+    assert one.keys() == many.keys()
+    assert all(np.array_equal(one[place], many[place]) for place in one)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_float32_does_not_depend_on_the_batch_size(stores: Path, conv_net: Encoder, batch_size: int) -> None:
+    expected = rows(stream_of(job_of(stores, conv_net.spec, 8), conv_net))
+    found = rows(stream_of(job_of(stores, conv_net.spec, batch_size), conv_net))
+    assert found.keys() == expected.keys()
+    assert max(float(np.abs(found[place] - expected[place]).max()) for place in found) < 1e-5
+
+
+class Counting:
+    """An encoder that notes how many bytes of pixels were under way at most."""
+
+    def __init__(self) -> None:
+        self.spec = EncoderSpec(
+            name="counting", dim=1, input_px=None, trained=False, weights_sha256="", licence="", description=""
+        )
+
+    def to(self, device: torch.device) -> "Counting":
+        return self
+
+    def encode(self, tiles_NCHW: torch.Tensor) -> torch.Tensor:
+        return tiles_NCHW.mean((1, 2, 3))[:, None]
+
+
+def test_pixels_under_way_stay_within_the_budget(stores: Path) -> None:
+    encoder = Counting()
+    job = job_of(stores, encoder.spec, 2)
+    batch_bytes = 2 * 3 * 256 * 256
+    stream = stream_of(job, encoder, readers=4, lanes=2, prefetch_bytes=3 * batch_bytes)
+    most = 0
+    for _ in stream:
+        most = max(most, stream._budget._used)
+    assert most <= 3 * batch_bytes
+    assert stream._budget._used == 0
+
+
+class Failing(Counting):
+    """Raises on every batch."""
+
+    def encode(self, tiles_NCHW: torch.Tensor) -> torch.Tensor:
+        raise ZeroDivisionError("from the encoder")
+
+
+def test_an_error_in_a_lane_reaches_the_caller_and_ends_the_threads(stores: Path) -> None:
+    encoder = Failing()
+    with pytest.raises(ZeroDivisionError, match="from the encoder"):
+        list(stream_of(job_of(stores, encoder.spec, 2), encoder))
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("gigamil-")]
+
+
+def test_an_error_among_the_tasks_reaches_the_caller(stores: Path) -> None:
+    encoder = Counting()
+    job = job_of(stores, encoder.spec, 2)
+
+    def tasks() -> Iterator[Task]:
+        yield Task(0, job.batches()[0])
+        raise ConnectionError("the store of the group is gone")
+
+    options = StreamOptions(device=CPU, precision="fp32", readers=2, lanes=2, prefetch_bytes=1 << 22)
+    with pytest.raises(ConnectionError, match="is gone"):
+        list(TileStream(job, tasks(), encoder, options))
+
+
+def test_leaving_early_ends_the_threads(stores: Path) -> None:
+    encoder = Counting()
+    stream = iter(stream_of(job_of(stores, encoder.spec, 1), encoder))
+    next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("gigamil-")]
+
+
+def test_a_wrong_number_of_features_is_told(stores: Path) -> None:
+    encoder = Counting()
+    job = job_of(stores, encoder.spec, 2)
+    wrong = Job(job.slides, 2, 5, "counting", "")
+    with pytest.raises(ValueError, match=r"expected features of shape \(2, 5\), found \(2, 1\)"):
+        list(stream_of(wrong, encoder))

@@ -1,0 +1,59 @@
+"""A cohort with a known answer: one instance in twenty carries the class, in a direction that cancels in the mean."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from features.bag import BagFacts
+from mil.options import TrainOptions
+from wsi.outcome import Summary
+
+DIM = 24
+
+
+@dataclass(frozen=True)
+class Witness:
+    """Where the cohort lies."""
+
+    bags: Path
+    manifest: Path
+
+    def options(self, out: Path, **changes: object) -> TrainOptions:
+        settings = {"folds": 3, "epochs": 40, "hidden": 64, "attention": 32, "lr": 3e-3} | changes
+        return TrainOptions(bags=(self.bags,), manifest=self.manifest, out=out, **settings)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run."""
+
+    witness: Witness
+    out: Path
+    summary: Summary
+
+
+def facts(image_id: str, recipe: str = "one") -> BagFacts:
+    return BagFacts(
+        image_id=image_id,
+        encoder="made",
+        recipe={"settings": recipe},
+        provenance={},
+        tile_px=256,
+        l0_px_per_px=1.0,
+        level0_shape_yx=(5000, 5000),
+        mpp=0.5,
+    )
+
+
+def grid(n_tiles: int) -> np.ndarray:
+    return np.stack(np.divmod(np.arange(n_tiles), 16), axis=1) * 256
+
+
+def instances(rng: np.random.Generator, n_tiles: int, *, positive: bool) -> np.ndarray:
+    """Noise; in a positive bag 5 % of the instances lie along one axis, half of them on either side."""
+    rows = rng.normal(size=(n_tiles, DIM))
+    if positive:
+        share = max(2, 2 * round(n_tiles * 0.025))
+        rows[:share, 0] += np.where(np.arange(share) % 2 == 0, 9.0, -9.0)
+    return rng.permutation(rows).astype(np.float16)

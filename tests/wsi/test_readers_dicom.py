@@ -1,0 +1,204 @@
+"""DICOM slides, those that OpenSlide refuses too: made here, and real ones."""
+
+import io
+import warnings
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import pydicom
+import pytest
+from making import RGB, picture
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
+
+from wsi.cohort import find_jobs
+from wsi.errors import DamagedSlideError, UnreadableSlideError
+from wsi.slide import DAMAGED_RGB, Slide, open_slide
+from wsi.units import Box
+
+WSI_CLASS = "1.2.840.10008.5.1.4.1.1.77.1.6"
+RAW, JPEG, JPEG_LS, JPEG_2000 = (f"1.2.840.10008.1.2{end}" for end in (".1", ".4.50", ".4.80", ".4.90"))
+SIDE = 64
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def whole(slide: Slide, level: int = 0) -> RGB:
+    return slide.read(level, Box(0, 0, *slide.levels[level].shape))
+
+
+def frames_of(pixels: RGB) -> list[RGB]:
+    height, width = pixels.shape[:2]
+    padded = np.pad(pixels, ((0, -height % SIDE), (0, -width % SIDE), (0, 0)), mode="edge")
+    return [
+        padded[y : y + SIDE, x : x + SIDE] for y in range(0, len(padded), SIDE) for x in range(0, padded.shape[1], SIDE)
+    ]
+
+
+def encode(frame: RGB, syntax: str) -> bytes:
+    if syntax == JPEG:
+        return bytes(imagecodecs.jpeg8_encode(frame, level=95, subsampling="444"))
+    if syntax == JPEG_LS:
+        return bytes(imagecodecs.jpegls_encode(frame))
+    if syntax == JPEG_2000:
+        return bytes(imagecodecs.jpeg2k_encode(frame, codecformat="j2k", reversible=True, mct=True))
+    return frame.tobytes()
+
+
+def write_dicom(path: Path, pixels: RGB, syntax: str = JPEG_LS, flavour: str = "VOLUME", **changes: object) -> Path:
+    """Write one whole-slide instance with TILED_FULL frames of 64 px; ``None`` in changes removes an attribute."""
+    frames = [encode(frame, syntax) for frame in frames_of(pixels)]
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.file_meta.MediaStorageSOPClassUID = WSI_CLASS
+    dataset.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid(entropy_srcs=[str(path)])
+    values: dict[str, object] = {
+        "SOPClassUID": WSI_CLASS,
+        "SOPInstanceUID": dataset.file_meta.MediaStorageSOPInstanceUID,
+        "ImageType": ["ORIGINAL", "PRIMARY", flavour, "NONE"],
+        "SeriesInstanceUID": "1.2.3.4",
+        "SamplesPerPixel": 3,
+        "PhotometricInterpretation": "YBR_FULL_422" if syntax == JPEG else "RGB",
+        "PlanarConfiguration": 0,
+        "NumberOfFrames": len(frames),
+        "Rows": SIDE,
+        "Columns": SIDE,
+        "BitsAllocated": 8,
+        "BitsStored": 8,
+        "HighBit": 7,
+        "PixelRepresentation": 0,
+        "DimensionOrganizationType": "TILED_FULL",
+        "TotalPixelMatrixRows": pixels.shape[0],
+        "TotalPixelMatrixColumns": pixels.shape[1],
+    } | changes
+    for name, value in values.items():
+        if value is not None:
+            setattr(dataset, name, value)
+    measures = Dataset()
+    measures.PixelSpacing = [0.00025, 0.00025]
+    shared = Dataset()
+    shared.PixelMeasuresSequence = [measures]
+    dataset.SharedFunctionalGroupsSequence = [shared]
+    dataset.PixelData = b"".join(frames) if syntax == RAW else encapsulate(frames)
+    dataset["PixelData"].VR = "OB"
+    dataset["PixelData"].is_undefined_length = syntax != RAW
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pydicom.dcmwrite(buffer, dataset, enforce_file_format=True)
+    path.write_bytes(buffer.getvalue())
+    return path
+
+
+@pytest.mark.parametrize("syntax", [RAW, JPEG, JPEG_LS, JPEG_2000])
+def test_each_transfer_syntax_gives_the_written_pixels(tmp_path: Path, syntax: str) -> None:
+    pixels = picture(200, 230)
+    slide = open_slide(write_dicom(tmp_path / "a.dcm", pixels, syntax), "dicom")
+    assert slide.levels[0].shape == (200, 230)
+    assert slide.mpp_claims[0].mpp_yx == pytest.approx((0.25, 0.25))
+    difference = np.abs(whole(slide).astype(int) - pixels)
+    assert difference.max() == 0 if syntax != JPEG else difference.mean() < 4
+
+
+def test_openslide_is_asked_only_by_name(tmp_path: Path) -> None:
+    path = write_dicom(tmp_path / "a.dcm", picture(200, 230))
+    assert open_slide(path).reader == "dicom"
+    with pytest.raises(UnreadableSlideError, match="openslide:"):
+        open_slide(path, "openslide")
+
+
+def test_positions_are_honoured_and_gaps_are_white(tmp_path: Path) -> None:
+    pixels = picture(128, 192)
+    places = [(0, 2), (1, 0), (0, 0), (1, 2), (0, 1)]  # row, column of each frame; (1, 1) has none
+    per_frame = []
+    for row, column in places:
+        position, groups = Dataset(), Dataset()
+        position.RowPositionInTotalImagePixelMatrix = row * SIDE + 1
+        position.ColumnPositionInTotalImagePixelMatrix = column * SIDE + 1
+        groups.PlanePositionSlideSequence = [position]
+        per_frame.append(groups)
+    shuffled = np.concatenate([pixels[r * SIDE : (r + 1) * SIDE, c * SIDE : (c + 1) * SIDE] for r, c in places], axis=1)
+    changes = {
+        "DimensionOrganizationType": "TILED_SPARSE",
+        "PerFrameFunctionalGroupsSequence": per_frame,
+        "TotalPixelMatrixRows": 128,
+        "TotalPixelMatrixColumns": 192,
+    }
+    found = whole(open_slide(write_dicom(tmp_path / "a.dcm", shuffled, **changes), "dicom"))
+    expected = pixels.copy()
+    expected[SIDE:, SIDE : 2 * SIDE] = 255
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"DimensionOrganizationType": None}, "state no positions"),
+        ({"TotalPixelMatrixRows": 400}, "for a full grid"),
+        ({"BitsAllocated": 16}, "expected 8-bit colour"),
+        ({"TotalPixelMatrixFocalPlanes": 3}, "focal planes"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.2"}, "expected a whole-slide image"),
+        ({"flavour": "LABEL"}, "a label image"),
+    ],
+)
+def test_what_cannot_be_read_right_is_refused(tmp_path: Path, changes: dict[str, object], reason: str) -> None:
+    path = write_dicom(tmp_path / "a.dcm", picture(200, 230), **changes)  # type: ignore[arg-type]
+    with pytest.raises(UnreadableSlideError, match=reason):
+        open_slide(path, "dicom")
+
+
+def test_a_series_in_a_folder_is_one_slide(tmp_path: Path) -> None:
+    pixels = picture(256, 384)
+    folder = tmp_path / "case7"
+    folder.mkdir()
+    write_dicom(folder / "1.dcm", pixels[::4, ::4])
+    write_dicom(folder / "2.dcm", pixels)
+    write_dicom(folder / "3.dcm", picture(100, 100), flavour="LABEL")
+    jobs = find_jobs([tmp_path], None)
+    assert [(job.image_id, job.path.name) for job in jobs] == [("case7", "2.dcm")]
+    slide = open_slide(jobs[0].path, "dicom")
+    assert [level.downsample for level in slide.levels] == [1, 4]
+    np.testing.assert_array_equal(whole(slide), pixels)
+    np.testing.assert_array_equal(whole(slide, 1), pixels[::4, ::4])
+    # Asked for the label, the slide of its series is read and never the label.
+    np.testing.assert_array_equal(whole(open_slide(folder / "3.dcm", "dicom")), pixels)
+
+
+def test_two_series_in_a_folder_are_two_slides(tmp_path: Path) -> None:
+    for name, series in (("a", "1.2.3"), ("b", "1.2.4")):
+        write_dicom(tmp_path / f"{name}.dcm", picture(100, 100), SeriesInstanceUID=series)
+    assert [job.image_id for job in find_jobs([tmp_path], None)] == ["a", "b"]
+
+
+def test_damage_and_truncation_are_said(tmp_path: Path) -> None:
+    path = write_dicom(tmp_path / "a.dcm", picture(200, 230), JPEG)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) * 3 // 4])
+    slide = open_slide(path, "dicom")
+    assert "past the end" in slide.missing or "frames" in slide.missing
+    damaged: list[Box] = []
+    read = slide.read(0, Box(0, 0, 200, 230), damaged)
+    assert damaged
+    assert (read[damaged[0].y0 : damaged[0].y1, damaged[0].x0 : damaged[0].x1] == DAMAGED_RGB).all()
+    with pytest.raises(DamagedSlideError):
+        whole(slide)
+
+
+def test_real_dicom_equals_openslide(real_slides: Path) -> None:
+    path = real_slides / "dicom/camelyon_jpeg/multi_frame_jpeg_camelyon_challenge_image.dcm"
+    np.testing.assert_array_equal(whole(open_slide(path, "dicom")), whole(open_slide(path, "openslide")))
+
+
+def test_real_jpeg_ls_is_read_and_frames_without_places_are_not(real_slides: Path) -> None:
+    path = real_slides / "dicom/sm_jpegls/sm_image_jpegls.dcm"
+    np.testing.assert_array_equal(whole(open_slide(path))[:10, :10], pydicom_frame(path))
+    # Its frames lie column by column and nothing says so: row by row would be a scrambled slide.
+    with pytest.raises(UnreadableSlideError, match="state no positions"):
+        open_slide(real_slides / "dicom/tcga_no_imagetype/small_dicom.dcm")
+
+
+def pydicom_frame(path: Path) -> RGB:
+    frame = next(pydicom.encaps.generate_frames(pydicom.dcmread(path).PixelData, number_of_frames=25))
+    return imagecodecs.jpegls_decode(frame)

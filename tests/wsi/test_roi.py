@@ -1,0 +1,154 @@
+"""Regions drawn by hand: GeoJSON and PNG, in the slide's frame, joined with the tissue."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from wsi.errors import RecipeMismatchError, RequestError, SlideError
+from wsi.options import TileOptions
+from wsi.roi import read_polygons, roi_file, roi_hash, roi_mask
+from wsi.store import TileStore
+from wsi.tiler import tile
+from wsi.tissue import fill_holes
+from wsi.units import YX
+
+SLIDE, OVERVIEW, SCALE = YX(1500, 1900), YX(94, 119), 16.0
+
+SQUARE = [[320, 160], [960, 160], [960, 800], [320, 800], [320, 160]]
+HOLE = [[480, 320], [640, 320], [640, 480], [480, 480], [480, 320]]
+
+
+def feature(geometry: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "Feature", "geometry": geometry, "properties": {"objectType": "annotation"}}
+
+
+def polygon(*rings: list[list[int]]) -> dict[str, Any]:
+    return {"type": "Polygon", "coordinates": list(rings)}
+
+
+def write(path: Path, document: Any) -> Path:
+    path.write_text(json.dumps(document))
+    return path
+
+
+def expected(*boxes: tuple[int, int, int, int]) -> np.ndarray:
+    mask = np.zeros(OVERVIEW, np.uint8)
+    for x0, y0, x1, y1 in boxes:
+        mask[y0 // 16 : y1 // 16, x0 // 16 : x1 // 16] = 1
+    return mask
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda g: g,
+        feature,
+        lambda g: {"type": "FeatureCollection", "features": [feature(g)]},
+        lambda g: [feature(g)],
+        lambda g: {"type": "GeometryCollection", "geometries": [{"type": "Point", "coordinates": [1, 2]}, g]},
+    ],
+    ids=["geometry", "feature", "collection", "list", "geometries"],
+)
+def test_every_form_of_geojson(tmp_path: Path, wrap: Callable[[Any], Any]) -> None:
+    mask = roi_mask(write(tmp_path / "a.geojson", wrap(polygon(SQUARE, HOLE))), SLIDE, OVERVIEW, SCALE)
+    truth = expected((320, 160, 960, 800)) - expected((480, 320, 640, 480))
+    assert (mask != truth).sum() <= 2 * (4 * 40 + 4 * 10)  # half a pixel along each edge
+    assert (mask & truth).sum() / (mask | truth).sum() > 0.9
+    assert not mask[23:28, 33:38].any()
+    assert fill_holes(mask)[23:28, 33:38].all()
+
+
+def test_a_multipolygon_and_points_outside_the_slide(tmp_path: Path) -> None:
+    far = [[1700, -5000], [10**12, -5000], [10**12, 10**12], [1700, 10**12], [1700, -5000]]
+    file = write(tmp_path / "a.geojson", {"type": "MultiPolygon", "coordinates": [[SQUARE], [far]]})
+    mask = roi_mask(file, SLIDE, OVERVIEW, SCALE)
+    assert mask[20, 30]
+    assert mask[:, 110:].all()
+    assert not mask[60:, :100].any()
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("{", "cannot be read as GeoJSON"),
+        ("[1, 2]", "is not GeoJSON"),
+        ('{"a": 1}', "is not GeoJSON"),
+        ('{"type": "FeatureCollection", "features": []}', "found nothing"),
+        ('{"type": "Point", "coordinates": [1, 2]}', "found only Point"),
+        ('{"type": "Polygon", "coordinates": [[[0, 0], [1, 1]]]}', "at least 3 points"),
+        ('{"type": "Polygon", "coordinates": [[[0, 0], ["a", 1], [2, 2]]]}', "at least 3 points"),
+        ('{"type": "Polygon", "coordinates": [[[0, 0], [NaN, 1], [2, 2]]]}', "at least 3 points"),
+        ('{"type": "Polygon"}', "at least 3 points"),
+        ('{"type": "MultiPolygon", "coordinates": [7]}', "at least 3 points"),
+        ('{"type": "Polygon", "coordinates": [[[9000, 9000], [9900, 9000], [9900, 9900]]]}', "cover nothing"),
+    ],
+)
+def test_bad_geojson_is_one_clear_line(tmp_path: Path, text: str, problem: str) -> None:
+    file = tmp_path / "a.geojson"
+    file.write_text(text)
+    with pytest.raises(SlideError, match=problem) as raised:
+        roi_mask(file, SLIDE, OVERVIEW, SCALE)
+    assert "\n" not in str(raised.value)
+
+
+def test_qupaths_own_coordinates_are_kept(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.geojson", feature(polygon([[0.5, 1.25], [10, 1.25], [10, 7.75], [0.5, 1.25]])))
+    assert read_polygons(file)[0][0].tolist() == [[0.5, 1.25], [10, 1.25], [10, 7.75], [0.5, 1.25]]
+
+
+@pytest.mark.parametrize("shape", [(150, 190), (1500, 1900), (75, 95, 3)])
+def test_a_png_of_any_size(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    picture = np.zeros(shape, np.uint8)
+    picture[: shape[0] // 2, : shape[1] // 4] = 7
+    cv2.imwrite(str(tmp_path / "a.png"), picture)
+    mask = roi_mask(tmp_path / "a.png", SLIDE, OVERVIEW, SCALE)
+    assert mask[:46, :29].all()
+    assert not mask[48:].any()
+    assert not mask[:, 31:].any()
+
+
+def test_a_png_of_another_shape_is_refused(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.ones((190, 150), np.uint8))
+    with pytest.raises(SlideError, match="does not have the shape of the slide"):
+        roi_mask(tmp_path / "a.png", SLIDE, OVERVIEW, SCALE)
+
+
+def test_the_file_of_a_slide(tmp_path: Path) -> None:
+    file = write(tmp_path / "049194_0.geojson", feature(polygon(SQUARE)))
+    assert roi_file(tmp_path, "049194_0") == roi_file(file, "other") == file
+    with pytest.raises(SlideError, match=r"holds no 049194_1\.geojson"):
+        roi_file(tmp_path, "049194_1")
+    with pytest.raises(RequestError, match="does not exist"):
+        roi_file(tmp_path / "none", "a")
+    with pytest.raises(RequestError, match="roi"):
+        TileOptions(slides=(file,), out=tmp_path, roi=tmp_path / "none")
+
+
+def test_a_store_inside_its_regions(
+    tmp_path: Path, deflate_slide: Path, small_store: TileStore, tiled: Callable[..., TileStore]
+) -> None:
+    file = write(tmp_path / "r.geojson", feature(polygon([[300, 200], [700, 200], [700, 1400], [300, 1400]])))
+    inside = tiled(deflate_slide, tmp_path / "and", roi=file)
+    everything = tiled(deflate_slide, tmp_path / "replace", roi=file, roi_mode="replace")
+    tissue, found, drawn = (s.tissue_mask()[0] for s in (small_store, inside, everything))
+    assert (found == (tissue & drawn)).all()
+    assert 0 < found.sum() < min(tissue.sum(), drawn.sum())
+    assert 0 < inside.n_tiles < small_store.n_tiles
+    assert inside.recipe["roi"] == roi_hash(file)
+    assert str(tmp_path) not in json.dumps(inside.recipe)
+
+
+def test_another_region_is_another_recipe(tmp_path: Path, deflate_slide: Path) -> None:
+    folder = tmp_path / "rois"
+    folder.mkdir()
+    file = write(folder / "049194_0.geojson", feature(polygon(SQUARE)))
+    options = TileOptions(slides=(deflate_slide,), out=tmp_path / "out", roi=folder, assume_mpp=0.5, workers=0)
+    assert tile(options).exit_code == 0
+    write(file, feature(polygon(HOLE)))
+    with pytest.raises(RecipeMismatchError, match="roi: found"):
+        tile(options)

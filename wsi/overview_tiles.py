@@ -1,0 +1,117 @@
+"""The overview straight from a TIFF's tiles: each is averaged on its own, and equal ones only once.
+
+Most of a single-level slide is background whose compressed tiles are the same bytes over and over; they cost one
+decode. JPEG tiles are decoded at an eighth of their size in the frequency domain (libjpeg's scaled inverse DCT), which
+is all that an overview needs.
+"""
+
+from collections.abc import Callable
+from typing import TypeGuard
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi.passthrough import complete_jpeg, is_colour_jpeg
+from wsi.readers.tiff_reader import TiffReader
+from wsi.slide import DAMAGED_RGB, RGB, Slide
+from wsi.units import ceil_div
+
+_REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
+
+
+def can_average_tiles(slide: Slide, level: int, factor: int) -> TypeGuard[TiffReader]:
+    """Tell whether the tiles of a level are whole multiples of the factor, and stand upright."""
+    if not isinstance(slide, TiffReader) or slide.orientation != 1 or factor == 1:
+        return False
+    layout = slide.stored_levels[level]
+    return layout.page.is_tiled and layout.tile.y % factor == 0 and layout.tile.x % factor == 0
+
+
+def average_tiles(
+    slide: TiffReader, level: int, factor: int, first_row: int, rgb: RGB, damage: NDArray[np.uint8]
+) -> None:
+    """Fill a band of the overview.
+
+    Parameters
+    ----------
+    slide, level, factor
+        The tiles, and how many of their pixels make one of the overview's, along each side.
+    first_row
+        Overview row at which the band begins; a tile's edge.
+    rgb, damage
+        uint8 (rows, width, 3) and uint8 (rows, width), written in place.
+    """
+    layout = slide.stored_levels[level]
+    rows, columns = layout.tile.y // factor, layout.tile.x // factor
+    average, average_edge = _averager(slide, level, factor), _edge_averager(slide, level, factor)
+    whole = (layout.stored.y // layout.tile.y, layout.stored.x // layout.tile.x)
+    for row in range(ceil_div(len(rgb), rows)):
+        for column in range(layout.grid.x):
+            place = np.s_[row * rows : (row + 1) * rows, column * columns : (column + 1) * columns]
+            view, tile_row = rgb[place], first_row // rows + row
+            inside = tile_row < whole[0] and column < whole[1]
+            try:
+                small = (average if inside else average_edge)(tile_row * layout.grid.x + column)
+                view[:] = 255 if small is None else small[: view.shape[0], : view.shape[1]]
+            except Exception:  # codecs raise nearly anything on damaged bytes; the caller is told by the damage
+                view[:] = DAMAGED_RGB
+                damage[place] = 1
+
+
+def _edge_averager(slide: TiffReader, level: int, factor: int) -> Callable[[int], RGB | None]:
+    """Return the function for tiles that reach beyond the slide: what they hold there may be anything."""
+    layout = slide.stored_levels[level]
+
+    def average(index: int) -> RGB | None:
+        pixels = slide.tile(level, index)
+        if pixels is None:
+            return None
+        row, column = divmod(index, layout.grid.x)
+        height, width = layout.stored.y - row * layout.tile.y, layout.stored.x - column * layout.tile.x
+        visible = pixels[:height, :width]
+        if visible.shape[:2] != (min(height, layout.tile.y), min(width, layout.tile.x)):
+            raise ValueError(f"expected {width} x {height} px at the edge, found {pixels.shape}")
+        missing = [(0, -side % factor) for side in visible.shape[:2]]
+        padded = np.pad(visible, (*missing, (0, 0)), mode="edge")
+        size = (padded.shape[1] // factor, padded.shape[0] // factor)
+        return np.asarray(cv2.resize(padded, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+    return average
+
+
+def _averager(slide: TiffReader, level: int, factor: int) -> Callable[[int], RGB | None]:
+    """Return a function from a tile's index to its average, None where the tile was never written."""
+    layout = slide.stored_levels[level]
+    size = (layout.tile.x // factor, layout.tile.y // factor)
+    reduction = min(8, factor)
+    if is_colour_jpeg(layout) and reduction in _REDUCED:
+        tables, photometric = layout.page.jpegtables, layout.page.photometric.name
+
+        def from_jpeg(index: int) -> RGB | None:
+            payload = slide.payload(level, index)
+            if not payload:
+                return None
+            data = complete_jpeg(payload, tables, photometric, layout.tile)
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), _REDUCED[reduction])
+            if pixels is None:
+                raise ValueError("JPEG cannot be decoded")
+            return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)[..., ::-1], np.uint8)
+
+        return from_jpeg
+
+    known: tuple[RGB | None, RGB | None] = (None, None)
+
+    def from_pixels(index: int) -> RGB | None:
+        nonlocal known
+        pixels = slide.tile(level, index)
+        if pixels is None:
+            return None
+        if pixels is not known[0]:  # equal payloads come back as the same array
+            whole = pixels[: layout.tile.y, : layout.tile.x]
+            if whole.shape[:2] != layout.tile:
+                raise ValueError(f"expected a tile of {layout.tile}, found {whole.shape}")
+            known = (pixels, np.asarray(cv2.resize(whole, size, interpolation=cv2.INTER_AREA), np.uint8))
+        return known[1]
+
+    return from_pixels

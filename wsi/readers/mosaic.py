@@ -1,0 +1,183 @@
+"""A box of pixels put together from the file's own tiles: each decoded once, in file order, on several threads.
+
+Every reader that decodes tiles itself (TIFF, DICOM, OME-Zarr) stands on this; it knows no file format.
+"""
+
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from threading import Lock
+
+import numpy as np
+
+from wsi.errors import DamagedSlideError
+from wsi.slide import DAMAGED_RGB, RGB
+from wsi.units import YX, Box, ceil_div
+
+CACHE_BYTES = 64 << 20
+"""Decoded tiles kept, so that boxes that cut through a tile decode it once."""
+
+
+@dataclass(frozen=True, slots=True)
+class TileGrid:
+    """How one level is cut into tiles."""
+
+    stored: YX
+    """Pixels of the level as stored."""
+    tile: YX
+    grid: YX = field(init=False)
+    """Tiles down and across."""
+
+    def __post_init__(self) -> None:
+        """Count the tiles once: `place` asks for every one of them."""
+        counts = YX(ceil_div(self.stored.y, self.tile.y), ceil_div(self.stored.x, self.tile.x))
+        object.__setattr__(self, "grid", counts)
+
+    def place(self, index: int) -> Box:
+        """Return where a tile lies; at the edges it may reach beyond the level."""
+        row, column = divmod(index, self.grid.x)
+        y0, x0 = row * self.tile.y, column * self.tile.x
+        return Box(y0, x0, y0 + self.tile.y, x0 + self.tile.x)
+
+    def under(self, box: Box) -> Iterator[int]:
+        """Give the tiles that a box inside the level touches."""
+        if box.shape.y > 0 and box.shape.x > 0:
+            for row in range(box.y0 // self.tile.y, (box.y1 - 1) // self.tile.y + 1):
+                for column in range(box.x0 // self.tile.x, (box.x1 - 1) // self.tile.x + 1):
+                    yield row * self.grid.x + column
+
+
+class Mosaic(ABC):
+    """Boxes out of tiles; a reader says where a tile lies and how it is decoded.
+
+    A base class and no part of the reader: a part would hold the reader as the reader holds it, and dropped slides
+    would keep their file and 64 MiB of tiles until the garbage collector came round.
+
+    Parameters
+    ----------
+    name
+        The file's name, for messages.
+    grids
+        One per level.
+    threads
+        Tiles of one box decoded at once; codecs release the interpreter's lock.
+    """
+
+    def __init__(self, name: str, grids: Sequence[TileGrid], threads: int) -> None:
+        self._name = name
+        self._grids = tuple(grids)
+        self._threads = threads
+        self._cache: OrderedDict[tuple[int, int], RGB] = OrderedDict()
+        self._cached_bytes = 0
+        self._lock = Lock()
+
+    @abstractmethod
+    def _decode(self, level: int, index: int) -> RGB | None:
+        """Return one tile, uint8 (rows, columns, 3), None where it was never written; raise anything on damage.
+
+        Called from several threads.
+        """
+
+    @abstractmethod
+    def _position(self, level: int, index: int) -> int:
+        """Return where a tile lies in the file: tiles are decoded in this order."""
+
+    def _read_stored(self, level: int, box: Box, damaged: list[Box] | None) -> RGB:
+        """Return the pixels of a box in the stored frame; see `wsi.slide.Slide.read`."""
+        grid = self._grids[level]
+        out = np.full((*box.shape, 3), 255, np.uint8)
+        inside = box.clipped(grid.stored)
+        indices = sorted(grid.under(inside), key=lambda index: self._position(level, index))
+
+        def copy(index: int) -> tuple[int, Box, Exception] | None:
+            part = _overlap(grid.place(index), inside)
+            view = out[part.y0 - box.y0 : part.y1 - box.y0, part.x0 - box.x0 : part.x1 - box.x0]
+            try:
+                self._copy_tile(view, level, index, part)
+            except Exception as error:  # codecs raise nearly anything on damaged bytes
+                view[:] = DAMAGED_RGB
+                return index, part, error
+            return None
+
+        if self._threads > 1 and len(indices) > 1:
+            # A pool of its own for each box: nothing to carry over a fork, and far cheaper than the decoding.
+            with ThreadPoolExecutor(min(self._threads, len(indices))) as pool:
+                failures = [failure for failure in pool.map(copy, indices) if failure]
+        else:
+            failures = self._copy_in_turn(copy, indices, stop_at_first=damaged is None)
+        if failures:
+            self._report(level, failures, damaged)
+        return out
+
+    @staticmethod
+    def _copy_in_turn(
+        copy: Callable[[int], tuple[int, Box, Exception] | None], indices: list[int], *, stop_at_first: bool
+    ) -> list[tuple[int, Box, Exception]]:
+        failures = []
+        for index in indices:
+            failure = copy(index)
+            if failure:
+                failures.append(failure)
+                if stop_at_first:
+                    break
+        return failures
+
+    def _report(self, level: int, failures: list[tuple[int, Box, Exception]], damaged: list[Box] | None) -> None:
+        index, _, error = failures[0]
+        if damaged is None:
+            raise DamagedSlideError(
+                f"{self._name}: tile {index} of level {level} cannot be decoded ({one_line(error)}): "
+                "copy the file again, or give --on-damage skip"
+            ) from None
+        damaged.extend(sorted(part for _, part, _ in failures))
+
+    def _copy_tile(self, out: RGB, level: int, index: int, part: Box) -> None:
+        pixels = self._tile(level, index)
+        if pixels is None:  # never written: the scanner saw nothing there
+            return
+        place = self._grids[level].place(index)
+        out[:] = pixels[part.y0 - place.y0 : part.y1 - place.y0, part.x0 - place.x0 : part.x1 - place.x0]
+
+    def _tile(self, level: int, index: int) -> RGB | None:
+        """Return one decoded tile, uint8 (rows, columns, 3), None where it was never written.
+
+        Raises
+        ------
+        Exception
+            Whatever the codec raises on damage; `ValueError` where the tile is smaller than its visible part.
+        """
+        key = (level, index)
+        with self._lock:
+            if key in self._cache:
+                self._cache.move_to_end(key)
+                return self._cache[key]
+        pixels = self._decode(level, index)
+        if pixels is None:
+            return None
+        grid = self._grids[level]
+        place = grid.place(index)
+        visible = _overlap(place, Box(0, 0, *grid.stored)).shape
+        if pixels.shape[0] < visible.y or pixels.shape[1] < visible.x:
+            raise ValueError(f"expected a tile of {tuple(visible)} px, found {pixels.shape[:2]}")
+        self._remember(key, pixels)
+        return pixels
+
+    def _remember(self, key: tuple[int, int], pixels: RGB) -> None:
+        with self._lock:
+            if key not in self._cache:
+                self._cache[key] = pixels
+                self._cached_bytes += pixels.nbytes
+            while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
+                self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
+
+
+def one_line(error: BaseException) -> str:
+    """Return a codec's error as one line of at most 200 characters."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= 200 else f"{text[:197]}..."
+
+
+def _overlap(place: Box, inside: Box) -> Box:
+    return Box(*map(max, place[:2], inside[:2]), *map(min, place[2:], inside[2:]))

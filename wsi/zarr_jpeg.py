@@ -1,0 +1,60 @@
+"""JPEG chunks for zarr-python where the package imagecodecs-zarr is not there (it needs Python 3.12).
+
+Importing this module is enough: it registers a codec under that package's name, ``imagecodecs_jpeg``, unless one is
+registered already. Then ``zarr.open`` reads our JPEG chunks.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any, Self
+
+import imagecodecs
+import numpy as np
+from zarr.abc.codec import ArrayBytesCodec
+from zarr.core.array_spec import ArraySpec
+from zarr.core.buffer import Buffer, NDBuffer
+from zarr.registry import get_codec_class, register_codec
+
+NAME = "imagecodecs_jpeg"
+
+
+@dataclass(frozen=True)
+class ZarrJpeg(ArrayBytesCodec):  # type: ignore[misc]
+    """The chunk (rows, columns, 3) as one JPEG file; configuration as in imagecodecs' own zarr codec."""
+
+    level: int | None = None
+    subsampling: str | None = None
+    is_fixed_size = False
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """Take the codec's entry in zarr.json."""
+        return cls(**data.get("configuration", {}))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the codec's entry for zarr.json."""
+        given = {"level": self.level, "subsampling": self.subsampling}
+        return {"name": NAME, "configuration": {key: value for key, value in given.items() if value is not None}}
+
+    async def _decode_single(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
+        pixels = await asyncio.to_thread(imagecodecs.jpeg8_decode, chunk_bytes.to_bytes())
+        return chunk_spec.prototype.nd_buffer.from_numpy_array(pixels.reshape(chunk_spec.shape))
+
+    async def _encode_single(self, chunk_array: NDBuffer, chunk_spec: ArraySpec) -> Buffer | None:
+        pixels = np.ascontiguousarray(chunk_array.as_numpy_array())
+        data = await asyncio.to_thread(imagecodecs.jpeg8_encode, pixels, self.level, subsampling=self.subsampling)
+        return chunk_spec.prototype.buffer.from_bytes(bytes(data))
+
+    def compute_encoded_size(self, input_byte_length: int, _chunk_spec: ArraySpec) -> int:
+        """Refuse: a JPEG's size is not known beforehand, and zarr asks only codecs of fixed size."""
+        raise ValueError(f"the size of a JPEG of {input_byte_length} bytes of pixels is not known beforehand")
+
+
+def _register() -> None:
+    try:
+        get_codec_class(NAME)
+    except KeyError:
+        register_codec(NAME, ZarrJpeg)
+
+
+_register()

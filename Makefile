@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
 
-.PHONY: help demo test check format bench clean
+.PHONY: help demo test check format bench bench-wsi clean
 .DEFAULT_GOAL := help
 
 help:
@@ -24,7 +24,7 @@ demo: $(VENV)/.installed
 	@$(BIN)/gigamil demo --out $(DEMO)
 
 test: $(VENV)/.installed
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --dist loadfile
 
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check .
@@ -37,8 +37,10 @@ format: $(VENV)/.installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.installed
-	$(BIN)/python tests/benchmarks/bench_pipeline.py
+bench: bench-wsi
+
+bench-wsi: $(VENV)/.installed
+	$(BIN)/python tests/benchmarks/bench_wsi.py
 
 clean:
 	rm -rf $(VENV) $(DEMO) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

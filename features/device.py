@@ -1,8 +1,6 @@
 """Where and how precisely an encoder runs, and how uint8 tiles become its input there."""
 
-import ctypes
 import re
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,9 +13,6 @@ from features.encoder import EncoderSpec
 from wsi.errors import RequestError
 
 AUTO = "auto"
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-LARGEST_HEAP_BLOCK, KEPT_BYTES = 32 << 20, 1 << 30
-"""For `keep_freed_memory`: malloc.h's names, the largest threshold it takes, and what a heap may keep."""
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -73,17 +68,6 @@ def reproducible_arithmetic() -> Iterator[None]:
     finally:
         torch.set_float32_matmul_precision(matmul)
         torch.set_num_threads(threads)
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep freed blocks for reuse in place of returning each to the system; the whole process is affected.
-
-    The maps of a forward pass are large and short-lived: without this a third of its time on a CPU goes into page
-    faults. Elsewhere than on glibc nothing happens.
-    """
-    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
-        library.mallopt(M_MMAP_THRESHOLD, LARGEST_HEAP_BLOCK)
-        library.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 class TileInput:

@@ -16,7 +16,6 @@ from features.device import (
     AUTO,
     PRECISIONS,
     device_of_rank,
-    keep_freed_memory,
     reproducible_arithmetic,
     resolve_device,
     resolve_precision,
@@ -39,6 +38,7 @@ from features.plan import Item, Job
 from features.prepare import Request, prepare, settle
 from features.stream import GPU_LANES, StreamOptions, Task, TileStream
 from wsi.errors import GigamilError, RequestError
+from wsi.memory import keep_freed_memory
 from wsi.outcome import Outcome, Progress, Silent, Summary
 
 MIB = 1 << 20

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi.channels import largest, smallest
 from wsi.duplicates import Repeats, find_repeats
 from wsi.pen import pen_mask
 from wsi.slide import RGB
@@ -46,7 +47,7 @@ def artefact_masks(overview: RGB, tissue: Mask, um_per_px: float, background: tu
     """
     pen = pen_mask(overview, um_per_px, background)
     density = _density(overview, background)
-    mean, colour = density.mean(axis=2), density.max(axis=2) - density.min(axis=2)
+    mean, colour = density.mean(axis=2), largest(density) - smallest(density)
     clear = pen == 0
     bubble = clear & (mean > _LEAST_DENSITY) & (colour < _COLOURLESS * mean)
     return {

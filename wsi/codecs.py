@@ -66,25 +66,29 @@ class Jpeg:
         return bytes(imagecodecs.jpeg8_encode(np.ascontiguousarray(tile), JPEG_QUALITY, subsampling="444"))
 
     def decode(self, data: bytes, tile_px: int) -> NDArray[np.uint8]:
-        pixels = imagecodecs.jpeg8_decode(data)
-        if pixels.shape != (tile_px, tile_px, 3):
-            raise ValueError(f"expected a JPEG of {tile_px} x {tile_px} in colour, found {pixels.shape}")
-        return planar(pixels)
+        return planar(jpeg_pixels(data, tile_px))
 
     def decode_into(self, data: Any, out: NDArray[np.uint8]) -> None:
-        pixels = imagecodecs.jpeg8_decode(data)
-        if pixels.shape != (*out.shape[1:], 3):
-            raise ValueError(f"expected a JPEG of {out.shape[1]} x {out.shape[2]} in colour, found {pixels.shape}")
-        cv2.split(pixels, list(out))
+        cv2.split(jpeg_pixels(data, out.shape[1]), list(out))
 
     def metadata(self) -> list[dict[str, Any]]:
         transpose = {"name": "transpose", "configuration": {"order": [1, 2, 0]}}
         return [transpose, {"name": "imagecodecs_jpeg", "configuration": {"level": JPEG_QUALITY, "subsampling": "444"}}]
 
 
+def jpeg_pixels(data: Any, tile_px: int) -> RGB:
+    """Return a JPEG chunk's pixels, uint8 (T, T, 3), contiguous."""
+    pixels = imagecodecs.jpeg8_decode(data)
+    if pixels.shape != (tile_px, tile_px, 3):
+        raise ValueError(f"expected a JPEG of {tile_px} x {tile_px} in colour, found {pixels.shape}")
+    return pixels
+
+
 def planar(tile: RGB) -> NDArray[np.uint8]:
     """Turn uint8 (T, T, 3) into contiguous (3, T, T)."""
-    return np.stack(cv2.split(tile))
+    out = np.empty((3, *tile.shape[:2]), np.uint8)
+    cv2.split(tile, list(out))
+    return out
 
 
 CODECS: dict[str, ChunkCodec] = {"zstd": Zstd(), "jpeg": Jpeg()}

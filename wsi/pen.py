@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi.channels import largest, smallest
 from wsi.slide import RGB
 
 Mask = NDArray[np.uint8]
@@ -54,7 +55,7 @@ def pen_mask(overview: RGB, um_per_px: float, background: tuple[int, int, int]) 
     if max(background) < _DARK_BACKGROUND:
         return np.zeros(overview.shape[:2], np.uint8)
     density = _density(overview, background, max(0.4, 6.0 / um_per_px))
-    scanned = (overview.max(axis=2) > _UNSCANNED_BLACK).astype(np.uint8)
+    scanned = (largest(overview) > _UNSCANNED_BLACK).astype(np.uint8)
     mask = np.zeros(overview.shape[:2], np.uint8)
     for strong, weak in (_blue_or_green(density), _red(density), _black(density)):
         mask |= _strokes(strong.astype(np.uint8) & scanned, weak.astype(np.uint8) & scanned, um_per_px)
@@ -91,7 +92,7 @@ def _red(density: NDArray[np.float32]) -> _Pair:
 
 
 def _black(density: NDArray[np.float32]) -> _Pair:
-    least, most = density.min(axis=2), density.max(axis=2)
+    least, most = smallest(density), largest(density)
     # Over tissue, its stain comes on top; no stain alone absorbs so much of each channel.
     strong = ((least > 0.7) & (most - least < 0.3)) | ((least > 0.85) & (most - least < 0.8))
     return strong, (least > 0.4) & (most - least < 0.25)

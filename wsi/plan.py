@@ -25,6 +25,7 @@ from wsi.errors import DamagedSlideError, RequestError
 from wsi.fingerprint import fingerprint, slide_bytes
 from wsi.grid import SHARD_TILES, TASK_LEVELS, Grid, area_fractions
 from wsi.layout import SUFFIX, write_image_arrays
+from wsi.memory import keep_freed_memory
 from wsi.options import NATIVE, TileOptions
 from wsi.overview import OverviewPlan, overview_band, plan_overview
 from wsi.passthrough import copied_levels
@@ -38,7 +39,7 @@ from wsi.units import YX
 
 ALGORITHM = 2
 """Raised whenever the same settings would give other pixels or another tile list."""
-_OPEN_SLIDES = 2
+_OPEN_SLIDES = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,8 @@ def _cached(path: Path, reader: str | None, _size: int, _mtime_ns: int, _process
 
 
 def cached_slide(path: Path, reader: str | None) -> Slide:
-    """Return an open slide; each worker process keeps the last two open."""
+    """Return an open slide; each worker process keeps the last few open, for its tasks come from several slides."""
+    keep_freed_memory()
     try:
         stat = os.stat(path)
     except OSError:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi.atomic import write_text
-from wsi.codecs import codec
+from wsi.codecs import codec, jpeg_pixels
 from wsi.errors import DamagedSlideError, StoreError
 from wsi.grid import SHARD_TILES, TASK_LEVELS, runs
 from wsi.layout import FILL, shard_path
@@ -226,26 +226,24 @@ class _Region:
         return chunks, half
 
     def _copied_tile(self, level: int, row: int, column: int, *, decode: bool) -> tuple[bytes | None, RGB | None]:
-        source, jpeg = self._plan.copies[level], codec("jpeg")
+        source = self._plan.copies[level]
         slide = cached_slide(self._plan.path, self._plan.reader)
         assert isinstance(slide, TiffReader)
         assert source is not None
         try:
             with self._receipt.timed("read"):
                 data = copy_tile(slide, source, row, column)
-                pixels = jpeg.decode(data, self._tile_px).transpose(1, 2, 0) if data and decode else None
+                pixels = jpeg_pixels(data, self._tile_px) if data and decode else None
         except Exception as error:  # codecs raise nearly anything on damaged bytes
             if not self._skip_damage:
-                raise (
-                    error
-                    if isinstance(error, DamagedSlideError)
-                    else DamagedSlideError(
-                        f"{slide.path.name}: tile ({row}, {column}) of level {source} cannot be decoded ({error}): "
-                        "copy the file again, or give --on-damage skip"
-                    )
+                if isinstance(error, DamagedSlideError):
+                    raise
+                raise DamagedSlideError(
+                    f"{slide.path.name}: tile ({row}, {column}) of level {source} cannot be decoded ({error}): "
+                    "copy the file again, or give --on-damage skip"
                 ) from None
             pixels = np.full((self._tile_px, self._tile_px, 3), DAMAGED_RGB, np.uint8)
-            data = jpeg.encode(pixels)
+            data = codec("jpeg").encode(pixels)
             if level == 0:
                 self._receipt.damage((row, column))
         return data, pixels

@@ -14,7 +14,7 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi.atomic import write_bytes
+from wsi.atomic import replacing
 from wsi.errors import StoreError
 
 ABSENT = 2**64 - 1
@@ -44,9 +44,9 @@ def write_shard(path: Path, chunks: Mapping[int, bytes], n_chunks: int) -> int:
         offset += len(chunks[place])
     encoded = index.tobytes()
     checksum = struct.pack("<I", google_crc32c.value(encoded))
-    data = b"".join([*(chunks[place] for place in sorted(chunks)), encoded, checksum])
-    write_bytes(path, data)
-    return len(data)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.writelines([*(chunks[place] for place in sorted(chunks)), encoded, checksum])
+    return offset + len(encoded) + len(checksum)
 
 
 def parse_index(tail: bytes, n_chunks: int, name: str) -> NDArray[np.uint64]:

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi.channels import largest, smallest
 from wsi.slide import RGB
 
 Mask = NDArray[np.uint8]
@@ -25,6 +26,8 @@ _UNSCANNED = 254
 """All channels at or above: the scanner never visited."""
 _PADDED = 6
 """All channels at or below, and flat, on a bright slide: padding around what was scanned."""
+_SAMPLED = 200_000
+"""Pixels that are enough to find a colour."""
 _DARK = 64
 """A background of which no channel reaches this is dark: fluorescence."""
 _LADDER = ((1.0, 1.0), (0.7, 0.5), (0.5, 0.1), (0.35, 0.02))
@@ -143,7 +146,7 @@ def _without_smooth(
 
 def _padding(overview: RGB, um_per_px: float) -> NDArray[np.bool_]:
     """Return where the picture is flat, pure black over more than any tissue fold or stroke, bool (h, w)."""
-    black = (overview.max(axis=2) <= _PADDED).astype(np.uint8)
+    black = (largest(overview) <= _PADDED).astype(np.uint8)
     side = 2 * max(1, round(150 / um_per_px)) + 1
     core = cv2.erode(black, np.ones((side, side), np.uint8), borderValue=1)
     return np.asarray(cv2.dilate(core, np.ones((side + 4, side + 4), np.uint8)) > 0)
@@ -153,26 +156,24 @@ def estimate_background(overview: RGB, usable: NDArray[np.bool_]) -> tuple[tuple
     """Return the colour of the empty slide, and whether it is dark.
 
     The commonest colour among flat pixels, in 32 steps per channel, then the median of its neighbourhood. Pure white
-    counts only where there is hardly anything else that is bright. Where that colour is so strong that it may be tissue
-    that fills the picture, the brightest common colour takes its place.
+    counts only where there is hardly anything else that is bright.
     """
-    flat = usable & (_local_range(overview) <= 12)
-    scanned = flat & (overview.min(axis=2) < _UNSCANNED)
-    bright = scanned & (overview.max(axis=2) >= 160)
-    chosen = next(
-        (m for m in (bright, flat & (overview.max(axis=2) >= 160), scanned, usable) if m.mean() > 0.02), usable
-    )
+    flat, most = usable & (_local_range(overview) <= 12), largest(overview)
+    scanned = flat & (smallest(overview) < _UNSCANNED)
+    bright = scanned & (most >= 160)
+    chosen = next((m for m in (bright, flat & (most >= 160), scanned, usable) if m.mean() > 0.02), usable)
     pixels = overview[chosen] if chosen.any() else overview.reshape(-1, 3)
     if not len(pixels):
         return (255, 255, 255), False
-    dark_share = float((overview[usable].max(axis=1) < _DARK).mean()) if usable.any() else 0.0
+    dark_share = float((most[usable] < _DARK).mean()) if usable.any() else 0.0
     if dark_share > 0.5:
-        pixels = overview[usable & (overview.max(axis=2) < _DARK)]
+        pixels = overview[usable & (most < _DARK)]
     colour = _commonest(pixels)
     return colour, max(colour) < _DARK
 
 
 def _commonest(pixels: RGB) -> tuple[int, int, int]:
+    pixels = pixels[:: max(1, len(pixels) // _SAMPLED)]
     codes = (pixels >> 3).astype(np.int32)
     flat = (codes[:, 0] << 10) | (codes[:, 1] << 5) | codes[:, 2]
     mode = int(np.bincount(flat, minlength=1 << 15).argmax())
@@ -184,7 +185,7 @@ def _commonest(pixels: RGB) -> tuple[int, int, int]:
 
 def _local_range(rgb: RGB) -> NDArray[np.uint8]:
     kernel = np.ones((3, 3), np.uint8)
-    return np.asarray((cv2.dilate(rgb, kernel) - cv2.erode(rgb, kernel)).max(axis=2), np.uint8)
+    return largest(np.asarray(cv2.dilate(rgb, kernel) - cv2.erode(rgb, kernel), np.uint8))
 
 
 def optical_density(rgb: RGB, background: tuple[int, int, int]) -> NDArray[np.float32]:
@@ -197,7 +198,7 @@ def optical_density(rgb: RGB, background: tuple[int, int, int]) -> NDArray[np.fl
 
 
 def _intensity(rgb: RGB, background: tuple[int, int, int]) -> NDArray[np.float32]:
-    brighter = (rgb.astype(np.float32) - np.array(background, np.float32)).max(axis=2) / 255
+    brighter = largest(rgb.astype(np.float32) - np.array(background, np.float32)) / 255
     return np.maximum(brighter, 0).astype(np.float32)
 
 

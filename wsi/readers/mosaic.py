@@ -16,7 +16,7 @@ from wsi.errors import DamagedSlideError
 from wsi.slide import DAMAGED_RGB, RGB
 from wsi.units import YX, Box, ceil_div
 
-CACHE_BYTES = 64 << 20
+CACHE_BYTES = 16 << 20
 """Decoded tiles kept, so that boxes that cut through a tile decode it once."""
 
 

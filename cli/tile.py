@@ -7,36 +7,34 @@ import typer
 
 from cli.options import Json, Manifest, Out, Overwrite, Workers
 
+MinTissue = Annotated[float, typer.Option("--min-tissue", help="Least share of tissue of a listed tile.")]
+TilePx = Annotated[str, typer.Option("--tile-px", help="Side of a tile: 224, 256, 512, ... or native.")]
+Background = Annotated[str, typer.Option("--background", help="drop, or keep: store tiles without tissue.")]
+AssumeMpp = Annotated[float | None, typer.Option("--assume-mpp", help="um/px of slides that do not say it.")]
+OnDamage = Annotated[str, typer.Option("--on-damage", help="fail, or skip: leave damaged tiles out.")]
+Roi = Annotated[Path | None, typer.Option("--roi", help="Regions: GeoJSON, PNG, or a folder of <image_id>.geojson.")]
+RoiMode = Annotated[str, typer.Option("--roi-mode", help="and: tissue inside the regions; replace: all of them.")]
+Drop = Annotated[list[str] | None, typer.Option("--drop", help="Leave tiles out: 'focus<0.04', 'pen>0.5'.")]
+Scores = Annotated[str, typer.Option("--scores", help="auto, or all: decode copied JPEG tiles to score them.")]
+
 
 def tile(
     slides: Annotated[list[Path] | None, typer.Argument(help="Slides, or folders of slides.")] = None,
     out: Out = Path("stores"),
     manifest: Manifest = None,
     mpp: Annotated[float, typer.Option("--mpp", help="um/px of the tiles.")] = 0.5,
-    tile_px: Annotated[str, typer.Option("--tile-px", help="Side of a tile: 224, 256, 512, ... or native.")] = "256",
+    tile_px: TilePx = "256",
     codec: Annotated[str, typer.Option("--codec", help="auto (copy JPEG, else zstd), jpeg, zstd.")] = "auto",
-    min_tissue: Annotated[float, typer.Option("--min-tissue", help="Least share of tissue of a listed tile.")] = 0.1,
-    background: Annotated[
-        str, typer.Option("--background", help="drop, or keep: store tiles without tissue.")
-    ] = "drop",
-    assume_mpp: Annotated[
-        float | None, typer.Option("--assume-mpp", help="um/px of slides that do not say it.")
-    ] = None,
-    on_damage: Annotated[str, typer.Option("--on-damage", help="fail, or skip: leave damaged tiles out.")] = "fail",
-    roi: Annotated[
-        Path | None, typer.Option("--roi", help="Regions: a GeoJSON or PNG, or a folder of <image_id>.geojson.")
-    ] = None,
-    roi_mode: Annotated[
-        str, typer.Option("--roi-mode", help="and: tissue inside the regions; replace: all of them.")
-    ] = "and",
+    min_tissue: MinTissue = 0.1,
+    background: Background = "drop",
+    assume_mpp: AssumeMpp = None,
+    on_damage: OnDamage = "fail",
+    roi: Roi = None,
+    roi_mode: RoiMode = "and",
     fill_holes: Annotated[bool, typer.Option("--fill-holes", help="Fill the holes of tissue and regions.")] = False,
-    drop: Annotated[
-        list[str] | None, typer.Option("--drop", help="Leave tiles out, such as 'focus<0.04' or 'pen>0.5'.")
-    ] = None,
-    scores: Annotated[
-        str, typer.Option("--scores", help="auto, or all: decode copied JPEG tiles to score them.")
-    ] = "auto",
-    reader: Annotated[str | None, typer.Option("--reader", help="Force a reader: tiff or openslide.")] = None,
+    drop: Drop = None,
+    scores: Scores = "auto",
+    reader: Annotated[str | None, typer.Option("--reader", help="Force a reader; see gigamil info.")] = None,
     workers: Workers = None,
     scheduler: Annotated[str | None, typer.Option("--scheduler", help="A running Dask scheduler, tcp://...")] = None,
     overwrite: Overwrite = False,

@@ -176,7 +176,7 @@ def _small_array(path: Path, data: NDArray[Any], names: tuple[str, ...], fill: i
 
 def _write_mask(plan: SlidePlan) -> None:
     """Write the tissue mask as an OME-Zarr label with as many levels as the image."""
-    mask = read_tissue(plan)["mask"]
+    mask = read_tissue(plan, "mask")["mask"]
     folder = plan.partial / "labels" / "tissue"
     levels = [mask]
     while len(levels) < len(plan.grid.levels()):

@@ -281,13 +281,13 @@ def tile_fractions(plan: SlidePlan, mask: NDArray[np.uint8]) -> NDArray[np.float
     return area_fractions(mask, plan.grid.tile_px * o_per_s, plan.grid.tiles, extent)
 
 
-def read_tissue(plan: SlidePlan) -> dict[str, NDArray[Any]]:
-    """Return what `make_tissue` put into the work folder.
+def read_tissue(plan: SlidePlan, *names: str) -> dict[str, NDArray[Any]]:
+    """Return what `make_tissue` put into the work folder, all of it or the arrays that are named.
 
     ``mask``; ``fractions``, ``wanted``, ``listed`` and ``score_<name>`` of every tile of the grid; ``background``.
     """
     with np.load(plan.work / "tissue.npz") as file:
-        return {name: file[name] for name in file.files}
+        return {name: file[name] for name in names or file.files}
 
 
 def plan_hash(plan: SlidePlan) -> str:

@@ -102,8 +102,7 @@ def make_region(plan: SlidePlan, region: YX) -> Receipt:
     receipt = read_receipt(plan, region)
     if receipt is None:
         receipt = Receipt(region)
-        with slide_errors(plan):
-            _Region(plan, region, receipt).write()
+        _Region(plan, region, receipt).write()
         write_text(receipt_path(plan, region), json.dumps(asdict(receipt)))
     return receipt
 
@@ -118,7 +117,7 @@ class _Region:
         self._tile_px = plan.grid.tile_px
         self._tiles = plan.grid.region_tiles(region)
         self._skip_damage = plan.options.on_damage == "skip"
-        tissue = read_tissue(plan)
+        tissue = read_tissue(plan, "wanted", "listed", "background")
         wanted = tissue["wanted"][self._tiles.y0 : self._tiles.y1, self._tiles.x0 : self._tiles.x1]
         self._listed = tissue["listed"]
         red, green, blue = tissue["background"].tolist()
@@ -184,7 +183,7 @@ class _Region:
         out = Box(row * side, start * side, (row + 1) * side, stop * side)
         source = source_box(out, factor)
         damaged: list[Box] | None = [] if self._skip_damage else None
-        with self._receipt.timed("read"):
+        with self._receipt.timed("read"), slide_errors(self._plan):
             pixels = cached_slide(self._plan.path, self._plan.reader).read(self._plan.scaling.level, source, damaged)
         with self._receipt.timed("scale"):
             strip = area_average(np.ascontiguousarray(pixels), YX(source.y0, source.x0), out, factor)

@@ -9,14 +9,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from wsi.atomic import PARTIAL
+from wsi.channels import smallest
 from wsi.codecs import ChunkCodec, codec
 from wsi.errors import RequestError, StoreError
 from wsi.grid import Grid
-from wsi.layout import FORMAT_VERSION, SUFFIX, shard_key
+from wsi.layout import FILL, FORMAT_VERSION, SUFFIX, shard_key
 from wsi.slide import RGB
 from wsi.storage import Location, Options, locate, open_folder
 from wsi.units import YX
@@ -239,10 +241,22 @@ class TileStore:
         return self.read_array(str(level)).astype(np.uint8, copy=False)
 
     def overview(self, max_px: int = 2048) -> RGB:
-        """Return the largest level of at most ``max_px`` a side, uint8 (h, w, 3); white where nothing is stored."""
+        """Return a picture of the whole slide, uint8 (h, w, 3): the largest level of at most ``max_px`` a side.
+
+        Where no tile is stored, the coarser overview that was made of the slide shows its background.
+        """
         levels = self.grid.levels()
-        fitting = [i for i, shape in enumerate(levels) if max(shape) <= max_px]
-        return np.ascontiguousarray(self.read_level(fitting[0] if fitting else len(levels) - 1).transpose(1, 2, 0))
+        level = next((i for i, shape in enumerate(levels) if max(shape) <= max_px), len(levels) - 1)
+        picture = np.ascontiguousarray(self.read_level(level).transpose(1, 2, 0))
+        behind = self.read_array("overview/0").transpose(1, 2, 0)
+        scale = float(self._meta["mask_mpp"]) / (self.mpp * 2**level)
+        size = (max(1, round(behind.shape[1] * scale)), max(1, round(behind.shape[0] * scale)))
+        shown = cv2.resize(np.ascontiguousarray(behind), size, interpolation=cv2.INTER_LINEAR)
+        missing = [(0, max(0, a - b)) for a, b in zip(picture.shape[:2], shown.shape[:2], strict=True)]
+        shown = np.pad(shown, (*missing, (0, 0)), mode="edge")[: picture.shape[0], : picture.shape[1]]
+        absent = smallest(picture) == FILL
+        picture[absent] = shown[absent]
+        return picture
 
     def tissue_mask(self) -> tuple[NDArray[np.uint8], float]:
         """Return the tissue mask, uint8 (h, w) of 0 and 1, and its um/px."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from making import picture, write_pyramid
+from making import RGB, picture, write_pyramid
 
 from wsi.errors import RequestError, StoreError
 from wsi.layout import shard_path
@@ -144,3 +144,15 @@ def test_places() -> None:
 def test_file_urls_are_paths(small_store: TileStore) -> None:
     (store,) = find_stores([f"file://{small_store.path}"])
     assert store.path == small_store.path
+
+
+def test_the_overview_shows_the_background_that_is_not_stored(small_store: TileStore, slide_pixels: RGB) -> None:
+    picture = small_store.overview(800)
+    factor = slide_pixels.shape[0] / picture.shape[0]
+    true = slide_pixels[:: round(factor), :: round(factor)]
+    assert np.abs(picture[:20, :20].astype(int) - true[:20, :20]).max() <= 3
+    assert not (picture == 255).all(axis=2).any()
+    row, column = small_store.tiles_yx[len(small_store.tiles_yx) // 2]
+    y, x = int((row + 0.5) * 256 / factor), int((column + 0.5) * 256 / factor)
+    level = small_store.read_level(round(np.log2(factor)))
+    np.testing.assert_array_equal(picture[y, x], level[:, y, x])

@@ -16,7 +16,7 @@ from wsi.errors import UnreadableSlideError
 from wsi.readers.colour import grey_to_rgb, ycbcr_to_rgb
 from wsi.readers.dicom_layout import JPEG, JPEG_2000, JPEG_LS, DicomInstance, read_instance, series_of
 from wsi.readers.jpeg_checks import check_jpeg, jpeg2000_size
-from wsi.readers.mosaic import Mosaic, TileGrid, one_line
+from wsi.readers.mosaic import Mosaic, TileGrid
 from wsi.slide import RGB, Level, MppClaim
 from wsi.units import Box
 
@@ -41,7 +41,7 @@ class DicomReader(Mosaic):
         self._closed = weakref.finalize(self, _close_all, self._descriptors)
         self.missing = self._find_missing()
         self.notes = first.notes + ((self.missing,) if self.missing else ())
-        self._probe()
+        self._probe([i for i, frame in enumerate(self._instances[0].frames) if frame is not None])
 
     def _find_missing(self) -> str:
         for descriptor, instance in zip(self._descriptors, self._instances, strict=True):
@@ -50,19 +50,6 @@ class DicomReader(Mosaic):
             if past:
                 return f"{past} of {len(instance.spans)} frames lie past the end of {instance.path.name} ({size} bytes)"
         return ""
-
-    def _probe(self) -> None:
-        there = [i for i, frame in enumerate(self._instances[0].frames) if frame is not None]
-        errors = []
-        for index in dict.fromkeys((there[len(there) // 2], there[0], there[-1])) if there else ():
-            try:
-                self._tile(0, index)
-            except Exception as error:  # codecs raise nearly anything on damaged bytes
-                errors.append(one_line(error))
-            else:
-                return
-        self.close()
-        raise UnreadableSlideError(f"opens, but its frames cannot be decoded: {errors[0] if errors else 'none there'}")
 
     def read(self, level: int, box: Box, damaged: list[Box] | None = None) -> RGB:
         """See `wsi.slide.Slide.read`."""

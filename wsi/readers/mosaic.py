@@ -12,7 +12,7 @@ from threading import Lock
 
 import numpy as np
 
-from wsi.errors import DamagedSlideError
+from wsi.errors import DamagedSlideError, UnreadableSlideError
 from wsi.slide import DAMAGED_RGB, RGB
 from wsi.units import YX, Box, ceil_div
 
@@ -83,6 +83,26 @@ class Mosaic(ABC):
     @abstractmethod
     def _position(self, level: int, index: int) -> int:
         """Return where a tile lies in the file: tiles are decoded in this order."""
+
+    def _probe(self, written: Sequence[int]) -> None:
+        """Refuse a slide none of whose middle, first and last tiles of level 0 decode: good metadata, no pixels.
+
+        Parameters
+        ----------
+        written
+            Indices of the tiles that are there.
+        """
+        errors = []
+        for index in dict.fromkeys((written[len(written) // 2], written[0], written[-1])) if written else ():
+            try:
+                self._tile(0, index)
+            except Exception as error:  # codecs raise nearly anything on damaged bytes
+                errors.append(one_line(error))
+            else:
+                return
+        raise UnreadableSlideError(
+            f"opens, but its tiles cannot be decoded: {errors[0]}" if errors else "not one of its tiles was written"
+        )
 
     def _read_stored(self, level: int, box: Box, damaged: list[Box] | None) -> RGB:
         """Return the pixels of a box in the stored frame; see `wsi.slide.Slide.read`."""

@@ -26,8 +26,8 @@ def export(
     """Write a tile store in a form that other programs read; label and macro images never leave with it."""
     from cli.console import one_line_errors, run_stage
     from wsi.errors import RequestError
-    from wsi.export_ome_tiff import OmeTiffOptions, export_ome_tiff
-    from wsi.export_ome_zarr import OmeZarrOptions, export_ome_zarr
+    from wsi.export.ome_tiff import OmeTiffOptions, export_ome_tiff
+    from wsi.export.ome_zarr import OmeZarrOptions, export_ome_zarr
 
     with one_line_errors():
         if _kind(item) != "store":

@@ -14,16 +14,16 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 
-from wsi.artefacts import OVERVIEW_SCORES
 from wsi.codecs import codec
-from wsi.drop import dropped
 from wsi.errors import StoreError
 from wsi.grid import SHARD_TILES, TASK_LEVELS
 from wsi.layout import FILL, FORMAT_VERSION, group, multiscales, omero, shard_path, write_json
 from wsi.plan import SlidePlan, plan_hash, read_overview, read_tissue
-from wsi.quality import TILE_SCORES, focus_notes
 from wsi.region import Receipt, raise_damage, read_receipt
 from wsi.resample import halve
+from wsi.scores.artefacts import OVERVIEW_SCORES
+from wsi.scores.drop import dropped
+from wsi.scores.quality import TILE_SCORES, focus_notes
 from wsi.shards import ShardFile, write_shard
 from wsi.units import YX, ceil_div
 

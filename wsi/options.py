@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from wsi.codecs import AUTO, CODEC_CHOICES
-from wsi.drop import Rule, parse_rules
 from wsi.errors import RequestError
-from wsi.quality import TILE_SCORES
 from wsi.roi import MODES
+from wsi.scores.drop import Rule, parse_rules
+from wsi.scores.quality import TILE_SCORES
 from wsi.slide import READERS
 
 NATIVE = "native"

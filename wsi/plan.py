@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi.artefacts import assess
 from wsi.atomic import PARTIAL, replacing, write_text
 from wsi.codecs import AUTO
 from wsi.cohort import Job
@@ -33,6 +32,7 @@ from wsi.recipe import canonical, recipe_hash
 from wsi.resolution import Resolution, resolve_mpp
 from wsi.roi import roi_file, roi_hash, roi_mask
 from wsi.scaling import Scaling, choose_scaling
+from wsi.scores.artefacts import assess
 from wsi.slide import RGB, Slide, open_slide
 from wsi.tissue import fill_holes, find_tissue
 from wsi.units import YX

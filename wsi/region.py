@@ -18,9 +18,9 @@ from wsi.grid import SHARD_TILES, TASK_LEVELS, runs
 from wsi.layout import FILL, shard_path
 from wsi.passthrough import copy_tile
 from wsi.plan import SlidePlan, cached_slide, read_tissue, slide_errors
-from wsi.quality import tile_scores
 from wsi.readers.tiff_reader import TiffReader
 from wsi.resample import area_average, halve, source_box
+from wsi.scores.quality import tile_scores
 from wsi.shards import ShardFile, write_shard
 from wsi.slide import DAMAGED_RGB, RGB
 from wsi.units import YX, Box

@@ -219,6 +219,29 @@ def ordinary_way(slide: Path, scale: int, pool: "multiprocessing.pool.Pool", fol
     return {"case": f"{slide.stem}, {scale}:1", "seconds_for_all": seconds * store.n_tiles / len(chosen)}
 
 
+def memory(folder: Path) -> list[dict[str, object]]:
+    """Tile a slide of 0.5 and one of 6 gigapixels, each with new workers; return what a worker held at most."""
+    rows = []
+    for height, width in ((20_000, 25_000), (60_000, 100_000)):
+        path = folder / f"memory-{height}x{width}.tif"
+        if not path.exists():
+            spec = SlideSpec(height_px=height, width_px=width, tissue_share=0.03, bigtiff=True)
+            make_slide(path, spec, threads=usable_cpus())
+        out = folder / "stores"
+        shutil.rmtree(out, ignore_errors=True)
+        with (
+            LocalCluster(
+                n_workers=usable_cpus(), threads_per_worker=1, dashboard_address="127.0.0.1:0", memory_limit=0
+            ) as cluster,
+            Client(cluster) as client,
+        ):
+            options = TileOptions(slides=(path,), out=out, assume_mpp=0.5, scheduler=cluster.scheduler_address)
+            seconds = timed(lambda options=options: tile(options))  # type: ignore[misc]
+            peak = max(client.run(_peak_bytes).values())
+        rows.append({"gigapixels": height * width / 1e9, "tile_s": seconds, "peak_worker_mib": peak >> 20})
+    return rows
+
+
 def _warm() -> None:
     import wsi.tiler  # noqa: F401
 
@@ -247,6 +270,11 @@ def show(result: dict[str, object]) -> None:
     for row in result["ordinary"]:  # type: ignore[attr-defined]
         console.print(f"the ordinary way, {row['case']}: {row['seconds_for_all']:.1f} s (from a sample of its tiles)")
     console.print(f"peak memory of a worker: {result['peak_worker_mib']} MiB")
+    for row in result.get("memory", ()):  # type: ignore[attr-defined]
+        console.print(
+            f"{row['gigapixels']:.1f} gigapixels: {row['tile_s']:.1f} s, "
+            f"a worker held {row['peak_worker_mib']} MiB at most"
+        )
 
 
 def main() -> None:
@@ -255,11 +283,14 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=20_000, help="side of the slides, pixels")
     parser.add_argument("--folder", type=Path, help="where slides are kept between runs; default: a temporary folder")
     parser.add_argument("--out", type=Path, default=Path("bench-wsi.json"))
+    parser.add_argument("--memory", action="store_true", help="also tile 0.5 and 6 gigapixels and compare the peaks")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         result = run(arguments.size, folder)
+        if arguments.memory:
+            result["memory"] = memory(folder)
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     show(result)
 

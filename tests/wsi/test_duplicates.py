@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from making import SEED
 
-from wsi.duplicates import find_repeats
+from wsi.scores.duplicates import find_repeats
 from wsi.slide import RGB
 from wsi.tissue import find_tissue
 

@@ -16,9 +16,9 @@ from ome_zarr_models.v04.image import Image
 
 from wsi.codecs import codec
 from wsi.errors import RecipeMismatchError, RequestError
-from wsi.export_ome_tiff import OmeTiffOptions, export_ome_tiff
-from wsi.export_ome_zarr import OmeZarrOptions, export_ome_zarr
-from wsi.jpeg_form import JpegForm, jpeg_form
+from wsi.export.jpeg_form import JpegForm, jpeg_form
+from wsi.export.ome_tiff import OmeTiffOptions, export_ome_tiff
+from wsi.export.ome_zarr import OmeZarrOptions, export_ome_zarr
 from wsi.layout import shard_path
 from wsi.ordered import ordered
 from wsi.outcome import Status
@@ -117,7 +117,7 @@ def test_openslide_sees_the_same_levels(tmp_path: Path, small_store: TileStore, 
 
 
 def test_a_bigtiff_is_linked_alike(tmp_path: Path, small_store: TileStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsi.export_ome_tiff._CLASSIC_LIMIT", 1)
+    monkeypatch.setattr("wsi.export.ome_tiff._CLASSIC_LIMIT", 1)
     out = tmp_path / "a.ome.tiff"
     export_ome_tiff(OmeTiffOptions(store=small_store.path, out=out))
     with tifffile.TiffFile(out) as tiff:

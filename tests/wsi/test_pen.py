@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from making import SEED
 
-from wsi.artefacts import artefact_masks
 from wsi.overview import overview_band, plan_overview
-from wsi.pen import pen_mask
+from wsi.scores.artefacts import artefact_masks
+from wsi.scores.pen import pen_mask
 from wsi.slide import RGB, open_slide
 from wsi.tissue import estimate_background
 

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from making import SEED
 
-from wsi.drop import Rule, dropped, parse_rules
 from wsi.errors import RequestError
 from wsi.options import TileOptions
-from wsi.quality import focus_notes, mean_density, tile_scores
+from wsi.scores.drop import Rule, dropped, parse_rules
+from wsi.scores.quality import focus_notes, mean_density, tile_scores
 from wsi.slide import RGB
 
 BACKGROUND = (240, 238, 242)

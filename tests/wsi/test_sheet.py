@@ -14,10 +14,10 @@ from making import picture, write_deflate
 
 from wsi.errors import RequestError
 from wsi.outcome import Status
-from wsi.quality import tile_scores
-from wsi.sheet import QcOptions, mark_odd, qc, read_row
-from wsi.sheet_page import page
-from wsi.sheet_rows import COLUMNS
+from wsi.scores.quality import tile_scores
+from wsi.sheet.page import page
+from wsi.sheet.qc import QcOptions, mark_odd, qc, read_row
+from wsi.sheet.rows import COLUMNS
 from wsi.store import TileStore
 
 

@@ -1,7 +1,7 @@
 """What on a slide is no tissue worth a look: pen, folds, bubbles, repeated sections, as one score per tile.
 
 All are judged on the overview, relative to the slide's own tissue; they are simple measures that find the gross cases.
-They are stored with each tile, and leave out nothing unless a rule asks for it (`wsi.drop`).
+They are stored with each tile, and leave out nothing unless a rule asks for it (`wsi.scores.drop`).
 """
 
 from collections.abc import Callable
@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi.channels import largest, smallest
-from wsi.duplicates import Repeats, find_repeats
-from wsi.pen import pen_mask
+from wsi.scores.duplicates import Repeats, find_repeats
+from wsi.scores.pen import pen_mask
 from wsi.slide import RGB
 from wsi.tissue import Tissue
 
@@ -42,7 +42,7 @@ def artefact_masks(overview: RGB, tissue: Mask, um_per_px: float, background: tu
     Returns
     -------
     dict
-        ``pen``: see `wsi.pen`. ``fold``: tissue that is far denser and more strongly coloured than the slide's tissue.
+        ``pen``: see `wsi.scores.pen`. ``fold``: tissue far denser and more strongly coloured than the slide's tissue.
         ``bubble``: what absorbs light without a stain's colour, such as rims of bubbles, edges of cover slips, dirt.
     """
     pen = pen_mask(overview, um_per_px, background)

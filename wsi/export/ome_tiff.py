@@ -27,9 +27,9 @@ from wsi.atomic import replacing
 from wsi.claim import claim
 from wsi.cpu import usable_cpus
 from wsi.errors import RecipeMismatchError, RequestError
-from wsi.jpeg_form import JpegForm, jpeg_form
+from wsi.export.jpeg_form import JpegForm, jpeg_form
+from wsi.export.ome_xml import ome_xml
 from wsi.layout import FILL, shard_key
-from wsi.ome_xml import ome_xml
 from wsi.ordered import ordered
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.recipe import recipe_hash

@@ -22,8 +22,8 @@ from wsi.atomic import PARTIAL, replacing, write_text
 from wsi.claim import claim
 from wsi.cpu import usable_cpus
 from wsi.errors import RequestError
+from wsi.export.ome_xml import ome_xml
 from wsi.layout import FILL, multiscales, omero
-from wsi.ome_xml import ome_xml
 from wsi.ordered import ordered
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.recipe import recipe_hash, refuse_other_recipe

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi.artefacts import OVERVIEW_SCORES
 from wsi.errors import RequestError
-from wsi.quality import TILE_SCORES
+from wsi.scores.artefacts import OVERVIEW_SCORES
+from wsi.scores.quality import TILE_SCORES
 
 SCORES = (*TILE_SCORES, *OVERVIEW_SCORES)
 """Every score that a rule may name."""

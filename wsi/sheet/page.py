@@ -8,7 +8,7 @@ from string import Template
 
 import cv2
 
-from wsi.sheet_rows import Column, SlideRow
+from wsi.sheet.rows import Column, SlideRow
 from wsi.slide import RGB
 
 _JPEG_QUALITY = 82
@@ -26,7 +26,7 @@ def page(rows: Sequence[SlideRow], columns: Sequence[Column], failed: Sequence[t
     failed
         Id and reason of each store that could not be read.
     """
-    template = Template(files("wsi").joinpath("sheet_template.html").read_text("utf-8"))
+    template = Template(files("wsi.sheet").joinpath("template.html").read_text("utf-8"))
     odd = sum(bool(row.odd) for row in rows)
     warned = sum(bool(row.warnings) for row in rows)
     head = "".join(f'<th class="n" data-sort="n" scope="col">{escape(column.title)}</th>' for column in columns)

@@ -18,9 +18,9 @@ from wsi.atomic import write_bytes, write_text
 from wsi.claim import claim
 from wsi.errors import GigamilError, RequestError
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
-from wsi.sheet_page import page
-from wsi.sheet_picture import contact_sheet
-from wsi.sheet_rows import COLUMNS, SlideRow
+from wsi.sheet.page import page
+from wsi.sheet.picture import contact_sheet
+from wsi.sheet.rows import COLUMNS, SlideRow
 from wsi.slide import RGB
 from wsi.store import TileStore, find_stores
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from wsi.sheet_rows import Column, SlideRow
+from wsi.sheet.rows import Column, SlideRow
 from wsi.slide import RGB
 
 _CELL_PX, _SMALL_CELL_PX = 280, 150

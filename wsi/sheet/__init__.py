@@ -1,0 +1,1 @@
+"""The contact sheet of a cohort, for one look at whether tiling went right."""

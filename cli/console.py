@@ -84,6 +84,8 @@ def one_line_errors() -> Iterator[None]:
         fail(str(error), 2)
     except GigamilError as error:
         fail(str(error), 1)
+    except OSError as error:
+        fail(f"{error.filename or 'input or output'}: {error.strerror or error}", 1)
     except KeyboardInterrupt:
         fail("interrupted: run the same command again to go on where it stopped", 130)
 

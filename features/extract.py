@@ -37,6 +37,7 @@ from features.ledger import Ledger, Messages
 from features.plan import Item, Job
 from features.prepare import Request, prepare, settle
 from features.stream import GPU_LANES, StreamOptions, Task, TileStream
+from wsi.atomic import check_folder
 from wsi.errors import GigamilError, RequestError
 from wsi.memory import keep_freed_memory
 from wsi.outcome import Outcome, Progress, Silent, Summary
@@ -105,6 +106,7 @@ def extract(options: ExtractOptions, progress: Progress | None = None) -> Summar
     place = torchrun_place()
     if place is not None and options.nproc > 1:
         raise RequestError("--nproc and torchrun exclude each other: torchrun has started the ranks already")
+    check_folder(options.out)
     outcomes = _under_torchrun(options, place, progress) if place else _from_here(options, progress)
     return Summary("extract", outcomes, time.perf_counter() - began)
 

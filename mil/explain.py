@@ -23,7 +23,7 @@ from mil.options import TrainOptions, resolve
 from mil.overlay import SlidePicture, read_stamp, save_picture
 from mil.run import RunFolder
 from mil.splits import read_labels, read_splits
-from wsi.atomic import write_text
+from wsi.atomic import check_folder, write_text
 from wsi.claim import claim
 from wsi.errors import BagError, GigamilError, RequestError, StoreError
 from wsi.manifest import check_id
@@ -73,6 +73,7 @@ def heatmap(options: HeatmapOptions, progress: Progress | None = None) -> Summar
         slide has no bag.
     """
     start, progress = time.monotonic(), progress or Silent()
+    check_folder(options.out)
     run = RunFolder(options.run)
     headers = {header.image_id: header for header in _headers(options.bags)}
     stores = {store.image_id: store for store in find_stores(options.stores)}

@@ -23,7 +23,7 @@ from sample_data.plan import PlannedSlide, SampleOptions, plan_cohort
 from sample_data.spec import SlideSpec, Square
 from sample_data.tiff import write_slide
 from sample_data.tissue import lay_out
-from wsi.atomic import replacing, write_text
+from wsi.atomic import make_folder, replacing, write_text
 from wsi.claim import claim
 from wsi.errors import GigamilError, RecipeMismatchError, RequestError
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
@@ -73,6 +73,7 @@ def make_cohort(options: SampleOptions, progress: Progress = _SILENT) -> Summary
         Another process is making this cohort.
     """
     started = time.perf_counter()
+    make_folder(options.out)
     with claim(options.out):
         _check_folder(options.out, options.recipe())
         write_text(options.out / RECIPE_NAME, json.dumps(options.recipe(), indent=1) + "\n")

@@ -5,8 +5,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from wsi.errors import RequestError
+
 PARTIAL = ".partial"
 """Suffix of everything that is not yet whole."""
+
+
+def check_folder(path: Path) -> None:
+    """Raise `RequestError` where an output folder's path is taken by a file; nothing is made yet."""
+    if path.exists() and not path.is_dir():
+        raise RequestError(f"--out {path}: expected a folder, found a file")
+
+
+def make_folder(path: Path) -> None:
+    """Make an output folder, or raise `RequestError` with the reason why it cannot be one."""
+    check_folder(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(f"--out {path}: the folder cannot be made: {error.strerror}") from None
 
 
 @contextmanager

@@ -62,8 +62,9 @@ class TileOptions:
         size_fits = self.tile_px == NATIVE or (
             isinstance(self.tile_px, int) and 32 <= self.tile_px <= 4096 and self.tile_px % 2 == 0
         )
+        if not self.slides and self.manifest is None:
+            raise RequestError("nothing to tile: expected slides, folders of slides, or a --manifest with paths")
         checks = [
-            (bool(self.slides) or self.manifest is not None, "slides", "at least one slide, folder or manifest"),
             (0.05 <= self.target_mpp <= 20, "mpp", "0.05 to 20 um/px"),
             (size_fits, "tile-px", f"an even number from 32 to 4096, or {NATIVE}"),
             (self.codec in CODEC_CHOICES, "codec", f"one of {', '.join(CODEC_CHOICES)}"),

@@ -18,7 +18,7 @@ from wsi.units import YX, Box, ceil_div
 
 TARGET_UM = 8.0
 """Wanted um/px of overview and mask."""
-MAX_PIXELS = 24_000_000
+MAX_PIXELS = 6_000_000
 """The overview is made coarser where it would have more pixels than this."""
 _BAND_BYTES = 96 << 20
 """Source pixels read for one band, as RGB bytes."""

@@ -15,6 +15,7 @@ from typing import Any
 from distributed import CancelledError, Client, Future, as_completed
 from distributed.comm import CommClosedError
 
+from wsi.atomic import make_folder
 from wsi.claim import claim
 from wsi.cluster import dask_client
 from wsi.cohort import Job, find_jobs
@@ -155,7 +156,7 @@ def tile(options: TileOptions, progress: Progress | None = None) -> Summary:
     started = time.perf_counter()
     progress = progress or Silent()
     jobs = find_jobs(options.slides, options.manifest)
-    options.out.mkdir(parents=True, exist_ok=True)
+    make_folder(options.out)
     sizes = {job.image_id: slide_bytes(job.path) if job.path.exists() else 0 for job in jobs}
     progress.begin("tile", sum(sizes.values()), "B")
     with dask_client(options.workers, options.scheduler) as client:

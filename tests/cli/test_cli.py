@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from wsi.store import TileStore
+
 GIGAMIL = Path(sys.executable).with_name("gigamil")
 SMALL = ("--patients", "20", "--size", "3000")
 README = Path(__file__).parents[2] / "README.md"
@@ -60,6 +62,20 @@ def test_a_wrong_request_is_one_line(tmp_path: Path, arguments: tuple[str, ...],
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) <= 3
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("verb", ["tile", "qc", "extract", "sample"])
+def test_an_output_that_is_a_file_is_a_wrong_request(tmp_path: Path, small_store: TileStore, verb: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    inputs = {"tile": [Path(small_store.path)], "qc": [small_store.path], "extract": [small_store.path], "sample": []}[
+        verb
+    ]
+    out = [tmp_path / "file"] if verb == "sample" else ["--out", tmp_path / "file"]
+    done = gigamil(verb, *inputs, *out)
+    assert done.returncode == 2
+    assert "expected a folder, found a file" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_failed_items_are_named_and_the_exit_code_is_1(tmp_path: Path, deflate_slide: Path) -> None:

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi.atomic import write_bytes, write_text
+from wsi.atomic import make_folder, write_bytes, write_text
 from wsi.claim import claim
 from wsi.errors import GigamilError, RequestError
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
@@ -61,6 +61,7 @@ def qc(options: QcOptions, progress: Progress = _SILENT) -> Summary:
     """
     started = time.perf_counter()
     stores = find_stores(options.stores)
+    make_folder(options.out)
     rows: list[SlideRow] = []
     outcomes: list[Outcome] = []
     with claim(options.out / "qc.html"):

@@ -15,6 +15,7 @@ OnDamage = Annotated[str, typer.Option("--on-damage", help="fail, or skip: leave
 Roi = Annotated[Path | None, typer.Option("--roi", help="Regions: GeoJSON, PNG, or a folder of <image_id>.geojson.")]
 RoiMode = Annotated[str, typer.Option("--roi-mode", help="and: tissue inside the regions; replace: all of them.")]
 Drop = Annotated[list[str] | None, typer.Option("--drop", help="Leave tiles out: 'focus<0.04', 'pen>0.5'.")]
+Downscale = Annotated[str, typer.Option("--downscale", help="area, or dct: JPEG decoded smaller, faster.")]
 Scores = Annotated[str, typer.Option("--scores", help="auto, or all: decode copied JPEG tiles to score them.")]
 
 
@@ -25,6 +26,7 @@ def tile(
     mpp: Annotated[float, typer.Option("--mpp", help="um/px of the tiles.")] = 0.5,
     tile_px: TilePx = "256",
     codec: Annotated[str, typer.Option("--codec", help="auto (copy JPEG, else zstd), jpeg, zstd.")] = "auto",
+    downscale: Downscale = "area",
     min_tissue: MinTissue = 0.1,
     background: Background = "drop",
     assume_mpp: AssumeMpp = None,
@@ -56,6 +58,7 @@ def tile(
             target_mpp=mpp,
             tile_px=int(tile_px) if tile_px.isdecimal() else tile_px,
             codec=codec,
+            downscale=downscale,
             min_tissue=min_tissue,
             keep_background=background == "keep",
             assume_mpp=assume_mpp,

@@ -33,7 +33,7 @@ from wsi.resample import area_average, halve, source_box
 from wsi.scores.quality import tile_scores
 from wsi.shards import ShardFile, write_shard
 from wsi.single_pass import may_hold_tissue, region_part
-from wsi.slide import DAMAGED_RGB, RGB
+from wsi.slide import DAMAGED_RGB, RGB, Slide
 from wsi.units import YX, Box
 
 _SAMPLED_EVERY = 16
@@ -57,14 +57,18 @@ class Receipt:
     """Tiles (row, column) whose pixels were scored, in the order of `scores`."""
     scores: dict[str, list[float]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
-    """Wall time by step: read (and decode), scale, encode, write."""
+    """Wall time by step: read, decode, scale, score, encode, write."""
+
+    def spent(self, step: str, seconds: float) -> None:
+        """Add time to a step."""
+        self.seconds[step] = self.seconds.get(step, 0.0) + seconds
 
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
         """Add the block's time to a step."""
         start = time.perf_counter()
         yield
-        self.seconds[step] = self.seconds.get(step, 0.0) + time.perf_counter() - start
+        self.spent(step, time.perf_counter() - start)
 
     def score(self, tile: tuple[int, int], scores: dict[str, float]) -> None:
         """Note the scores of a tile's pixels."""
@@ -178,6 +182,16 @@ class _Region:
         self._scored = scored
         self._present = present
 
+    @contextmanager
+    def _decoding(self) -> Iterator[Slide]:
+        """Give the slide; add the block's time to reading, as far as the reader tells it apart, and to decoding."""
+        slide = cached_slide(self._plan.path, self._plan.reader)
+        before, start = getattr(slide, "seconds_reading", 0.0), time.perf_counter()
+        yield slide
+        reading = getattr(slide, "seconds_reading", 0.0) - before
+        self._receipt.spent("read", reading)
+        self._receipt.spent("decode", time.perf_counter() - start - reading)
+
     def _look_ahead(self, row: int) -> None:
         """Decide what of a row of tiles is made; here it is decided already."""
 
@@ -240,8 +254,8 @@ class _Region:
         out = Box(row * side, start * side, (row + 1) * side, stop * side)
         source = source_box(out, factor)
         damaged: list[Box] | None = [] if self._skip_damage else None
-        with self._receipt.timed("read"), slide_errors(self._plan):
-            slide, level = cached_slide(self._plan.path, self._plan.reader), self._plan.scaling.level
+        with self._decoding() as slide, slide_errors(self._plan):
+            level = self._plan.scaling.level
             if self._plan.reduction > 1 and isinstance(slide, TiffReader):
                 strip = pixels = read_reduced(slide, level, source, self._plan.reduction, damaged)
             else:
@@ -286,11 +300,10 @@ class _Region:
     def _copied_tile(self, level: int, tile: YX, needed: bool) -> tuple[bytes | None, RGB | None]:
         """Return a tile's bytes and, where ``needed``, its pixels at half size; score it if its turn has come."""
         source = self._plan.copies[level]
-        slide = cached_slide(self._plan.path, self._plan.reader)
-        assert isinstance(slide, TiffReader)
         assert source is not None
         try:
-            with self._receipt.timed("read"):
+            with self._decoding() as slide:
+                assert isinstance(slide, TiffReader)
                 data = copy_tile(slide, source, *tile)
                 small = reduced_jpeg(data, 2) if data and needed else None
                 pixels = jpeg_pixels(data, self._tile_px) if data and level == 0 and self._is_sampled(tile) else None
@@ -299,7 +312,7 @@ class _Region:
                 if isinstance(error, DamagedSlideError):
                     raise
                 raise DamagedSlideError(
-                    f"{slide.path.name}: tile {tuple(tile)} of level {source} cannot be decoded ({error}): "
+                    f"{self._plan.path.name}: tile {tuple(tile)} of level {source} cannot be decoded ({error}): "
                     "copy the file again, or give --on-damage skip"
                 ) from None
             pixels, small = None, np.full((self._tile_px // 2, self._tile_px // 2, 3), DAMAGED_RGB, np.uint8)
@@ -340,9 +353,8 @@ class _RegionOnce(_Region):
         rgb, damage = self._rgb[strip], self._damage[strip]
         if not rgb.size:
             return
-        slide = cached_slide(self._plan.path, self._plan.reader)
-        assert isinstance(slide, TiffReader)
-        with self._receipt.timed("read"), slide_errors(self._plan):
+        with self._decoding() as slide, slide_errors(self._plan):
+            assert isinstance(slide, TiffReader)
             corner = YX(self._part.y0 + start, self._part.x0)
             average_tiles(slide, overview.level, overview.factor, corner, rgb, damage, keep=True)
         refuse_damage(self._plan, damage)

@@ -5,6 +5,7 @@ generic pyramids, Aperio SVS, OME-TIFF with SubIFDs, Philips TIFF. What it canno
 """
 
 import os
+import time
 import weakref
 from pathlib import Path
 
@@ -53,6 +54,8 @@ class TiffReader(Mosaic):
         self.orientation = layout.orientation
         self._decoders = [PageDecoder(level.page, level.stored, level.tile) for level in layout.stored_levels]
         self._by_payload: dict[tuple[int, bytes], RGB] = {}
+        self.seconds_reading = 0.0
+        """Time spent on getting bytes from the file, since it was opened; on several threads, about."""
         self._known: set[int] = set()
         """Identities of the arrays in `_by_payload`."""
         # Positioned reads share nothing, so that the handle is safe across threads and forks.
@@ -129,7 +132,9 @@ class TiffReader(Mosaic):
         layout = self.stored_levels[level]
         count, offset = layout.byte_counts[index], layout.offsets[index]
         there = min(count, max(0, self._size - offset))  # a broken file may declare any length
+        start = time.perf_counter()
         data = os.pread(self._descriptor, there, offset) if there else b""
+        self.seconds_reading += time.perf_counter() - start
         if len(data) != count:
             raise EOFError(f"expected {count} bytes at {offset}, found {len(data)}")
         return data

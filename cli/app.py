@@ -8,6 +8,7 @@ from cli.demo import demo
 from cli.encoders import encoders
 from cli.export import export
 from cli.extract import extract
+from cli.finetune import finetune
 from cli.heatmap import heatmap
 from cli.info import info
 from cli.predict import predict
@@ -28,7 +29,22 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _verb in (demo, sample, info, tile, qc, verify, export, extract, encoders, train, predict, heatmap, report):
+for _verb in (
+    demo,
+    sample,
+    info,
+    tile,
+    qc,
+    verify,
+    export,
+    extract,
+    encoders,
+    finetune,
+    train,
+    predict,
+    heatmap,
+    report,
+):
     app.command()(_verb)
 
 

@@ -1,15 +1,11 @@
 """The leak rule of fine-tuned encoders: no fold may test patients whom the features' encoder has seen.
 
 Such features make those patients look easier than new ones. An encoder that was fine-tuned with fold k held out can be
-judged on fold k alone; so a cross-validation needs an encoder for each fold, and each fold its own bags:
-
-    gigamil finetune STORES --splits splits.csv --fold k --out k.safetensors    for each k
-    gigamil extract STORES --weights k.safetensors --out BAGS/fold<k>           all slides, for each k
-    gigamil train BAGS --splits splits.csv                                      fold k is trained and tested on fold<k>
+judged on fold k alone, so `gigamil train`, which tests every fold, takes features of encoders that saw none of its
+patients: of published weights, or fine-tuned on other patients.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from features.bag import BagHeader
@@ -73,27 +69,5 @@ def check_unseen(headers: Iterable[BagHeader], patients: Sequence[str], folds: I
                 raise RequestError(
                     f"the encoder of these bags was fine-tuned with its fold {lineage.fold} of {lineage.n_folds} held "
                     f"out and has seen {len(seen)} of the {len(members)} patients that fold {fold} tests: expected "
-                    "none; fine-tune one encoder per fold with these very splits (gigamil finetune --splits --fold "
-                    f"{fold}), extract all slides with each, and give a folder that holds the bags as fold0, fold1, ..."
+                    "none; extract with an encoder that was fine-tuned on other patients, or with published weights"
                 )
-
-
-def bags_by_fold(paths: Sequence[Path], n_folds: int) -> list[tuple[Path, ...]]:
-    """Return where each fold's bags lie: ``fold<k>`` of the one folder given, where it has such, else the same for all.
-
-    Raises
-    ------
-    RequestError
-        Folders of some folds are missing, or folders of bags per fold stand beside other bags.
-    """
-    inside = {path: [fold for fold in range(n_folds) if (path / f"fold{fold}").is_dir()] for path in paths}
-    if not any(inside.values()):
-        return [tuple(paths)] * n_folds
-    if len(paths) > 1:
-        raise RequestError(f"expected one folder with the bags of each fold, found {len(paths)} paths: give that one")
-    missing = [f"fold{fold}" for fold in range(n_folds) if fold not in inside[paths[0]]]
-    if missing:
-        raise RequestError(
-            f"{paths[0]}: expected a folder of bags for each of {n_folds} folds, found no {', '.join(missing)}"
-        )
-    return [(paths[0] / f"fold{fold}",) for fold in range(n_folds)]

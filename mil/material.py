@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from mil.cohort import BagSet, Cohort, choose_classes, cohort_digest, open_cohort, scan_bags
+from mil.lineage import check_unseen
 from mil.metrics import Ints
 from mil.options import TrainOptions
 from mil.run import versions
@@ -72,7 +73,9 @@ def gather(options: TrainOptions) -> Material:
         raise RequestError(f"no bag can be read: {next(iter(bags.failures.values()))}")
     rows, notes = _with_bags(everyone, bags)
     classes = choose_classes(rows, options.classes)
-    return Material(tuple(rows), bags, classes, _folds(options, rows), tuple(notes))
+    folds = _folds(options, rows)
+    check_unseen(bags.headers.values(), [row.patient_id for row in rows], folds, range(options.folds))
+    return Material(tuple(rows), bags, classes, folds, tuple(notes))
 
 
 def _with_bags(everyone: Sequence[ManifestRow], bags: BagSet) -> tuple[list[ManifestRow], list[str]]:

@@ -7,7 +7,7 @@ import pytest
 
 from features.bag import BagFacts, BagHeader, read_header, write_bag
 from features.lineage import Lineage, patient_sha256
-from mil.lineage import bags_by_fold, check_unseen, lineages
+from mil.lineage import check_unseen, lineages
 from wsi.errors import RequestError
 
 PATIENTS = ("p0", "p0", "p1", "p2", "p3", "p4", "p5")
@@ -38,8 +38,8 @@ def test_only_the_fold_that_was_held_out_may_be_tested(tmp_path: Path) -> None:
         check_unseen(bags, PATIENTS, FOLDS, [0, 1, 2])
     assert str(told.value) == (
         "the encoder of these bags was fine-tuned with its fold 0 of 3 held out and has seen 2 of the 2 patients that "
-        "fold 1 tests: expected none; fine-tune one encoder per fold with these very splits (gigamil finetune --splits "
-        "--fold 1), extract all slides with each, and give a folder that holds the bags as fold0, fold1, ..."
+        "fold 1 tests: expected none; extract with an encoder that was fine-tuned on other patients, or with published "
+        "weights"
     )
 
 
@@ -73,14 +73,3 @@ def test_a_lineage_that_cannot_be_read_is_not_taken_for_none(tmp_path: Path) -> 
     bags = headers(tmp_path, {"name": "timm:a", "lineage": {"fold": 0}})
     with pytest.raises(RequestError, match=r"p0_0\.h5: its list of training patients cannot be read"):
         check_unseen(bags, PATIENTS, FOLDS, [0])
-
-
-def test_each_fold_may_have_bags_of_its_own(tmp_path: Path) -> None:
-    assert bags_by_fold([tmp_path, tmp_path / "x.h5"], 2) == [(tmp_path, tmp_path / "x.h5")] * 2
-    (tmp_path / "fold0").mkdir()
-    with pytest.raises(RequestError, match=r"for each of 2 folds, found no fold1"):
-        bags_by_fold([tmp_path], 2)
-    (tmp_path / "fold1").mkdir()
-    assert bags_by_fold([tmp_path], 2) == [(tmp_path / "fold0",), (tmp_path / "fold1",)]
-    with pytest.raises(RequestError, match="expected one folder with the bags of each fold, found 2"):
-        bags_by_fold([tmp_path, tmp_path / "x.h5"], 2)

@@ -12,7 +12,14 @@ from cli.options import Json, Out, Overwrite
 def extract(
     stores: Annotated[list[Path], typer.Argument(help="Tile stores (*.zarr), or folders that hold them.")],
     out: Out = Path("bags"),
-    encoder: Annotated[str, typer.Option(help="texture (handcrafted, no download) or timm:<model>.")] = "texture",
+    encoder: Annotated[
+        list[str] | None,
+        typer.Option(help="texture (no download; the default), uni, timm:<model>, ...; may be given several times."),
+    ] = None,
+    concat: Annotated[
+        bool,
+        typer.Option("--concat", help="Several encoders' features side by side in one bag, not a folder for each."),
+    ] = False,
     weights: Annotated[Path | None, typer.Option(help="Local weights: .safetensors, or .pt with tensors only.")] = None,
     random_weights: Annotated[
         int | None, typer.Option(metavar="SEED", help="Untrained random weights, for trials only.")
@@ -20,6 +27,10 @@ def extract(
     batch_size: Annotated[int, typer.Option(help="Tiles that go through the encoder together.")] = 64,
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<n>.")] = "auto",
+    compile_: Annotated[bool, typer.Option("--compile", help="Use torch.compile; slow to start.")] = False,
+    off_recipe: Annotated[
+        bool, typer.Option("--off-recipe", help="Encode tiles of a um/px that the encoder was not made for.")
+    ] = False,
     nproc: Annotated[int, typer.Option(help="Processes; with GPUs, one for each. Or start this under torchrun.")] = 1,
     prefetch_mib: Annotated[int, typer.Option(help="Memory for tiles under way, MiB per process.")] = 512,
     overwrite: Overwrite = False,
@@ -30,14 +41,19 @@ def extract(
     Finished bags are skipped. A run that was stopped goes on where it was.
     """
     from cli.console import one_line_errors, run_stage
+    from features.encoder import JOINED
     from features.extract import ExtractOptions
     from features.extract import extract as run
 
+    names = encoder or ["texture"]
     with one_line_errors():
         options = ExtractOptions(
             stores=tuple(stores),
             out=out,
-            encoder=encoder,
+            encoder=JOINED.join(names),
+            separate=len(names) > 1 and not concat,
+            off_recipe=off_recipe,
+            compiled=compile_,
             weights=weights,
             random_weights=random_weights,
             batch_size=batch_size,

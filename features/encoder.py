@@ -1,6 +1,7 @@
 """The encoder: tile in, feature vector out. The protocol, what is known of an encoder, and the registry.
 
-A name is ``texture`` (built in, handcrafted) or ``timm:<model>``; other packages add theirs by the entry-point group
+A name is ``texture`` (built in, handcrafted), a published pathology encoder (`features.presets`), or ``timm:<model>``;
+several are joined by ``+``. Other packages add theirs by the entry-point group
 ``gigamil.encoders``: the entry point's name is the part before the colon, its value an `EncoderEntry`.
 Each implementation passes the contract suite in ``tests/features/test_encoder_contract.py``.
 """
@@ -15,9 +16,13 @@ import torch
 from torch import Tensor
 
 from features.lineage import Lineage
+from features.presets import PRESETS, Preset
 from wsi.errors import RequestError
 
 ENTRY_POINTS = "gigamil.encoders"
+JOINED = "+"
+MPP_TOLERANCE = 0.2
+"""256-px tiles resized to 224 px, the field's habit, differ by 0.14."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,8 +41,10 @@ class EncoderSpec:
     """Divides what remains."""
     interpolation: str = "bicubic"
     """How tiles are resized: bicubic or bilinear."""
-    mpp: float | None = None
-    """Recommended um/px of the tiles; None where its authors name none."""
+    resize_px: int | None = None
+    """Tiles are first resized to this, then their middle is cut to ``input_px``; None: resized to ``input_px``."""
+    mpps: tuple[float, ...] = ()
+    """um/px of the tiles it was made for; empty where its authors name none."""
     trained: bool
     """False for random weights and for handcrafted features."""
     weights_sha256: str
@@ -51,9 +58,13 @@ class EncoderSpec:
     """One line to show to whoever uses the features; empty where nothing needs saying."""
     lineage: Lineage | None = None
     """Whom fine-tuned weights have seen; None for others. Not part of the recipe: the weights' hash is."""
+    members: tuple["EncoderSpec", ...] = ()
+    """Of encoders whose vectors stand beside each other; `features.joint`."""
 
     def recipe(self) -> dict[str, Any]:
         """Return what shapes the features: JSON values."""
+        if self.members:
+            return {"name": self.name, "members": [member.recipe() for member in self.members]}
         return {
             "name": self.name,
             "input_px": self.input_px,
@@ -61,13 +72,36 @@ class EncoderSpec:
             "std": list(self.std),
             "interpolation": self.interpolation,
             "weights_sha256": self.weights_sha256,
+            **({"resize_px": self.resize_px} if self.resize_px else {}),
         }
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as JSON values."""
         values = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-        del values["lineage"]
+        del values["lineage"], values["members"]
+        if self.members:
+            values["members"] = [member.as_dict() for member in self.members]
         return values if self.lineage is None else {**values, "lineage": self.lineage.as_dict()}
+
+    def check_mpp(self, tile_px: int, mpp: float) -> str:
+        """Return why tiles of so many pixels at that um/px do not suit the encoder, or an empty text.
+
+        What counts is the um/px at its input, after resizing: it may differ by a fifth from one that it was made for.
+        """
+        if self.members:
+            return next(filter(None, (member.check_mpp(tile_px, mpp) for member in self.members)), "")
+        target_px = self.resize_px or self.input_px
+        if not self.mpps or target_px is None:
+            return ""
+        found = mpp * tile_px / target_px
+        if any(abs(found / wanted - 1) <= MPP_TOLERANCE for wanted in self.mpps):
+            return ""
+        wanted = " or ".join(f"{value:g}" for value in self.mpps)
+        return (
+            f"{self.name} was made for tiles of {wanted} um/px at {target_px} px, found {found:.3g} um/px once tiles "
+            f"of {tile_px} px at {mpp:.3g} um/px are resized: tile with --mpp {self.mpps[0]:g} --tile-px {target_px}, "
+            "or say --off-recipe"
+        )
 
 
 class Encoder(Protocol):
@@ -116,6 +150,13 @@ class EncoderEntry:
     licence: str
     build: Callable[[str, WeightsChoice], Encoder]
     """From the whole name and the choice of weights. Raises `RequestError` in one clear line."""
+    dim: int | None = None
+    """Length of a feature vector, where it is one for all models of this line."""
+    input_px: int | None = None
+    mpps: tuple[float, ...] = ()
+    """um/px of the tiles it was made for."""
+    gated: bool = False
+    """The hub gives the weights only to accounts that have accepted the terms."""
 
 
 def _texture(name: str, weights: WeightsChoice) -> Encoder:
@@ -128,6 +169,19 @@ def _timm(name: str, weights: WeightsChoice) -> Encoder:
     from features.timm_encoder import build
 
     return build(name, weights)
+
+
+def _published(name: str, preset: Preset) -> EncoderEntry:
+    return EncoderEntry(
+        name,
+        f"{preset.hub}; {preset.source}",
+        preset.licence,
+        _timm,
+        preset.dim,
+        preset.input_px,
+        preset.mpps,
+        preset.gated,
+    )
 
 
 _BUILT_IN = {
@@ -143,6 +197,7 @@ _BUILT_IN = {
         "per model; see its card",
         _timm,
     ),
+    **{name: _published(name, preset) for name, preset in PRESETS.items()},
 }
 
 
@@ -160,14 +215,27 @@ def entries() -> dict[str, EncoderEntry]:
     return found
 
 
+def _joint(name: str, weights: WeightsChoice) -> Encoder:
+    from features.joint import JointEncoder
+
+    names = name.split(JOINED)
+    if len(set(names)) < len(names):
+        raise RequestError(f"--encoder {name}: expected different encoders, found one twice")
+    if weights.file is not None:
+        raise RequestError(f"--weights {weights.file}: expected one encoder with it, found {len(names)}")
+    return JointEncoder([build_encoder(own, weights if own != "texture" else None) for own in names])
+
+
 def build_encoder(name: str, weights: WeightsChoice | None = None) -> Encoder:
-    """Build an encoder by name, on the CPU, in evaluation mode.
+    """Build an encoder by name, on the CPU, in evaluation mode; names joined by ``+`` stand beside each other.
 
     Raises
     ------
     RequestError
         The name is unknown, or the weights cannot be had as asked; the message says what to do.
     """
+    if JOINED in name:
+        return _joint(name, weights or WeightsChoice())
     registry = entries()
     entry = registry.get(name.partition(":")[0])
     if entry is None:

@@ -20,8 +20,8 @@ from features.device import (
     resolve_device,
     resolve_precision,
 )
+from features.distributed import JOINED as RANK_JOINED
 from features.distributed import (
-    JOINED,
     Group,
     Message,
     OwnShares,
@@ -32,11 +32,13 @@ from features.distributed import (
     run_ranks,
     torchrun_place,
 )
-from features.encoder import Encoder, WeightsChoice, build_encoder
+from features.encoder import JOINED, Encoder, WeightsChoice, build_encoder
+from features.joint import JointEncoder
 from features.ledger import Ledger, Messages
 from features.plan import Item, Job
 from features.prepare import Request, prepare, settle
 from features.stream import GPU_LANES, StreamOptions, Task, TileStream
+from features.timm_encoder import TimmEncoder
 from wsi.atomic import check_folder
 from wsi.errors import GigamilError, RequestError
 from wsi.memory import keep_freed_memory
@@ -55,7 +57,13 @@ class ExtractOptions:
     out: Path
     """Folder of the bags."""
     encoder: str = "texture"
-    """``texture`` or ``timm:<model>``; `features.encoder`."""
+    """``texture``, ``uni``, ``timm:<model>``, ...; several joined by ``+``; `features.encoder`."""
+    separate: bool = False
+    """Encoders joined by ``+`` each get a folder of bags in place of joint bags; tiles are read once for all."""
+    off_recipe: bool = False
+    """Encode tiles of a um/px that the encoder was not made for."""
+    compiled: bool = False
+    """Let torch.compile make kernels for the encoder: slow to start, numbers may differ in the last digits."""
     weights: Path | None = None
     """Local state dict in place of the published weights."""
     random_weights: int | None = None
@@ -82,6 +90,8 @@ class ExtractOptions:
         if self.precision not in (AUTO, *PRECISIONS):
             raise RequestError(f"--precision {self.precision}: expected auto, {', '.join(PRECISIONS)}")
         WeightsChoice(self.weights, self.random_weights)
+        if self.separate and JOINED not in self.encoder:
+            raise RequestError(f"--encoder {self.encoder}: expected several encoders, joined by {JOINED}")
 
     def recipe(self) -> dict[str, Any]:
         """Return what the user chose that shapes the bags; a bag's recipe adds the encoder's and the store's facts."""
@@ -123,6 +133,10 @@ class _Ready:
 def _ready(options: ExtractOptions, local_rank: int) -> _Ready:
     asked = resolve_device(options.device)
     encoder = build_encoder(options.encoder, WeightsChoice(options.weights, options.random_weights))
+    if options.compiled:
+        if not isinstance(encoder, TimmEncoder | JointEncoder):
+            raise RequestError(f"--compile: expected an encoder of timm, found {options.encoder}: leave --compile out")
+        encoder.compile()
     return _Ready(encoder, device_of_rank(asked, local_rank), resolve_precision(options.precision, asked, encoder.spec))
 
 
@@ -138,6 +152,9 @@ def _prepared(options: ExtractOptions, ready: _Ready, progress: Progress, claims
         spec=spec,
         precision=ready.precision,
         device_type=ready.device.type,
+        separate=options.separate,
+        off_recipe=options.off_recipe,
+        compiled=options.compiled,
     )
     job, ledger = prepare(request, progress, claims)
     progress.begin(f"extract with {spec.name}", sum(slide.missing() for slide in job.slides), "tiles")
@@ -200,7 +217,7 @@ def _rank(options: ExtractOptions, job: Job | None, place: Place, store: Store, 
     ready = _ready(options, place.local_rank)
     with process_group(place, ready.device, store) as group:
         job = group.from_first(job)
-        send((JOINED, ()))
+        send((RANK_JOINED, ()))
         _encode_share(options, job, ready, place, group, Messages(send))
 
 

@@ -88,30 +88,35 @@ def assemble(job: Job, slide: SlideJob) -> None:
 
 
 def write_whole(job: Job, slide: SlideJob, blocks: list[Half]) -> None:
-    """Write the bag from blocks of rows, and remove what is left of parts, of this recipe and of others."""
+    """Write the bags from blocks of rows, and remove what is left of parts, of this recipe and of others."""
     store = TileStore(slide.store)
-    facts = BagFacts(
-        image_id=slide.image_id,
-        encoder=job.encoder,
-        recipe=slide.recipe,
-        provenance=slide.provenance,
-        tile_px=slide.tile_px,
-        l0_px_per_px=store.l0_px_per_px,
-        level0_shape_yx=store.slide_shape_yx,
-        mpp=store.mpp,
-    )
-    write_bag(slide.bag, blocks or [np.empty((0, job.dim), np.float16)], store.coords_l0_yx(), facts)
+    blocks = blocks or [np.empty((0, job.dim), np.float16)]
+    for target in slide.targets:
+        facts = BagFacts(
+            image_id=slide.image_id,
+            encoder=target.encoder,
+            recipe=target.recipe,
+            provenance=target.provenance,
+            tile_px=slide.tile_px,
+            l0_px_per_px=store.l0_px_per_px,
+            level0_shape_yx=store.slide_shape_yx,
+            mpp=store.mpp,
+        )
+        write_bag(target.path, [block[:, target.columns] for block in blocks], store.coords_l0_yx(), facts)
     remove_parts(slide)
 
 
 def remove_parts(slide: SlideJob) -> None:
-    """Remove the parts of a bag, of any recipe."""
-    for folder in slide.bag.parent.glob(f".{glob.escape(slide.bag.name)}.*.parts"):
-        shutil.rmtree(folder, ignore_errors=True)
+    """Remove the parts of a slide's bags, of any recipe."""
+    for target in slide.targets:
+        for folder in target.path.parent.glob(f".{glob.escape(target.path.name)}.*.parts"):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_unfinished(slide: SlideJob) -> None:
     """Remove what killed runs left half-written; only while the bag is claimed."""
-    name = glob.escape(slide.bag.name)
-    for path in [*slide.bag.parent.glob(f".{name}.*{PARTIAL}"), *parts_folder(slide).glob(f".*{PARTIAL}")]:
+    beside = [
+        path for bag in slide.targets for path in bag.path.parent.glob(f".{glob.escape(bag.path.name)}.*{PARTIAL}")
+    ]
+    for path in [*beside, *parts_folder(slide).glob(f".*{PARTIAL}")]:
         path.unlink(missing_ok=True)

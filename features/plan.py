@@ -22,20 +22,38 @@ Rows = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
+class Target:
+    """One bag of a slide."""
+
+    path: Path
+    encoder: str
+    recipe: Recipe
+    provenance: dict[str, Any]
+    columns: slice
+    """Those of the job's features that the bag holds."""
+
+
+@dataclass(frozen=True, slots=True)
 class SlideJob:
     """One slide of the request."""
 
     image_id: str
     store: Path | str
-    bag: Path
+    targets: tuple[Target, ...]
+    """Its bags: one, or one for each of several encoders."""
     n_tiles: int
     tile_px: int
     recipe: Recipe
-    provenance: dict[str, Any]
+    """Of all columns together; its parts are kept under its hash."""
     wanted: bool
     """False where the bag is there already, or cannot be made."""
     covered: tuple[Rows, ...] = ()
     """Rows whose features an earlier run left as parts; sorted, apart from each other."""
+
+    @property
+    def bag(self) -> Path:
+        """Return the first bag's path; parts lie beside it."""
+        return self.targets[0].path
 
     def missing(self) -> int:
         """Return how many rows are still to be computed."""

@@ -11,7 +11,7 @@ from features.bag import is_intact, read_header
 from features.encoder import EncoderSpec
 from features.ledger import Ledger
 from features.parts import assemble, covered_rows, remove_parts, remove_unfinished, write_whole
-from features.plan import Job, SlideJob
+from features.plan import Job, SlideJob, Target
 from wsi.claim import claim
 from wsi.errors import BagError, ClaimedError, ItemError, RequestError, StoreError
 from wsi.outcome import Progress, Status
@@ -33,21 +33,49 @@ class Request:
     spec: EncoderSpec
     precision: str
     device_type: str
+    separate: bool = False
+    """A folder of bags for each of the spec's members, in place of bags that join them."""
+    off_recipe: bool = False
+    """Encode tiles of a um/px that the encoder was not made for."""
+    compiled: bool = False
 
-    def recipe(self, store: TileStore) -> Recipe:
+    def recipe(self, store: TileStore, spec: EncoderSpec) -> Recipe:
         """Return what shapes the bag of a store."""
-        encoder = self.spec.recipe()
+        encoder = spec.recipe()
         return {"stage": "extract", "tiling": store.recipe, "encoder": encoder, "precision": self.precision}
 
-    def provenance(self, store: TileStore) -> dict[str, Any]:
+    def targets(self, store: TileStore) -> tuple[Target, ...]:
+        """Return the bags to be made of a store."""
+        name = f"{store.image_id}.h5"
+        if not self.separate:
+            return (self._target(store, self.spec, self.out / name, 0),)
+        targets, first = [], 0
+        for spec in self.spec.members:
+            targets.append(self._target(store, spec, self.out / folder_name(spec.name) / name, first))
+            first += spec.dim
+        return tuple(targets)
+
+    def _target(self, store: TileStore, spec: EncoderSpec, path: Path, first: int) -> Target:
+        columns = slice(first, first + spec.dim)
+        return Target(path, spec.name, self.recipe(store, spec), self._provenance(store, spec), columns)
+
+    def _provenance(self, store: TileStore, spec: EncoderSpec) -> dict[str, Any]:
         """Return where the bag of a store comes from."""
+        off_recipe = self.off_recipe and spec.check_mpp(store.tile_px, store.mpp)
         return {
             "store_recipe_hash": store.recipe_hash,
-            "encoder": self.spec.as_dict(),
+            "encoder": spec.as_dict(),
             "precision": self.precision,
             "device": self.device_type,
+            **({"compiled": True} if self.compiled else {}),
+            **({"off_recipe": off_recipe} if off_recipe else {}),
             "versions": {name: _version(name) for name in ("gigamil", "torch", "timm")},
         }
+
+
+def folder_name(encoder: str) -> str:
+    """Return the folder of an encoder's bags where several encoders make bags: its name without ``:`` and ``/``."""
+    return encoder.replace(":", "-").replace("/", "-")
 
 
 def prepare(request: Request, progress: Progress, claims: ExitStack) -> tuple[Job, Ledger]:
@@ -62,9 +90,11 @@ def prepare(request: Request, progress: Progress, claims: ExitStack) -> tuple[Jo
     found.sort(key=lambda entry: (entry[0].tile_px, entry[0].image_id))
     slides = [slide for slide, _ in found]
     ledger = Ledger(slides, progress, request.spec.trained)
+    _check_mpps(request, [TileStore(slide.store) for slide, reason in found if not reason])
     present = [_present(request, slide) if not reason else False for slide, reason in found]
     _allow_open_files(len(slides))
-    hidden = [path.name for path in request.out.glob(".*")]
+    folders = {target.path.parent for slide in slides for target in slide.targets}
+    hidden = [path.name for folder in folders for path in folder.glob(".*")]
     for index, (slide, reason) in enumerate(found):
         left_over = any(name.startswith(f".{slide.bag.name}.") for name in hidden)
         if reason:
@@ -76,7 +106,8 @@ def prepare(request: Request, progress: Progress, claims: ExitStack) -> tuple[Jo
                 _tidy(slide)
         else:
             try:
-                claims.enter_context(claim(slide.bag))
+                for target in slide.targets:
+                    claims.enter_context(claim(target.path))
                 if left_over:
                     remove_unfinished(slide)
             except (ClaimedError, OSError) as error:
@@ -112,9 +143,10 @@ def settle(job: Job, ledger: Ledger) -> Job:
 def _look_at(request: Request, store: TileStore) -> tuple[SlideJob, str]:
     """Return the slide's entry, and why it cannot be used, or an empty text."""
     image_id = store.image_id
-    entry = SlideJob(image_id, store.path, request.out / f"{image_id}.h5", 0, 0, {}, {}, wanted=False)
+    nowhere = Target(request.out / f"{image_id}.h5", request.spec.name, {}, {}, slice(0, 0))
+    entry = SlideJob(image_id, store.path, (nowhere,), 0, 0, {}, wanted=False)
     try:
-        entry = replace(entry, recipe=request.recipe(store), provenance=request.provenance(store))
+        entry = replace(entry, targets=request.targets(store), recipe=request.recipe(store, request.spec))
         if len(store.tiles_yx) != store.n_tiles:
             raise StoreError(f"{store.path}: expected {store.n_tiles} listed tiles, found {len(store.tiles_yx)}")
         return replace(entry, n_tiles=store.n_tiles, tile_px=store.tile_px, wanted=True), ""
@@ -122,31 +154,49 @@ def _look_at(request: Request, store: TileStore) -> tuple[SlideJob, str]:
         return entry, str(error)
 
 
+def _check_mpps(request: Request, stores: list[TileStore]) -> None:
+    """Refuse tiles of a um/px that the encoder was not made for."""
+    told = [(store, why) for store in stores if (why := request.spec.check_mpp(store.tile_px, store.mpp))]
+    if told and not request.off_recipe:
+        store, why = told[0]
+        more = f" (and {len(told) - 1} more stores)" if len(told) > 1 else ""
+        raise RequestError(f"{store.path}{more}: {why}")
+
+
 def _present(request: Request, slide: SlideJob) -> bool:
-    """Tell whether the bag is there and whole; refuse one that was made otherwise."""
-    if not slide.bag.exists():
-        return False
-    with suppress(BagError):
-        header = read_header(slide.bag)
-        if header.recipe_hash != recipe_hash(slide.recipe) and not request.overwrite:
-            if not header.recipe:
-                raise RequestError(
-                    f"{slide.bag} was not made by gigamil extract: choose another --out, or --overwrite to replace it"
-                )
-            refuse_other_recipe(slide.bag, header.recipe, slide.recipe)
+    """Tell whether the bags are there and whole; refuse one that was made otherwise."""
+    for target in slide.targets:
+        if not target.path.exists():
+            continue
+        with suppress(BagError):
+            header = read_header(target.path)
+            if header.recipe_hash != recipe_hash(target.recipe) and not request.overwrite:
+                if not header.recipe:
+                    raise RequestError(
+                        f"{target.path} was not made by gigamil extract: choose another --out, or --overwrite to "
+                        "replace it"
+                    )
+                refuse_other_recipe(target.path, header.recipe, target.recipe)
     return _is_made(slide)
 
 
 def _tidy(slide: SlideJob) -> None:
-    """Remove what a run that was killed just after finishing the bag left beside it; another run's things stay."""
-    with suppress(ClaimedError, OSError), claim(slide.bag):
+    """Remove what a run that was killed just after finishing the bags left beside them; another run's things stay."""
+    with suppress(ClaimedError, OSError), ExitStack() as claims:
+        for target in slide.targets:
+            claims.enter_context(claim(target.path))
         remove_unfinished(slide)
         remove_parts(slide)
 
 
 def _is_made(slide: SlideJob) -> bool:
     with suppress(BagError):
-        return read_header(slide.bag).recipe_hash == recipe_hash(slide.recipe) and is_intact(slide.bag)
+        return all(
+            target.path.exists()
+            and read_header(target.path).recipe_hash == recipe_hash(target.recipe)
+            and is_intact(target.path)
+            for target in slide.targets
+        )
     return False
 
 

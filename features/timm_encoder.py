@@ -6,6 +6,9 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 from urllib.request import getproxies
@@ -13,23 +16,40 @@ from urllib.request import getproxies
 import timm
 import timm.data
 import torch
-from huggingface_hub import constants
+from huggingface_hub import constants, hf_hub_download
+from huggingface_hub.errors import GatedRepoError
 from torch import Tensor, nn
 
 from features.encoder import EncoderSpec, WeightsChoice
 from features.lineage import read_lineage
+from features.presets import PRESETS, Preset
 from features.weights import load_weights, weights_sha256
 from wsi.errors import RequestError
 
 HUB_PREFIXES = ("hf-hub:", "hf_hub:")
+TRANSFORMERS_FILE = "model.safetensors"
+
+
+class ClassAndMean(nn.Module):
+    """A vision transformer's class token beside the mean of its patch tokens."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self._prefix_tokens = int(model.num_prefix_tokens)  # type: ignore[arg-type]
+
+    def forward(self, tiles_NCHW: Tensor) -> Tensor:
+        """Return (N, 2 D) from tokens (N, prefix + patches, D); registers are left out."""
+        tokens = self.model(tiles_NCHW)
+        return torch.cat([tokens[:, 0], tokens[:, self._prefix_tokens :].mean(1)], dim=1)
 
 
 class TimmEncoder:
     """A timm model without its classifier, in evaluation mode; features are the model's own pooled ones."""
 
-    def __init__(self, model: nn.Module, spec: EncoderSpec) -> None:
+    def __init__(self, model: nn.Module, spec: EncoderSpec, architecture: "Architecture") -> None:
         self._model = model.eval().requires_grad_(requires_grad=False)
-        self._spec = spec
+        self._spec, self._architecture = spec, architecture
 
     @property
     def spec(self) -> EncoderSpec:
@@ -41,10 +61,26 @@ class TimmEncoder:
         """The model itself, for fine-tuning; its parameters ask for no gradients."""
         return self._model
 
+    def module_of_any_size(self) -> nn.Module:
+        """Return the model with position embeddings interpolated to the input's size.
+
+        Raises
+        ------
+        TypeError
+            The architecture has its own size only.
+        """
+        model = self._architecture.create(dynamic_img_size=True)
+        model.load_state_dict(self._model.state_dict())
+        return model
+
     def to(self, device: torch.device) -> Self:
         """Move its tensors to the device; return itself."""
         self._model = self._model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return self
+
+    def compile(self) -> None:
+        """Let torch.compile make kernels for it, at the first batch."""
+        self._model.compile()
 
     def encode(self, tiles_NCHW: Tensor) -> Tensor:
         """Return (N, dim) features; see `features.encoder.Encoder`."""
@@ -52,21 +88,63 @@ class TimmEncoder:
         return features
 
 
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """What `timm.create_model` is asked for."""
+
+    name: str
+    """The encoder's name, as the user wrote it."""
+    preset: Preset | None
+
+    @property
+    def model(self) -> str:
+        """Timm's name of it."""
+        return self.preset.model if self.preset else self.name.partition(":")[2]
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Further arguments."""
+        if self.preset is None:
+            return {}
+        return {**self.preset.arguments, **{key: _class(where) for key, where in self.preset.named_layers.items()}}
+
+    def create(self, *, published: bool = False, **changes: Any) -> nn.Module:
+        """Return the model without its classifier, with published weights or random ones."""
+        preset = self.preset
+        from_hub = published and preset is not None and not preset.transformers_keys
+        name = f"hf-hub:{preset.hub}" if preset and from_hub else self.model
+        arguments = {**self.arguments, **changes}
+        model: nn.Module = timm.create_model(
+            name, pretrained=published and (from_hub or preset is None), num_classes=0, **arguments
+        )
+        if published and preset and preset.transformers_keys:
+            load_weights(model, Path(hf_hub_download(preset.hub, TRANSFORMERS_FILE)))
+        return ClassAndMean(model) if preset and preset.class_and_mean else model
+
+
+def _class(where: str) -> Any:
+    module, _, name = where.partition(":")
+    return getattr(import_module(module), name)
+
+
 def build(name: str, weights: WeightsChoice) -> TimmEncoder:
-    """Build ``timm:<model>``; mean, std and input size are those of timm's data configuration of that model.
+    """Build ``timm:<model>`` or a preset.
+
+    Mean, std and input size are those of the preset, or of timm's data configuration of that model.
 
     Raises
     ------
     RequestError
         timm knows no such model, its weights cannot be fetched, or the file of weights does not fit.
     """
-    model_name = name.partition(":")[2]
-    _check_known(name, model_name)
-    model = _create(name, model_name, weights)
+    architecture = Architecture(name, PRESETS.get(name))
+    if architecture.preset is None:
+        _check_known(name, architecture.model)
+    model = _create(architecture, weights)
     if weights.file is not None:
-        load_weights(model, weights.file, _classifier_prefixes(model))
-    config = timm.data.resolve_model_data_config(model)
-    return TimmEncoder(model, _spec(name, model, config, weights))
+        own = model.model if isinstance(model, ClassAndMean) else model
+        load_weights(own, weights.file, _classifier_prefixes(own))
+    return TimmEncoder(model, _spec(architecture, model, weights), architecture)
 
 
 def _check_known(name: str, model_name: str) -> None:
@@ -77,20 +155,45 @@ def _check_known(name: str, model_name: str) -> None:
     raise RequestError(f"--encoder {name}: expected a model that timm {timm.__version__} knows, found none{hint}")
 
 
-def _create(name: str, model_name: str, weights: WeightsChoice) -> nn.Module:
-    pretrained = weights.file is None and weights.random_seed is None
+def _create(architecture: Architecture, weights: WeightsChoice) -> nn.Module:
+    published = weights.file is None and weights.random_seed is None
     try:
         with torch.random.fork_rng(devices=[]), _quick_without_network():
             torch.manual_seed(weights.random_seed or 0)
-            model: nn.Module = timm.create_model(model_name, pretrained=pretrained, num_classes=0)
-            return model
+            return architecture.create(published=published)
+    except RequestError:
+        raise
     except Exception as error:  # timm, huggingface_hub, urllib and httpx share no base class
-        told = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        what = "its published weights" if pretrained else "its architecture"
-        raise RequestError(
-            f"--encoder {name}: expected {what}, could not get them ({type(error).__name__}: {told}): check the "
-            "network or the Hugging Face token, or use --weights FILE, or --random-weights SEED for untrained features"
-        ) from error
+        raise RequestError(_why_not(architecture, error, published)) from error
+
+
+def _why_not(architecture: Architecture, error: Exception, published: bool) -> str:
+    name, preset = architecture.name, architecture.preset
+    told = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    if any(isinstance(link, GatedRepoError) for link in _chain(error)):
+        hub = preset.hub if preset else architecture.model.partition(":")[2]
+        return (
+            f"--encoder {name}: its weights are gated and this account may not have them: accept the terms on the page "
+            f"of {hub} at the Hugging Face hub, then set HF_TOKEN or run hf auth login; or give a local file by "
+            "--weights FILE"
+        )
+    if published and preset:
+        return (
+            f"--encoder {name}: could not get the published weights ({type(error).__name__}: {told}): without a "
+            f"network, copy the hub's cache of {preset.hub} here (HF_HOME) or give its file by --weights FILE; or "
+            "--random-weights SEED for untrained features"
+        )
+    what = "its published weights" if published else "its architecture"
+    return (
+        f"--encoder {name}: expected {what}, could not get them ({type(error).__name__}: {told}): check the "
+        "network or the Hugging Face token, or use --weights FILE, or --random-weights SEED for untrained features"
+    )
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 @contextmanager
@@ -118,30 +221,41 @@ def _hub_has_address() -> bool:
 
 
 def _classifier_prefixes(model: Any) -> tuple[str, ...]:
-    named = model.pretrained_cfg.get("classifier") or ()
+    named = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
     return tuple(f"{part}." for part in ((named,) if isinstance(named, str) else named))
 
 
-def _spec(name: str, model: Any, config: dict[str, Any], weights: WeightsChoice) -> EncoderSpec:
-    input_px = int(config["input_size"][-1])
-    untrained = weights.random_seed is not None
+def _spec(architecture: Architecture, model: Any, weights: WeightsChoice) -> EncoderSpec:
+    name, untrained = architecture.name, weights.random_seed is not None
     source = "random weights" if untrained else "weights of a local file" if weights.file else "published weights"
+    caution = f"{name} has random weights (seed {weights.random_seed}): untrained, its features mean nothing learnt"
+    facts = _preset_facts(architecture.preset) if architecture.preset else _timm_facts(model)
     return EncoderSpec(
         name=name,
-        dim=_dim(name, model, input_px),
-        input_px=input_px,
-        mean=tuple(config["mean"]),
-        std=tuple(config["std"]),
-        interpolation="bilinear" if config["interpolation"] == "bilinear" else "bicubic",
+        dim=_dim(name, model, facts["input_px"]),
         trained=not untrained,
         weights_sha256=weights_sha256(model),
         lineage=read_lineage(weights.file) if weights.file else None,
-        licence=str(model.pretrained_cfg.get("license") or "see the model's card"),
-        description=f"timm model {name.partition(':')[2]}, {source}",
-        caution=f"{name} has random weights (seed {weights.random_seed}): untrained, its features mean nothing learnt"
-        if untrained
-        else "",
+        description=f"timm model {architecture.model}, {source}",
+        caution=caution if untrained else "",
+        **facts,
     )
+
+
+def _preset_facts(preset: Preset) -> dict[str, Any]:
+    names = ("input_px", "resize_px", "mean", "std", "interpolation", "mpps", "licence")
+    return {name: getattr(preset, name) for name in names}
+
+
+def _timm_facts(model: Any) -> dict[str, Any]:
+    config = timm.data.resolve_model_data_config(model)
+    return {
+        "input_px": int(config["input_size"][-1]),
+        "mean": tuple(config["mean"]),
+        "std": tuple(config["std"]),
+        "interpolation": "bilinear" if config["interpolation"] == "bilinear" else "bicubic",
+        "licence": str(model.pretrained_cfg.get("license") or "see the model's card"),
+    }
 
 
 @torch.inference_mode()

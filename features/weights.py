@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from features.transformers_keys import timm_keys
 from wsi.errors import RequestError
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
@@ -34,7 +35,8 @@ def weights_sha256(model: nn.Module) -> str:
 def load_weights(model: nn.Module, file: Path, ignored_prefixes: tuple[str, ...] = ()) -> None:
     """Load a state dict from a file into the model, every key and shape checked.
 
-    Keys under ``ignored_prefixes`` (the classifier, where the model has none) and batch-norm counters may differ.
+    Keys under ``ignored_prefixes`` (the classifier, where the model has none) and batch-norm counters may differ; the
+    transformers library's keys of vision transformers are translated.
 
     Raises
     ------
@@ -42,7 +44,7 @@ def load_weights(model: nn.Module, file: Path, ignored_prefixes: tuple[str, ...]
         The file holds no state dict of tensors, or its keys or shapes are not the model's.
     """
     found, wanted = _without_wrappers(_read(file), file), model.state_dict()
-    found = _without_prefixes(found, wanted)
+    found = timm_keys(_without_prefixes(found, wanted))
     unexpected = [key for key in found if key not in wanted and not key.startswith(ignored_prefixes)]
     missing = [key for key in wanted if key not in found and not key.endswith("num_batches_tracked")]
     shapes = [

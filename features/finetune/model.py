@@ -5,7 +5,6 @@ on how it is divided among ranks, and tiles of one slide are far from independen
 are those of the architecture, which timm leaves at 0 unless its card says otherwise.
 """
 
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -53,7 +52,7 @@ def build_model(options: FinetuneOptions, encoder: TimmEncoder, n_classes: int) 
     sizes = options.sizes or (spec.input_px or 0,)
     backbone = encoder.module
     if any(size != spec.input_px for size in sizes) and _is_fixed(backbone):
-        backbone = _of_any_size(options.encoder, backbone)
+        backbone = _of_any_size(options.encoder, encoder)
     for size in dict.fromkeys(sizes):
         _check_size(backbone, spec, size)
     if options.activation_checkpointing:
@@ -65,16 +64,12 @@ def _is_fixed(backbone: nn.Module) -> bool:
     return bool(getattr(backbone, "pretrained_cfg", {}).get("fixed_input_size"))
 
 
-def _of_any_size(name: str, backbone: nn.Module) -> nn.Module:
+def _of_any_size(name: str, encoder: TimmEncoder) -> nn.Module:
     """Return the architecture with position embeddings interpolated to the input's size, and the same weights."""
     try:
-        model: nn.Module = timm.create_model(
-            name.partition(":")[2], pretrained=False, num_classes=0, dynamic_img_size=True
-        )
+        return encoder.module_of_any_size()
     except TypeError:
         raise RequestError(f"--sizes: {name} takes its own input size only: leave --sizes out") from None
-    model.load_state_dict(backbone.state_dict())
-    return model
 
 
 @torch.inference_mode()

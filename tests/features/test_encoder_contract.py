@@ -17,6 +17,7 @@ NAMES = {
     "timm:resnet10t": WeightsChoice(random_seed=3),
     "timm:test_convnext.r160_in1k": WeightsChoice(random_seed=3),
     "timm:test_vit.r160_in1k": WeightsChoice(random_seed=3),
+    "texture+timm:test_vit.r160_in1k": WeightsChoice(random_seed=3),
 }
 
 

@@ -6,11 +6,12 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from features.plan import LARGEST_ITEM, Job, SlideJob, Span, joined
+from features.plan import LARGEST_ITEM, Job, SlideJob, Span, Target, joined
 
 
 def slide(n_tiles: int, tile_px: int = 256, wanted: bool = True, covered: tuple[tuple[int, int], ...] = ()) -> SlideJob:
-    return SlideJob("s", Path("s.zarr"), Path("s.h5"), n_tiles, tile_px, {}, {}, wanted, covered)
+    target = Target(Path("s.h5"), "e", {}, {}, slice(0, 1))
+    return SlideJob("s", Path("s.zarr"), (target,), n_tiles, tile_px, {}, wanted, covered)
 
 
 def job(slides: list[SlideJob], batch_size: int) -> Job:

@@ -10,11 +10,12 @@ import torch
 
 from features.device import reproducible_arithmetic
 from features.encoder import Encoder, EncoderSpec, WeightsChoice, build_encoder
-from features.plan import Job, SlideJob
+from features.plan import Job, SlideJob, Target
 from features.stream import StreamOptions, Task, TileStream
 from wsi.store import find_stores
 
 CPU = torch.device("cpu")
+NOWHERE = Target(Path("none.h5"), "none", {}, {}, slice(0, 0))
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +24,7 @@ def conv_net() -> Encoder:
 
 
 def job_of(stores: Path, spec: EncoderSpec, batch_size: int) -> Job:
-    slides = [
-        SlideJob(s.image_id, s.path, Path("none.h5"), s.n_tiles, s.tile_px, {}, {}, True) for s in find_stores([stores])
-    ]
+    slides = [SlideJob(s.image_id, s.path, (NOWHERE,), s.n_tiles, s.tile_px, {}, True) for s in find_stores([stores])]
     return Job(tuple(slides), batch_size, spec.dim, spec.name, spec.weights_sha256)
 
 

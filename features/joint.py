@@ -1,0 +1,72 @@
+"""Several encoders as one: each tile is read once, and its feature vectors stand beside each other.
+
+The name of the whole is that of its members, joined by ``+``: ``uni+virchow2``.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from features.device import TileInput
+from features.encoder import Encoder, EncoderSpec
+from features.timm_encoder import TimmEncoder
+
+
+class JointEncoder:
+    """Runs its members one after the other on the same tiles; each resizes and normalises them for itself."""
+
+    def __init__(self, members: Sequence[Encoder]) -> None:
+        self.members = tuple(members)
+        self._spec = _joined([member.spec for member in self.members])
+        self._inputs: dict[torch.device, tuple[TileInput, ...]] = {}
+
+    @property
+    def spec(self) -> EncoderSpec:
+        """What is known of it."""
+        return self._spec
+
+    def to(self, device: torch.device) -> Self:
+        """Move the members' tensors to the device; return itself."""
+        for member in self.members:
+            member.to(device)
+        return self
+
+    def compile(self) -> None:
+        """Let torch.compile make kernels for the members that it can be used for."""
+        for member in self.members:
+            if isinstance(member, TimmEncoder):
+                member.compile()
+
+    def encode(self, tiles_NCHW: Tensor) -> Tensor:
+        """Return (N, sum of the members' dim); ``tiles_NCHW``: float32 (N, 3, T, T), RGB in [0, 1]."""
+        pixels = (tiles_NCHW * 255).round_().to(torch.uint8)  # exact: they were uint8
+        device = tiles_NCHW.device
+        if device not in self._inputs:
+            self._inputs[device] = tuple(TileInput(member.spec, device) for member in self.members)
+        pairs = zip(self.members, self._inputs[device], strict=True)
+        return torch.cat([member.encode(prepare(pixels)).float() for member, prepare in pairs], dim=1)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the members; what is cached for a device stays here."""
+        return JointEncoder, (self.members,)
+
+
+def _joined(specs: Sequence[EncoderSpec]) -> EncoderSpec:
+    digest = hashlib.sha256("".join(spec.weights_sha256 for spec in specs).encode()).hexdigest()
+    lineages = [spec.lineage for spec in specs if spec.lineage is not None]
+    return EncoderSpec(
+        name="+".join(spec.name for spec in specs),
+        dim=sum(spec.dim for spec in specs),
+        input_px=None,
+        trained=all(spec.trained for spec in specs),
+        weights_sha256=digest,
+        licence="; ".join(dict.fromkeys(spec.licence for spec in specs)),
+        description=" beside ".join(spec.description for spec in specs),
+        precisions=tuple(p for p in specs[0].precisions if all(p in spec.precisions for spec in specs)),
+        caution="; ".join(spec.caution for spec in specs if spec.caution),
+        lineage=lineages[0] if lineages else None,
+        members=tuple(specs),
+    )

@@ -16,6 +16,7 @@ from cli.report import report
 from cli.sample import sample
 from cli.tile import tile
 from cli.train import train
+from cli.tune import tune
 from cli.verify import verify
 
 app = typer.Typer(
@@ -28,7 +29,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _verb in (demo, sample, info, tile, qc, verify, export, extract, encoders, train, predict, heatmap, report):
+for _verb in (demo, sample, info, tile, qc, verify, export, extract, encoders, train, tune, predict, heatmap, report):
     app.command()(_verb)
 
 

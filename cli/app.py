@@ -8,6 +8,7 @@ from cli.demo import demo
 from cli.encoders import encoders
 from cli.export import export
 from cli.extract import extract
+from cli.finetune import finetune
 from cli.heatmap import heatmap
 from cli.info import info
 from cli.predict import predict
@@ -29,7 +30,23 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _verb in (demo, sample, info, tile, qc, verify, export, extract, encoders, train, tune, predict, heatmap, report):
+for _verb in (
+    demo,
+    sample,
+    info,
+    tile,
+    qc,
+    verify,
+    export,
+    extract,
+    encoders,
+    finetune,
+    train,
+    tune,
+    predict,
+    heatmap,
+    report,
+):
     app.command()(_verb)
 
 

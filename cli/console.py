@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn
 
 import typer
@@ -96,11 +97,22 @@ def fail(line: str, code: int) -> NoReturn:
     raise typer.Exit(code)
 
 
-def run_stage(stage: Callable[[ProgressSink], Summary], *, json_output: bool) -> Summary:
-    """Run one stage with progress bars, print its summary; leave with its exit code unless that is 0."""
+def run_stage(
+    stage: Callable[[ProgressSink], Summary],
+    *,
+    json_output: bool,
+    table: Callable[[Path, Summary], None] | None = None,
+    path: Path | None = None,
+) -> Summary:
+    """Run one stage with progress bars, print its summary; leave with its exit code unless that is 0.
+
+    Where a ``path`` is given, ``table`` writes the summary there, too.
+    """
     with one_line_errors():
         with progress_bars() as progress:
             summary = stage(progress)
+        if table and path:
+            table(path, summary)
         if json_output:
             sys.stdout.write(json.dumps(summary.as_dict(), indent=1, default=str) + "\n")
         else:

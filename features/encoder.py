@@ -14,6 +14,7 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor
 
+from features.lineage import Lineage
 from wsi.errors import RequestError
 
 ENTRY_POINTS = "gigamil.encoders"
@@ -48,6 +49,8 @@ class EncoderSpec:
     """Those it may run in; the first is the default on a CPU."""
     caution: str = ""
     """One line to show to whoever uses the features; empty where nothing needs saying."""
+    lineage: Lineage | None = None
+    """Whom fine-tuned weights have seen; None for others. Not part of the recipe: the weights' hash is."""
 
     def recipe(self) -> dict[str, Any]:
         """Return what shapes the features: JSON values."""
@@ -62,7 +65,9 @@ class EncoderSpec:
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as JSON values."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        values = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        del values["lineage"]
+        return values if self.lineage is None else {**values, "lineage": self.lineage.as_dict()}
 
 
 class Encoder(Protocol):

@@ -17,6 +17,7 @@ from huggingface_hub import constants
 from torch import Tensor, nn
 
 from features.encoder import EncoderSpec, WeightsChoice
+from features.lineage import read_lineage
 from features.weights import load_weights, weights_sha256
 from wsi.errors import RequestError
 
@@ -34,6 +35,11 @@ class TimmEncoder:
     def spec(self) -> EncoderSpec:
         """What is known of it."""
         return self._spec
+
+    @property
+    def module(self) -> nn.Module:
+        """The model itself, for fine-tuning; its parameters ask for no gradients."""
+        return self._model
 
     def to(self, device: torch.device) -> Self:
         """Move its tensors to the device; return itself."""
@@ -129,6 +135,7 @@ def _spec(name: str, model: Any, config: dict[str, Any], weights: WeightsChoice)
         interpolation="bilinear" if config["interpolation"] == "bilinear" else "bicubic",
         trained=not untrained,
         weights_sha256=weights_sha256(model),
+        lineage=read_lineage(weights.file) if weights.file else None,
         licence=str(model.pretrained_cfg.get("license") or "see the model's card"),
         description=f"timm model {name.partition(':')[2]}, {source}",
         caution=f"{name} has random weights (seed {weights.random_seed}): untrained, its features mean nothing learnt"

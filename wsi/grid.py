@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -61,37 +63,36 @@ def runs(wanted: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
     yield from zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
 
 
-def area_fractions(
-    mask: NDArray[np.uint8], tile_o: float, tiles: YX, extent_o: tuple[float, float]
-) -> NDArray[np.float32]:
-    """Return the share of each tile that the mask covers.
+def tile_means(picture: NDArray[Any], tile_o: float, tiles: YX, extent_o: tuple[float, float]) -> NDArray[np.float32]:
+    """Return the mean of a picture over each tile; of a mask, the share of the tile that it covers.
 
     Parameters
     ----------
-    mask
-        uint8 (h, w), 0 or 1, in the overview's frame.
+    picture
+        uint8 or float32 (h, w) in the overview's frame.
     tile_o
-        Side of a tile in mask pixels; need not be whole.
+        Side of a tile in the picture's pixels; need not be whole.
     tiles
         Tiles down and across.
     extent_o
-        Height and width of the slide in mask pixels. Tiles at the end are judged by the part that lies on the slide.
+        Height and width of the slide in the picture's pixels. Tiles at the end are judged by the part that lies on the
+        slide.
 
     Returns
     -------
-    float32 (rows, columns), 0 to 1
+    float32 (rows, columns), between the least and the most of the picture
     """
-    table = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1))
-    np.cumsum(np.cumsum(mask, axis=0, dtype=np.float64), axis=1, out=table[1:, 1:])
-    y = np.minimum(np.arange(tiles.y + 1) * tile_o, min(extent_o[0], mask.shape[0]))
-    x = np.minimum(np.arange(tiles.x + 1) * tile_o, min(extent_o[1], mask.shape[1]))
+    table = cv2.integral(picture, sdepth=cv2.CV_32S if picture.dtype == np.uint8 else cv2.CV_64F)
+    y = np.minimum(np.arange(tiles.y + 1.0) * tile_o, min(extent_o[0], picture.shape[0]))
+    x = np.minimum(np.arange(tiles.x + 1.0) * tile_o, min(extent_o[1], picture.shape[1]))
     corners = _at(_at(table, y).T, x).T
-    covered = np.diff(np.diff(corners, axis=0), axis=1)
+    total = np.diff(np.diff(corners, axis=0), axis=1)
     area = np.diff(y)[:, None] * np.diff(x)[None, :]
-    return np.clip(np.divide(covered, area, out=np.zeros_like(covered), where=area > 0), 0, 1).astype(np.float32)
+    means = np.divide(total, area, out=np.zeros_like(total), where=area > 0)
+    return np.clip(means, 0, float(picture.max(initial=0))).astype(np.float32)
 
 
-def _at(table: NDArray[np.float64], positions: NDArray[np.float64]) -> NDArray[np.float64]:
+def _at(table: NDArray[Any], positions: NDArray[np.float64]) -> NDArray[np.float64]:
     """Read rows of a table at fractional positions, linearly between them."""
     low = np.minimum(np.floor(positions).astype(int), len(table) - 1)
     high = np.minimum(low + 1, len(table) - 1)

@@ -14,15 +14,20 @@ import json
 from pathlib import Path
 from typing import Any
 
-from wsi.atomic import write_text
+import numcodecs.zstd
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi.atomic import write_bytes, write_text
 from wsi.codecs import codec
 from wsi.grid import Grid
-from wsi.units import YX
+from wsi.units import YX, ceil_div
 
 FORMAT_VERSION = 1
 SUFFIX = ".zarr"
 FILL = 255
 """Value of a chunk that is not there: white."""
+_SMALL_ARRAY_LEVEL = 3
 _CHANNELS = (("Red", "FF0000"), ("Green", "00FF00"), ("Blue", "0000FF"))
 
 
@@ -95,3 +100,47 @@ def write_image_arrays(store: Path, grid: Grid, codec_names: tuple[str, ...]) ->
     """Write the metadata of all image levels, one codec name per level."""
     for level, (shape, name) in enumerate(zip(grid.levels(), codec_names, strict=True)):
         write_json(store / str(level) / "zarr.json", image_array(shape, grid, level, name))
+
+
+def write_small_array(path: Path, data: NDArray[Any], names: tuple[str, ...], fill: int = 0) -> None:
+    """Write a zarr v3 array without shards, chunks of at most 2048 a side (65536 in one dimension), zstd-compressed.
+
+    Parameters
+    ----------
+    path
+        The array's folder.
+    data
+        What it holds, little-endian on disk.
+    names
+        One per dimension.
+    fill
+        Chunks that hold nothing but this are not stored.
+    """
+    most = 65536 if data.ndim == 1 else 2048
+    chunk = tuple(max(1, min(side, most)) for side in data.shape)
+    write_json(
+        path / "zarr.json",
+        {
+            "zarr_format": 3,
+            "node_type": "array",
+            "shape": list(data.shape),
+            "data_type": data.dtype.name,
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunk)}},
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+            "fill_value": fill,
+            "codecs": [
+                {"name": "bytes", "configuration": {"endian": "little"}} if data.itemsize > 1 else {"name": "bytes"},
+                {"name": "zstd", "configuration": {"level": _SMALL_ARRAY_LEVEL, "checksum": True}},
+            ],
+            "attributes": {},
+            "dimension_names": list(names),
+        },
+    )
+    for place in np.ndindex(*(ceil_div(side, step) for side, step in zip(data.shape, chunk, strict=True))):
+        part = data[tuple(slice(i * step, (i + 1) * step) for i, step in zip(place, chunk, strict=True))]
+        if (part == fill).all():
+            continue
+        whole = np.full(chunk, fill, data.dtype.newbyteorder("<"))
+        whole[tuple(map(slice, part.shape))] = part
+        data_bytes = numcodecs.zstd.compress(whole, _SMALL_ARRAY_LEVEL, checksum=True)
+        write_bytes(path.joinpath("c", *map(str, place)), data_bytes)

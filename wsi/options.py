@@ -11,6 +11,8 @@ from wsi.scores.drop import Rule, parse_rules
 from wsi.scores.quality import TILE_SCORES
 from wsi.slide import READERS
 
+AREA, DCT = "area", "dct"
+"""How pixels are made smaller."""
 NATIVE = "native"
 
 
@@ -30,6 +32,8 @@ class TileOptions:
     """Side of a tile, an even number, or ``native``: the slide's own."""
     codec: str = AUTO
     """How chunks are compressed: ``auto`` (JPEG tiles copied where possible, else zstd), ``jpeg`` or ``zstd``."""
+    downscale: str = AREA
+    """``area``: pixels are averaged. ``dct``: JPEG tiles are decoded at the wanted size where that is a 2nd to 8th."""
     min_tissue: float = 0.1
     """Least share of tissue of a listed tile; tiles with any tissue at all are stored."""
     keep_background: bool = False
@@ -68,6 +72,7 @@ class TileOptions:
             (0.05 <= self.target_mpp <= 20, "mpp", "0.05 to 20 um/px"),
             (size_fits, "tile-px", f"an even number from 32 to 4096, or {NATIVE}"),
             (self.codec in CODEC_CHOICES, "codec", f"one of {', '.join(CODEC_CHOICES)}"),
+            (self.downscale in {AREA, DCT}, "downscale", f"{AREA} or {DCT}"),
             (0 <= self.min_tissue <= 1, "min-tissue", "0 to 1"),
             (self.assume_mpp is None or 0.05 <= self.assume_mpp <= 100, "assume-mpp", "0.05 to 100 um/px"),
             (self.on_damage in {"fail", "skip"}, "on-damage", "fail or skip"),
@@ -91,6 +96,7 @@ class TileOptions:
             "target_mpp": self.target_mpp,
             "tile_px": self.tile_px,
             "codec": self.codec,
+            "downscale": self.downscale,
             "min_tissue": self.min_tissue,
             "keep_background": self.keep_background,
             "assume_mpp": self.assume_mpp,

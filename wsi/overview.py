@@ -18,8 +18,9 @@ from wsi.units import YX, Box, ceil_div
 
 TARGET_UM = 8.0
 """Wanted um/px of overview and mask."""
-MAX_PIXELS = 6_000_000
-"""The overview is made coarser where it would have more pixels than this."""
+MAX_PIXELS = 3_000_000
+"""The overview is made coarser where it would have more pixels than this: so no slide needs more memory than a small
+one. At 0.25 um/px, slides of 3 to 12 gigapixels get 16 um/px."""
 _BAND_BYTES = 96 << 20
 """Source pixels read for one band, as RGB bytes."""
 _BAND_ROWS = 1024
@@ -87,7 +88,7 @@ def overview_band(slide: Slide, plan: OverviewPlan, index: int) -> tuple[RGB, ND
     rgb = np.empty((y1 - y0, plan.shape.x, 3), np.uint8)
     damage = np.zeros((y1 - y0, plan.shape.x), np.uint8)
     if can_average_tiles(slide, plan.level, factor) and y0 * factor % slide.stored_levels[plan.level].tile.y == 0:
-        average_tiles(slide, plan.level, factor, y0, rgb, damage)
+        average_tiles(slide, plan.level, factor, YX(y0, 0), rgb, damage)
         return rgb, damage
     step = max(1, _BLOCK_PX // factor)
     for x0 in range(0, plan.shape.x, step):

@@ -12,12 +12,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi.passthrough import complete_jpeg, is_colour_jpeg
 from wsi.readers.tiff_reader import TiffReader
+from wsi.reduced_jpeg import can_reduce, reduced_tile
 from wsi.slide import DAMAGED_RGB, RGB, Slide
-from wsi.units import ceil_div
-
-_REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
+from wsi.units import YX, ceil_div
 
 
 def can_average_tiles(slide: Slide, level: int, factor: int) -> TypeGuard[TiffReader]:
@@ -29,42 +27,45 @@ def can_average_tiles(slide: Slide, level: int, factor: int) -> TypeGuard[TiffRe
 
 
 def average_tiles(
-    slide: TiffReader, level: int, factor: int, first_row: int, rgb: RGB, damage: NDArray[np.uint8]
+    slide: TiffReader, level: int, factor: int, corner: YX, rgb: RGB, damage: NDArray[np.uint8], *, keep: bool = False
 ) -> None:
-    """Fill a band of the overview.
+    """Fill a part of the overview.
 
     Parameters
     ----------
     slide, level, factor
         The tiles, and how many of their pixels make one of the overview's, along each side.
-    first_row
-        Overview row at which the band begins; a tile's edge.
+    corner
+        Overview row and column at which the part begins; a tile's corner.
     rgb, damage
-        uint8 (rows, width, 3) and uint8 (rows, width), written in place.
+        uint8 (rows, columns, 3) and uint8 (rows, columns), written in place.
+    keep
+        Whether the tiles' pixels will be read again at once: they stay in the slide's cache.
     """
     layout = slide.stored_levels[level]
     rows, columns = layout.tile.y // factor, layout.tile.x // factor
-    average, average_edge = _averager(slide, level, factor), _edge_averager(slide, level, factor)
+    average, average_edge = _averager(slide, level, factor, keep), _edge_averager(slide, level, factor, keep)
     whole = (layout.stored.y // layout.tile.y, layout.stored.x // layout.tile.x)
-    for row in range(ceil_div(len(rgb), rows)):
-        for column in range(layout.grid.x):
+    first = YX(corner.y // rows, corner.x // columns)
+    for row in range(ceil_div(rgb.shape[0], rows)):
+        for column in range(ceil_div(rgb.shape[1], columns)):
             place = np.s_[row * rows : (row + 1) * rows, column * columns : (column + 1) * columns]
-            view, tile_row = rgb[place], first_row // rows + row
-            inside = tile_row < whole[0] and column < whole[1]
+            view, tile = rgb[place], YX(first.y + row, first.x + column)
+            inside = tile.y < whole[0] and tile.x < whole[1]
             try:
-                small = (average if inside else average_edge)(tile_row * layout.grid.x + column)
+                small = (average if inside else average_edge)(tile.y * layout.grid.x + tile.x)
                 view[:] = 255 if small is None else small[: view.shape[0], : view.shape[1]]
             except Exception:  # codecs raise nearly anything on damaged bytes; the caller is told by the damage
                 view[:] = DAMAGED_RGB
                 damage[place] = 1
 
 
-def _edge_averager(slide: TiffReader, level: int, factor: int) -> Callable[[int], RGB | None]:
+def _edge_averager(slide: TiffReader, level: int, factor: int, keep: bool) -> Callable[[int], RGB | None]:
     """Return the function for tiles that reach beyond the slide: what they hold there may be anything."""
     layout = slide.stored_levels[level]
 
     def average(index: int) -> RGB | None:
-        pixels = slide.tile(level, index)
+        pixels = slide.tile(level, index, keep=keep)
         if pixels is None:
             return None
         row, column = divmod(index, layout.grid.x)
@@ -80,23 +81,18 @@ def _edge_averager(slide: TiffReader, level: int, factor: int) -> Callable[[int]
     return average
 
 
-def _averager(slide: TiffReader, level: int, factor: int) -> Callable[[int], RGB | None]:
+def _averager(slide: TiffReader, level: int, factor: int, keep: bool) -> Callable[[int], RGB | None]:
     """Return a function from a tile's index to its average, None where the tile was never written."""
     layout = slide.stored_levels[level]
     size = (layout.tile.x // factor, layout.tile.y // factor)
     reduction = min(8, factor)
-    if is_colour_jpeg(layout) and reduction in _REDUCED:
-        tables, photometric = layout.page.jpegtables, layout.page.photometric.name
+    if can_reduce(slide, level, reduction):
 
         def from_jpeg(index: int) -> RGB | None:
-            payload = slide.payload(level, index)
-            if not payload:
-                return None
-            data = complete_jpeg(payload, tables, photometric, layout.tile)
-            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), _REDUCED[reduction])
-            if pixels is None:
-                raise ValueError("JPEG cannot be decoded")
-            return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)[..., ::-1], np.uint8)
+            pixels = reduced_tile(slide, level, index, reduction)
+            return (
+                None if pixels is None else np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
+            )
 
         return from_jpeg
 
@@ -104,7 +100,7 @@ def _averager(slide: TiffReader, level: int, factor: int) -> Callable[[int], RGB
 
     def from_pixels(index: int) -> RGB | None:
         nonlocal known
-        pixels = slide.tile(level, index)
+        pixels = slide.tile(level, index, keep=keep)
         if pixels is None:
             return None
         if pixels is not known[0]:  # equal payloads come back as the same array

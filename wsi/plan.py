@@ -22,23 +22,27 @@ from wsi.codecs import AUTO
 from wsi.cohort import Job
 from wsi.errors import DamagedSlideError, RequestError
 from wsi.fingerprint import fingerprint, slide_bytes
-from wsi.grid import SHARD_TILES, TASK_LEVELS, Grid, area_fractions
+from wsi.grid import SHARD_TILES, TASK_LEVELS, Grid, tile_means
 from wsi.layout import SUFFIX, write_image_arrays
 from wsi.memory import keep_freed_memory
-from wsi.options import NATIVE, TileOptions
+from wsi.options import DCT, NATIVE, TileOptions
 from wsi.overview import OverviewPlan, overview_band, plan_overview
 from wsi.passthrough import copied_levels
 from wsi.recipe import canonical, recipe_hash
+from wsi.reduced_jpeg import can_reduce
 from wsi.resolution import Resolution, resolve_mpp
 from wsi.roi import roi_file, roi_hash, roi_mask
 from wsi.scaling import Scaling, choose_scaling
 from wsi.scores.artefacts import assess
+from wsi.single_pass import SinglePass, plan_single_pass
 from wsi.slide import RGB, Slide, open_slide
 from wsi.tissue import fill_holes, find_tissue
 from wsi.units import YX
 
-ALGORITHM = 2
+ALGORITHM = 3
 """Raised whenever the same settings would give other pixels or another tile list."""
+LEAST_STORED = 0.02
+"""Tiles of which tissue covers this share are stored, whether they are listed or not."""
 _OPEN_SLIDES = 6
 
 
@@ -61,6 +65,10 @@ class SlidePlan:
     copies: tuple[int | None, ...]
     """For each level that a task writes, the slide's level whose JPEG tiles are copied, None where they are made."""
     overview: OverviewPlan
+    reduction: int
+    """How many times smaller JPEG tiles are decoded for level 0; 1 where pixels are averaged."""
+    single_pass: SinglePass | None
+    """Set where overview and tiles are made in one pass."""
     resolution: Resolution
     slide_shape: YX
     """Level-0 pixels."""
@@ -80,6 +88,11 @@ class SlidePlan:
     def work(self) -> Path:
         """What passes between the tasks; gone when the store is finished."""
         return self.partial / ".work"
+
+    @property
+    def overview_parts(self) -> YX:
+        """Parts in which the overview is made, down and across."""
+        return self.grid.regions if self.single_pass else YX(self.overview.bands, 1)
 
     @property
     def mask_mpp(self) -> float:
@@ -139,6 +152,9 @@ def make_plan(job: Job, options: TileOptions) -> SlidePlan:
         "slide": fingerprint(job.path),
         "roi": roi_hash(roi_file(options.roi, job.image_id)) if options.roi is not None else None,
     }
+    overview = plan_overview(slide, resolution.mpp)
+    apart = options.roi is not None or any(source is not None for source in copies)
+    by_dct = options.downscale == DCT and can_reduce(slide, scaling.level, scaling.factor)
     return SlidePlan(
         image_id=job.image_id,
         path=job.path,
@@ -149,7 +165,9 @@ def make_plan(job: Job, options: TileOptions) -> SlidePlan:
         grid=grid,
         codecs=_codecs(options.codec, copies, len(grid.levels())),
         copies=copies,
-        overview=plan_overview(slide, resolution.mpp),
+        overview=overview,
+        reduction=int(scaling.factor) if by_dct else 1,
+        single_pass=None if apart else plan_single_pass(slide, scaling, grid, overview),
         resolution=resolution,
         slide_shape=slide.levels[0].shape,
         format=slide.format,
@@ -161,7 +179,9 @@ def make_plan(job: Job, options: TileOptions) -> SlidePlan:
 
 
 def _codecs(wanted: str, copies: tuple[int | None, ...], n_levels: int) -> tuple[str, ...]:
-    made = "zstd" if wanted == AUTO else wanted
+    made = wanted
+    if wanted == AUTO:  # what is made from copied JPEG tiles has lost what it can lose, and would be ten times as large
+        made = "zstd" if copies[0] is None else "jpeg"
     copied = [source is not None for source in copies]
     return tuple("jpeg" if i < len(copied) and copied[i] else made for i in range(n_levels))
 
@@ -191,28 +211,48 @@ def start_partial(plan: SlidePlan) -> None:
 
 def make_band(plan: SlidePlan, index: int) -> None:
     """Make one band of the overview and put it into the work folder."""
-    path = _band_path(plan, index)
-    if path.is_file():
+    if part_path(plan, YX(index, 0)).is_file():
         return
     with slide_errors(plan):
         rgb, damaged = overview_band(cached_slide(plan.path, plan.reader), plan.overview, index)
+    refuse_damage(plan, damaged)
+    write_part(plan, YX(index, 0), rgb, damaged)
+
+
+def refuse_damage(plan: SlidePlan, damaged: NDArray[np.uint8]) -> None:
+    """Raise `DamagedSlideError` where cells of the overview, uint8 (h, w), are damaged and the options forbid it."""
     if damaged.any() and plan.options.on_damage == "fail":
         raise DamagedSlideError(
             f"{plan.path.name}: pixels cannot be decoded (in {int(damaged.sum())} of {damaged.size} overview cells): "
             "copy the file again, or give --on-damage skip"
         )
-    with replacing(path) as temporary, temporary.open("wb") as file:
+
+
+def part_path(plan: SlidePlan, place: YX) -> Path:
+    """Return where a part of the overview lies: a band's, or a region's where the slide is decoded once."""
+    return plan.work / f"overview-{place.y}-{place.x}.npz"
+
+
+def write_part(plan: SlidePlan, place: YX, rgb: RGB, damaged: NDArray[np.uint8]) -> None:
+    """Put a part of the overview into the work folder: uint8 (h, w, 3), and its damage, uint8 (h, w)."""
+    with replacing(part_path(plan, place)) as temporary, temporary.open("wb") as file:
         np.savez(file, rgb=rgb, damaged=damaged)
-
-
-def _band_path(plan: SlidePlan, index: int) -> Path:
-    return plan.work / f"overview-{index}.npz"
 
 
 def read_overview(plan: SlidePlan) -> tuple[RGB, NDArray[np.uint8]]:
     """Return the whole overview, uint8 (h, w, 3), and its damage, uint8 (h, w)."""
-    bands = [np.load(_band_path(plan, i)) for i in range(plan.overview.bands)]
-    return np.concatenate([b["rgb"] for b in bands]), np.concatenate([b["damaged"] for b in bands])
+    rgb, damaged = np.empty((*plan.overview.shape, 3), np.uint8), np.empty(plan.overview.shape, np.uint8)
+    y = 0
+    for row in range(plan.overview_parts.y):
+        x = 0
+        for column in range(plan.overview_parts.x):
+            with np.load(part_path(plan, YX(row, column))) as part:
+                height, width = part["damaged"].shape
+                rgb[y : y + height, x : x + width] = part["rgb"]
+                damaged[y : y + height, x : x + width] = part["damaged"]
+            x += width
+        y += height
+    return rgb, damaged
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,12 +271,13 @@ def make_tissue(plan: SlidePlan) -> TissuePlan:
     rgb, damaged = read_overview(plan)
     tissue = find_tissue(rgb, plan.mask_mpp, damaged)
     tissue = replace(tissue, mask=_final_mask(plan, tissue.mask, damaged))
-    fractions = tile_fractions(plan, tissue.mask)
-    assessed = assess(rgb, tissue, plan.mask_mpp, fractions, partial(tile_fractions, plan))
+    fractions = means_over_tiles(plan, tissue.mask)
+    assessed = assess(rgb, tissue, plan.mask_mpp, fractions, partial(means_over_tiles, plan))
     notes = (*tissue.notes, *assessed.notes)
     # Damaged places are stored, too, so that they show as such and are listed.
-    wanted = (fractions > 0) | (tile_fractions(plan, damaged) > 0) | plan.options.keep_background
     listed = (fractions >= plan.options.min_tissue) & (fractions > 0)
+    damage = means_over_tiles(plan, damaged) > 0
+    wanted = listed | (fractions >= LEAST_STORED) | damage | plan.options.keep_background
     scores = {f"score_{name}": grid for name, grid in assessed.scores.items()}
     with replacing(plan.work / "tissue.npz") as temporary, temporary.open("wb") as file:
         np.savez(
@@ -245,7 +286,6 @@ def make_tissue(plan: SlidePlan) -> TissuePlan:
             fractions=fractions,
             wanted=wanted,
             listed=listed,
-            background=np.array(tissue.background),
             **scores,  # type: ignore[arg-type]  # no score is called allow_pickle
         )
     facts = asdict(tissue) | assessed.facts | {"notes": notes}
@@ -274,17 +314,17 @@ def _final_mask(plan: SlidePlan, mask: NDArray[np.uint8], damaged: NDArray[np.ui
     return np.where(damaged > 0, 0, mask).astype(np.uint8)
 
 
-def tile_fractions(plan: SlidePlan, mask: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return the share of every tile of the grid that a mask covers, float32 (rows, columns)."""
+def means_over_tiles(plan: SlidePlan, picture: NDArray[Any]) -> NDArray[np.float32]:
+    """Return the mean of a picture in the overview's frame over every tile of the grid, float32 (rows, columns)."""
     o_per_s = plan.scaling.l0_per_s / plan.overview.l0_per_o
     extent = (plan.grid.shape.y * o_per_s, plan.grid.shape.x * o_per_s)
-    return area_fractions(mask, plan.grid.tile_px * o_per_s, plan.grid.tiles, extent)
+    return tile_means(picture, plan.grid.tile_px * o_per_s, plan.grid.tiles, extent)
 
 
 def read_tissue(plan: SlidePlan, *names: str) -> dict[str, NDArray[Any]]:
     """Return what `make_tissue` put into the work folder, all of it or the arrays that are named.
 
-    ``mask``; ``fractions``, ``wanted``, ``listed`` and ``score_<name>`` of every tile of the grid; ``background``.
+    ``mask``; ``fractions``, ``wanted``, ``listed`` and ``score_<name>`` of every tile of the grid.
     """
     with np.load(plan.work / "tissue.npz") as file:
         return {name: file[name] for name in names or file.files}

@@ -1,7 +1,8 @@
-"""Masks that a person drew: QuPath's GeoJSON, or a PNG, as a mask in the overview's frame.
+"""Masks that a person drew: QuPath's GeoJSON, a PNG or a label, as a mask in the overview's frame.
 
 GeoJSON coordinates are level-0 pixels of the slide, (x, y), as QuPath exports them (RFC 7946 for the geometry, not for
-its degrees). Rings after the first are holes. A PNG covers the whole slide, whatever its size; what is not 0 is used.
+its degrees). Rings after the first are holes. A PNG or an OME-Zarr label covers the whole slide, whatever its size;
+what is not 0 is used.
 """
 
 import hashlib
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi.errors import RequestError, SlideError
+from wsi.roi_label import is_label, label_hash, label_of, read_label
 from wsi.units import YX
 
 Mask = NDArray[np.uint8]
@@ -30,7 +32,7 @@ _SUBPIXEL_BITS = 4
 
 
 def roi_file(roi: Path, image_id: str) -> Path:
-    """Return the file that holds a slide's regions: the file itself, or ``<image_id>`` with a known ending in a folder.
+    """Return what holds a slide's regions: the file or OME-Zarr label itself, or ``<image_id>`` with a known ending.
 
     Raises
     ------
@@ -39,12 +41,18 @@ def roi_file(roi: Path, image_id: str) -> Path:
     SlideError
         The folder holds nothing for this slide.
     """
+    if is_label(roi):
+        return roi
+    if roi.suffix == ".zarr" and roi.is_dir():
+        return label_of(roi)
     if roi.is_dir():
         for ending in ENDINGS:
             if (roi / f"{image_id}{ending}").is_file():
                 return roi / f"{image_id}{ending}"
+        if (roi / f"{image_id}.zarr").is_dir():
+            return label_of(roi / f"{image_id}.zarr")
         raise SlideError(
-            f"--roi {roi}: holds no {image_id}.geojson and no {image_id}.png: draw one, or leave the slide out"
+            f"--roi {roi}: holds no {image_id}.geojson, {image_id}.png or {image_id}.zarr: draw one, or leave it out"
         )
     if not roi.is_file():
         raise RequestError(f"--roi {roi} does not exist: expected a GeoJSON, a PNG, or a folder of them")
@@ -54,7 +62,9 @@ def roi_file(roi: Path, image_id: str) -> Path:
 
 
 def roi_hash(file: Path) -> str:
-    """Return the sha256 of the file's bytes."""
+    """Return the sha256 of the file's bytes, or of the label's."""
+    if file.is_dir():
+        return label_hash(file)
     return hashlib.sha256(_bytes(file)).hexdigest()
 
 
@@ -64,7 +74,7 @@ def roi_mask(file: Path, slide_shape: YX, shape: YX, l0_per_o: float) -> Mask:
     Parameters
     ----------
     file
-        GeoJSON or PNG.
+        GeoJSON, PNG, or the folder of an OME-Zarr label.
     slide_shape
         Level-0 pixels of the slide.
     shape
@@ -81,6 +91,8 @@ def roi_mask(file: Path, slide_shape: YX, shape: YX, l0_per_o: float) -> Mask:
     SlideError
         The file cannot be used; the message says what was found.
     """
+    if file.is_dir():
+        return _sampled(read_label(file, max(shape)), file, slide_shape, shape, l0_per_o)
     if file.suffix.lower() == ".png":
         return _png_mask(file, slide_shape, shape, l0_per_o)
     polygons = read_polygons(file)
@@ -108,6 +120,11 @@ def _png_mask(file: Path, slide_shape: YX, shape: YX, l0_per_o: float) -> Mask:
     if picture is None:
         raise SlideError(f"{file}: cannot be read as a PNG")
     used = picture if picture.ndim == 2 else picture[..., : 3 if picture.shape[2] >= 3 else 1].max(axis=2)
+    return _sampled(used, file, slide_shape, shape, l0_per_o)
+
+
+def _sampled(used: NDArray[Any], file: Path, slide_shape: YX, shape: YX, l0_per_o: float) -> Mask:
+    """Sample a picture of the whole slide at the centre of each overview pixel, by nearest neighbour."""
     height, width = used.shape
     found, wanted = width / height, slide_shape.x / slide_shape.y
     slack = _MAX_ASPECT_ERROR + 1 / min(used.shape)
@@ -116,7 +133,6 @@ def _png_mask(file: Path, slide_shape: YX, shape: YX, l0_per_o: float) -> Mask:
             f"{file}: {width} x {height} does not have the shape of the slide ({slide_shape.x} x {slide_shape.y}): "
             "expected a mask of the whole slide"
         )
-    # Nearest neighbour at the centre of each overview pixel.
     y = np.minimum((np.arange(shape.y) + 0.5) * l0_per_o * height / slide_shape.y, height - 1).astype(int)
     x = np.minimum((np.arange(shape.x) + 0.5) * l0_per_o * width / slide_shape.x, width - 1).astype(int)
     return (used[np.ix_(y, x)] != 0).astype(np.uint8)

@@ -26,7 +26,8 @@ from wsi.options import TileOptions
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.plan import SlidePlan, TissuePlan, make_band, make_plan, make_tissue, partial_path, start_partial, store_path
 from wsi.recipe import refuse_other_recipe
-from wsi.region import make_region
+from wsi.region import make_region, make_region_once
+from wsi.settle import settle_region, unsettled_regions
 from wsi.store import TileStore
 from wsi.units import YX
 
@@ -36,7 +37,8 @@ Task = tuple[Callable[..., Any], tuple[Any, ...]]
 _WINDOW = 3
 """Tasks under way per worker."""
 _PLAN_SHARE, _OVERVIEW_SHARE, _REGION_SHARE = 0.05, 0.30, 0.65
-"""Parts of a slide's bytes that the progress bar counts for each step."""
+_ONCE_SHARE, _SETTLE_SHARE = 0.90, 0.05
+"""Parts of a slide's bytes that the progress bar counts for each step; with a single pass, for it and what follows."""
 
 
 @dataclass(slots=True)
@@ -76,7 +78,11 @@ class _Run:
         if self.step == "tissue":
             tissue: TissuePlan = result
             self.regions = tissue.regions
+            if plan.single_pass:
+                return self._next("settle", [(unsettled_regions, (plan,))], 0)
             return self._next("regions", [(make_region, (plan, region)) for region in self.regions], _REGION_SHARE)
+        if self.step == "settle":
+            return self._next("regions", [(settle_region, (plan, region)) for region in result], _SETTLE_SHARE)
         if self.step == "regions":
             return self._finish()
         self.outcome = Outcome(self.job.image_id, Status.DONE, "; ".join(result["warnings"]), result)
@@ -102,6 +108,9 @@ class _Run:
             self.outcome = Outcome(self.job.image_id, Status.SKIPPED, "", facts)
             return []
         start_partial(plan)
+        if plan.single_pass:
+            everywhere = (YX(y, x) for y in range(plan.grid.regions.y) for x in range(plan.grid.regions.x))
+            return self._next("overview", [(make_region_once, (plan, region)) for region in everywhere], _ONCE_SHARE)
         return self._next("overview", [(make_band, (plan, i)) for i in range(plan.overview.bands)], _OVERVIEW_SHARE)
 
     def close(self) -> None:

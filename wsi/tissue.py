@@ -6,6 +6,7 @@ and pure-black areas that the scanner never visited are neither background nor t
 threshold is relaxed step by step and the result says so. A dark background (fluorescence) is recognised.
 """
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi.channels import largest, smallest
+from wsi.density import largest_density
 from wsi.slide import RGB
 
 Mask = NDArray[np.uint8]
@@ -28,6 +30,8 @@ _PADDED = 6
 """All channels at or below, and flat, on a bright slide: padding around what was scanned."""
 _SAMPLED = 200_000
 """Pixels that are enough to find a colour."""
+_BACKGROUND_PIXELS = 400_000
+"""About as many, evenly spread, are looked at for the background's colour."""
 _DARK = 64
 """A background of which no channel reaches this is dark: fluorescence."""
 _LADDER = ((1.0, 1.0), (0.7, 0.5), (0.5, 0.1), (0.35, 0.02))
@@ -86,14 +90,10 @@ def find_tissue(overview: RGB, um_per_px: float, damaged: Mask | None = None) ->
     background, dark = estimate_background(overview, usable)
     if not dark:
         usable &= ~_padding(overview, um_per_px)
-    raw = _intensity(overview, background) if dark else optical_density(overview, background)
-    raw[~usable] = 0
-    sigma = max(0.5, (_SMOOTH_DARK_UM if dark else _SMOOTH_UM) / um_per_px)
-    signal = np.asarray(cv2.GaussianBlur(raw, (0, 0), sigma), np.float32)
-    signal[~usable] = 0
+    signal, structure = _signal(overview, usable, background, um_per_px, dark=dark)
     threshold = _threshold(signal[usable], background_noise(signal, usable))
-    structure = texture(raw, um_per_px)
     rough = structure > _roughness(structure, signal, usable, threshold)
+    del structure
     least = MIN_AREA_UM2 / um_per_px**2
     step, weaker, mask = 0, 1.0, np.zeros_like(usable, np.uint8)
     for step, (weaker, smaller) in enumerate(_LADDER):  # noqa: B007
@@ -107,12 +107,25 @@ def find_tissue(overview: RGB, um_per_px: float, damaged: Mask | None = None) ->
     return Tissue(mask, background, dark, threshold * weaker, step)
 
 
+def _signal(
+    overview: RGB, usable: NDArray[np.bool_], background: tuple[int, int, int], um_per_px: float, *, dark: bool
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return how much a pixel differs from the background, smoothed, and how much that varies, float32 (h, w) each."""
+    raw = _intensity(overview, background) if dark else largest_density(overview, background)
+    raw[~usable] = 0
+    sigma = max(0.5, (_SMOOTH_DARK_UM if dark else _SMOOTH_UM) / um_per_px)
+    signal = np.asarray(cv2.GaussianBlur(raw, (0, 0), sigma), np.float32)
+    signal[~usable] = 0
+    return signal, texture(raw, um_per_px)
+
+
 def texture(signal: NDArray[np.float32], um_per_px: float) -> NDArray[np.float32]:
     """Return how much a signal varies in a window around each pixel (standard deviation), float32 (h, w)."""
     side = 2 * max(1, round(_TEXTURE_UM / um_per_px / 2)) + 1
-    mean = cv2.blur(signal, (side, side))
-    square = cv2.blur(signal * signal, (side, side))
-    return np.asarray(np.sqrt(np.maximum(square - mean * mean, 0)), np.float32)
+    mean = np.asarray(cv2.blur(signal, (side, side)), np.float32)
+    spread = np.asarray(cv2.sqrBoxFilter(signal, cv2.CV_32F, (side, side)), np.float32)
+    spread -= np.square(mean, out=mean)
+    return np.sqrt(np.maximum(spread, 0, out=spread), out=spread)
 
 
 def _roughness(
@@ -133,12 +146,12 @@ def _without_smooth(
     count, labels = cv2.connectedComponents(found.astype(np.uint8), connectivity=8)
     if count == 1:
         return found
-    inner = cv2.erode(found.astype(np.uint8), np.ones((5, 5), np.uint8), borderValue=1).astype(bool)
-    flat = labels.ravel()
-    size = np.maximum(np.bincount(flat, minlength=count), 1)
-    deep = np.maximum(np.bincount(flat, inner.ravel(), minlength=count), 1e-9)
-    strength = np.bincount(flat, signal.ravel(), minlength=count) / size
-    share = np.bincount(flat, (rough & inner).ravel(), minlength=count) / deep
+    inner = cv2.erode(found.astype(np.uint8), np.ones((5, 5), np.uint8), borderValue=1)[found] > 0
+    piece, rough_inside = labels[found], rough[found] & inner
+    size = np.maximum(np.bincount(piece, minlength=count), 1)
+    deep = np.maximum(np.bincount(piece[inner], minlength=count), 1e-9)
+    strength = np.bincount(piece, signal[found], minlength=count) / size
+    share = np.bincount(piece[rough_inside], minlength=count) / deep
     smooth = (strength < _SMOOTH_PIECE * threshold) & (share < 0.1) & (deep > 0.3 * size)
     smooth[0] = False
     return found & ~smooth[labels]
@@ -158,6 +171,8 @@ def estimate_background(overview: RGB, usable: NDArray[np.bool_]) -> tuple[tuple
     The commonest colour among flat pixels, in 32 steps per channel, then the median of its neighbourhood. Pure white
     counts only where there is hardly anything else that is bright.
     """
+    step = max(1, round(math.sqrt(usable.size / _BACKGROUND_PIXELS)))
+    overview, usable = np.ascontiguousarray(overview[::step, ::step]), usable[::step, ::step]
     flat, most = usable & (_local_range(overview) <= 12), largest(overview)
     scanned = flat & (smallest(overview) < _UNSCANNED)
     bright = scanned & (most >= 160)
@@ -186,15 +201,6 @@ def _commonest(pixels: RGB) -> tuple[int, int, int]:
 def _local_range(rgb: RGB) -> NDArray[np.uint8]:
     kernel = np.ones((3, 3), np.uint8)
     return largest(np.asarray(cv2.dilate(rgb, kernel) - cv2.erode(rgb, kernel), np.uint8))
-
-
-def optical_density(rgb: RGB, background: tuple[int, int, int]) -> NDArray[np.float32]:
-    """Return how strongly each pixel absorbs against the background: the largest of the channels, float32 (h, w)."""
-    tables = [np.log10((b + 1.0) / (np.arange(256) + 1.0)).astype(np.float32) for b in background]
-    density = tables[0][rgb[..., 0]]
-    for channel in (1, 2):
-        np.maximum(density, tables[channel][rgb[..., channel]], out=density)
-    return np.maximum(density, 0)
 
 
 def _intensity(rgb: RGB, background: tuple[int, int, int]) -> NDArray[np.float32]:

@@ -2,10 +2,10 @@
 
 Run: ``python tests/benchmarks/bench_wsi.py [--size 20000] [--out bench-wsi.json]``, or ``make bench-wsi``.
 
-The limits are what the bytes cost at least: copying or decoding the tissue tiles, by as many processes as the tiler has
-workers, with the files in the page cache. The tiler's time is that of four slides in one command against running
-workers: open, overview, mask, scores, tiles, pyramid, metadata. The ordinary way is OpenSlide's read_region, cv2 and
-zarr-python, one process per worker.
+Stores are written to memory (/dev/shm) where there is room, and read from there. The limits are what the bytes cost at
+least: copying or decoding the tissue tiles, by as many processes as the tiler has workers, with the files in the page
+cache. The tiler's time is that of four slides in one command against running workers: open, overview, mask, scores,
+tiles, pyramid, metadata. The ordinary way is OpenSlide's read_region, cv2 and zarr-python, one process per worker.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+import bench_store
 import cv2
 import imagecodecs
 import numpy as np
@@ -41,6 +42,10 @@ ROUNDS = 3
 COPIES = 4
 """Slides in one command: a cohort, not the start-up of one slide, is what is measured."""
 TISSUE_SHARE = 0.25
+MEMORY_ROOM = 6 << 30
+"""Free bytes in /dev/shm from which stores are written there."""
+READ_BACK = ("JPEG, other scale, jpeg", "deflate, one level, zstd")
+"""Cases whose stores are read, too."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +150,9 @@ def run(size: int, folder: Path) -> dict[str, object]:
         Case("JPEG at the target scale, copied", jpeg, "copy", {"codec": "auto"}, 0.5),
         Case("JPEG, other scale, zstd", jpeg, "decode", {"codec": "zstd", "target_mpp": 1.0}, 0.5),
         Case("JPEG, other scale, jpeg", jpeg, "decode", {"codec": "jpeg", "target_mpp": 1.0}, 0.7),
+        Case(
+            "the same, --downscale dct", jpeg, "decode", {"codec": "jpeg", "target_mpp": 1.0, "downscale": "dct"}, 0.7
+        ),
         Case("deflate, one level, zstd", deflate, "decode all", {"codec": "zstd"}, 0.6),
         Case("deflate, one level, jpeg", deflate, "decode all", {"codec": "jpeg"}, 0.6),
     ]
@@ -173,13 +181,15 @@ def run(size: int, folder: Path) -> dict[str, object]:
 
 def measure(case: Case, scheduler: str, pool: "multiprocessing.pool.Pool", folder: Path) -> dict[str, object]:
     """Time one case and its limit in turn; return the medians and their ratio."""
-    out = folder / "stores"
-    shutil.rmtree(out, ignore_errors=True)
+    out = stores_folder(folder)
+    steps: dict[str, float] = {}
 
     def tile_it() -> None:
         options = {"assume_mpp": 0.5, "scheduler": scheduler} | case.options
         summary = tile(TileOptions(slides=cohort(case.slide), out=out, **options))  # type: ignore[arg-type]
         assert summary.exit_code == 0, summary.outcomes
+        for step in summary.outcomes[0].facts["seconds"]:
+            steps[step] = median(outcome.facts["seconds"][step] for outcome in summary.outcomes)
 
     tile_it()
     store = out / f"{case.slide.stem}.zarr"
@@ -201,13 +211,23 @@ def measure(case: Case, scheduler: str, pool: "multiprocessing.pool.Pool", folde
         "ratio": median(limits) / median(times),
         "goal": case.goal,
         "tiles": TileStore(store).n_tiles,
+        "seconds_per_slide": steps,
+        "reading": bench_store.measure(store) if case.name in READ_BACK else {},
     }
+
+
+def stores_folder(folder: Path) -> Path:
+    """Return an empty folder for stores: in memory where there is room, so that no disk is measured."""
+    memory = Path("/dev/shm")
+    roomy = memory.is_dir() and shutil.disk_usage(memory).free > MEMORY_ROOM
+    out = memory / f"gigamil-bench-{os.getpid()}" if roomy else folder / "stores"
+    shutil.rmtree(out, ignore_errors=True)
+    return out
 
 
 def ordinary_way(slide: Path, scale: int, pool: "multiprocessing.pool.Pool", folder: Path) -> dict[str, object]:
     """Time the ordinary way on a sample of the tissue tiles; return seconds for all of them."""
-    out = folder / "stores"
-    shutil.rmtree(out, ignore_errors=True)
+    out = stores_folder(folder)
     tile(TileOptions(slides=(slide,), out=out, workers=0, assume_mpp=0.5, target_mpp=0.5 * scale))
     store = TileStore(out / f"{slide.stem}.zarr")
     target = folder / "ordinary.zarr"
@@ -227,8 +247,7 @@ def memory(folder: Path) -> list[dict[str, object]]:
         if not path.exists():
             spec = SlideSpec(height_px=height, width_px=width, tissue_share=0.03, bigtiff=True)
             make_slide(path, spec, threads=usable_cpus())
-        out = folder / "stores"
-        shutil.rmtree(out, ignore_errors=True)
+        out = stores_folder(folder)
         with (
             LocalCluster(
                 n_workers=usable_cpus(), threads_per_worker=1, dashboard_address="127.0.0.1:0", memory_limit=0
@@ -267,6 +286,11 @@ def show(result: dict[str, object]) -> None:
         table.add_row(row["case"], row["limit"], *numbers)
     console = Console()
     console.print(table)
+    for row in result["rows"]:  # type: ignore[attr-defined]
+        told = ", ".join(f"{step} {seconds:.2f}" for step, seconds in row["seconds_per_slide"].items())
+        console.print(f"regions of one slide, {row['case']}: {told} s")
+        for name, value in row["reading"].items():
+            console.print(f"  {name}: {value:.2f}{'' if name.startswith('ratio') else ' MPix/s'}")
     for row in result["ordinary"]:  # type: ignore[attr-defined]
         console.print(f"the ordinary way, {row['case']}: {row['seconds_for_all']:.1f} s (from a sample of its tiles)")
     console.print(f"peak memory of a worker: {result['peak_worker_mib']} MiB")
@@ -291,6 +315,7 @@ def main() -> None:
         result = run(arguments.size, folder)
         if arguments.memory:
             result["memory"] = memory(folder)
+    shutil.rmtree(stores_folder(folder), ignore_errors=True)
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     show(result)
 

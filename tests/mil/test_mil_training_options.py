@@ -238,6 +238,10 @@ def test_each_option_changes_the_weights(small: Witness, plain: bytes, tmp_path:
     assert weights(small, tmp_path / "run", **{option: EVERYTHING[option]}) != plain
 
 
+def test_sam_that_looks_nowhere_is_adamw_dropout_included(small: Witness, plain: bytes, tmp_path: Path) -> None:
+    assert weights(small, tmp_path / "run", optimizer="sam", sam_rho=1e-30) == plain
+
+
 @pytest.fixture(scope="module")
 def plain(small: Witness, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return weights(small, tmp_path_factory.mktemp("plain") / "run")

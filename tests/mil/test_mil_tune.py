@@ -38,6 +38,7 @@ def test_a_search_comes_near_the_best_and_halves(tmp_path: Path) -> None:
     for _ in range(60):
         search.one_more(bowl, 3)
     assert search.best.value < 0.1
+    assert len({trial.params["lr"] for trial in search.trials[:8]}) == 8
     assert abs(np.log10(search.best.params["lr"]) + 3) < 0.35
     tried = {state: sum(t.state == state for t in search.trials) for state in (COMPLETE, PRUNED)}
     assert tried[PRUNED] > 10

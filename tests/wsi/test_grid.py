@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsi.grid import SHARD_TILES, TASK_LEVELS, Grid, area_fractions, runs
+from wsi.grid import SHARD_TILES, TASK_LEVELS, Grid, runs, tile_means
 from wsi.units import YX
 
 sides = st.integers(1, 40_000)
@@ -60,7 +60,7 @@ def test_runs_give_back_the_mask(flags: list[bool]) -> None:
 def test_tissue_fractions_lose_nothing(height: int, width: int, tile_o: float, seed: int) -> None:
     mask = (np.random.default_rng(seed).random((height, width)) < 0.3).astype(np.uint8)
     tiles = YX(int(np.ceil(height / tile_o)), int(np.ceil(width / tile_o)))
-    fractions = area_fractions(mask, tile_o, tiles, (height, width))
+    fractions = tile_means(mask, tile_o, tiles, (height, width))
     edges_y = np.minimum(np.arange(tiles.y + 1) * tile_o, height)
     edges_x = np.minimum(np.arange(tiles.x + 1) * tile_o, width)
     areas = np.diff(edges_y)[:, None] * np.diff(edges_x)
@@ -72,4 +72,4 @@ def test_tissue_fractions_lose_nothing(height: int, width: int, tile_o: float, s
 def test_tissue_fractions_of_a_known_mask() -> None:
     mask = np.zeros((4, 6), np.uint8)
     mask[:2, :3] = 1
-    np.testing.assert_allclose(area_fractions(mask, 2, YX(2, 3), (4, 6)), [[1, 0.5, 0], [0, 0, 0]])
+    np.testing.assert_allclose(tile_means(mask, 2, YX(2, 3), (4, 6)), [[1, 0.5, 0], [0, 0, 0]])

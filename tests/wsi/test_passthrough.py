@@ -38,7 +38,7 @@ def test_copied_tiles_decode_to_the_source_pixels(tmp_path: Path, tiled: Tiled, 
     store = tiled(path, tmp_path / "out", codec="auto", assume_mpp=None)
     slide = open_slide(path, "tiff")
     assert isinstance(slide, TiffReader)
-    assert zarr.open_group(store.path, mode="r").attrs["gigamil"]["codecs"][:4] == ["jpeg", "jpeg", "jpeg", "zstd"]
+    assert zarr.open_group(store.path, mode="r").attrs["gigamil"]["codecs"][:4] == ["jpeg"] * 4
     array = zarr.open_array(store.path / "0", mode="r")
     tiles = store.read_tiles(np.arange(store.n_tiles))
     shard = ShardFile(store.path / "0" / "c" / "0" / "0" / "0", 256)
@@ -58,13 +58,15 @@ def test_copied_tiles_decode_to_the_source_pixels(tmp_path: Path, tiled: Tiled, 
         assert len(data) < slide.stored_levels[0].byte_counts[row * 6 + column] + 1000
 
 
-def test_levels_that_the_slide_lacks_are_averaged(tmp_path: Path, tiled: Tiled) -> None:
+def test_levels_that_the_slide_lacks_are_made_from_the_copied_tiles(tmp_path: Path, tiled: Tiled) -> None:
     path = write_pyramid(tmp_path / "a.tif", picture(1300, 1500), levels=1)
     store = tiled(path, tmp_path / "out", codec="auto", assume_mpp=None)
-    assert zarr.open_group(store.path, mode="r").attrs["gigamil"]["codecs"][:2] == ["jpeg", "zstd"]
+    assert zarr.open_group(store.path, mode="r").attrs["gigamil"]["codecs"][:2] == ["jpeg", "jpeg"]
     finer, coarser = store.read_level(0).astype(float), store.read_level(1)
     mean = finer.reshape(3, 650, 2, 750, 2).mean((2, 4))
-    assert np.abs(mean - coarser).max() <= 0.51
+    difference = np.abs(mean - coarser)
+    assert difference.mean() < 1
+    assert np.percentile(difference, 99) <= 10
 
 
 @pytest.mark.parametrize(("tile_px", "mpp"), [(224, 0.5), (256, 1.3)])

@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from making import SEED
 
+from wsi.density import mean_density
 from wsi.errors import RequestError
 from wsi.options import TileOptions
 from wsi.scores.drop import Rule, dropped, parse_rules
-from wsi.scores.quality import focus_notes, mean_density, tile_scores
+from wsi.scores.quality import focus_notes, tile_scores
 from wsi.slide import RGB
 
 BACKGROUND = (240, 238, 242)
@@ -30,32 +31,36 @@ def tile(side: int = 256) -> RGB:
 
 def test_darkness_is_the_mean_optical_density() -> None:
     rgb = tile()
-    expected = np.maximum(np.log10((np.array(BACKGROUND) + 1.0) / (rgb + 1.0)), 0).mean()
-    assert mean_density(rgb, BACKGROUND) == pytest.approx(expected, rel=1e-5)
+    expected = np.maximum(np.log10((np.array(BACKGROUND) + 1.0) / (rgb + 1.0)), 0).mean(axis=2)
+    np.testing.assert_allclose(mean_density(rgb, BACKGROUND), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_an_empty_tile_scores_nothing() -> None:
     empty = np.full((256, 256, 3), BACKGROUND, np.uint8)
-    assert tile_scores(empty, BACKGROUND, 0.5) == {"darkness": 0, "focus": 0, "texture": 0}
+    assert mean_density(empty, BACKGROUND).max() == 0
+    assert tile_scores(empty, 0.5) == {"focus": 0, "texture": 0}
 
 
 def test_focus_falls_with_blur_and_knows_no_stain_strength() -> None:
     rgb = tile()
-    blurred = [tile_scores(cv2.GaussianBlur(rgb, (0, 0), s), BACKGROUND, 0.5)["focus"] for s in (0.7, 1.5, 3)]
-    sharp = tile_scores(rgb, BACKGROUND, 0.5)["focus"]
+    blurred = [tile_scores(cv2.GaussianBlur(rgb, (0, 0), s), 0.5)["focus"] for s in (0.7, 1.5, 3)]
+    sharp = tile_scores(rgb, 0.5)["focus"]
     assert sharp > blurred[0] > blurred[1] > blurred[2]
     assert blurred[2] < sharp / 4
     faded = (240 - (240 - rgb.astype(np.float32)) * 0.5).astype(np.uint8)
-    assert tile_scores(faded, BACKGROUND, 0.5)["focus"] == pytest.approx(sharp, rel=0.1)
+    assert tile_scores(faded, 0.5)["focus"] == pytest.approx(sharp, rel=0.1)
 
 
 def test_a_finer_tile_is_judged_at_the_same_scale() -> None:
     rgb = tile(512)
     coarse = cv2.resize(rgb, (256, 256), interpolation=cv2.INTER_AREA)
-    fine, half = tile_scores(rgb, BACKGROUND, 0.25), tile_scores(coarse, BACKGROUND, 0.5)
+    fine, half = tile_scores(rgb, 0.25), tile_scores(coarse, 0.5)
     assert fine["focus"] == pytest.approx(half["focus"], rel=0.05)
 
 
 @given(st.integers(32, 70).map(lambda half: 2 * half), st.floats(0.1, 8))
 def test_scores_are_finite_for_any_tile_size(side: int, mpp: float) -> None:
-    assert all(0 <= v < 1e3 and np.isfinite(v) for v in tile_scores(tile(side), BACKGROUND, mpp).values())
+    assert all(0 <= v < 1e3 and np.isfinite(v) for v in tile_scores(tile(side), mpp).values())
 
 
 def test_blurred_slides_are_warned_of_only_where_the_bound_is_known() -> None:

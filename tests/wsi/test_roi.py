@@ -8,6 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import zarr
 
 from wsi.errors import RecipeMismatchError, RequestError, SlideError
 from wsi.options import TileOptions
@@ -152,3 +153,43 @@ def test_another_region_is_another_recipe(tmp_path: Path, deflate_slide: Path) -
     write(file, feature(polygon(HOLE)))
     with pytest.raises(RecipeMismatchError, match="roi: found"):
         tile(options)
+
+
+def drawn_label(store: Path, name: str) -> Path:
+    """Draw a label over the right half of a store, in two levels."""
+    group = zarr.open_group(store / "labels" / name, mode="w")
+    label = np.zeros((300, 380), np.uint16)
+    label[:, 190:] = 7
+    for level in range(2):
+        group.create_array(str(level), data=label[:: 2**level, :: 2**level])
+    group.attrs["ome"] = {"version": "0.5", "multiscales": [{"datasets": [{"path": "0"}, {"path": "1"}]}]}
+    return store / "labels" / name
+
+
+def test_a_label_of_a_store_says_where_to_look(
+    tmp_path: Path, deflate_slide: Path, small_store: TileStore, tiled: Callable[..., TileStore]
+) -> None:
+    folder = tmp_path / "drawn"
+    label = drawn_label(folder / f"{small_store.image_id}.zarr", "roi")
+    mask = roi_mask(label, SLIDE, OVERVIEW, SCALE)
+    assert not mask[:, :59].any()
+    assert mask[:, 60:].all()
+    stores = [
+        tiled(deflate_slide, tmp_path / str(i), roi=roi) for i, roi in enumerate((folder, label, label.parent.parent))
+    ]
+    right = small_store.tiles_yx[:, 1] >= 4
+    for store in stores:
+        assert store.tiles_yx.tolist() == small_store.tiles_yx[right].tolist()
+        assert store.recipe["roi"] == roi_hash(label)
+
+
+def test_a_store_with_several_labels_and_no_roi_is_refused(tmp_path: Path) -> None:
+    store = tmp_path / "a.zarr"
+    drawn_label(store, "one")
+    assert roi_file(tmp_path, "a") == store / "labels" / "one"
+    drawn_label(store, "two")
+    with pytest.raises(SlideError, match=r"found 2 \(one, two\)"):
+        roi_file(tmp_path, "a")
+    (store / "labels" / "bad").mkdir()
+    with pytest.raises(SlideError, match="OME-Zarr label"):
+        roi_mask(store / "labels" / "bad", SLIDE, OVERVIEW, SCALE)

@@ -268,5 +268,5 @@ def test_unfinished_stores_are_not_found(tmp_path: Path, small_store: TileStore)
 def test_the_summary_is_json(tmp_path: Path, deflate_slide: Path) -> None:
     result = run(deflate_slide, out=tmp_path)
     item = json.loads(json.dumps(result))["items"][0]
-    assert set(item["seconds"]) == {"read", "scale", "score", "encode", "write"}
+    assert set(item["seconds"]) == {"read", "decode", "scale", "score", "encode", "write"}
     assert item["tiles"] > 0

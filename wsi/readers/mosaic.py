@@ -73,12 +73,20 @@ class Mosaic(ABC):
         self._cached_bytes = 0
         self._lock = Lock()
 
+    def grid(self, level: int) -> TileGrid:
+        """Return how a level is cut into tiles, as stored."""
+        return self._grids[level]
+
     @abstractmethod
     def _decode(self, level: int, index: int) -> RGB | None:
         """Return one tile, uint8 (rows, columns, 3), None where it was never written; raise anything on damage.
 
         Called from several threads.
         """
+
+    def _is_known(self, pixels: RGB) -> bool:
+        """Tell whether a reader keeps these pixels by itself, so that they need no place in the cache."""
+        return False
 
     @abstractmethod
     def _position(self, level: int, index: int) -> int:
@@ -157,8 +165,9 @@ class Mosaic(ABC):
         pixels = self._tile(level, index)
         if pixels is None:  # never written: the scanner saw nothing there
             return
-        place = self._grids[level].place(index)
-        out[:] = pixels[part.y0 - place.y0 : part.y1 - place.y0, part.x0 - place.x0 : part.x1 - place.x0]
+        grid = self._grids[level]
+        y0, x0 = index // grid.grid.x * grid.tile.y, index % grid.grid.x * grid.tile.x
+        out[:] = pixels[part.y0 - y0 : part.y1 - y0, part.x0 - x0 : part.x1 - x0]
 
     def _tile(self, level: int, index: int) -> RGB | None:
         """Return one decoded tile, uint8 (rows, columns, 3), None where it was never written.
@@ -177,11 +186,12 @@ class Mosaic(ABC):
         if pixels is None:
             return None
         grid = self._grids[level]
-        place = grid.place(index)
-        visible = _overlap(place, Box(0, 0, *grid.stored)).shape
-        if pixels.shape[0] < visible.y or pixels.shape[1] < visible.x:
-            raise ValueError(f"expected a tile of {tuple(visible)} px, found {pixels.shape[:2]}")
-        self._remember(key, pixels)
+        if pixels.shape[:2] != grid.tile:
+            visible = _overlap(grid.place(index), Box(0, 0, *grid.stored)).shape
+            if pixels.shape[0] < visible.y or pixels.shape[1] < visible.x:
+                raise ValueError(f"expected a tile of {tuple(visible)} px, found {pixels.shape[:2]}")
+        if not self._is_known(pixels):
+            self._remember(key, pixels)
         return pixels
 
     def _remember(self, key: tuple[int, int], pixels: RGB) -> None:

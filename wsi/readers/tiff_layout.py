@@ -13,6 +13,7 @@ from pathlib import Path
 from tifffile import TiffFile, TiffFileError, TiffPage, TiffPageSeries
 
 from wsi.errors import UnreadableSlideError
+from wsi.readers.bif import refusal, scan_facts
 from wsi.readers.mosaic import one_line
 from wsi.readers.tiff_directories import lost_directory
 from wsi.readers.tiff_metadata import aperio_facts, mpp_claims, positive
@@ -25,7 +26,7 @@ BAND_BYTES = 1 << 20
 """Uncompressed strips are read in bands of rows of about this size: some files are one single strip."""
 _MASK = 4
 """Bit of TIFF's NewSubfileType: a transparency mask, not a picture."""
-_OTHER_READERS = {"is_ndpi": "NDPI", "is_bif": "Ventana BIF", "is_scn": "Leica SCN"}
+_OTHER_READERS = {"is_ndpi": "NDPI", "is_scn": "Leica SCN"}
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it logs about broken files is checked below, and raised
 
@@ -87,20 +88,22 @@ def _layout(tiff: TiffFile, lost: int) -> TiffLayout:
     for flag, name in _OTHER_READERS.items():
         if getattr(tiff, flag):
             raise UnreadableSlideError(f"{name} is left to OpenSlide")
+    if tiff.is_bif and (reason := refusal(tiff)):
+        raise UnreadableSlideError(reason)
     series = _main_series(tiff)
     pages = _level_pages(series)
     stored = tuple(_stored_level(page) for page in pages)
     orientation = _orientation(pages[0])
     levels = tuple(_level(level, stored[0], orientation, philips=bool(tiff.is_philips)) for level in stored)
     keep = [i for i, level in enumerate(levels) if i == 0 or _same_shape(level, levels[0])]
-    facts = aperio_facts(pages[0]) if tiff.is_svs else {}
+    facts = aperio_facts(pages[0]) if tiff.is_svs else scan_facts(tiff) if tiff.is_bif else {}
     return TiffLayout(
         format=series.kind,
         stored_levels=tuple(stored[i] for i in keep),
         levels=tuple(levels[i] for i in keep),
         orientation=orientation,
         mpp_claims=mpp_claims(tiff, pages[0], facts),
-        objective_power=positive(facts.get("AppMag")),
+        objective_power=positive(facts.get("AppMag") or facts.get("Magnification")),
         notes=_notes(pages[0], orientation),
         missing=_missing(tiff, [stored[i] for i in keep], lost),
     )
@@ -110,7 +113,7 @@ def _main_series(tiff: TiffFile) -> TiffPageSeries:
     """Return the series of the slide itself: the first where the vendor says so, else the one with the most pixels."""
     if not tiff.series:
         raise UnreadableSlideError("the TIFF holds no image")
-    by_vendor = tiff.series[0].kind in {"svs", "philips"}
+    by_vendor = tiff.series[0].kind in {"svs", "philips", "bif"}
     main = tiff.series[0] if by_vendor else max(tiff.series, key=lambda series: math.prod(series.shape))
     axes = main.axes.replace("Q", "").replace("I", "")
     pictures = [page for page in main.pages if not (isinstance(page, TiffPage) and page.subfiletype & _MASK)]

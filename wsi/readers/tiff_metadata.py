@@ -28,19 +28,20 @@ def positive(text: str | None) -> float | None:
     return value if 0 < value < math.inf else None
 
 
-def mpp_claims(tiff: TiffFile, page: TiffPage, aperio: dict[str, str]) -> tuple[MppClaim, ...]:
+def mpp_claims(tiff: TiffFile, page: TiffPage, vendor: dict[str, str]) -> tuple[MppClaim, ...]:
     """Return every um/px that the file states, the vendor's own before TIFF's tags.
 
     Parameters
     ----------
     page
         The slide's level 0.
-    aperio
-        From `aperio_facts`; empty for other files.
+    vendor
+        From `aperio_facts`, or Ventana's settings; empty for other files.
     """
     claims = []
-    if mpp := positive(aperio.get("MPP")):
-        claims.append(MppClaim((mpp, mpp), "aperio.MPP"))
+    for key, source in (("MPP", "aperio.MPP"), ("ScanRes", "Ventana ScanRes")):
+        if mpp := positive(vendor.get(key)):
+            claims.append(MppClaim((mpp, mpp), source))
     if tiff.is_ome and (sizes := _ome_mpp(tiff.ome_metadata or "")):
         claims.append(MppClaim(sizes, "OME PhysicalSize"))
     if tiff.is_philips and (sizes := _philips_mpp(tiff.philips_metadata or "")):

@@ -5,6 +5,7 @@ generic pyramids, Aperio SVS, OME-TIFF with SubIFDs, Philips TIFF. What it canno
 """
 
 import os
+import time
 import weakref
 from pathlib import Path
 
@@ -53,6 +54,10 @@ class TiffReader(Mosaic):
         self.orientation = layout.orientation
         self._decoders = [PageDecoder(level.page, level.stored, level.tile) for level in layout.stored_levels]
         self._by_payload: dict[tuple[int, bytes], RGB] = {}
+        self.seconds_reading = 0.0
+        """Time spent on getting bytes from the file, since it was opened; on several threads, about."""
+        self._known: set[int] = set()
+        """Identities of the arrays in `_by_payload`."""
         # Positioned reads share nothing, so that the handle is safe across threads and forks.
         self._descriptor = os.open(path, os.O_RDONLY)
         self._size = os.fstat(self._descriptor).st_size
@@ -72,12 +77,13 @@ class TiffReader(Mosaic):
         pixels = pixels.transpose(1, 0, 2) if transpose else pixels
         return pixels[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
 
-    def tile(self, level: int, index: int) -> RGB | None:
+    def tile(self, level: int, index: int, *, keep: bool = False) -> RGB | None:
         """Return one decoded tile as stored, uint8 (rows, columns, 3), None where it was never written.
 
-        Nothing is kept, but equal small payloads give the same array. Raises whatever the codec raises on damage.
+        Equal small payloads give the same array. With ``keep`` the pixels stay in the cache for a `read` that follows.
+        Raises whatever the codec raises on damage.
         """
-        return self._decode(level, index)
+        return self._tile(level, index) if keep else self._decode(level, index)
 
     def _position(self, level: int, index: int) -> int:
         return self.stored_levels[level].offsets[index]
@@ -95,9 +101,14 @@ class TiffReader(Mosaic):
         known = self._by_payload.get(key)
         if known is None:
             if len(self._by_payload) >= _REMEMBERED_PAYLOADS:
-                self._by_payload.clear()
-            known = self._by_payload[key] = decoder.rgb(decoder.samples(payload, index))
+                self._by_payload, self._known = {}, set()
+            known = decoder.rgb(decoder.samples(payload, index))
+            self._by_payload[key] = known
+            self._known.add(id(known))
         return known
+
+    def _is_known(self, pixels: RGB) -> bool:
+        return id(pixels) in self._known
 
     def _decode_planes(self, level: int, index: int) -> RGB | None:
         decoder, layout = self._decoders[level], self.stored_levels[level]
@@ -121,7 +132,9 @@ class TiffReader(Mosaic):
         layout = self.stored_levels[level]
         count, offset = layout.byte_counts[index], layout.offsets[index]
         there = min(count, max(0, self._size - offset))  # a broken file may declare any length
+        start = time.perf_counter()
         data = os.pread(self._descriptor, there, offset) if there else b""
+        self.seconds_reading += time.perf_counter() - start
         if len(data) != count:
             raise EOFError(f"expected {count} bytes at {offset}, found {len(data)}")
         return data

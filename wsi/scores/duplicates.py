@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi.density import largest_density
 from wsi.slide import RGB
-from wsi.tissue import optical_density
 
 Mask = NDArray[np.uint8]
 """uint8 (h, w), 1 = tissue, in the overview's frame."""
@@ -143,7 +143,7 @@ def _cut(overview: RGB, inside: NDArray[np.bool_], background: tuple[int, int, i
     box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     shape = inside[box].astype(np.float32)
     y, x = np.nonzero(shape)
-    density = optical_density(np.ascontiguousarray(overview[box]), background) * shape
+    density = largest_density(np.ascontiguousarray(overview[box]), background) * shape
     short, long = np.linalg.eigvalsh(np.cov(np.stack([y, x])))
     slenderness = float(np.sqrt(long / max(short, 1e-6)))
     return _Piece(density, shape, (float(x.mean()), float(y.mean())), slenderness, float(len(y)))

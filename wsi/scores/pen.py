@@ -20,7 +20,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi.channels import largest, smallest
+from wsi.channels import largest
+from wsi.density import Density, densities
 from wsi.slide import RGB
 
 Mask = NDArray[np.uint8]
@@ -54,27 +55,20 @@ def pen_mask(overview: RGB, um_per_px: float, background: tuple[int, int, int]) 
     """
     if max(background) < _DARK_BACKGROUND:
         return np.zeros(overview.shape[:2], np.uint8)
-    density = _density(overview, background, max(0.4, 6.0 / um_per_px))
+    smooth = np.asarray(cv2.GaussianBlur(overview, (0, 0), max(0.4, 6.0 / um_per_px)), np.uint8)
+    inks = densities(smooth, background)
     scanned = (largest(overview) > _UNSCANNED_BLACK).astype(np.uint8)
     mask = np.zeros(overview.shape[:2], np.uint8)
-    for strong, weak in (_blue_or_green(density), _red(density), _black(density)):
+    for strong, weak in (_blue_or_green(*inks), _red(*inks), _black(*inks)):
         mask |= _strokes(strong.astype(np.uint8) & scanned, weak.astype(np.uint8) & scanned, um_per_px)
     return mask
-
-
-def _density(rgb: RGB, background: tuple[int, int, int], sigma: float) -> NDArray[np.float32]:
-    """Return the optical density of each channel, float32 (h, w, 3), slightly smoothed."""
-    smooth = cv2.GaussianBlur(rgb, (0, 0), sigma)
-    tables = [np.log10((b + 1.0) / (np.arange(256) + 1.0)).astype(np.float32) for b in background]
-    return np.maximum(np.stack([tables[c][smooth[..., c]] for c in range(3)], axis=2), 0)
 
 
 _Pair = tuple[NDArray[np.bool_], NDArray[np.bool_]]
 """Where an ink surely is, and where it may be if it surely is nearby."""
 
 
-def _blue_or_green(density: NDArray[np.float32]) -> _Pair:
-    red, green, blue = (density[..., c] for c in range(3))
+def _blue_or_green(red: Density, green: Density, blue: Density) -> _Pair:
     excess = red - green
     # A dark violet-blue marker absorbs green like red, but lets blue through as no dense nuclei do.
     violet = (red > 0.65) & (red > 0.95 * green) & (blue < 0.38 * red)
@@ -83,16 +77,16 @@ def _blue_or_green(density: NDArray[np.float32]) -> _Pair:
     return strong, (excess > 0.06) & (red > 0.12)
 
 
-def _red(density: NDArray[np.float32]) -> _Pair:
-    red, green, blue = (density[..., c] for c in range(3))
+def _red(red: Density, green: Density, blue: Density) -> _Pair:
     clear = red < 0.3 * green
     # Stain under the ink adds to green, hardly to blue.
     strong = clear & (green > 0.75) & (blue > 0.75) & (blue > 0.6 * green)
     return strong, clear & (green > 0.2) & (blue > 0.7 * green)
 
 
-def _black(density: NDArray[np.float32]) -> _Pair:
-    least, most = smallest(density), largest(density)
+def _black(red: Density, green: Density, blue: Density) -> _Pair:
+    least = np.minimum(np.minimum(red, green), blue)
+    most = np.maximum(np.maximum(red, green), blue)
     # Over tissue, its stain comes on top; no stain alone absorbs so much of each channel.
     strong = ((least > 0.7) & (most - least < 0.3)) | ((least > 0.85) & (most - least < 0.8))
     return strong, (least > 0.4) & (most - least < 0.25)

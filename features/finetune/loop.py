@@ -1,0 +1,287 @@
+"""The training loop of one rank.
+
+A step's batch is the same whatever the number of ranks; it is cut into ranks x accumulation parts, each part's summed
+loss is divided by the number of tiles of the whole batch, and gradients are summed over parts and ranks. So two ranks
+do what one rank with two accumulated parts does, but for rounding.
+"""
+
+import copy
+import math
+import warnings
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from features.device import PRECISIONS, TileInput
+from features.distributed import Place
+from features.encoder import EncoderSpec
+from features.finetune.batches import VALIDATION, Draw, bounds, draw_tiles, generator, steps_of
+from features.finetune.checkpoint import Standing, write_standing
+from features.finetune.cohort import Cohort
+from features.finetune.inputs import TrainInput
+from features.finetune.measure import measures
+from features.finetune.model import TileClassifier
+from features.finetune.optimizer import average_into, build_optimizer, learning_rate, set_rate, size_of
+from features.finetune.options import FinetuneOptions
+from features.finetune.pieces import Piece, PieceReader, Request, requests
+from wsi.errors import ItemError, RequestError
+
+VALIDATION_BATCH = 64
+"""Tiles validated together, whatever the batch size: the same cuts for any number of ranks."""
+_NAMED = 5
+
+
+class Report(Protocol):
+    """What rank 0 tells while it works."""
+
+    def begin(self, title: str, tiles: float) -> None:
+        """Start the bar."""
+
+    def advance(self, tiles: int) -> None:
+        """Add tiles to the bar."""
+
+    def note(self, line: str) -> None:
+        """Show a line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """Where and how a rank works."""
+
+    place: Place
+    device: torch.device
+    precision: str
+    spec: EncoderSpec
+    save: bool
+    """True for the rank that writes."""
+
+
+class Trainer:
+    """Trains from a standing to the end."""
+
+    def __init__(
+        self, options: FinetuneOptions, cohort: Cohort, model: TileClassifier, setting: Setting, report: Report
+    ) -> None:
+        self.options, self.cohort, self.setting, self.report = options, cohort, setting, report
+        self.model = model.to(setting.device)
+        if setting.device.type == "cuda":
+            self.model = self.model.to(memory_format=torch.channels_last)
+        self.average = copy.deepcopy(self.model) if options.ema else None
+        self.optimizer = build_optimizer(options, self.model)
+        self.scaler = torch.amp.GradScaler(setting.device.type, enabled=setting.precision == "fp16")
+        self.standing = Standing()
+        self._n_parts = setting.place.world * options.accumulate
+        self._counts = self._draw(0)
+        self.steps_per_epoch = steps_of(len(self._counts), options.batch_size)
+        self._reader = PieceReader(
+            options, cohort.train, len(cohort.classes), cohort.tile_px, pinned=setting.device.type == "cuda"
+        )
+        self._parallel: nn.Module = self.model
+        smallest = min(stop - start for start, stop in bounds(len(self._counts), self.steps_per_epoch))
+        if smallest < self._n_parts:
+            raise RequestError(
+                f"--batch-size {options.batch_size}: expected batches of {self._n_parts} tiles or more for "
+                f"{setting.place.world} ranks x {options.accumulate} accumulated parts, found one of {smallest}"
+            )
+
+    @property
+    def tiles_per_epoch(self) -> int:
+        """Tiles that an epoch trains on."""
+        return len(self._counts)
+
+    def go_on_from(self, standing: Standing) -> None:
+        """Take over what a checkpoint holds."""
+        self.standing = standing
+        self.model.load_state_dict(standing.model)
+        if self.average is not None:
+            self.average.load_state_dict(standing.average)
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in standing.optimizer.items():
+            number, _, key = name.partition("/")
+            moments.setdefault(int(number), {})[key] = value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        self.scaler.load_state_dict(standing.scaler)
+
+    def run(self) -> TileClassifier:
+        """Train to the end; return the model with the weights to keep."""
+        self._parallel = self._distributed()
+        for epoch in range(self.standing.epoch, self.options.epochs):
+            self._epoch(epoch)
+        if self.options.keep == "best":
+            self.model.load_state_dict(self.standing.best)
+            return self.model
+        return self.average or self.model
+
+    def _distributed(self) -> nn.Module:
+        if self.setting.place.world == 1:
+            return self.model
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)
+        devices = [self.setting.device] if self.setting.device.type == "cuda" else None
+        return DistributedDataParallel(self.model, device_ids=devices)
+
+    def _draw(self, epoch: int) -> Draw:
+        options = self.options
+        return draw_tiles(self.cohort.train, options.tiles_per_slide, len(self.cohort.classes), options.seed, epoch)
+
+    def _epoch(self, epoch: int) -> None:
+        options, place, standing = self.options, self.setting.place, self.standing
+        draw = self._draw(epoch)
+        size = size_of(options.sizes or (self.setting.spec.input_px or 0,), epoch, options.epochs)
+        parts = range(place.rank * options.accumulate, (place.rank + 1) * options.accumulate)
+        wanted = requests(len(draw), self.steps_per_epoch, standing.step, parts, self._n_parts, mixup=options.mixup > 0)
+        largest = math.ceil(len(draw) / self.steps_per_epoch / self._n_parts) + 1
+        prepare = TrainInput(self.setting.spec, self.setting.device, size, mixed=options.mixup > 0)
+        self.model.train()
+        with closing(self._reader.pieces(draw, epoch, wanted, largest, place.cpus())) as pieces:  # type: ignore[type-var]
+            pending: list[float] = []
+            for piece in pieces:
+                pending.append(self._part(epoch, draw, piece, prepare, first=not pending))
+                if piece.request.last:
+                    self._step(epoch, draw, piece.request, sum(pending), size)
+                    pending = []
+        self._close_epoch(epoch, size)
+
+    def _part(self, epoch: int, draw: Draw, piece: Piece, prepare: TrainInput, *, first: bool) -> float:
+        """Add one part's gradients; return its summed loss."""
+        request, setting = piece.request, self.setting
+        tiles, targets = prepare(piece)
+        if first:
+            self.optimizer.zero_grad(set_to_none=True)
+        torch.manual_seed(int(generator(self.options.seed, epoch, request.step, request.part).integers(2**63)))
+        quiet: AbstractContextManager[Any] = nullcontext()
+        if isinstance(self._parallel, DistributedDataParallel) and not request.last:
+            quiet = self._parallel.no_sync()
+        with quiet:
+            with autocast(setting):
+                logits = self._parallel(tiles)
+            losses = -(targets * torch.log_softmax(logits.float(), 1)).sum(1)
+            self._check_finite(epoch, draw, request, losses)
+            total = losses.sum()
+            # DistributedDataParallel takes the mean over ranks: times the number of ranks, it is their sum
+            self.scaler.scale(total * (setting.place.world / self._batch_length(draw, request.step))).backward()  # type: ignore[no-untyped-call]
+        return float(total.detach())
+
+    def _batch_length(self, draw: Draw, step: int) -> int:
+        start, stop = bounds(len(draw), self.steps_per_epoch)[step]
+        return stop - start
+
+    def _check_finite(self, epoch: int, draw: Draw, request: Request, losses: Tensor) -> None:
+        finite = torch.isfinite(losses.detach()).cpu().numpy()
+        if finite.all():
+            return
+        rows = request.rows[: len(finite)][~finite]
+        named = [
+            f"tile {draw.tiles[row]} of {self.cohort.train[draw.slides[row]].image_id}"
+            for row in rows[:_NAMED].tolist()
+        ]
+        half = f", or give --precision fp32 (now {self.setting.precision})" if self.setting.precision != "fp32" else ""
+        raise ItemError(
+            f"the loss is not finite in epoch {epoch + 1}, step {request.step + 1} of {self.steps_per_epoch} "
+            f"({', '.join(named)}{', ...' if len(rows) > _NAMED else ''}): expected numbers; lower --lr (now "
+            f"{self.options.lr:g}){half}"
+        )
+
+    def _step(self, epoch: int, draw: Draw, request: Request, loss_sum: float, size: int) -> None:
+        """Take the optimizer's step and write down how it went."""
+        standing, number = self.standing, epoch * self.steps_per_epoch + request.step
+        rate = learning_rate(self.options, number, self.steps_per_epoch)
+        set_rate(self.optimizer, rate)
+        self.scaler.unscale_(self.optimizer)
+        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip))
+        if not math.isfinite(norm) and not self.scaler.is_enabled():
+            slides = {self.cohort.train[number].image_id for number in draw.slides[request.rows].tolist()}
+            raise ItemError(
+                f"the gradient is not finite in epoch {epoch + 1}, step {request.step + 1} (slides "
+                f"{', '.join(sorted(slides)[:_NAMED])}): lower --lr (now {self.options.lr:g})"
+            )
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.average is not None:
+            average_into(self.average, self.model, self.options.ema, number)
+        tiles = self._batch_length(draw, request.step)
+        loss = self._over_ranks(np.array([loss_sum]))[0] / tiles
+        row = {"epoch": epoch + 1, "step": request.step + 1, "tiles": tiles, "size_px": size, "lr": rate}
+        standing.steps.append({**row, "loss": float(loss), "grad_norm": norm})
+        standing.epoch, standing.step = epoch, request.step + 1
+        self.report.advance(tiles)
+        every = self.options.checkpoint_steps
+        if every and standing.step % every == 0 and standing.step < self.steps_per_epoch:
+            self.save()
+
+    def _close_epoch(self, epoch: int, size: int) -> None:
+        standing = self.standing
+        own = [row for row in standing.steps if row["epoch"] == epoch + 1]
+        loss = sum(row["loss"] * row["tiles"] for row in own) / sum(row["tiles"] for row in own)
+        facts = {"epoch": epoch + 1, "size_px": size, "lr": own[-1]["lr"], "train_loss": loss}
+        row = {**facts, "grad_norm": max(row["grad_norm"] for row in own), **self.validate()}
+        standing.history.append(row)
+        standing.epoch, standing.step = epoch + 1, 0
+        if self.options.keep == "best" and row["val_patient_loss"] < standing.best_loss:
+            standing.best_loss, standing.best_epoch = row["val_patient_loss"], epoch + 1
+            kept = (self.average or self.model).state_dict()
+            standing.best = {name: value.detach().cpu().clone() for name, value in kept.items()}
+        self.save()
+        self.report.note(
+            f"epoch {epoch + 1}/{self.options.epochs}: loss {loss:.4f}; other patients: loss "
+            f"{row['val_patient_loss']:.4f}, AUC {row['val_patient_auc']:.3f}"
+        )
+
+    def save(self) -> None:
+        """Write the checkpoint, on the rank that writes."""
+        if not self.setting.save:
+            return
+        moments = self.optimizer.state_dict()["state"]
+        self.standing.optimizer = {f"{i}/{key}": value for i, own in moments.items() for key, value in own.items()}
+        self.standing.model = self.model.state_dict()
+        self.standing.average = self.average.state_dict() if self.average is not None else {}
+        self.standing.scaler = self.scaler.state_dict()
+        write_standing(self.options.beside(".checkpoint"), self.standing, self.cohort.recipe)
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Return loss and AUC on the validation slides, at the encoder's own size, without augmentation."""
+        slides, options, place = self.cohort.val, self.options, self.setting.place
+        draw = draw_tiles(slides, options.tiles_per_slide, len(self.cohort.classes), options.seed, VALIDATION)
+        model = (self.average or self.model).eval()
+        prepare = TileInput(self.setting.spec, self.setting.device)
+        plain = replace(options, flips=False, jitter=0.0, mixup=0.0)
+        reader = PieceReader(plain, slides, len(self.cohort.classes), self.cohort.tile_px, pinned=False)
+        n_batches = math.ceil(len(draw) / VALIDATION_BATCH)
+        wanted = (
+            Request(number, 0, np.arange(len(draw))[number * VALIDATION_BATCH :][:VALIDATION_BATCH], last=True)
+            for number in range(place.rank, n_batches, place.world)
+        )
+        probs = np.zeros((len(draw), len(self.cohort.classes)))
+        with closing(reader.pieces(draw, VALIDATION, wanted, VALIDATION_BATCH, place.cpus())) as pieces:  # type: ignore[type-var]
+            for piece in pieces:
+                with autocast(self.setting):
+                    logits = model(prepare(piece.pixels))
+                probs[piece.request.rows] = logits.double().softmax(1).cpu().numpy()
+        probs = self._over_ranks(probs)
+        if not np.isfinite(probs).all():
+            raise ItemError(f"the validation is not finite after epoch {self.standing.epoch + 1}: lower --lr")
+        patients = np.unique([slide.patient_id for slide in slides], return_inverse=True)[1]
+        labels = np.array([slide.label for slide in slides])
+        return measures(probs, labels[draw.slides], patients[draw.slides])
+
+    def _over_ranks(self, values: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """Return the sum over ranks (a collective)."""
+        if self.setting.place.world == 1:
+            return values
+        box = torch.from_numpy(values).to(self.setting.device)
+        dist.all_reduce(box)
+        return np.asarray(box.cpu().numpy())
+
+
+def autocast(setting: Setting) -> AbstractContextManager[Any]:
+    """Return the context in which the model runs in its precision."""
+    kind: AbstractContextManager[Any] = torch.autocast(
+        setting.device.type, PRECISIONS[setting.precision], enabled=setting.precision != "fp32"
+    )
+    return kind

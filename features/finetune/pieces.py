@@ -1,0 +1,121 @@
+"""Pieces of batches, read from the stores by background threads, a bounded number ahead."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from features.finetune.augment import COLOURS, Change, draw_change, turned
+from features.finetune.batches import Draw, bounds
+from features.finetune.cohort import Slide
+from features.finetune.options import FinetuneOptions
+from wsi.ordered import ordered
+from wsi.store import TileStore
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Tiles to be read together."""
+
+    step: int
+    part: int
+    """Which part of the step's batch, counted over all ranks."""
+    rows: Ints
+    """Positions in the epoch's draw; with mixup one more than there are results: each tile's partner is the next."""
+    last: bool
+    """True for the rank's last part of the step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What goes through the model together."""
+
+    request: Request
+    pixels: Tensor
+    """uint8 (n, 3, T, T)."""
+    colours: Tensor
+    """float32 (n, 5)."""
+    shares: Tensor
+    """float32 (n,)."""
+    targets: Tensor
+    """float32 (n, C): the class probabilities to be met, times the tile's weight."""
+
+
+def batch_rows(draw_length: int, n_steps: int, step: int) -> Ints:
+    """Return the positions in the draw of a step's batch."""
+    return np.arange(*bounds(draw_length, n_steps)[step])
+
+
+def requests(
+    draw_length: int, n_steps: int, first_step: int, parts: range, n_parts: int, *, mixup: bool
+) -> Iterator[Request]:
+    """Yield a rank's requests of an epoch: its ``parts`` of each step's ``n_parts``."""
+    for step in range(first_step, n_steps):
+        rows = batch_rows(draw_length, n_steps, step)
+        cuts = bounds(len(rows), n_parts)
+        for part in parts:
+            start, stop = cuts[part]
+            taken = np.arange(start, stop + 1) % len(rows) if mixup else np.arange(start, stop)
+            yield Request(step, part, rows[taken], last=part == parts[-1])
+
+
+class PieceReader:
+    """Reads the pieces of one epoch."""
+
+    def __init__(
+        self, options: FinetuneOptions, slides: Sequence[Slide], n_classes: int, tile_px: int, *, pinned: bool
+    ) -> None:
+        self._options, self._slides, self._n_classes = options, slides, n_classes
+        self._tile_px, self._pinned = tile_px, pinned
+        self._stores: dict[Path | str, TileStore] = {}
+
+    def pieces(self, draw: Draw, epoch: int, wanted: Iterator[Request], largest: int, threads: int) -> Iterator[Piece]:
+        """Yield pieces in order; ``largest`` is the number of tiles of the largest, which bounds what is read ahead."""
+        room = self._options.prefetch_mib * 2**20 // (3 * self._tile_px**2 * max(1, largest))
+        return ordered(partial(self._read, draw, epoch), wanted, max(1, min(threads, room // 3)))
+
+    def _read(self, draw: Draw, epoch: int, request: Request) -> Piece:
+        rows, options = request.rows, self._options
+        changes = [
+            draw_change(
+                options.seed, epoch, self._slides[slide].image_id, tile,
+                flips=options.flips, jitter=options.jitter, mixup=options.mixup,
+            )
+            for slide, tile in zip(draw.slides[rows].tolist(), draw.tiles[rows].tolist(), strict=True)
+        ]  # fmt: skip
+        pixels = torch.from_numpy(self.pixels(draw, rows, changes))
+        return Piece(
+            request=request,
+            pixels=pixels.pin_memory() if self._pinned else pixels,
+            colours=torch.from_numpy(np.array([change.colours for change in changes]).reshape(-1, COLOURS)),
+            shares=torch.tensor([change.share for change in changes]),
+            targets=torch.from_numpy(self._targets(draw, rows)),
+        )
+
+    def pixels(self, draw: Draw, rows: Ints, changes: Sequence[Change] = ()) -> NDArray[np.uint8]:
+        """Return uint8 (n, 3, T, T) of rows of the draw, turned where changes are given."""
+        out = np.empty((len(rows), 3, self._tile_px, self._tile_px), np.uint8)
+        numbers = draw.slides[rows]
+        for number in np.unique(numbers).tolist():
+            at = np.flatnonzero(numbers == number)
+            tiles = self._store(self._slides[number].store).read_tiles(draw.tiles[rows[at]])
+            for place, tile in zip(at.tolist(), tiles, strict=True):
+                out[place] = turned(tile, changes[place].turn) if changes else tile
+        return out
+
+    def _store(self, path: Path | str) -> TileStore:
+        return self._stores.setdefault(path, TileStore(path))
+
+    def _targets(self, draw: Draw, rows: Ints) -> NDArray[np.float32]:
+        smoothing = self._options.label_smoothing
+        labels = np.array([self._slides[number].label for number in draw.slides[rows]])
+        targets = np.full((len(rows), self._n_classes), smoothing / self._n_classes)
+        targets[np.arange(len(rows)), labels] += 1 - smoothing
+        return (targets * draw.weights[rows, None]).astype(np.float32)

@@ -1,0 +1,110 @@
+"""What a fine-tuning leaves: the backbone's weights, the classifier, the curves, the splits, and a summary beside.
+
+<stem>.safetensors         the backbone as `gigamil extract --weights` and timm load it; recipe and lineage as metadata
+<stem>.head.safetensors    the classifier on its features: weight (C, D), bias (C)
+<stem>.json                recipe, its hash, lineage, classes, and how it went
+<stem>.history.csv, <stem>.steps.csv, <stem>.splits.csv
+"""
+
+import csv
+import hashlib
+import io
+import json
+import math
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError, safe_open
+
+from features.finetune.checkpoint import Standing
+from features.finetune.cohort import Cohort
+from features.finetune.model import TileClassifier
+from features.finetune.options import FinetuneOptions
+from features.lineage import KEY
+from wsi.atomic import write_bytes, write_text
+from wsi.errors import RequestError
+from wsi.recipe import canonical, recipe_hash, refuse_other_recipe
+
+
+def write_results(options: FinetuneOptions, cohort: Cohort, model: TileClassifier, standing: Standing) -> None:
+    """Write everything, the weights last; then remove the checkpoint."""
+    metadata = {KEY: canonical({"recipe": cohort.recipe, "lineage": cohort.lineage.as_dict()})}
+    weights = safetensors.torch.save(_tensors(model.backbone), metadata)
+    write_bytes(options.beside(".head.safetensors"), safetensors.torch.save(_tensors(model.head), metadata))
+    write_text(options.beside(".history.csv"), _table(standing.history))
+    write_text(options.beside(".steps.csv"), _table(standing.steps))
+    write_text(options.beside(".splits.csv"), cohort.splits_table)
+    facts = {
+        "recipe": cohort.recipe,
+        "recipe_hash": recipe_hash(cohort.recipe),
+        "lineage": cohort.lineage.as_dict(),
+        "patient_ids_are": "sha256 of the id, without salt",
+        "classes": list(cohort.classes),
+        "kept_epoch": standing.best_epoch if options.keep == "best" else options.epochs,
+        "last_epoch": {name: _number(value) for name, value in standing.history[-1].items()},
+        "weights_file_sha256": hashlib.sha256(weights).hexdigest(),
+    }
+    write_text(options.beside(".json"), json.dumps(facts, indent=1) + "\n")
+    write_bytes(options.out, weights)
+    options.beside(".checkpoint").unlink(missing_ok=True)
+
+
+def is_made(options: FinetuneOptions, cohort: Cohort) -> bool:
+    """Tell whether the weights are there, whole and of this recipe; refuse those of another.
+
+    Raises
+    ------
+    RecipeMismatchError
+        They were made with other settings.
+    RequestError
+        The file there was not made by this program.
+    """
+    if options.overwrite and not _has_recipe(options.out, recipe_hash(cohort.recipe)):
+        return False
+    if not options.out.exists():
+        return False
+    found = _recipe(options.out)
+    if found is None:
+        raise RequestError(
+            f"{options.out} was not made by gigamil finetune, or is damaged: choose another --out, or --overwrite"
+        )
+    refuse_other_recipe(options.out, found, cohort.recipe)
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        known = json.loads(options.beside(".json").read_text())["weights_file_sha256"]
+        return bool(known == hashlib.sha256(options.out.read_bytes()).hexdigest())
+    return False
+
+
+def last_facts(options: FinetuneOptions) -> dict[str, Any]:
+    """Return what the summary tells of finished weights."""
+    facts = json.loads(options.beside(".json").read_text())
+    return {"kept_epoch": facts["kept_epoch"], "fold": facts["lineage"]["fold"], **facts["last_epoch"]}
+
+
+def _has_recipe(path: Path, wanted: str) -> bool:
+    found = _recipe(path)
+    return found is not None and recipe_hash(found) == wanted
+
+
+def _recipe(path: Path) -> dict[str, Any] | None:
+    with suppress(OSError, SafetensorError, ValueError, KeyError, TypeError), safe_open(path, framework="pt") as file:
+        return dict(json.loads(file.metadata()[KEY])["recipe"])
+    return None
+
+
+def _tensors(module: Any) -> dict[str, Any]:
+    return {name: value.detach().cpu().clone().contiguous() for name, value in module.state_dict().items()}
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None  # JSON has no NaN and no infinity
+
+
+def _table(rows: list[dict[str, float]]) -> str:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

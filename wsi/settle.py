@@ -1,0 +1,76 @@
+"""After a single pass: a region that kept far more tiles than the mask wants is trimmed, one that lacks any made anew.
+
+Trimming copies compressed chunks and decodes nothing. A few tiles too many are left where they are: the tile list says
+which count. A coarser chunk may show a little of the empty slide around the tissue where the tiles below it are absent.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi.layout import shard_path
+from wsi.plan import SlidePlan, read_tissue
+from wsi.region import (
+    Receipt,
+    any_of_four,
+    in_region,
+    make_region,
+    read_receipt,
+    receipt_path,
+    task_levels,
+    write_receipt,
+)
+from wsi.shards import ShardFile, write_shard
+from wsi.units import YX
+
+_SPARE_SHARE, _SPARE_TILES = 0.25, 4
+"""Tiles too many that are not worth writing a shard again: this part of the wanted ones, and this many."""
+
+
+def unsettled_regions(plan: SlidePlan) -> tuple[YX, ...]:
+    """Return the regions whose tiles are not those that the mask wants, row by row."""
+    wanted = read_tissue(plan, "wanted")["wanted"]
+    everywhere = (YX(y, x) for y in range(plan.grid.regions.y) for x in range(plan.grid.regions.x))
+    return tuple(r for r in everywhere if not _is_settled(read_receipt(plan, r), in_region(plan, r, wanted)))
+
+
+def _is_settled(receipt: Receipt | None, wanted: NDArray[np.bool_]) -> bool:
+    places = np.flatnonzero(wanted)
+    enough = receipt is not None and set(places.tolist()) <= set(receipt.kept)
+    if not enough or receipt is None:
+        return False
+    return len(receipt.kept) <= len(places) * (1 + _SPARE_SHARE) + min(len(places), _SPARE_TILES)
+
+
+def settle_region(plan: SlidePlan, region: YX) -> None:
+    """Let a region hold the tiles that the mask wants.
+
+    Raises
+    ------
+    DamagedSlideError
+        Pixels cannot be decoded and the options do not allow to skip them.
+    """
+    receipt = read_receipt(plan, region)
+    wanted = in_region(plan, region, read_tissue(plan, "wanted")["wanted"])
+    if _is_settled(receipt, wanted):
+        return
+    receipt_path(plan, region).unlink(missing_ok=True)  # a run that is killed from here on makes the region anew
+    if receipt is not None and set(np.flatnonzero(wanted).tolist()) <= set(receipt.kept):
+        _trim(plan, receipt, wanted)
+    else:
+        make_region(plan, region)
+
+
+def _trim(plan: SlidePlan, receipt: Receipt, wanted: NDArray[np.bool_]) -> None:
+    receipt.kept = np.flatnonzero(wanted).tolist()
+    receipt.n_tiles, receipt.bytes_written = len(receipt.kept), 0
+    for level in task_levels(plan, receipt.region):
+        wanted = any_of_four(wanted) if level else wanted
+        path, count = shard_path(plan.partial, level, *receipt.region), plan.grid.shard_tiles(level) ** 2
+        if receipt.n_tiles:
+            shard = ShardFile(path, count)
+            found = {place: shard.chunk(place) for place in np.flatnonzero(wanted).tolist()}
+            chunks = {place: data for place, data in found.items() if data is not None}
+            receipt.bytes_written += write_shard(path, chunks, count)
+        else:
+            path.unlink(missing_ok=True)
+    write_receipt(plan, receipt)

@@ -17,6 +17,7 @@ from cli.report import report
 from cli.sample import sample
 from cli.tile import tile
 from cli.train import train
+from cli.tune import tune
 from cli.verify import verify
 
 app = typer.Typer(
@@ -41,6 +42,7 @@ for _verb in (
     encoders,
     finetune,
     train,
+    tune,
     predict,
     heatmap,
     report,

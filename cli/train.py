@@ -1,5 +1,6 @@
 """`gigamil train`."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +17,10 @@ def train(
         list[Path] | None, typer.Option("--stores", help="Tile stores: mean-colour baseline, heat maps in the report.")
     ] = None,
     splits: Annotated[Path | None, typer.Option("--splits", help="A splits.csv to use again.")] = None,
-    head: Annotated[str, typer.Option("--head", help="gated_abmil or mean_pool.")] = "gated_abmil",
+    head: Annotated[str, typer.Option("--head", help="A head of docs/HEADS.md.")] = "gated_abmil",
+    fusion: Annotated[
+        str, typer.Option("--fusion", help="Bags of several encoders, a folder each: concat, or late.")
+    ] = "none",
     classes: Annotated[str, typer.Option("--classes", help="Order of the classes, A,B,...; default: sorted.")] = "",
     folds: Annotated[int, typer.Option("--folds", help="Folds of the cross-validation by patient.")] = 5,
     seeds: Annotated[int, typer.Option("--seeds", help="Models per fold, averaged.")] = 1,
@@ -32,7 +36,23 @@ def train(
     max_tiles: Annotated[int, typer.Option("--max-tiles", help="Tiles drawn per bag and epoch; 0: all.")] = 0,
     precision: Annotated[str, typer.Option("--precision", help="auto, fp32, bf16 or fp16.")] = "auto",
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:<n>.")] = "auto",
+    optimizer: Annotated[str, typer.Option("--optimizer", help="adamw, or sam (sharpness-aware).")] = "adamw",
+    sam_rho: Annotated[float, typer.Option("--sam-rho", help="How far sam looks for the worst loss.")] = 0.05,
+    balance: Annotated[str, typer.Option("--balance", help="Classes equal by weights, or by sampling.")] = "weights",
+    label_smoothing: Annotated[float, typer.Option("--label-smoothing", help="Share spread over all classes.")] = 0.0,
+    mixup: Annotated[float, typer.Option("--mixup", help="Mix pairs of bags: alpha of the Beta; 0: off.")] = 0.0,
+    ema: Annotated[float, typer.Option("--ema", help="Decay of the running mean of the weights; 0: off.")] = 0.0,
+    instance_dropout: Annotated[
+        float, typer.Option("--instance-dropout", help="Probability that a tile is left out, per epoch.")
+    ] = 0.0,
+    teacher: Annotated[
+        Path | None, typer.Option("--teacher", help="A finished run to learn from, same splits.")
+    ] = None,
+    distil_weight: Annotated[float, typer.Option("--distil-weight", help="The teacher's share of the loss.")] = 0.5,
+    distil_temperature: Annotated[float, typer.Option("--distil-temperature", help="Softens the teacher.")] = 2.0,
     jobs: Annotated[int, typer.Option("--jobs", "-j", help="Models trained side by side.")] = 1,
+    nproc: Annotated[int, typer.Option("--nproc", help="Processes that train each model together.")] = 1,
+    track: Annotated[list[str] | None, typer.Option("--track", help="Also track with wandb or mlflow.")] = None,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
@@ -48,6 +68,7 @@ def train(
             out=out,
             stores=tuple(stores or ()),
             splits=splits,
+            fusion=fusion,
             head=head,
             classes=tuple(name for name in classes.split(",") if name),
             folds=folds,
@@ -64,7 +85,21 @@ def train(
             max_tiles=max_tiles,
             precision=precision,
             device=device,
+            optimizer=optimizer,
+            sam_rho=sam_rho,
+            balance=balance,
+            label_smoothing=label_smoothing,
+            mixup=mixup,
+            ema=ema,
+            instance_dropout=instance_dropout,
+            teacher=teacher,
+            distil_weight=distil_weight,
+            distil_temperature=distil_temperature,
             jobs=jobs,
+            nproc=nproc,
+            track=tuple(track or ()),
             overwrite=overwrite,
         )
+        if int(os.environ.get("RANK", "0")) > 0:  # rank 0 tells for all
+            raise typer.Exit(run(options).exit_code)
     run_stage(lambda progress: run(options, progress), json_output=json)

@@ -20,7 +20,7 @@ def plain(text: str) -> str:
 
 def _what(evidence: Evidence) -> list[str]:
     recipe = evidence.config["recipe"]
-    models = recipe["folds"] * recipe["seeds"]
+    models = recipe["folds"] * evidence.run.models_per_fold
     return [
         f"# Model card: {plain(' vs '.join(evidence.classes))}",
         "",

@@ -21,6 +21,9 @@ class Progression:
     optimizer: dict[str, Any] = field(default_factory=dict)
     """``state_dict`` of the optimizer."""
     scaler: dict[str, Any] = field(default_factory=dict)
+    mean: dict[str, Tensor] = field(default_factory=dict)
+    """The running mean of the weights, where there is one."""
+    mean_steps: int = 0
     best: dict[str, Tensor] = field(default_factory=dict)
     """The model's state after the best epoch."""
     best_loss: float = float("inf")
@@ -34,11 +37,12 @@ def write_checkpoint(folder: Path, state: Progression, recipe_hash: str) -> None
     from safetensors.torch import save
 
     moments = {f"{i}/{key}": value for i, own in state.optimizer["state"].items() for key, value in own.items()}
-    parts = {"model": state.model, "best": state.best, "optimizer": moments}
+    parts = {"model": state.model, "best": state.best, "mean": state.mean, "optimizer": moments}
     tensors = {f"{part}/{name}": value.contiguous() for part, own in parts.items() for name, value in own.items()}
     plain = {
         "recipe_hash": recipe_hash,
         "scaler": state.scaler,
+        "mean_steps": state.mean_steps,
         "best_loss": state.best_loss,
         "best_epoch": state.best_epoch,
         "history": state.history,
@@ -73,7 +77,8 @@ def read_checkpoint(folder: Path, recipe_hash: str) -> Progression | None:
         number, key = name.split("/")
         moments.setdefault(int(number), {})[key] = value
     optimizer = {"state": moments, "param_groups": plain.pop("groups")}
-    return Progression(model=_part(tensors, "model"), best=_part(tensors, "best"), optimizer=optimizer, **plain)
+    model, best, mean = (_part(tensors, part) for part in ("model", "best", "mean"))
+    return Progression(model=model, best=best, mean=mean, optimizer=optimizer, **plain)
 
 
 def _part(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from features.bag import BagHeader
 from mil.cohort import check_same_making
-from mil.fit import autocast, score
 from mil.metrics import Floats
 from mil.model import BagModel, load_model
 from mil.options import TrainOptions
 from mil.packing import Rows, pack
 from mil.run import RunFolder
+from mil.scoring import autocast, score
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +38,14 @@ class Ensemble:
     device: TrainOptions
     """Carries device, precision and row limit."""
 
-    def logits(self, bags: Sequence[Rows]) -> Floats:
-        """Return the logits (n, C) of bags: the mean over all models, uncalibrated; zeros for an empty bag."""
-        return np.asarray(np.mean([score(member.model, bags, self.device) for member in self.members], axis=0))
+    def logits(self, bags: Sequence[Rows], *others: Sequence[Rows]) -> Floats:
+        """Return the logits (n, C) of bags: the mean over all models, uncalibrated; zeros for an empty bag.
+
+        ``others``: the same slides' bags of the other encoders, where the run fuses them late.
+        """
+        views = (bags, *others)
+        scored = [score(member.model, views[member.seed % len(views)], self.device) for member in self.members]
+        return np.asarray(np.mean(scored, axis=0))
 
     @torch.inference_mode()
     def attention(self, bag: Rows, without_fold: int | None) -> NDArray[np.float64] | None:
@@ -73,7 +78,7 @@ def load_ensemble(run: RunFolder, options: TrainOptions) -> Ensemble:
     members = tuple(
         Member(fold, seed, load_model(run.model(run.head, fold, seed), options.device)[0])
         for fold in range(int(recipe["folds"]))
-        for seed in range(int(recipe["seeds"]))
+        for seed in range(run.models_per_fold)
     )
     return Ensemble(run, members, temperature, replace(options, precision=str(recipe["precision"])))
 

@@ -31,7 +31,7 @@ def evaluate(
 ) -> list[str]:
     """Write oof.csv, baselines/oof.csv, calibration.json and metrics.json; return the warnings stored in them."""
     patients = patients_of(cohort, folds)
-    outs = {head: collect(run, head, cohort, folds, options.folds, options.seeds) for head in options.heads}
+    outs = {head: collect(run, head, cohort, folds, options.folds, options.models_per_fold) for head in options.heads}
     own = outs[options.head]
     probs, colour_failures = _all_probabilities(cohort, patients, outs, stores)
     warnings = [*notes, *(f"mean colour of {i}: {reason}" for i, reason in sorted(colour_failures.items()))]

@@ -113,7 +113,7 @@ def read_evidence(run: RunFolder) -> Evidence:
     for row in _csv(run.path / "baselines" / "oof.csv"):
         probs.setdefault(row["model"], []).append([float(row[f"p_{name}"]) for name in number])
     recipe = config["recipe"]
-    models = [(fold, seed) for fold in range(recipe["folds"]) for seed in range(recipe["seeds"])]
+    models = [(fold, seed) for fold in range(recipe["folds"]) for seed in range(run.models_per_fold)]
     return Evidence(
         run=run,
         config=config,

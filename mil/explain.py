@@ -75,6 +75,8 @@ def heatmap(options: HeatmapOptions, progress: Progress | None = None) -> Summar
     start, progress = time.monotonic(), progress or Silent()
     check_folder(options.out)
     run = RunFolder(options.run)
+    if run.fusion != "none":
+        raise RequestError(f"{run.path} fuses bags of several encoders ({run.fusion}): heat maps are drawn of one's")
     headers = {header.image_id: header for header in _headers(options.bags)}
     stores = {store.image_id: store for store in find_stores(options.stores)}
     wanted = list(options.image_ids) or sorted(set(headers) & set(stores))

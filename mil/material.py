@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from mil.cohort import BagSet, Cohort, choose_classes, cohort_digest, open_cohort, scan_bags
+from mil.cohort import BagSet, Cohort, choose_classes, cohort_digest
+from mil.fusion import fused, open_fused, scan
 from mil.lineage import check_unseen
 from mil.metrics import Ints
 from mil.options import TrainOptions
@@ -26,16 +27,27 @@ class Material:
 
     rows: tuple[ManifestRow, ...]
     """The labelled slides that have a bag, sound or not."""
-    bags: BagSet
+    sets: tuple[BagSet, ...]
+    """The bags of each encoder; one unless several are fused."""
+    fusion: str
     classes: tuple[str, ...]
     folds: Ints
     """The fold that tests each row."""
     notes: tuple[str, ...]
     """What was left out."""
 
+    @property
+    def bags(self) -> BagSet:
+        """Return the bags as one set."""
+        return fused(self.sets, self.fusion)
+
     def open(self) -> Cohort:
-        """Open the bags."""
-        return open_cohort(self.rows, self.bags, self.classes)
+        """Open the bags: the first encoder's where they are fused late."""
+        return self.open_all()[0]
+
+    def open_all(self) -> tuple[Cohort, ...]:
+        """Open the bags, as one cohort, or where they are fused late as one for each encoder."""
+        return open_fused(self.rows, self.sets, self.fusion, self.classes)
 
     def recipe(self, options: TrainOptions) -> Recipe:
         """Return everything that shapes the run: the options, and what they were applied to."""
@@ -49,9 +61,14 @@ class Material:
                 "dim": self.bags.dim,
                 "recipe_hash": recipe_hash(self.bags.recipe),
             },
-            "cohort": cohort_digest(self.rows, self.bags.headers),
+            "cohort": self._digest(),
             "splits": recipe_hash({"folds": self.folds.tolist()}),
+            **({"models_per_fold": options.models_per_fold} if self.fusion == "late" else {}),
         }
+
+    def _digest(self) -> str:
+        digests = [cohort_digest(self.rows, own.headers) for own in self.sets]
+        return digests[0] if len(digests) == 1 else recipe_hash({"encoders": digests})
 
     def about(self) -> dict[str, Any]:
         """Return what config.toml tells beside the recipe: versions, and how the bags were made (canonical JSON)."""
@@ -68,14 +85,17 @@ def gather(options: TrainOptions) -> Material:
         The manifest, the bags or the splits do not fit each other.
     """
     everyone = load_manifest(options.manifest)
-    bags = scan_bags(options.bags, [row.image_id for row in everyone if row.label is not None])
+    sets = scan(options.bags, [row.image_id for row in everyone if row.label is not None], options.fusion)
+    bags = fused(sets, options.fusion)
     if not bags.headers:
         raise RequestError(f"no bag can be read: {next(iter(bags.failures.values()))}")
     rows, notes = _with_bags(everyone, bags)
     classes = choose_classes(rows, options.classes)
     folds = _folds(options, rows)
-    check_unseen(bags.headers.values(), [row.patient_id for row in rows], folds, range(options.folds))
-    return Material(tuple(rows), bags, classes, folds, tuple(notes))
+    patients = [row.patient_id for row in rows]
+    for one in sets:
+        check_unseen(one.headers.values(), patients, folds, range(options.folds))
+    return Material(tuple(rows), sets, options.fusion, classes, folds, tuple(notes))
 
 
 def _with_bags(everyone: Sequence[ManifestRow], bags: BagSet) -> tuple[list[ManifestRow], list[str]]:

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mil.heads import HeadOutput, HeadSpec, make_head
+from mil.heads import HeadOutput, HeadSpec, Truth, make_head
+from mil.instances import Instances
 from mil.packing import Rows
 from wsi.atomic import replacing
 from wsi.errors import RequestError
@@ -29,9 +30,12 @@ class BagModel(nn.Module):
         self.register_buffer("mean_D", torch.zeros(spec.dim))
         self.register_buffer("scale_D", torch.ones(spec.dim))
 
-    def forward(self, rows_ND: Tensor, offsets: Sequence[int]) -> HeadOutput:
-        """Return logits (B, C) and attention (N,) of packed float32 rows."""
-        output: HeadOutput = self.head((rows_ND - self.mean_D) * self.scale_D, offsets)
+    def forward(self, rows_ND: Tensor, offsets: Sequence[int], truth: Truth | None = None) -> HeadOutput:
+        """Return logits (B, C) and attention (N,) of packed rows of any float type, standardised here in float32.
+
+        ``truth`` is given while training, for the head's own losses.
+        """
+        output: HeadOutput = self.head(Instances(rows_ND, offsets, self.mean_D, self.scale_D), truth)
         return output
 
     def standardise(self, bags: Sequence[Rows]) -> None:

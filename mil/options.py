@@ -5,17 +5,25 @@ from pathlib import Path
 
 import torch
 
+from mil.fusion import FUSIONS
 from mil.heads import HEADS
 from wsi.errors import RequestError
 from wsi.recipe import Recipe
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-_PLACES = ("bags", "manifest", "out", "stores", "splits", "device", "jobs", "overwrite", "max_rows", "precision")
+OPTIMIZERS = ("adamw", "sam")
+BALANCES = ("weights", "sampling")
+TRACKERS = ("wandb", "mlflow")
+_WHERE = ("bags", "manifest", "out", "stores", "splits", "teacher")
+_HOW = ("device", "precision", "jobs", "nproc", "max_rows", "track", "overwrite")
+_SOFT = ("label_smoothing", "mixup", "ema", "instance_dropout", "distil_weight", "distil_temperature")
+_SILENT = ("optimizer", "sam_rho", "balance", "fusion", *_SOFT)
+"""Not in the recipe where they are at their defaults: runs made before they existed keep their hash."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """Options of `mil.train.train`. All but places, device, ``jobs`` and ``max_rows`` shape the result."""
+    """Options of `mil.train.train`. All but places, device, processes and ``max_rows`` shape the result."""
 
     bags: tuple[Path, ...]
     """Bag files, or folders of them."""
@@ -26,6 +34,8 @@ class TrainOptions:
     """Tile stores: for the mean-colour baseline and the report's heat maps."""
     splits: Path | None = None
     """A splits.csv to reuse."""
+    fusion: str = "none"
+    """``concat`` or ``late``: ``bags`` has one folder for each of several encoders; see `mil.fusion`."""
     head: str = "gated_abmil"
     baselines: tuple[str, ...] = ("mean_pool",)
     """Further heads trained on the same splits, for comparison."""
@@ -52,33 +62,86 @@ class TrainOptions:
     batch_bags: int = 16
     max_tiles: int = 0
     """Instances drawn from each bag anew every epoch; 0 takes all."""
+    optimizer: str = "adamw"
+    """``adamw``, or ``sam``: AdamW on the gradient at the worst point near by."""
+    sam_rho: float = 0.05
+    """How near, for ``sam``."""
+    balance: str = "weights"
+    """Classes count equally by loss ``weights``, or by ``sampling``: bags drawn by weight, with replacement."""
+    label_smoothing: float = 0.0
+    """Share of the target that is spread over all classes."""
+    mixup: float = 0.0
+    """Alpha of the Beta distribution by which two bags are mixed; 0: none are."""
+    ema: float = 0.0
+    """Decay of the running mean of the weights, per step; the mean is validated and kept. 0: the weights themselves."""
+    instance_dropout: float = 0.0
+    """Probability with which an instance is left out, drawn anew every epoch."""
+    teacher: Path | None = None
+    """A finished run on the same splits, whose models that have not seen a fold teach that fold's models."""
+    distil_weight: float = 0.5
+    """Share of the loss that the teacher's soft targets have."""
+    distil_temperature: float = 2.0
     max_rows: int = 65_536
     """Instances on the device at once; a batch of more is accumulated."""
     precision: str = "auto"
     """Of the matrix products: fp32 on a CPU and bf16 on a GPU where not given."""
     device: str = "auto"
     jobs: int = 1
-    """Models trained side by side in their own processes."""
+    """Models trained side by side in their own processes; with GPUs, in turn on each."""
+    nproc: int = 1
+    """Processes that train each model together, on a share of the bags of every step."""
+    track: tuple[str, ...] = ()
+    """Further trackers: ``wandb``, ``mlflow``. History tables and TensorBoard files are always written."""
     overwrite: bool = False
 
     def __post_init__(self) -> None:
         at_least = {"folds": 2, "seeds": 1, "epochs": 1, "patience": 1, "hidden": 1, "attention": 1}
-        at_least |= {"batch_bags": 1, "max_rows": 1, "jobs": 1, "seed": 0, "warmup_epochs": 0, "max_tiles": 0}
+        at_least |= {
+            "batch_bags": 1,
+            "max_rows": 1,
+            "jobs": 1,
+            "seed": 0,
+            "warmup_epochs": 0,
+            "max_tiles": 0,
+            "nproc": 1,
+        }
         for name, least in at_least.items():
             if getattr(self, name) < least:
                 raise RequestError(f"{name}: expected {least} or more, found {getattr(self, name)}")
-        for name in ("lr", "clip"):
+        for name in ("lr", "clip", "sam_rho", "distil_temperature"):
             if not getattr(self, name) > 0:
                 raise RequestError(f"{name}: expected a number above 0, found {getattr(self, name)}")
         if not (0 <= self.dropout < 1 and 0 < self.inner_share < 1 and self.weight_decay >= 0):
             raise RequestError("expected dropout in [0, 1), inner_share in (0, 1) and weight_decay of 0 or more")
+        for name in ("label_smoothing", "ema", "instance_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise RequestError(f"{name}: expected a number from 0 to below 1, found {getattr(self, name)}")
+        if not (0 <= self.mixup < float("inf") and 0 < self.distil_weight <= 1):
+            raise RequestError("expected mixup of 0 or more and distil_weight in (0, 1]")
+        if self.fusion == "late" and self.teacher is not None:
+            raise RequestError("fusion late and teacher exclude each other: a teacher knows one kind of bags")
+        if self.nproc > 1 and self.jobs > 1:
+            raise RequestError("jobs and nproc exclude each other: models side by side, or processes on one model")
+        self._check_names()
+
+    def _check_names(self) -> None:
+        choices = {"precision": PRECISIONS, "optimizer": OPTIMIZERS, "balance": BALANCES, "fusion": FUSIONS}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise RequestError(f"{name}: expected one of {', '.join(known)}, found {getattr(self, name)!r}")
+        for tracker in self.track:
+            if tracker not in TRACKERS:
+                raise RequestError(f"track: expected one of {', '.join(TRACKERS)}, found {tracker!r}")
         for head in (self.head, *self.baselines):
             if head not in HEADS:
                 raise RequestError(f"unknown head {head!r}: expected one of {', '.join(HEADS)}")
-        if self.precision not in PRECISIONS:
-            raise RequestError(f"precision: expected one of {', '.join(PRECISIONS)}, found {self.precision!r}")
         if not self.bags:
             raise RequestError("expected one or more bag files or folders, found none")
+
+    @property
+    def models_per_fold(self) -> int:
+        """Return how many models of a head are averaged: the seeds, of every encoder where fused late."""
+        return self.seeds * (len(self.bags) if self.fusion == "late" else 1)
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -87,7 +150,11 @@ class TrainOptions:
 
     def recipe(self) -> Recipe:
         """Return what shapes the result, as JSON values."""
-        values = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in _PLACES}
+        fields = {
+            name: field.default for name, field in self.__dataclass_fields__.items() if name not in (*_WHERE, *_HOW)
+        }
+        values = {name: getattr(self, name) for name in fields}
+        values = {name: value for name, value in values.items() if name not in _SILENT or value != fields[name]}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 

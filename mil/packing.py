@@ -1,9 +1,10 @@
-"""Ragged bags as rows and offsets, never padded; attention pooling over them in float32.
+"""Ragged bags as rows and offsets, never padded.
 
 ``rows_ND`` holds the instances of all bags of a batch one after another; bag b is
 ``rows_ND[offsets[b]:offsets[b + 1]]``.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -13,6 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from wsi.errors import BagError
 
 Rows = NDArray[np.floating[Any]]
 """(n, D) features of one bag, any float type, memory-mapped or not."""
@@ -32,31 +35,27 @@ class Packed:
         return [stop - start for start, stop in pairwise(self.offsets)]
 
 
-def pack(bags: Sequence[Rows], device: torch.device | str = "cpu") -> Packed:
-    """Join bags (n_i, D) into one float32 block on the device; rows travel in their own type and are cast there."""
-    offsets = tuple(accumulate((len(bag) for bag in bags), initial=0))
-    rows = torch.from_numpy(np.concatenate([np.asarray(bag) for bag in bags]))
-    return Packed(rows.to(device, non_blocking=True).float(), offsets)
+def pack(bags: Sequence[Rows], device: torch.device | str = "cpu", names: Sequence[str] | None = None) -> Packed:
+    """Join bags (n_i, D) into one block on the device, in the type they are stored in; a single bag is not copied.
 
-
-def attention_pool(scores_N: Tensor, values_NH: Tensor, offsets: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Return each bag's attention-weighted mean (B, H) and the attention (N,), which sums to 1 in each bag, in float32.
-
-    An empty bag gives zeros.
+    Raises
+    ------
+    BagError
+        A bag is empty; ``names``, or its place in the batch, tell which.
     """
-    sizes = [stop - start for start, stop in pairwise(offsets)]
-    with torch.autocast(values_NH.device.type, enabled=False):
-        weights = [scores.softmax(0) for scores in torch.split(scores_N.float(), sizes)]
-        values = torch.split(values_NH.float(), sizes)
-        pooled_BH = torch.stack([weight @ value for weight, value in zip(weights, values, strict=True)])
-        return pooled_BH, torch.cat(weights)
+    empty = [names[i] if names else f"number {i}" for i, bag in enumerate(bags) if len(bag) == 0]
+    if empty:
+        raise BagError(f"bag {', '.join(empty[:5])} is empty: expected one or more tiles; leave it out")
+    offsets = tuple(accumulate((len(bag) for bag in bags), initial=0))
+    rows = bags[0] if len(bags) == 1 else np.concatenate([np.asarray(bag) for bag in bags])
+    return Packed(_as_tensor(rows).to(device, non_blocking=True), offsets)
 
 
-def mean_pool(values_NH: Tensor, offsets: Sequence[int]) -> Tensor:
-    """Return each bag's mean (B, H) in float32; an empty bag gives zeros."""
-    sizes = [stop - start for start, stop in pairwise(offsets)]
-    with torch.autocast(values_NH.device.type, enabled=False):
-        return torch.stack([rows.sum(0) / max(len(rows), 1) for rows in torch.split(values_NH.float(), sizes)])
+def _as_tensor(rows: Rows) -> Tensor:
+    """Return a tensor on the array's memory; features are only read, so a read-only file map serves as well."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(np.asarray(rows))
 
 
 def group_by_rows(sizes: Sequence[int], max_rows: int) -> list[list[int]]:

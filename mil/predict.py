@@ -1,4 +1,8 @@
-"""`gigamil predict`: a run and new bags in, one row of probabilities per patient out (patient_id, then the classes)."""
+"""`gigamil predict`: a run and new slides or bags in, one row of probabilities per patient out.
+
+The table has ``patient_id``, then the classes. It is always complete: every patient of the manifest has a row, rows sum
+to 1, and who could not be judged stands at equal probabilities and is named.
+"""
 
 import csv
 import io
@@ -6,23 +10,27 @@ import json
 import re
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
 from features.bag import find_bags
-from mil.cohort import BagSet, Cohort, cohort_digest, open_cohort, scan_bags
+from mil.cohort import BagSet, Cohort, cohort_digest, scan_bags
 from mil.ensemble import check_bags_fit, load_ensemble
+from mil.fusion import check_made_alike, open_fused, scan
 from mil.metrics import Floats, softmax
 from mil.options import TrainOptions, resolve
 from mil.run import RunFolder
 from mil.scores import patient_logits
+from mil.slides import Budget, SlideOptions, make_bags
 from mil.splits import read_splits
-from wsi.atomic import write_text
+from wsi.atomic import make_folder, write_text
 from wsi.claim import claim
+from wsi.cohort import find_jobs
 from wsi.errors import RequestError
 from wsi.manifest import ManifestRow, load_manifest
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
@@ -37,23 +45,35 @@ class PredictOptions:
     """Options of `predict`."""
 
     run: Path
-    bags: tuple[Path, ...]
+    bags: tuple[Path, ...] = ()
+    slides: SlideOptions | None = None
+    """In place of bags: slide files, tiled and encoded as the run's were."""
+    work: Path | None = None
+    """Folder in which stores and bags of slides are kept; None: a temporary one beside ``out``."""
+    time_budget_min: float | None = None
+    """Minutes within which slides are to be done; those that are not stand at equal probabilities."""
     out: Path
     """The table to write; ``<name>.json`` beside it says how it was made and what was missing."""
     manifest: Path | None = None
-    """The slides and patients; without it, the slides of the bags, a patient being the id without its ``_<n>``."""
+    """The slides and patients; without it, the slides given, a patient being the id without its ``_<n>``."""
     device: str = "auto"
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        if not self.bags:
-            raise RequestError("expected one or more bag files or folders, found none")
+        if bool(self.bags) == (self.slides is not None):
+            raise RequestError("expected either bags or slides: one or more files or folders of one kind")
+        if self.slides is None and (self.work is not None or self.time_budget_min is not None):
+            raise RequestError("--work and --time-budget are for slides: bags need neither")
+        if self.time_budget_min is not None and not self.time_budget_min > 0:
+            raise RequestError(f"--time-budget {self.time_budget_min}: expected minutes above 0")
         if self.out.suffix != ".csv":
             raise RequestError(f"--out {self.out}: expected a name that ends in .csv")
 
-    def recipe(self, run: RunFolder, rows: Sequence[ManifestRow], bags: BagSet) -> Recipe:
+    def recipe(self, run: RunFolder, rows: Sequence[ManifestRow], sets: Sequence[BagSet]) -> Recipe:
         """Return what shapes the table."""
-        return {"run": run.config["recipe_hash"], "slides": len(rows), "cohort": cohort_digest(rows, bags.headers)}
+        first, *others = [cohort_digest(rows, bags.headers) for bags in sets]
+        fused = {"other_encoders": others} if others else {}
+        return {"run": run.config["recipe_hash"], "slides": len(rows), "cohort": first, **fused}
 
 
 def predict(options: PredictOptions, progress: Progress | None = None) -> Summary:
@@ -71,44 +91,103 @@ def predict(options: PredictOptions, progress: Progress | None = None) -> Summar
     """
     start, progress = time.monotonic(), progress or Silent()
     run = RunFolder(options.run)
-    rows = _rows(options)
-    bags = scan_bags(options.bags, [row.image_id for row in rows])
-    check_bags_fit(run, list(bags.headers.values()))
-    recipe = options.recipe(run, rows, bags)
-    with claim(options.out):
-        sidecar = options.out.with_suffix(".json")
-        earlier = _earlier(options, sidecar, recipe)
-        if earlier is not None:
-            outcomes = [
-                Outcome(str(options.out), Status.SKIPPED, "the table is there, made from the same run and bags")
-            ]
-            return Summary("predict", outcomes + _failed(earlier["failures"]), time.monotonic() - start)
-        cohort = open_cohort(rows, bags, run.classes)
-        patients, probs = _probabilities(run, options, cohort, progress)
-        notes = _notes(run, cohort, patients)
-        for note in notes:
-            progress.note(note)
-        write_text(options.out, _table(patients, run.classes, probs))
-        about = {"recipe": recipe, "failures": cohort.failures, "notes": notes}
-        write_text(sidecar, json.dumps(about, indent=1) + "\n")
-    done = Outcome(str(options.out), Status.DONE, facts={"patients": len(patients), "notes": notes})
-    return Summary("predict", [done, *_failed(cohort.failures)], time.monotonic() - start)
+    if run.classes:
+        run.read_json("calibration.json")  # an unfinished run is refused before the work
+    with claim(options.out), ExitStack() as held:
+        if options.slides is None:
+            rows, sets = _given(run, options)
+        else:
+            _check_not_of_another_run(run, options)
+            rows, bags = _made(run, options, options.slides, start, held, progress)
+            sets = (bags,)
+        outcomes = _write(run, options, rows, sets, progress)
+    return Summary("predict", outcomes, time.monotonic() - start)
 
 
-def _rows(options: PredictOptions) -> list[ManifestRow]:
-    """Return the slides to predict; labels play no part and are dropped."""
+def _given(run: RunFolder, options: PredictOptions) -> tuple[list[ManifestRow], tuple[BagSet, ...]]:
+    """Return the slides to predict, and the bags of each encoder."""
     if options.manifest is not None:
-        return [replace(row, label=None) for row in load_manifest(options.manifest)]
-    return [ManifestRow(path.stem, re.sub(r"_\d+$", "", path.stem)) for path in find_bags(options.bags)]
+        rows = _unlabelled(options.manifest)
+    else:
+        bags = options.bags if run.fusion == "none" else options.bags[:1]
+        rows = [_row(path.stem) for path in find_bags(bags)]
+    sets = scan(options.bags, [row.image_id for row in rows], run.fusion)
+    if run.fusion == "none":
+        check_bags_fit(run, list(sets[0].headers.values()))
+    else:
+        check_made_alike(sets, run.fusion, json.loads(run.config["about"]["bag_recipe"]), f"the run {run.path}")
+    return rows, sets
 
 
-def _earlier(options: PredictOptions, sidecar: Path, recipe: Recipe) -> dict[str, Any] | None:
+def _made(
+    run: RunFolder,
+    options: PredictOptions,
+    slides: SlideOptions,
+    start: float,
+    held: ExitStack,
+    progress: Progress,
+) -> tuple[list[ManifestRow], BagSet]:
+    """Return the slides to predict, and their bags, made here."""
+    jobs = find_jobs(slides.slides, options.manifest)
+    rows = _unlabelled(options.manifest) if options.manifest else [_row(job.image_id) for job in jobs]
+    work = options.work
+    if work is None:
+        make_folder(options.out.parent)
+        work = Path(held.enter_context(TemporaryDirectory(prefix=".gigamil-", dir=options.out.parent)))
+    budget = None if options.time_budget_min is None else Budget(options.time_budget_min, start)
+    made = make_bags(run, slides, jobs, work, budget, progress)
+    wanted = [row.image_id for row in rows]
+    dim = int(run.recipe["bags"]["dim"])
+    bags = BagSet({}, {}, "", {}, dim)
+    if any((made.bags / f"{image_id}.h5").exists() for image_id in wanted):
+        bags = scan_bags([made.bags], wanted)
+        check_bags_fit(run, list(bags.headers.values()))
+    return rows, replace(bags, failures=bags.failures | made.failures, dim=dim)
+
+
+def _check_not_of_another_run(run: RunFolder, options: PredictOptions) -> None:
+    """Refuse before the work, not after it, where the table is there and must not be replaced."""
+    if options.out.exists() and not options.overwrite:
+        found = _sidecar(options)["recipe"].get("run")
+        refuse_other_recipe(options.out, {"run": found}, {"run": run.config["recipe_hash"]})
+
+
+def _write(
+    run: RunFolder, options: PredictOptions, rows: Sequence[ManifestRow], sets: Sequence[BagSet], progress: Progress
+) -> list[Outcome]:
+    """Predict and write the table and its sidecar, unless they are there."""
+    recipe = options.recipe(run, rows, sets)
+    earlier = _earlier(options, recipe)
+    if earlier is not None:
+        outcome = Outcome(str(options.out), Status.SKIPPED, "the table is there, made from the same run and bags")
+        return [outcome, *_failed(earlier["failures"])]
+    cohorts = open_fused(rows, sets, run.fusion, run.classes)
+    cohort = cohorts[0]
+    patients, probs = _probabilities(run, options, cohorts, progress)
+    notes = _notes(run, cohort, patients)
+    for note in notes:
+        progress.note(note)
+    write_text(options.out, _table(patients, run.classes, probs))
+    about = {"recipe": recipe, "failures": cohort.failures, "notes": notes}
+    write_text(options.out.with_suffix(".json"), json.dumps(about, indent=1) + "\n")
+    done = Outcome(str(options.out), Status.DONE, facts={"patients": len(patients), "notes": notes})
+    return [done, *_failed(cohort.failures)]
+
+
+def _unlabelled(manifest: Path) -> list[ManifestRow]:
+    """Return the slides of the manifest; labels play no part and are dropped."""
+    return [replace(row, label=None) for row in load_manifest(manifest)]
+
+
+def _row(image_id: str) -> ManifestRow:
+    return ManifestRow(image_id, re.sub(r"_\d+$", "", image_id))
+
+
+def _earlier(options: PredictOptions, recipe: Recipe) -> dict[str, Any] | None:
     """Return the sidecar of an earlier table of the same recipe; None where the table is to be written."""
     if not options.out.exists():
         return None
-    found: dict[str, Any] = {"recipe": {}}
-    with suppress(OSError, ValueError):
-        found = json.loads(sidecar.read_text())
+    found = _sidecar(options)
     if found["recipe"] == recipe:
         return found
     if not options.overwrite:
@@ -116,15 +195,23 @@ def _earlier(options: PredictOptions, sidecar: Path, recipe: Recipe) -> dict[str
     return None
 
 
+def _sidecar(options: PredictOptions) -> dict[str, Any]:
+    found: dict[str, Any] = {"recipe": {}}
+    with suppress(OSError, ValueError):
+        found = json.loads(options.out.with_suffix(".json").read_text())
+    return found
+
+
 def _probabilities(
-    run: RunFolder, options: PredictOptions, cohort: Cohort, progress: Progress
+    run: RunFolder, options: PredictOptions, cohorts: Sequence[Cohort], progress: Progress
 ) -> tuple[list[str], Floats]:
+    cohort = cohorts[0]
     ensemble = load_ensemble(run, _device(options.device))
     logits = np.zeros((len(cohort), len(cohort.classes)))
     progress.begin("predict", len(cohort), "slides")
     for first in range(0, len(cohort), _CHUNK):
-        chunk = cohort.bags[first : first + _CHUNK]
-        logits[first : first + len(chunk)] = ensemble.logits(chunk)
+        chunk, *others = [own.bags[first : first + _CHUNK] for own in cohorts]
+        logits[first : first + len(chunk)] = ensemble.logits(chunk, *others)
         progress.advance(len(chunk))
     progress.end()
     patients, logits_PC = patient_logits(logits, cohort.patient_ids, cohort.usable_N)

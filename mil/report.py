@@ -61,6 +61,8 @@ def report(options: ReportOptions, progress: Progress | None = None) -> Summary:
 
 def _draw_examples(options: ReportOptions, evidence: Evidence) -> list[Outcome]:
     """Draw the heat maps to show; return those that failed."""
+    if evidence.run.fusion != "none":
+        return []
     if not (options.bags and options.stores and has_attention(evidence.head)):
         return []
     available = {store.image_id for store in find_stores(options.stores)}

@@ -2,6 +2,7 @@
 
 config.toml  splits.csv  oof.csv  metrics.json  calibration.json  report.html  model_card.md
 fold<f>/seed<s>/                     weights.safetensors  model.json  scores.csv  history.csv
+                                     events.out.tfevents.0.gigamil (for TensorBoard)
                                      (checkpoint.safetensors while it trains)
 baselines/<head>/fold<f>/seed<s>/    the same for the heads trained for comparison
 baselines/oof.csv                    out-of-fold predictions of every model and baseline
@@ -20,13 +21,14 @@ from typing import Any
 
 import tomli_w
 
+from mil.trackers import EVENTS
 from wsi.atomic import write_bytes, write_text
 from wsi.errors import RecipeMismatchError, RequestError
 from wsi.recipe import Recipe, recipe_hash, refuse_other_recipe
 
 FORMAT = "gigamil-run-1"
 _TOP = ("config.toml", "splits.csv", "oof.csv", "metrics.json", "calibration.json", "report.html", "model_card.md")
-_MODEL = ("weights.safetensors", "model.json", "scores.csv", "history.csv", "checkpoint.safetensors")
+_MODEL = ("weights.safetensors", "model.json", "scores.csv", "history.csv", "checkpoint.safetensors", EVENTS)
 _PARTIAL = re.compile(r"\..+\.\d+\.partial")
 
 
@@ -68,6 +70,17 @@ class RunFolder:
     def head(self) -> str:
         """Return the name of the run's own head."""
         return str(self.recipe["head"])
+
+    @property
+    def models_per_fold(self) -> int:
+        """Return how many models of a head are averaged in each fold."""
+        recipe = self.recipe
+        return int(recipe["models_per_fold"] if "models_per_fold" in recipe else recipe["seeds"])
+
+    @property
+    def fusion(self) -> str:
+        """Return how bags of several encoders are fused; ``none`` for bags of one."""
+        return str(self.recipe.get("fusion", "none"))
 
     @property
     def classes(self) -> tuple[str, ...]:

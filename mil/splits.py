@@ -143,3 +143,9 @@ def read_labels(path: Path) -> dict[str, str]:
     """Return image id -> label from a splits.csv that we wrote."""
     with path.open(newline="", encoding="utf-8") as file:
         return {record["image_id"]: record["label"] for record in csv.DictReader(file)}
+
+
+def read_patients(path: Path) -> dict[str, str]:
+    """Return image id -> patient id from a splits.csv that we wrote."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return {record["image_id"]: record["patient_id"] for record in csv.DictReader(file)}

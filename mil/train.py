@@ -2,21 +2,29 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 
 import numpy as np
+import torch
 
+from features.device import device_of_rank
+from features.distributed import Place, process_group, torchrun_place
 from mil.cohort import Cohort
+from mil.distil import check_teacher
 from mil.evaluate import evaluate, evidence_of
-from mil.fit import FitJob
+from mil.evidence import read_history
+from mil.jobs import FitJob
 from mil.material import Material, gather
 from mil.metrics import Ints
 from mil.options import TrainOptions, resolve
 from mil.report import ReportOptions, report
 from mil.run import RunFolder, prepare_run
 from mil.splits import write_splits
-from mil.workers import fit_all, is_whole
+from mil.trackers import check_trackers, publish
+from mil.workers import fit_all, fit_in_group, is_whole, threads_for
 from wsi.claim import claim
-from wsi.errors import RequestError
+from wsi.errors import GigamilError, RequestError
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.recipe import recipe_hash
 from wsi.store import TileStore, find_stores
@@ -38,41 +46,108 @@ def train(options: TrainOptions, progress: Progress | None = None) -> Summary:
     """
     start, progress = time.monotonic(), progress or Silent()
     options = resolve(options)
+    check_trackers(options.track)
     material = gather(options)
-    stores = find_stores(options.stores) if options.stores else []
-    recipe = material.recipe(options)
-    with claim(options.out):
-        run = prepare_run(options.out, recipe, material.about(), overwrite=options.overwrite)
-        jobs = [
-            FitJob(
-                head=head,
-                fold=fold,
-                seed=seed,
-                folder=run.model(head, fold, seed),
-                options=options,
-                recipe_hash=recipe_hash(recipe),
-            )
-            for head in options.heads
-            for fold in range(options.folds)
-            for seed in range(options.seeds)
-        ]
-        if _is_finished(run, jobs, stores):
-            outcomes = [_skipped(job) for job in jobs] + _failed(run.read_json("metrics.json")["failures"])
-        else:
-            outcomes = _train_and_report(run, options, jobs, material, stores, progress)
+    place = torchrun_place()
+    if place is None:
+        outcomes = _train_here(options, material, progress)
+    elif options.nproc > 1 or options.jobs > 1:
+        raise RequestError("torchrun excludes --nproc and --jobs: it has started the processes already")
+    else:
+        outcomes = _train_under_torchrun(options, material, place, progress)
     return Summary("train", outcomes, time.monotonic() - start)
 
 
-def _train_and_report(
-    run: RunFolder,
-    options: TrainOptions,
-    jobs: Sequence[FitJob],
-    material: Material,
-    stores: Sequence[TileStore],
-    progress: Progress,
-) -> list[Outcome]:
-    cohort = material.open()
-    _check_trainable(cohort, material.folds)
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """A run to make or to go on with, and the models it holds."""
+
+    options: TrainOptions
+    material: Material
+    run: RunFolder
+    jobs: list[FitJob]
+    stores: list[TileStore]
+
+
+def _prepare(options: TrainOptions, material: Material) -> _Task:
+    """Make the run folder, or take up the one of the same recipe; the caller holds the claim."""
+    stores = find_stores(options.stores) if options.stores else []
+    recipe = material.recipe(options)
+    if options.teacher is not None:
+        recipe["teacher"] = RunFolder(options.teacher).config["recipe_hash"]
+    run = prepare_run(options.out, recipe, material.about(), overwrite=options.overwrite)
+    jobs = [
+        FitJob(
+            head=head,
+            fold=fold,
+            seed=seed,
+            folder=run.model(head, fold, seed),
+            options=options,
+            recipe_hash=recipe_hash(recipe),
+        )
+        for head in options.heads
+        for fold in range(options.folds)
+        for seed in range(options.models_per_fold)
+    ]
+    return _Task(options, material, run, jobs, stores)
+
+
+def _train_here(options: TrainOptions, material: Material, progress: Progress) -> list[Outcome]:
+    with claim(options.out):
+        task = _prepare(options, material)
+        if _is_finished(task):
+            return _all_skipped(task)
+        cohorts, notes = _open(task, progress)
+        results = _Results(task, progress)
+        fit_all(results.todo, cohorts, material.folds, results.take)
+        return _report(task, cohorts[0], notes, results.outcomes(), progress)
+
+
+def _train_under_torchrun(options: TrainOptions, material: Material, place: Place, progress: Progress) -> list[Outcome]:
+    """Train as one of the ranks that torchrun started: all fit together, rank 0 writes and tells."""
+    device = device_of_rank(torch.device(options.device), place.local_rank)
+    with ExitStack() as held, process_group(place, device) as group:
+        prepared: _Task | GigamilError | None = None
+        if place.rank == 0:
+            try:
+                held.enter_context(claim(options.out))
+                prepared = _prepare(options, material)
+            except GigamilError as error:
+                prepared = error
+        told = group.from_first(_todo(prepared))
+        if isinstance(told, GigamilError):
+            raise told
+        if place.rank > 0 or prepared is None or isinstance(prepared, GigamilError):
+            cohorts = material.open_all()
+            threads = threads_for(cohorts, place.local_world)
+            for _ in fit_in_group(told, cohorts, material.folds, threads, group, device):
+                pass
+            return []
+        if _is_finished(prepared):
+            return _all_skipped(prepared)
+        cohorts, notes = _open(prepared, progress)
+        results = _Results(prepared, progress)
+        threads = threads_for(cohorts, place.local_world)
+        for number, facts in fit_in_group(told, cohorts, material.folds, threads, group, device):
+            results.take(told[number], facts)
+        return _report(prepared, cohorts[0], notes, results.outcomes(), progress)
+
+
+def _todo(prepared: _Task | GigamilError | None) -> list[FitJob] | GigamilError | None:
+    """Return the models to be trained, for rank 0 to tell the others."""
+    if not isinstance(prepared, _Task):
+        return prepared
+    return [job for job in prepared.jobs if not is_whole(job)]
+
+
+def _open(task: _Task, progress: Progress) -> tuple[tuple[Cohort, ...], list[str]]:
+    """Open the bags, check that they can be trained on, write splits.csv; return them, and notes on what is missing."""
+    material = task.material
+    cohorts = material.open_all()
+    cohort = cohorts[0]
+    check_trainable(cohort, material.folds)
+    if task.options.teacher is not None:
+        check_teacher(RunFolder(task.options.teacher), cohort, material.folds)
     notes = list(material.notes)
     if cohort.empty:
         notes.append(f"{len(cohort.empty)} slides without tiles, not trained on: {', '.join(cohort.empty)}")
@@ -80,19 +155,58 @@ def _train_and_report(
         progress.note(note)
     labels = [row.label or "" for row in material.rows]
     write_splits(
-        run.path / "splits.csv", cohort.image_ids, cohort.patient_ids, labels, cohort.center_ids, material.folds
+        task.run.path / "splits.csv", cohort.image_ids, cohort.patient_ids, labels, cohort.center_ids, material.folds
     )
-    outcomes = _fit_missing(jobs, cohort, material, progress)
+    return cohorts, notes
+
+
+class _Results:
+    """The models as they are finished: shown, sent to the trackers, and told as outcomes."""
+
+    def __init__(self, task: _Task, progress: Progress) -> None:
+        self._task, self._progress = task, progress
+        self.todo = [job for job in task.jobs if not is_whole(job)]
+        self._facts: dict[str, dict[str, float]] = {}
+        progress.begin("train", len(task.jobs), "models")
+        progress.advance(len(task.jobs) - len(self.todo))
+
+    def take(self, job: FitJob, facts: dict[str, float]) -> None:
+        """Take in a finished model."""
+        self._facts[_name(job)] = facts
+        self._progress.advance(1)
+        if self._task.options.track:
+            self._publish(job)
+
+    def _publish(self, job: FitJob) -> None:
+        """Send a model's history to the trackers; what goes wrong there is told, and stops nothing."""
+        options, path = self._task.options, self._task.run.path
+        try:
+            publish(options.track, path, _name(job), options.recipe(), read_history(job.folder / "history.csv"))
+        except Exception as error:  # foreign packages, their services and files: anything may be raised
+            self._progress.note(f"--track {', '.join(options.track)}: {type(error).__name__}: {error}")
+
+    def outcomes(self) -> list[Outcome]:
+        """Return one outcome for each model of the run."""
+        self._progress.end()
+        names = [(job, self._facts.get(_name(job))) for job in self._task.jobs]
+        return [_skipped(job) if facts is None else _done(job, facts) for job, facts in names]
+
+
+def _report(
+    task: _Task, cohort: Cohort, notes: Sequence[str], outcomes: list[Outcome], progress: Progress
+) -> list[Outcome]:
+    """Evaluate out of fold and write the report; return the outcomes of the run."""
+    options = task.options
     progress.begin("evaluate", 2, "steps")
-    evaluate(run, options, cohort, material.folds, stores, notes)
+    evaluate(task.run, options, cohort, task.material.folds, task.stores, notes)
     progress.advance(1)
-    drawn = report(ReportOptions(run=run.path, bags=options.bags, stores=options.stores)).ended(Status.FAILED)
+    drawn = report(ReportOptions(run=task.run.path, bags=options.bags, stores=options.stores)).ended(Status.FAILED)
     progress.advance(1)
     progress.end()
     return outcomes + _failed(cohort.failures) + drawn
 
 
-def _check_trainable(cohort: Cohort, folds: Ints) -> None:
+def check_trainable(cohort: Cohort, folds: Ints) -> None:
     """Raise `RequestError` unless every training fold has two patients of every class with tiles."""
     for fold in np.unique(folds):
         chosen = (folds != fold) & cohort.usable_N
@@ -105,14 +219,18 @@ def _check_trainable(cohort: Cohort, folds: Ints) -> None:
                 )
 
 
-def _is_finished(run: RunFolder, jobs: Sequence[FitJob], stores: Sequence[TileStore]) -> bool:
+def _is_finished(task: _Task) -> bool:
     """Tell whether nothing is left to do: all models, the evaluation with these stores, the report."""
-    if not all(is_whole(job) for job in jobs) or not (run.path / "report.html").exists():
+    if not all(is_whole(job) for job in task.jobs) or not (task.run.path / "report.html").exists():
         return False
     try:
-        return bool(run.read_json("metrics.json")["seen_stores"] == evidence_of(stores))
+        return bool(task.run.read_json("metrics.json")["seen_stores"] == evidence_of(task.stores))
     except RequestError:
         return False
+
+
+def _all_skipped(task: _Task) -> list[Outcome]:
+    return [_skipped(job) for job in task.jobs] + _failed(task.run.read_json("metrics.json")["failures"])
 
 
 def _name(job: FitJob) -> str:
@@ -129,16 +247,3 @@ def _done(job: FitJob, facts: dict[str, float]) -> Outcome:
 
 def _failed(failures: dict[str, str]) -> list[Outcome]:
     return [Outcome(image_id, Status.FAILED, reason) for image_id, reason in failures.items()]
-
-
-def _fit_missing(jobs: Sequence[FitJob], cohort: Cohort, material: Material, progress: Progress) -> list[Outcome]:
-    """Train what is missing, side by side where ``jobs`` asks for it; the result does not depend on how many."""
-    todo = [job for job in jobs if not is_whole(job)]
-    facts: dict[str, dict[str, float]] = {}
-    progress.begin("train", len(jobs), "models")
-    progress.advance(len(jobs) - len(todo))
-    for job, result in fit_all(todo, cohort, material.folds):
-        facts[_name(job)] = result
-        progress.advance(1)
-    progress.end()
-    return [_done(job, facts[_name(job)]) if _name(job) in facts else _skipped(job) for job in jobs]

@@ -1,25 +1,39 @@
-"""Models trained one after the other, or side by side in their own processes; the result does not depend on which."""
+"""Models trained one after the other, side by side in their own processes, or each by several processes together.
+
+The result does not depend on whether models stand side by side. Processes that train one model together add numbers in
+another order, so theirs agrees within rounding.
+"""
 
 import json
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from multiprocessing import get_context, parent_process
+from multiprocessing.queues import SimpleQueue
 from typing import Any
 
 import torch
+from torch.distributed import Store  # type: ignore[attr-defined]
 
+from features.device import device_of_rank
+from features.distributed import JOINED, Group, Message, Place, RankWork, process_group, run_ranks
 from mil.cohort import Cohort
-from mil.fit import FitJob, fit
+from mil.fit import fit
+from mil.jobs import FitJob
 from mil.material import gather
 from mil.metrics import Ints
 from mil.options import TrainOptions
+from mil.ranks import Ranks
 from wsi.cpu import usable_cpus
 from wsi.errors import ItemError
 
+Done = Callable[[FitJob, dict[str, float]], None]
+"""Called with each model and its facts as it is finished."""
 _LARGE = 5e7
 """Feature values in the cohort above which a model's products are worth more than one thread."""
 
@@ -32,8 +46,8 @@ def is_whole(job: FitJob) -> bool:
         return False
 
 
-def fit_all(todo: Sequence[FitJob], cohort: Cohort, folds: Ints) -> Iterator[tuple[FitJob, dict[str, float]]]:
-    """Train the models; give each with its facts as it is finished.
+def fit_all(todo: Sequence[FitJob], cohorts: Sequence[Cohort], folds: Ints, done: Done) -> None:
+    """Train the models; with several cohorts, one for each encoder, the seeds take them in turn.
 
     Raises
     ------
@@ -42,24 +56,33 @@ def fit_all(todo: Sequence[FitJob], cohort: Cohort, folds: Ints) -> Iterator[tup
     ItemError
         A training process died.
     """
-    workers = min(todo[0].options.jobs, len(todo)) if todo else 1
-    threads = _threads(cohort, workers)
-    if workers > 1:
-        yield from _side_by_side(todo, workers, threads)
+    if not todo:
         return
-    with _deterministic(todo, threads):
-        for job in todo:
-            yield job, fit(job, cohort, folds)
-
-
-def _side_by_side(todo: Sequence[FitJob], workers: int, threads: int) -> Iterator[tuple[FitJob, dict[str, float]]]:
-    """Train in processes, which gather their material themselves: little goes through the pipes."""
     options = todo[0].options
-    with ProcessPoolExecutor(workers, get_context("spawn"), _begin_worker, (options, threads)) as pool:
+    if options.nproc > 1:
+        _by_ranks(todo, threads_for(cohorts, options.nproc), done)
+        return
+    workers = min(options.jobs, len(todo))
+    threads = threads_for(cohorts, workers)
+    if workers > 1:
+        _side_by_side(todo, workers, threads, done)
+        return
+    with deterministic(todo, threads):
+        for job in todo:
+            done(job, fit(job, cohort_of(job, cohorts), folds))
+
+
+def _side_by_side(todo: Sequence[FitJob], workers: int, threads: int, done: Done) -> None:
+    """Train in processes, which gather their material themselves: little goes through the pipes."""
+    options, context = todo[0].options, get_context("spawn")
+    devices: SimpleQueue[str] = context.SimpleQueue()
+    for worker in range(workers):
+        devices.put(device_of_worker(options.device, worker, torch.cuda.device_count()))
+    with ProcessPoolExecutor(workers, context, _begin_worker, (options, threads, devices)) as pool:
         running = {pool.submit(_fit_in_worker, job): job for job in todo}
         try:
             for future in as_completed(running):
-                yield running[future], future.result()
+                done(running[future], future.result())
         except BrokenProcessPool:
             raise ItemError(
                 "a training process died, for want of memory perhaps: run the same command again to go on, with fewer "
@@ -70,14 +93,65 @@ def _side_by_side(todo: Sequence[FitJob], workers: int, threads: int) -> Iterato
             raise
 
 
-def _threads(cohort: Cohort, workers: int) -> int:
+def device_of_worker(asked: str, worker: int, gpus: int) -> str:
+    """Return the device of one of the workers side by side: the GPUs in turn, where no single one was asked for."""
+    return f"cuda:{worker % gpus}" if asked == "cuda" and gpus > 1 else asked
+
+
+def _by_ranks(todo: Sequence[FitJob], threads: int, done: Done) -> None:
+    """Train each model by several processes on this machine."""
+
+    def hear(message: Message) -> None:
+        number, facts = message[1]
+        done(todo[number], facts)
+
+    work: list[RankWork] = [partial(_rank, todo, threads) for _ in range(todo[0].options.nproc)]
+    ends = run_ranks(work, hear)
+    for end in ends:
+        if end.error is not None:
+            raise end.error
+    died = [end.told() for end in ends if end.exit_code]
+    if died:
+        raise ItemError(f"{', '.join(died)}: run the same command again to go on, with fewer --nproc")
+
+
+def _rank(todo: Sequence[FitJob], threads: int, place: Place, store: Store, send: Callable[[Message], None]) -> None:
+    """Train as one of the ranks that `_by_ranks` started."""
+    options = todo[0].options
+    material = gather(options)
+    cohorts = material.open_all()
+    device = device_of_rank(torch.device(options.device), place.local_rank)
+    with process_group(place, device, store) as group:
+        for number, facts in fit_in_group(todo, cohorts, material.folds, threads, group, device):
+            if place.rank == 0:
+                send(("fitted", (number, facts)))
+        send((JOINED, ()))  # only now: a rank that dies before would leave the others waiting, so they are stopped
+
+
+def fit_in_group(
+    todo: Sequence[FitJob], cohorts: Sequence[Cohort], folds: Ints, threads: int, group: Group, device: torch.device
+) -> Iterator[tuple[int, dict[str, float]]]:
+    """Train the models as one rank of a process group; give the number of each, and its facts."""
+    ranks = Ranks(group.place.rank, group.place.world, group, device)
+    for number, job in enumerate(todo):
+        own = replace(job, options=replace(job.options, device=str(device)))
+        with deterministic([own], threads):
+            yield number, fit(own, cohort_of(job, cohorts), folds, ranks)
+
+
+def cohort_of(job: FitJob, cohorts: Sequence[Cohort]) -> Cohort:
+    """Return the bags that a model is trained on."""
+    return cohorts[job.seed % len(cohorts)]
+
+
+def threads_for(cohorts: Sequence[Cohort], workers: int) -> int:
     """Return the torch threads per model: one for small cohorts, where more only cost."""
-    values = sum(bag.size for bag in cohort.bags)
+    values = max(sum(bag.size for bag in cohort.bags) for cohort in cohorts)
     return 1 if values < _LARGE else max(1, usable_cpus() // workers)
 
 
 @contextmanager
-def _deterministic(jobs: Sequence[FitJob], threads: int) -> Iterator[None]:
+def deterministic(jobs: Sequence[FitJob], threads: int) -> Iterator[None]:
     """Make torch repeat itself bit for bit, and put its settings back afterwards.
 
     What runs here on a CPU repeats itself anyway, and asking torch for it costs two seconds of imports.
@@ -97,13 +171,13 @@ def _deterministic(jobs: Sequence[FitJob], threads: int) -> Iterator[None]:
 
 
 _WORKER: dict[str, Any] = {}
-"""In a worker process: the cohort it opened, and the folds."""
+"""In a worker process: the cohorts it opened, the folds, and its device."""
 
 
-def _begin_worker(options: TrainOptions, threads: int) -> None:
+def _begin_worker(options: TrainOptions, threads: int, devices: "SimpleQueue[str]") -> None:
     threading.Thread(target=_die_with_parent, daemon=True).start()
     material = gather(options)
-    _WORKER.update(cohort=material.open(), folds=material.folds, threads=threads)
+    _WORKER.update(cohorts=material.open_all(), folds=material.folds, threads=threads, device=devices.get())
 
 
 def _die_with_parent() -> None:
@@ -115,5 +189,6 @@ def _die_with_parent() -> None:
 
 
 def _fit_in_worker(job: FitJob) -> dict[str, float]:
-    with _deterministic([job], _WORKER["threads"]):
-        return fit(job, _WORKER["cohort"], _WORKER["folds"])
+    own = replace(job, options=replace(job.options, device=_WORKER["device"]))
+    with deterministic([own], _WORKER["threads"]):
+        return fit(own, cohort_of(job, _WORKER["cohorts"]), _WORKER["folds"])

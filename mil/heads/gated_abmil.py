@@ -4,33 +4,26 @@ Source: Ilse, Tomczak and Welling, Attention-based Deep Multiple Instance Learni
 equation 9.
 """
 
-from collections.abc import Sequence
-
-import torch
-from torch import Tensor, nn
-
-from mil.heads.head import Head, HeadOutput, HeadSpec
-from mil.packing import attention_pool
+from mil.heads.attention import AttentionRows
+from mil.heads.head import Head, HeadOutput, HeadSpec, Truth
+from mil.heads.output import Output
+from mil.instances import Instances
+from mil.pooling import pool
 
 
 class GatedAbmil(Head):
-    """Instance embedding, then ``softmax(w (tanh(V h) * sigmoid(U h)))`` over each bag, then a linear classifier."""
+    """Instance embedding, then ``softmax(w (tanh(V h) * sigmoid(U h)))`` over each bag, then the output layer."""
 
     attends = True
+    about = "gated attention pooling (Ilse et al. 2018)"
 
     def __init__(self, spec: HeadSpec) -> None:
         super().__init__(spec)
-        self.embed = nn.Sequential(nn.Linear(spec.dim, spec.hidden), nn.ReLU())
-        self.gate = nn.Linear(spec.hidden, 2 * spec.attention)
-        self.score = nn.Linear(spec.attention, 1)
-        self.classify = nn.Sequential(nn.Dropout(spec.dropout), nn.Linear(spec.hidden, spec.n_classes))
+        self.rows = AttentionRows(spec)
+        self.classify = Output(spec)
 
-    def forward(self, rows_ND: Tensor, offsets: Sequence[int]) -> HeadOutput:
+    def forward(self, instances: Instances, truth: Truth | None = None) -> HeadOutput:
         """Return the logits (B, C) and the attention (N,)."""
-        embedded_NH = self.embed(rows_ND)
-        tanh_NA, sigmoid_NA = self.gate(embedded_NH).chunk(2, dim=1)
-        gated_NA = tanh_NA.tanh() * sigmoid_NA.sigmoid()
-        with torch.autocast(rows_ND.device.type, enabled=False):
-            scores_N = self.score(gated_NA.float()).squeeze(1)
-            pooled_BH, attention_N = attention_pool(scores_N, embedded_NH, offsets)
-            return HeadOutput(self.classify(pooled_BH), attention_N)
+        pooled = pool(self.rows, list(self.rows.parameters()), instances)
+        embedding_BH = pooled.values_BKH.squeeze(1)
+        return HeadOutput(self.classify(embedding_BH, truth), pooled.attention_NK.squeeze(1), embedding_BH=embedding_BH)

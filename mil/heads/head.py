@@ -1,11 +1,15 @@
-"""What every MIL head is: a module from packed rows to one row of logits per bag."""
+"""What every MIL head is: a module from the packed instances of B bags to one row of logits per bag."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from torch import Tensor, nn
+
+from mil.instances import Instances
+from wsi.errors import RequestError
+
+OUTPUTS = ("linear", "arcface")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,39 +21,79 @@ class HeadSpec:
     dim: int
     """Width of the features."""
     n_classes: int
+    """Number of logits: classes, or values where the target is not a class."""
     hidden: int = 128
     """Width of the instance embedding."""
     attention: int = 64
     """Width of the attention branch, where the head has one."""
     dropout: float = 0.25
+    output: str = "linear"
+    """The last layer: linear, or arcface."""
+    margins: tuple[float, ...] = ()
+    """ArcFace's margin of each class, radians; empty: 0.3 for all."""
+    subcenters: int = 1
+    """ArcFace's centers per class."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "margins", tuple(self.margins))
+        if self.output not in OUTPUTS:
+            raise RequestError(f"output: expected one of {', '.join(OUTPUTS)}, found {self.output!r}")
+        if self.margins and len(self.margins) != self.n_classes:
+            raise RequestError(f"margins: expected {self.n_classes}, one for each class, found {len(self.margins)}")
+        if self.subcenters < 1:
+            raise RequestError(f"subcenters: expected 1 or more, found {self.subcenters}")
 
     def as_dict(self) -> dict[str, Any]:
         """Return JSON values."""
         return asdict(self)
 
 
+class Truth(Protocol):
+    """What is known of the bags of a batch while training; heads with losses of their own ask it."""
+
+    @property
+    def classes_B(self) -> Tensor | None:
+        """Return the class number of each bag, int64; None where the target is not one class of several."""
+
+    def loss(self, logits_BC: Tensor) -> Tensor:
+        """Return the loss of each bag (B,), float32, of other logits for the same bags."""
+
+
 class HeadOutput(NamedTuple):
-    """What a head says about a batch of B bags with N instances in all."""
+    """What a head says about a batch of B bags with N instances in all; float32 throughout."""
 
     logits_BC: Tensor
-    """float32."""
-    attention_N: Tensor | None
-    """float32, sums to 1 in each bag; None where the head weighs all instances alike."""
+    attention_N: Tensor | None = None
+    """Sums to 1 in each bag; None where the head weighs all instances alike. For heat maps."""
+    aux_loss_B: Tensor | None = None
+    """The head's own loss of each bag, to be added to the target's; None without `Truth` or where there is none."""
+    embedding_BH: Tensor | None = None
+    """The bag as a point: what the last layer sees. None where there is no such single point."""
+    tile_logits_NC: Tensor | None = None
+    """What each instance adds to the logits; None where logits are no sum or maximum over instances."""
 
 
 class Head(nn.Module, ABC):
-    """Base of all heads. Contract: a bag's output does not depend on the other bags, nor on the order of its instances.
+    """Base of all heads.
 
-    An empty bag gives finite logits.
+    Contract: a bag's output does not depend on the other bags of the batch; where ``order_free``, neither on the order
+    of its instances. In evaluation mode the same bags give the same bits.
     """
 
     attends: ClassVar[bool]
     """Whether it weighs instances."""
+    order_free: ClassVar[bool] = True
+    """Whether the order of a bag's instances changes nothing, in evaluation mode."""
+    about: ClassVar[str]
+    """What it is, in one line."""
 
     @abstractmethod
     def __init__(self, spec: HeadSpec) -> None:
         super().__init__()
 
     @abstractmethod
-    def forward(self, rows_ND: Tensor, offsets: Sequence[int]) -> HeadOutput:
-        """Return logits and attention of the packed bags; softmax and pooling in float32."""
+    def forward(self, instances: Instances, truth: Truth | None = None) -> HeadOutput:
+        """Return logits and attention of the packed bags; softmax and pooling in float32.
+
+        ``truth`` is given while training, for the head's own losses.
+        """

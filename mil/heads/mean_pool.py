@@ -1,30 +1,41 @@
-"""Mean pooling and a small network on the mean: the baseline that every attention head has to beat.
+"""The mean of the features and a small network on it: the baseline that every attention head has to beat.
 
-Source: the mean-MLP baseline of arXiv 2502.20823.
+Source: the simple baseline (SiMLP) of Li et al., Can We Simplify Slide-level Fine-tuning of Pathology Foundation
+Models?, arXiv 2502.20823.
 """
 
-from collections.abc import Sequence
-
+import torch
 from torch import Tensor, nn
 
-from mil.heads.head import Head, HeadOutput, HeadSpec
-from mil.packing import mean_pool
+from mil.heads.head import Head, HeadOutput, HeadSpec, Truth
+from mil.heads.output import Output
+from mil.instances import Instances, wide
+from mil.segments import segment_mean
 
 
 class MeanPool(Head):
-    """Mean over instances, then linear, ReLU, dropout, linear."""
+    """Mean over instances, then linear, ReLU, dropout, output layer."""
 
     attends = False
+    about = "mean of the features, then a small network (Li et al. 2025)"
 
     def __init__(self, spec: HeadSpec) -> None:
         super().__init__(spec)
-        self.classify = nn.Sequential(
-            nn.Linear(spec.dim, spec.hidden),
-            nn.ReLU(),
-            nn.Dropout(spec.dropout),
-            nn.Linear(spec.hidden, spec.n_classes),
-        )
+        self.embed = nn.Sequential(nn.Linear(spec.dim, spec.hidden), nn.ReLU())
+        self.classify = Output(spec)
 
-    def forward(self, rows_ND: Tensor, offsets: Sequence[int]) -> HeadOutput:
+    def forward(self, instances: Instances, truth: Truth | None = None) -> HeadOutput:
         """Return the logits (B, C); there is no attention."""
-        return HeadOutput(self.classify(mean_pool(rows_ND, offsets)).float(), None)
+        embedding_BH = wide(self.embed(mean_features(instances)))
+        return HeadOutput(self.classify(embedding_BH, truth), embedding_BH=embedding_BH)
+
+
+def mean_features(instances: Instances) -> Tensor:
+    """Return the mean of each bag's rows (B, D); of large bags chunk by chunk."""
+    if not instances.streamed:
+        return segment_mean(instances.rows(), instances.offsets)
+    sums: dict[int, Tensor] = {}
+    for bag, start, stop in instances.chunks():
+        part_D = instances.rows(start, stop).sum(0)
+        sums[bag] = sums[bag] + part_D if bag in sums else part_D
+    return torch.stack([sums[bag] / size for bag, size in enumerate(instances.sizes)])

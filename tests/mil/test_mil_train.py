@@ -18,8 +18,9 @@ import torch
 from witness import DIM, Trained, Witness, facts, grid
 
 from features.bag import read_coords, read_features, write_bag
-from mil.fit import learning_rate, slide_weights
 from mil.options import TrainOptions
+from mil.sampling import slide_weights
+from mil.schedule import learning_rate
 from mil.train import train
 from wsi.errors import BagError, ClaimedError, RecipeMismatchError, RequestError
 from wsi.outcome import Status

@@ -1,0 +1,305 @@
+"""`gigamil export RUN`: the models of a run for other programs, or leaner, with what it costs measured.
+
+Every form is one file a model, ``fold<f>_seed<s>``, and an entry in ``export.json``: bytes and CPU milliseconds a slide
+beside those of the original, and for forms that lose something the patients' AUC on the out-of-fold slides before and
+after. A graph that does not agree with its model is refused.
+"""
+
+import importlib.util
+import json
+import logging
+import time
+import warnings
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from features.bag import find_bags
+from mil.cohort import load_rows, scan_bags
+from mil.ensemble import Member, check_bags_fit, load_ensemble
+from mil.metrics import Floats, auc, ones, softmax
+from mil.model import BagModel, load_model, save_model
+from mil.options import TrainOptions, resolve
+from mil.packing import Rows
+from mil.portable import TOLERANCE, Predict, largest_difference, onnx_predict, save_exported, save_onnx, torch_predict
+from mil.run import RunFolder
+from mil.scores import centred, patient_logits
+from mil.splits import read_labels, read_patients, read_splits
+from wsi.atomic import check_folder, replacing, write_text
+from wsi.claim import claim
+from wsi.errors import RequestError
+from wsi.outcome import Outcome, Progress, Silent, Status, Summary
+from wsi.recipe import refuse_other_recipe
+
+Json = dict[str, Any]
+_REPEATS = 3
+"""Times that each bag is scored for the timing; the fastest counts."""
+_TIMED = 20
+"""Bags that are timed, at most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunExportOptions:
+    """Options of `export_run`."""
+
+    run: Path
+    out: Path
+    """Folder to write."""
+    onnx: bool = False
+    torch_export: bool = False
+    int8: bool = False
+    """ONNX with 8-bit weights, quantised on the fly (dynamic)."""
+    prune: float | None = None
+    """Share of each layer's weights that are set to 0, the smallest ones."""
+    bags: tuple[Path, ...] = ()
+    """The bags that the run was trained on: to measure what ``int8`` and ``prune`` cost."""
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if not (self.onnx or self.torch_export or self.int8 or self.prune is not None):
+            raise RequestError("nothing to export: give --onnx, --torch-export, --int8 or --prune")
+        if self.prune is not None and not 0 < self.prune < 1:
+            raise RequestError(f"--prune {self.prune}: expected a share between 0 and 1")
+        if (self.int8 or self.prune is not None) and not self.bags:
+            raise RequestError("--int8 and --prune want --bags, those of the run, to measure what is lost")
+        wanted = ["onnx", "onnxscript"] * (self.onnx or self.int8) + ["onnxruntime"] * (self.onnx or self.int8)
+        missing = [name for name in wanted if importlib.util.find_spec(name) is None]
+        if missing:
+            raise RequestError(f"{', '.join(missing)}: not installed; pip install 'gigamil[export]'")
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """Return the names of the forms asked for."""
+        asked = {"onnx": self.onnx, "torch_export": self.torch_export, "int8": self.int8, "pruned": self.prune}
+        return tuple(name for name, wanted in asked.items() if wanted)
+
+
+@dataclass(frozen=True, slots=True)
+class _Slides:
+    """The run's own slides, to measure on."""
+
+    bags: dict[str, Rows]
+    folds: dict[str, int]
+    labels: dict[str, str]
+    patients: dict[str, str]
+
+
+def export_run(options: RunExportOptions, progress: Progress | None = None) -> Summary:
+    """Write the models in the forms asked for, and export.json.
+
+    Raises
+    ------
+    RequestError
+        The run is not finished, its head cannot be exported, or the bags are not those of the run.
+    """
+    start, progress = time.monotonic(), progress or Silent()
+    run = RunFolder(options.run)
+    check_folder(options.out)
+    if run.fusion == "late":
+        raise RequestError(f"{run.path} fuses encoders late: its models do not take the same bags")
+    recipe = {"run": run.config["recipe_hash"], "forms": list(options.forms), "prune": options.prune}
+    with claim(options.out):
+        if _is_there(options, recipe):
+            return Summary("export", [Outcome(str(options.out), Status.SKIPPED)], time.monotonic() - start)
+        device = TrainOptions(bags=(Path(),), manifest=Path(), out=Path(), device="cpu", precision="fp32")
+        ensemble = load_ensemble(run, resolve(device))
+        slides = _slides(run, options.bags) if options.bags else None
+        progress.begin("export", len(options.forms) * len(ensemble.members), "models")
+        told: Json = {"recipe": recipe, "classes": list(run.classes), "temperature": ensemble.temperature}
+        for form in options.forms:
+            told[form] = _one_form(form, options, ensemble.members, run, slides, progress)
+        progress.end()
+        write_text(options.out / "export.json", json.dumps(told, indent=1, allow_nan=False) + "\n")
+    facts = {form: told[form]["summary"] for form in options.forms}
+    return Summary("export", [Outcome(str(options.out), Status.DONE, facts=facts)], time.monotonic() - start)
+
+
+def _is_there(options: RunExportOptions, recipe: Json) -> bool:
+    path = options.out / "export.json"
+    if not path.exists() or options.overwrite:
+        return False
+    refuse_other_recipe(options.out, json.loads(path.read_text()).get("recipe", {}), recipe)
+    return True
+
+
+def _slides(run: RunFolder, paths: Sequence[Path]) -> _Slides:
+    """Return the run's slides that have tiles among the bags."""
+    table = run.path / "splits.csv"
+    folds = read_splits(table)
+    if run.fusion != "none":
+        raise RequestError(f"{run.path} fuses bags of several encoders: what a leaner form costs is not measured there")
+    find_bags(paths)
+    found = scan_bags(paths, list(folds))
+    check_bags_fit(run, list(found.headers.values()))
+    bags = {image_id: load_rows(header) for image_id, header in found.headers.items() if header.n_tiles}
+    return _Slides(bags, folds, read_labels(table), read_patients(table))
+
+
+def _one_form(
+    form: str,
+    options: RunExportOptions,
+    members: Sequence[Member],
+    run: RunFolder,
+    slides: _Slides | None,
+    progress: Progress,
+) -> Json:
+    """Write one form of every model; return what it is like."""
+    write = _WRITERS[form]
+    models: dict[str, Json] = {}
+    pairs: list[tuple[Member, Predict, Predict]] = []
+    for member in members:
+        name = f"fold{member.fold}_seed{member.seed}"
+        path = options.out / form / name
+        own = torch_predict(member.model)
+        made = write(member.model, path, options)
+        apart = largest_difference(own, made.predict, member.model.spec.dim)
+        if form in ("onnx", "torch_export") and not apart <= TOLERANCE:
+            raise RequestError(f"{path}: its logits differ from the model's by {apart:.2g}: expected {TOLERANCE:g}")
+        weights = run.model(run.head, member.fold, member.seed) / "weights.safetensors"
+        models[name] = {"largest_logit_difference": apart, **made.facts, "bytes_of_the_run": weights.stat().st_size}
+        pairs.append((member, own, made.predict))
+        progress.advance(1)
+    summary: Json = {
+        "bytes": sum(model["bytes"] for model in models.values()),
+        "bytes_of_the_run": sum(model["bytes_of_the_run"] for model in models.values()),
+    }
+    if slides is not None:
+        summary |= _measured(pairs, slides, run.classes)
+    return {"summary": summary, "models": models}
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    predict: Predict
+    facts: Json
+
+
+def _write_onnx(model: BagModel, path: Path, options: RunExportOptions) -> _Made:
+    file = path.with_suffix(".onnx")
+    predict = save_onnx(model, file)
+    return _Made(predict, {"bytes": file.stat().st_size})
+
+
+def _write_exported(model: BagModel, path: Path, options: RunExportOptions) -> _Made:
+    file = path.with_suffix(".pt2")
+    predict = save_exported(model, file)
+    return _Made(predict, {"bytes": file.stat().st_size})
+
+
+def _write_int8(model: BagModel, path: Path, options: RunExportOptions) -> _Made:
+    """Write the ONNX form with 8-bit weights; what goes in is scaled to 8 bits bag by bag."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    file = path.with_suffix(".onnx")
+    with replacing(file) as temporary, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)  # advice on preparing the graph, which does not concern matrix products
+        whole = temporary.with_suffix(".float.onnx")
+        try:
+            save_onnx(model, whole)
+            _forget_shapes(whole)
+            quantize_dynamic(whole, temporary, weight_type=QuantType.QInt8)
+        finally:
+            logging.disable(logging.NOTSET)
+            whole.unlink(missing_ok=True)
+    return _Made(onnx_predict(file), {"bytes": file.stat().st_size})
+
+
+def _forget_shapes(path: Path) -> None:
+    """Take the shapes of inner values off a graph: the quantiser turns weights round and would find them wrong."""
+    import onnx
+
+    graph = onnx.load(path)
+    del graph.graph.value_info[:]
+    onnx.save(graph, path)
+
+
+def _write_pruned(model: BagModel, path: Path, options: RunExportOptions) -> _Made:
+    """Write the model with the smallest weights of each layer at 0, as a folder that a run's models are read by."""
+    assert options.prune is not None
+    pruned = BagModel(model.spec)
+    pruned.load_state_dict(model.state_dict())
+    pruned.eval()
+    zeros = prune_smallest(pruned, options.prune)
+    save_model(path, pruned, {"pruned": options.prune})
+    data = (path / "weights.safetensors").read_bytes()
+    facts = {"bytes": len(data), "bytes_compressed": len(zlib.compress(data)), "share_of_zeros": zeros}
+    return _Made(torch_predict(load_model(path)[0]), facts)
+
+
+@torch.no_grad()
+def prune_smallest(model: nn.Module, share: float) -> float:
+    """Set the smallest weights of each linear layer to 0; return the share of all weights that are 0.
+
+    Source: Han et al., Learning both Weights and Connections, NeurIPS 2015, arXiv 1506.02626; without retraining.
+    """
+    weights = [layer.weight for layer in model.modules() if isinstance(layer, nn.Linear)]
+    for weight in weights:
+        count = round(share * weight.numel())
+        weight.view(-1)[weight.abs().view(-1).argsort(stable=True)[:count]] = 0
+    total = sum(weight.numel() for weight in weights)
+    return sum(int((weight == 0).sum()) for weight in weights) / max(total, 1)
+
+
+_WRITERS: Mapping[str, Callable[[BagModel, Path, RunExportOptions], _Made]] = {
+    "onnx": _write_onnx,
+    "torch_export": _write_exported,
+    "int8": _write_int8,
+    "pruned": _write_pruned,
+}
+
+
+def _measured(pairs: Sequence[tuple[Member, Predict, Predict]], slides: _Slides, classes: Sequence[str]) -> Json:
+    """Return the out-of-fold AUC and the CPU time a slide of the models as they were and as they are."""
+    before, after = ([(member, pair[place]) for member, *pair in pairs] for place in (0, 1))
+    auc_before, auc_after = (_auc(one, slides, classes) for one in (before, after))
+    ms_before, ms_after = (_milliseconds(one, slides) for one in (before, after))
+    return {
+        "auc_before": auc_before,
+        "auc_after": auc_after,
+        "auc_lost": auc_before - auc_after,
+        "ms_per_slide_before": ms_before,
+        "ms_per_slide_after": ms_after,
+    }
+
+
+def _auc(models: Sequence[tuple[Member, Predict]], slides: _Slides, classes: Sequence[str]) -> float:
+    """Return the patients' AUC, each slide scored by the models that have not seen it."""
+    ids = sorted(slides.bags)
+    logits_SC = np.array([_mean_logits(models, slides, image_id) for image_id in ids])
+    patients = tuple(slides.patients[image_id] for image_id in ids)
+    names, logits_PC = patient_logits(centred(logits_SC), patients, np.ones(len(ids), bool))
+    label_of = {slides.patients[image_id]: classes.index(slides.labels[image_id]) for image_id in ids}
+    labels_P = np.array([label_of[name] for name in names], np.int64)
+    return float(auc(labels_P, softmax(logits_PC), ones(len(names)))[0])
+
+
+def _mean_logits(models: Sequence[tuple[Member, Predict]], slides: _Slides, image_id: str) -> Floats:
+    rows = np.asarray(slides.bags[image_id], np.float32)
+    unseen = [predict(rows) for member, predict in models if member.fold == slides.folds[image_id]]
+    return np.asarray(np.mean(unseen, axis=0))
+
+
+def _milliseconds(models: Sequence[tuple[Member, Predict]], slides: _Slides) -> float:
+    """Return the CPU milliseconds of one model on one slide: the mean over slides of the fastest of a few times."""
+    _, predict = models[0]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    taken = []
+    for image_id in sorted(slides.bags)[:_TIMED]:
+        rows = np.asarray(slides.bags[image_id], np.float32)
+        taken.append(min(_seconds(predict, rows) for _ in range(_REPEATS)))
+    torch.set_num_threads(threads)
+    return 1000 * float(np.mean(taken))
+
+
+def _seconds(predict: Predict, rows: Any) -> float:
+    start = time.process_time()
+    predict(rows)
+    return time.process_time() - start

@@ -1,0 +1,29 @@
+"""Attention pooling without the gate.
+
+Source: Ilse, Tomczak and Welling, Attention-based Deep Multiple Instance Learning, ICML 2018, arXiv 1802.04712,
+equation 8.
+"""
+
+from mil.heads.attention import AttentionRows
+from mil.heads.head import Head, HeadOutput, HeadSpec, Truth
+from mil.heads.output import Output
+from mil.instances import Instances
+from mil.pooling import pool
+
+
+class Abmil(Head):
+    """Instance embedding, then ``softmax(w tanh(V h))`` over each bag, then the output layer."""
+
+    attends = True
+    about = "attention pooling (Ilse et al. 2018)"
+
+    def __init__(self, spec: HeadSpec) -> None:
+        super().__init__(spec)
+        self.rows = AttentionRows(spec, gated=False)
+        self.classify = Output(spec)
+
+    def forward(self, instances: Instances, truth: Truth | None = None) -> HeadOutput:
+        """Return the logits (B, C) and the attention (N,)."""
+        pooled = pool(self.rows, list(self.rows.parameters()), instances)
+        embedding_BH = pooled.values_BKH.squeeze(1)
+        return HeadOutput(self.classify(embedding_BH, truth), pooled.attention_NK.squeeze(1), embedding_BH=embedding_BH)

@@ -1,0 +1,71 @@
+"""Two streams: the highest instance, and attention to the instances that resemble it.
+
+Source: Li, Li and Eliceiri, Dual-stream Multiple Instance Learning Network for Whole Slide Image Classification with
+Self-supervised Contrastive Learning, CVPR 2021, arXiv 2011.08939. Difference: the features are embedded once (linear,
+ReLU) before both streams.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from mil.heads.head import Head, HeadOutput, HeadSpec, Truth
+from mil.instances import Instances, wide
+from mil.segments import segment_max, split
+
+
+class Dsmil(Head):
+    """Maximum over instance scores, and for each class attention by similarity to its highest instance.
+
+    While training, the logits are those of the bag stream and the loss of the instance stream is the head's own, as in
+    the paper (times two); otherwise the logits are the mean of both streams. ArcFace does not apply.
+    """
+
+    attends = True
+    about = "the highest tile, and attention to tiles like it (DSMIL, Li et al. 2021)"
+
+    def __init__(self, spec: HeadSpec) -> None:
+        super().__init__(spec)
+        self.embed = nn.Sequential(nn.Linear(spec.dim, spec.hidden), nn.ReLU())
+        self.instance = nn.Linear(spec.hidden, spec.n_classes)
+        self.query = nn.Sequential(
+            nn.Linear(spec.hidden, spec.attention), nn.ReLU(), nn.Linear(spec.attention, spec.attention), nn.Tanh()
+        )
+        self.width = spec.attention
+        self.value = nn.Sequential(nn.Dropout(spec.dropout), nn.Linear(spec.hidden, spec.hidden), nn.ReLU())
+        self.classify = nn.Conv1d(spec.n_classes, spec.n_classes, kernel_size=spec.hidden)
+
+    def _rows(self, rows_ND: Tensor) -> Tensor:
+        embedded_NH = self.embed(rows_ND)
+        with torch.autocast(rows_ND.device.type, enabled=False):
+            scores_NC = self.instance(wide(embedded_NH))
+        return torch.cat([scores_NC, wide(self.query(embedded_NH)), wide(self.value(embedded_NH))], dim=1)
+
+    def forward(self, instances: Instances, truth: Truth | None = None) -> HeadOutput:
+        """Return the logits (B, C), the attention for the predicted class (N,), and the instance stream's loss (B,)."""
+        all_N = instances.map(self._rows)
+        n_classes, width = self.instance.out_features, self.width
+        with torch.autocast(all_N.device.type, enabled=False):
+            scores_NC = all_N[:, :n_classes]
+            queries_NQ, values_NH = all_N[:, n_classes : n_classes + width], all_N[:, n_classes + width :]
+            highest_BC = segment_max(scores_NC, instances.offsets)
+            columns = (split(part, instances.offsets) for part in (scores_NC, queries_NQ, values_NH))
+            bags = [_attend(*bag) for bag in zip(*columns, strict=True)]
+            bag_BC = self.classify(torch.stack([pooled_CH for pooled_CH, _ in bags])).squeeze(2)
+        logits_BC = bag_BC if self.training else (highest_BC + bag_BC) / 2
+        winners = logits_BC.detach().argmax(1).split(1)
+        attention_N = torch.cat(
+            [
+                weights_nC.index_select(1, winner).squeeze(1)
+                for (_, weights_nC), winner in zip(bags, winners, strict=True)
+            ]
+        )
+        return HeadOutput(logits_BC, attention_N, None if truth is None else truth.loss(highest_BC))
+
+
+def _attend(scores_nC: Tensor, queries_nQ: Tensor, values_nH: Tensor) -> tuple[Tensor, Tensor]:
+    """Return one bag's pooled values (C, H) and attention (n, C)."""
+    critical_CQ = queries_nQ[scores_nC.detach().argmax(0)]
+    weights_nC = (queries_nQ @ critical_CQ.T / math.sqrt(queries_nQ.shape[1])).softmax(0)
+    return weights_nC.T @ values_nH, weights_nC

@@ -1,0 +1,57 @@
+"""The highest instance decides.
+
+Source: mi-Net of Wang et al., Revisiting Multiple Instance Neural Networks, Pattern Recognition 2018, arXiv 1610.02501;
+on slides, Campanella et al., Nature Medicine 2019.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from mil.heads.head import Head, HeadOutput, HeadSpec, Truth
+from mil.instances import Instances, wide
+from mil.segments import segment_max, segment_softmax, split
+
+
+class MaxPool(Head):
+    """A small network scores each instance; a bag's logits are the maxima over its instances.
+
+    With two classes there is one score, for the second class being there at all: a bag is of the second class if and
+    only if one of its instances is (the standard MIL assumption). The map shows a softmax over the bag's scores for the
+    class that it predicts. ArcFace does not apply: no point stands for the bag.
+    """
+
+    attends = True
+    about = "the highest-scoring tile decides (mi-Net, Wang et al. 2018)"
+
+    def __init__(self, spec: HeadSpec) -> None:
+        super().__init__(spec)
+        self.two_classes = spec.n_classes == 2
+        self.score = nn.Sequential(
+            nn.Linear(spec.dim, spec.hidden),
+            nn.ReLU(),
+            nn.Dropout(spec.dropout),
+            nn.Linear(spec.hidden, 1 if self.two_classes else spec.n_classes),
+        )
+
+    def forward(self, instances: Instances, truth: Truth | None = None) -> HeadOutput:
+        """Return the logits (B, C), the tiles' own logits (N, C), and a map (N,)."""
+        scores_NC = wide(instances.map(self.score))
+        logits_BC = segment_max(scores_NC, instances.offsets)
+        attention_N = _map(scores_NC.detach(), logits_BC.detach(), instances)
+        if self.two_classes:
+            scores_NC, logits_BC = _both_ways(scores_NC), _both_ways(logits_BC)
+        return HeadOutput(logits_BC, attention_N, tile_logits_NC=scores_NC)
+
+
+def _both_ways(score_N1: Tensor) -> Tensor:
+    """Return two logits whose difference is the score."""
+    return torch.cat([-score_N1 / 2, score_N1 / 2], dim=1)
+
+
+def _map(scores_NC: Tensor, logits_BC: Tensor, instances: Instances) -> Tensor:
+    winners = logits_BC.argmax(1)
+    parts = split(scores_NC, instances.offsets)
+    chosen_N = torch.cat(
+        [part.index_select(1, winner).squeeze(1) for part, winner in zip(parts, torch.split(winners, 1), strict=True)]
+    )
+    return segment_softmax(chosen_N, instances.offsets)

@@ -1,0 +1,48 @@
+"""One model to train: which head, fold and seed, on which slides."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mil.cohort import Cohort
+from mil.metrics import Ints
+from mil.options import TrainOptions
+from mil.splits import inner_split
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitJob:
+    """One model to train."""
+
+    head: str
+    fold: int
+    seed: int
+    folder: Path
+    options: TrainOptions
+    """With device and precision resolved."""
+    recipe_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Slide numbers of the three parts; ``train`` and ``val`` without slides that have no tiles."""
+
+    train: Ints
+    val: Ints
+    test: Ints
+
+
+def divide(cohort: Cohort, folds: Ints, job: FitJob) -> Parts:
+    """Return the slides to train on, to validate on and to test."""
+    rest = np.flatnonzero((folds != job.fold) & cohort.usable_N)
+    labels = [cohort.classes[cohort.labels_N[i]] for i in rest]
+    val = inner_split(labels, [cohort.patient_ids[i] for i in rest], job.options.inner_share, seed_of(job, 0, "inner"))
+    return Parts(rest[~val], rest[val], np.flatnonzero(folds == job.fold))
+
+
+def seed_of(job: FitJob, epoch: int, purpose: str) -> int:
+    """Return a 32-bit seed of its own for this model, epoch and purpose; the inner split is the same for every head."""
+    head = "" if purpose == "inner" else job.head
+    key = [job.options.seed, job.fold, job.seed, epoch, *f"{head}/{purpose}".encode()]
+    return int(np.random.SeedSequence(key).generate_state(1)[0])

@@ -1,0 +1,38 @@
+"""Ask a model about bags, in the precision of the options."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+
+import numpy as np
+import torch
+
+from mil.metrics import Floats
+from mil.model import BagModel
+from mil.options import TrainOptions
+from mil.packing import Rows, group_by_rows, pack
+from mil.scores import centred
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def autocast(options: TrainOptions) -> AbstractContextManager[None]:
+    """Return the context in which matrix products run in the precision asked for."""
+    dtype = DTYPES.get(options.precision)
+    kind = torch.device(options.device).type
+    context: AbstractContextManager[None] = torch.autocast(kind, dtype or torch.bfloat16, enabled=dtype is not None)
+    return context
+
+
+@torch.inference_mode()
+def score(model: BagModel, bags: Sequence[Rows], options: TrainOptions) -> Floats:
+    """Return the logits (n, C) of bags, float64, each row centred; zeros for an empty bag. In evaluation mode."""
+    model.eval()
+    logits = np.zeros((len(bags), model.spec.n_classes))
+    filled = [position for position, bag in enumerate(bags) if len(bag)]
+    for group in group_by_rows([len(bags[position]) for position in filled], options.max_rows):
+        chosen = [filled[position] for position in group]
+        packed = pack([bags[position] for position in chosen], options.device)
+        with autocast(options):
+            output = model(packed.rows_ND, packed.offsets)
+        logits[chosen] = centred(output.logits_BC.double().cpu().numpy())
+    return logits

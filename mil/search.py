@@ -1,0 +1,135 @@
+"""One search: settings proposed, tried on a few folds, kept in a file; the same settings again after a stop.
+
+Every proposal has a seed of its own, made of the search's seed and the number of finished trials, and a trial that was
+under way when the process died leaves no trace. So the file alone decides how a search goes on.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wsi.atomic import write_text
+from wsi.errors import BagError, RequestError
+
+Json = dict[str, Any]
+Loss = Callable[[Json, int], float]
+"""From settings and the number of an inner fold to a loss."""
+COMPLETE, PRUNED = "complete", "pruned"
+FIRST_AT_RANDOM = 8
+"""Trials before the estimator has enough to go by."""
+DIVERGED = 1e3
+"""The loss of settings under which training gives no number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A finished trial."""
+
+    params: Json
+    """Fields of the training options."""
+    losses: tuple[float, ...]
+    """Of the inner folds that were tried."""
+    state: str
+    rungs: Json
+    """What successive halving remembers of it."""
+
+    @property
+    def value(self) -> float:
+        """Return the mean loss."""
+        return float(np.mean(self.losses))
+
+
+class Search:
+    """Trials in a file."""
+
+    def __init__(self, path: Path, heads: Sequence[str], seed: Sequence[int]) -> None:
+        self._path, self._heads, self._seed = path, tuple(heads), list(seed)
+        self.trials: list[Trial] = _read(path)
+
+    def __len__(self) -> int:
+        return len(self.trials)
+
+    @property
+    def best(self) -> Trial:
+        """Return the trial of the lowest mean loss over all inner folds."""
+        return min((trial for trial in self.trials if trial.state == COMPLETE), key=lambda trial: trial.value)
+
+    def one_more(self, loss: Loss, folds: int) -> None:
+        """Try one more setting, on the inner folds one after the other, and keep the result."""
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        space = _space(self._heads)
+        study = optuna.create_study(sampler=self._sampler(), pruner=optuna.pruners.SuccessiveHalvingPruner())
+        for known in self.trials:
+            study.add_trial(_frozen(known, space))
+        trial = study.ask(space)
+        losses: list[float] = []
+        state = COMPLETE
+        for fold in range(folds):
+            losses.append(_finite_loss(loss, dict(trial.params), fold))
+            trial.report(float(np.mean(losses)), fold + 1)
+            if fold + 1 < folds and trial.should_prune():
+                state = PRUNED
+                break
+        rungs = dict(study.get_trials(deepcopy=False)[trial.number].system_attrs)
+        self.trials.append(Trial(dict(trial.params), tuple(losses), state, rungs))
+        write_text(self._path, json.dumps([asdict(own) for own in self.trials], indent=1) + "\n")
+
+    def _sampler(self) -> Any:
+        import optuna
+
+        seed = int(np.random.SeedSequence([*self._seed, len(self.trials)]).generate_state(1)[0])
+        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=FIRST_AT_RANDOM)
+
+
+def _finite_loss(loss: Loss, params: Json, fold: int) -> float:
+    """Return the loss; `DIVERGED` where training gave no number."""
+    try:
+        value = loss(params, fold)
+    except BagError:
+        return DIVERGED
+    return value if isfinite(value) else DIVERGED
+
+
+def _space(heads: Sequence[str]) -> dict[str, Any]:
+    """Return the range of each setting."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+    space = {
+        "lr": FloatDistribution(1e-4, 1e-2, log=True),
+        "weight_decay": FloatDistribution(1e-4, 1e-1, log=True),
+        "dropout": FloatDistribution(0.0, 0.5, step=0.05),
+        "hidden": CategoricalDistribution([64, 128, 256]),
+        "attention": CategoricalDistribution([32, 64, 128]),
+    }
+    return space | ({"head": CategoricalDistribution(list(heads))} if len(heads) > 1 else {})
+
+
+def _frozen(trial: Trial, space: dict[str, Any]) -> Any:
+    """Return a kept trial as Optuna knows it."""
+    from optuna.trial import TrialState, create_trial
+
+    means = {step: float(np.mean(trial.losses[:step])) for step in range(1, len(trial.losses) + 1)}
+    return create_trial(
+        state=TrialState.COMPLETE if trial.state == COMPLETE else TrialState.PRUNED,
+        value=trial.value,
+        params=trial.params,
+        distributions=space,
+        intermediate_values=means,
+        system_attrs=trial.rungs,
+    )
+
+
+def _read(path: Path) -> list[Trial]:
+    if not path.exists():
+        return []
+    try:
+        return [Trial(**{**own, "losses": tuple(own["losses"])}) for own in json.loads(path.read_text())]
+    except (ValueError, TypeError, KeyError) as error:
+        raise RequestError(f"{path}: the search is damaged ({error!r}): delete it to search anew") from None

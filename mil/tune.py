@@ -1,0 +1,283 @@
+"""`gigamil tune`: a search for hyper-parameters whose reported score is honest, because it is nested.
+
+For every outer fold a search of its own sees the patients of the other folds only, scores each setting on inner folds
+among them, and its best setting is trained once on all of them and asked about the outer fold. Those answers, together,
+are the score that is reported: of the procedure "search, then train". A last search over everybody gives the settings
+to use; its own best score is flattering, and is told as such.
+
+Settings are proposed by a tree-structured Parzen estimator (Bergstra et al., NeurIPS 2011), and dropped between inner
+folds by successive halving (Jamieson and Talwalkar, AISTATS 2016, arXiv 1502.07943), both of Optuna (Akiba et al. 2019,
+arXiv 1907.10902).
+"""
+
+import importlib.util
+import json
+import shutil
+import time
+from dataclasses import asdict, dataclass, replace
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mil.bootstrap import draw_patients, estimate_all
+from mil.calibrate import fit_temperature
+from mil.cohort import Cohort
+from mil.fit import fit
+from mil.heads import HEADS
+from mil.jobs import FitJob
+from mil.material import Material, gather
+from mil.metrics import METRICS, Floats, Ints, ones, softmax
+from mil.options import TrainOptions, resolve
+from mil.scores import Scores, patient_logits, read_scores
+from mil.search import Search
+from mil.splits import outer_folds
+from mil.train import check_trainable
+from mil.workers import deterministic, threads_for
+from wsi.atomic import make_folder, write_text
+from wsi.claim import claim
+from wsi.errors import RequestError
+from wsi.outcome import Outcome, Progress, Silent, Status, Summary
+from wsi.recipe import Recipe, recipe_hash, refuse_other_recipe
+
+Json = dict[str, Any]
+ALGORITHM = 1
+"""Raised when the same options come to mean another search."""
+_EVERYBODY = -1
+"""In place of an outer fold: the last search, which leaves nobody out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneOptions:
+    """Options of `tune`."""
+
+    train: TrainOptions
+    """What is searched around; ``out`` is the search's folder, ``folds`` are the outer folds."""
+    trials: int = 30
+    """Settings tried in each search."""
+    inner_folds: int = 3
+    heads: tuple[str, ...] = ()
+    """Heads to choose from; empty: the one of ``train``."""
+
+    def __post_init__(self) -> None:
+        if self.trials < 1 or self.inner_folds < 2:
+            raise RequestError(f"expected --trials of 1 and --inner-folds of 2 or more, found {self.trials} and "
+                               f"{self.inner_folds}")  # fmt: skip
+        unknown = [head for head in self.heads if head not in HEADS]
+        if unknown:
+            raise RequestError(f"--heads: unknown head {unknown[0]!r}: expected some of {', '.join(HEADS)}")
+        if self.train.fusion == "late" or self.train.teacher is not None:
+            raise RequestError("tune searches models of one kind of bags, without a teacher")
+        if self.train.jobs > 1 or self.train.nproc > 1:
+            raise RequestError("tune runs in one process: each trial builds on those before; leave out --jobs, --nproc")
+        if importlib.util.find_spec("optuna") is None:
+            raise RequestError("optuna is not installed; pip install 'gigamil[tune]'")
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """Return the heads to choose from."""
+        return self.heads or (self.train.head,)
+
+    def recipe(self, material: Material) -> Recipe:
+        """Return what shapes the result but the number of trials: a search may be gone on with."""
+        own = {"algorithm": ALGORITHM, "inner_folds": self.inner_folds, "heads": list(self.choices)}
+        return {"tune": own, "train": material.recipe(self.train)}
+
+
+def tune(options: TuneOptions, progress: Progress | None = None) -> Summary:
+    """Search, and write tune.json: the nested score with intervals, the settings of each fold, the settings to use.
+
+    A search that was stopped goes on to the same result; more ``trials`` go on from those that are there.
+
+    Raises
+    ------
+    RequestError
+        The manifest, the bags or the options do not fit each other.
+    RecipeMismatchError
+        ``out`` holds another search, and ``overwrite`` is not given.
+    """
+    start, progress = time.monotonic(), progress or Silent()
+    options = replace(options, train=replace(resolve(options.train), baselines=()))
+    material = gather(options.train)
+    out = options.train.out
+    make_folder(out)
+    with claim(out):
+        recipe = options.recipe(material)
+        _take_up(out, recipe, overwrite=options.train.overwrite)
+        cohort = material.open()
+        check_trainable(cohort, material.folds)
+        tuner = _Tuner(options, cohort, material.folds, recipe_hash(recipe), progress)
+        progress.begin("tune", options.trials * (options.train.folds + 1), "trials")
+        outer = [tuner.outer_fold(fold) for fold in range(options.train.folds)]
+        last = tuner.search(_EVERYBODY)
+        progress.end()
+        told = _told(options, recipe, outer, last, _patients(cohort, outer, options))
+        write_text(out / "tune.json", json.dumps(told, indent=1, allow_nan=False) + "\n")
+    facts = {"settings": last.best.params, "nested": told["nested_score"]}
+    outcomes = [Outcome(str(out / "tune.json"), Status.DONE, facts=facts)]
+    outcomes += [Outcome(i, Status.FAILED, reason) for i, reason in cohort.failures.items()]
+    return Summary("tune", outcomes, time.monotonic() - start)
+
+
+def _take_up(out: Path, recipe: Recipe, *, overwrite: bool) -> None:
+    """Refuse a folder of another search, or with ``overwrite`` delete what that one left."""
+    path = out / "recipe.json"
+    if path.exists():
+        found = json.loads(path.read_text())
+        if overwrite and found != recipe:
+            for file in [path, out / "tune.json", *out.glob("search_*.json")]:
+                file.unlink(missing_ok=True)
+            shutil.rmtree(out / "outer", ignore_errors=True)
+            shutil.rmtree(out / "trial", ignore_errors=True)
+        else:
+            refuse_other_recipe(out, found, recipe)
+    elif any(not entry.name.startswith(".") for entry in out.iterdir()):
+        raise RequestError(f"{out}: the folder is not empty and holds no search: choose another --out")
+    write_text(path, json.dumps(recipe, indent=1) + "\n")
+
+
+@dataclass(frozen=True, slots=True)
+class _Outer:
+    """What an outer fold gave."""
+
+    fold: int
+    search: Search
+    tables: tuple[Scores, ...]
+    """Of the best setting, one for each seed; the test part is the outer fold."""
+
+
+class _Tuner:
+    """The searches, and the models of their best settings."""
+
+    def __init__(self, options: TuneOptions, cohort: Cohort, folds: Ints, recipe_hash: str, progress: Progress) -> None:
+        self._options, self._cohort, self._folds = options, cohort, folds
+        self._hash, self._progress, self._out = recipe_hash, progress, options.train.out
+
+    def outer_fold(self, fold: int) -> _Outer:
+        """Search without the fold's patients, train the best setting on the others, score the fold."""
+        found = self.search(fold)
+        best = self._settings(found.best.params)
+        stamp = recipe_hash({"run": self._hash, "settings": found.best.params})
+        tables = []
+        for seed in range(best.seeds):
+            folder = self._out / "outer" / f"fold{fold}" / f"seed{seed}"
+            job = FitJob(head=best.head, fold=fold, seed=seed, folder=folder, options=best, recipe_hash=stamp)
+            tables.append(self._scores(job, self._cohort, self._folds))
+        return _Outer(fold, found, tuple(tables))
+
+    def search(self, fold: int) -> Search:
+        """Search among the patients outside the fold."""
+        options = self._options
+        name = "everybody" if fold == _EVERYBODY else f"fold{fold}"
+        cohort = _without(self._cohort, self._folds == fold)
+        labels = [cohort.classes[number] for number in cohort.labels_N]
+        inner = outer_folds(labels, cohort.center_ids, cohort.patient_ids, options.inner_folds, options.train.seed)
+        check_trainable(cohort, inner)
+        search = Search(self._out / f"search_{name}.json", options.choices, [options.train.seed, fold + 1])
+        self._progress.advance(min(len(search), options.trials))
+
+        def loss(params: Json, part: int) -> float:
+            settings = self._settings(params)
+            folder = self._out / "trial"
+            job = FitJob(head=settings.head, fold=part, seed=0, folder=folder, options=settings, recipe_hash=self._hash)
+            try:
+                return _loss(self._scores(job, cohort, inner), cohort)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+
+        while len(search) < options.trials:
+            search.one_more(loss, options.inner_folds)
+            self._progress.advance(1)
+        return search
+
+    def _settings(self, params: Json) -> TrainOptions:
+        return replace(self._options.train, **params)
+
+    def _scores(self, job: FitJob, cohort: Cohort, folds: Ints) -> Scores:
+        """Return the model's scores, trained here unless they are there."""
+        table = job.folder / "scores.csv"
+        if not _is_whole(job):
+            with deterministic([job], threads_for([cohort], 1)):
+                fit(job, cohort, folds)
+        return read_scores(table)
+
+
+def _is_whole(job: FitJob) -> bool:
+    try:
+        return bool(json.loads((job.folder / "model.json").read_text())["recipe_hash"] == job.recipe_hash)
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _without(cohort: Cohort, left_out_N: Any) -> Cohort:
+    """Return the cohort without some slides."""
+    kept = np.flatnonzero(~left_out_N)
+
+    def of(values: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(values[i] for i in kept)
+
+    return replace(
+        cohort,
+        image_ids=of(cohort.image_ids),
+        patient_ids=of(cohort.patient_ids),
+        center_ids=of(cohort.center_ids),
+        labels_N=cohort.labels_N[kept],
+        bags=of(cohort.bags),
+    )
+
+
+def _loss(table: Scores, cohort: Cohort) -> float:
+    """Return the weighted log loss of a model's test patients, at the temperature of its validation patients."""
+    labels, logits = _by_patient(table, cohort, test=True)
+    probs = softmax(logits / _temperature([table], cohort))
+    return float(METRICS["weighted_log_loss"](labels, probs, ones(len(labels)))[0])
+
+
+def _temperature(tables: list[Scores] | tuple[Scores, ...], cohort: Cohort) -> float:
+    parts = [_by_patient(table, cohort, test=False) for table in tables]
+    return fit_temperature(np.concatenate([logits for _, logits in parts]), np.concatenate([own for own, _ in parts]))
+
+
+def _by_patient(table: Scores, cohort: Cohort, *, test: bool) -> tuple[Ints, Floats]:
+    """Return labels (P,) and mean logits (P, C) of the patients of one part, of slides with tiles."""
+    number = {image_id: i for i, image_id in enumerate(cohort.image_ids)}
+    chosen = [i for i, own in enumerate(table.test_S) if own == test]
+    slides = [number[table.image_ids[i]] for i in chosen]
+    patients = tuple(cohort.patient_ids[i] for i in slides)
+    names, logits_PC = patient_logits(table.logits_SC[chosen], patients, cohort.usable_N[slides])
+    label_of = dict(zip(patients, cohort.labels_N[slides].tolist(), strict=True))
+    return np.array([label_of[name] for name in names], np.int64), logits_PC
+
+
+def _patients(cohort: Cohort, outer: list[_Outer], options: TuneOptions) -> Json:
+    """Return the nested score: every patient scored once, by a setting found without the patient."""
+    labels, probs = [], []
+    for part in outer:
+        temperature = _temperature(part.tables, cohort)
+        own = [_by_patient(table, cohort, test=True) for table in part.tables]
+        labels.append(own[0][0])
+        probs.append(softmax(np.mean([logits for _, logits in own], axis=0) / temperature))
+    labels_P, probs_PC = np.concatenate(labels), np.concatenate(probs)
+    estimates = estimate_all(labels_P, probs_PC, draw_patients(len(labels_P), options.train.seed))
+    return {name: _finite(asdict(estimate)) for name, estimate in estimates.items()}
+
+
+def _finite(values: dict[str, float]) -> Json:
+    return {name: value if isfinite(value) else None for name, value in values.items()}
+
+
+def _told(options: TuneOptions, recipe: Recipe, outer: list[_Outer], last: Search, nested: Json) -> Json:
+    return {
+        "recipe": recipe,
+        "trials": options.trials,
+        "nested_score": nested,
+        "nested_score_is": "of search and training together, each patient scored without any part in either",
+        "settings": last.best.params,
+        "settings_are_of": "a last search over all patients",
+        "flattering_search_loss": last.best.value,
+        "folds": [
+            {"fold": part.fold, "settings": part.search.best.params, "search_loss": part.search.best.value}
+            for part in outer
+        ],
+    }

@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
 
-.PHONY: help demo test check format bench bench-wsi clean
+.PHONY: help demo test check format bench bench-wsi bench-mil bench-features clean
 .DEFAULT_GOAL := help
 
 help:
@@ -38,10 +38,16 @@ format: $(VENV)/.installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: bench-wsi
+bench: bench-wsi bench-features bench-mil
 
 bench-wsi: $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/bench_wsi.py
+
+bench-features: $(VENV)/.installed
+	$(BIN)/python tests/benchmarks/bench_features.py
+
+bench-mil: $(VENV)/.installed
+	$(BIN)/python tests/benchmarks/bench_mil.py
 
 clean:
 	rm -rf $(VENV) $(DEMO) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

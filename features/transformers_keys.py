@@ -10,7 +10,7 @@ MARK = "embeddings.cls_token"
 PREFIXES = ("vit.", "dinov2.")
 LEFT_OUT = re.compile(r"embeddings\.mask_token|pooler\.|classifier\.")
 QKV = re.compile(
-    r"(?:encoder\.layer|layers)\.(\d+)\.attention\.(?:attention\.)?(q|k|v)(?:uery|ey|alue|_proj)\.(weight|bias)"
+    r"(?:encoder\.layer|layers)\.(\d+)\.attention\.(?:attention\.)?(query|key|value|[qkv]_proj)\.(weight|bias)"
 )
 RENAMED = (
     (r"^embeddings\.cls_token", "cls_token"),
@@ -39,7 +39,7 @@ def timm_keys(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if LEFT_OUT.match(name):
             continue
         if match := QKV.fullmatch(name):
-            parts.setdefault((match[1], match[3]), {})[match[2]] = tensor
+            parts.setdefault((match[1], match[3]), {})[match[2][0]] = tensor
             continue
         for pattern, new in RENAMED:
             name = re.sub(pattern, new, name)

@@ -214,6 +214,7 @@ def _make_chunk(plan: _Plan, number: int, jobs: Sequence[Job], progress: Progres
             stores=made,
             out=plan.work / "bags",
             encoder=plan.encoder,
+            off_recipe=True,  # the run was trained on tiles of this um/px
             weights=options.weights,
             random_weights=options.random_weights,
             precision=plan.precision,

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ from features.timm_encoder import TimmEncoder
 from wsi.atomic import check_folder
 from wsi.errors import GigamilError, RequestError
 from wsi.memory import keep_freed_memory
-from wsi.outcome import Outcome, Progress, Silent, Summary
+from wsi.outcome import Progress, Silent, Summary
 
 MIB = 1 << 20
 UNFINISHED = "not finished: run the same command again"
@@ -117,8 +117,8 @@ def extract(options: ExtractOptions, progress: Progress | None = None) -> Summar
     if place is not None and options.nproc > 1:
         raise RequestError("--nproc and torchrun exclude each other: torchrun has started the ranks already")
     check_folder(options.out)
-    outcomes = _under_torchrun(options, place, progress) if place else _from_here(options, progress)
-    return Summary("extract", outcomes, time.perf_counter() - began)
+    ledger = _under_torchrun(options, place, progress) if place else _from_here(options, progress)
+    return Summary("extract", ledger.known(), time.perf_counter() - began, asdict(ledger.times))
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +161,7 @@ def _prepared(options: ExtractOptions, ready: _Ready, progress: Progress, claims
     return job, ledger
 
 
-def _from_here(options: ExtractOptions, progress: Progress) -> list[Outcome]:
+def _from_here(options: ExtractOptions, progress: Progress) -> Ledger:
     """Extract in this process, or in several that it starts."""
     with ExitStack() as claims:
         ready = _ready(options, 0)
@@ -174,11 +174,12 @@ def _from_here(options: ExtractOptions, progress: Progress) -> list[Outcome]:
         return _closed(ledger, progress)
 
 
-def _closed(ledger: Ledger, progress: Progress, reason: str = UNFINISHED) -> list[Outcome]:
+def _closed(ledger: Ledger, progress: Progress) -> Ledger:
     progress.end()
     if ledger.times.encoding:
         progress.note(ledger.times.told())
-    return ledger.close(reason)
+    ledger.close(UNFINISHED)
+    return ledger
 
 
 def _rounds(options: ExtractOptions, job: Job, ledger: Ledger) -> None:
@@ -235,7 +236,7 @@ class _SharedBar:
         self._seen = total
 
 
-def _under_torchrun(options: ExtractOptions, place: Place, progress: Progress) -> list[Outcome]:
+def _under_torchrun(options: ExtractOptions, place: Place, progress: Progress) -> Ledger:
     """Extract as one of the ranks that torchrun started, on one node or many."""
     torch.set_num_threads(place.cpus())
     ready = _ready(options, place.local_rank)
@@ -254,7 +255,7 @@ def _under_torchrun(options: ExtractOptions, place: Place, progress: Progress) -
         _encode_share(options, job, ready, place, group, _SharedBar(ledger, group))
         if place.rank:
             group.leave(ledger.packed())
-            return ledger.known()
+            return ledger
         for packed in group.ends():
             ledger.take_in(packed)
         return _closed(ledger, progress)

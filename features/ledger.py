@@ -46,11 +46,10 @@ class Ledger:
         """Tell whether nothing is known of the slide yet."""
         return slide not in self._outcomes
 
-    def close(self, reason: str) -> list[Outcome]:
-        """Return one outcome for each slide; those of which nothing is known failed for ``reason``."""
+    def close(self, reason: str) -> None:
+        """Enter the slides of which nothing is known as failed for ``reason``."""
         for slide in filter(self.is_open, range(len(self._slides))):
             self.failed(slide, reason)
-        return self.known()
 
     def known(self) -> list[Outcome]:
         """Return the outcomes so far, by image id."""

@@ -1,6 +1,6 @@
 """What a stage reports: one outcome per item, and the summary from which the exit code follows."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
@@ -35,6 +35,8 @@ class Summary:
     outcomes: Sequence[Outcome]
     seconds: float
     """Wall time."""
+    spent: Mapping[str, float] = field(default_factory=dict)
+    """Seconds by step, summed over threads and processes, where the stage measures them."""
 
     def ended(self, status: Status) -> list[Outcome]:
         """Return the outcomes of that status."""
@@ -50,6 +52,7 @@ class Summary:
         return {
             "stage": self.stage,
             "seconds": round(self.seconds, 3),
+            **({"spent": {step: round(value, 3) for step, value in self.spent.items()}} if self.spent else {}),
             "counts": {status.value: len(self.ended(status)) for status in Status},
             "items": [
                 {"id": o.item_id, "status": o.status.value, "reason": o.reason, **o.facts} for o in self.outcomes

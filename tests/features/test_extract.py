@@ -100,24 +100,12 @@ def test_any_number_of_ranks_gives_the_same_bytes(stores: Path, tmp_path: Path, 
 
 
 def test_torchrun_gives_the_same_bytes(stores: Path, tmp_path: Path, texture_reference: Path) -> None:
-    script = tmp_path / "run.py"
-    script.write_text(
-        "import sys, json\n"
-        "from pathlib import Path\n"
-        "from features.extract import ExtractOptions, extract\n"
-        "options = ExtractOptions(stores=(Path(sys.argv[1]),), out=Path(sys.argv[2]), batch_size=8)\n"
-        "import os\n"
-        "summary = extract(options)\n"
-        "if os.environ['RANK'] == '0': print(json.dumps(summary.as_dict()))\n"
-        "sys.exit(summary.exit_code)\n"
-    )
     out = tmp_path / "bags"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    done = subprocess.run(
-        [*command, str(stores), str(out)], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=200
-    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "cli"]
+    command += ["extract", str(stores), "--out", str(out), "--batch-size", "8", "--json"]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1])["counts"] == {"done": 3, "skipped": 0, "failed": 0}
+    assert json.loads(done.stdout)["counts"] == {"done": 3, "skipped": 0, "failed": 0}
     assert content(out) == content(texture_reference)
 
 

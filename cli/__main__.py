@@ -1,0 +1,5 @@
+"""`python -m cli`: the `gigamil` command, for torchrun."""
+
+from cli.app import main
+
+main()

@@ -9,7 +9,7 @@ from cli.options import Json, Overwrite
 
 
 def export(
-    item: Annotated[str, typer.Argument(help="A tile store (*.zarr; s3:// too), or a run.")],
+    item: Annotated[str, typer.Argument(help="A tile store (*.zarr; s3:// too), bags, or a run.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The file or folder to make.")],
     ome_zarr: Annotated[
         bool, typer.Option("--ome-zarr-0.4", help="OME-Zarr 0.4 (zarr v2), which QuPath and OMERO read.")
@@ -20,6 +20,7 @@ def export(
     compression: Annotated[
         str, typer.Option("--compression", help="Of an OME-TIFF: auto (never loses a bit), deflate, zstd or jpeg.")
     ] = "auto",
+    stamp: Annotated[bool, typer.Option("--stamp", help="Of bags: in the form that STAMP reads.")] = False,
     onnx: Annotated[bool, typer.Option("--onnx", help="Of a run: its models as ONNX.")] = False,
     torch_export: Annotated[bool, typer.Option("--torch-export", help="Of a run: as torch.export files.")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="Of a run: as ONNX with 8-bit weights; wants --bags.")] = False,
@@ -32,7 +33,7 @@ def export(
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Write a tile store or the models of a run in a form that other programs read.
+    """Write a tile store, bags or the models of a run in a form that other programs read.
 
     Label and macro images never leave with a store.
     """
@@ -57,7 +58,17 @@ def export(
             )
         run_stage(lambda progress: export_run(run_options, progress), json_output=json)
         return
+    if _kind(item) == "bags" and stamp:
+        from features.stamp import StampOptions, export_stamp
+
+        stamp_options = StampOptions(bags=(Path(item),), out=out, overwrite=overwrite)
+        run_stage(lambda progress: export_stamp(stamp_options, progress), json_output=json)
+        return
     with one_line_errors():
+        if _kind(item) == "bags":
+            raise RequestError(
+                f"{item}: bags are exported with --stamp; CLAM, TRIDENT and torchmil read them as they are"
+            )
         if _kind(item) != "store":
             raise RequestError(f"{item}: expected a tile store (*.zarr), found a {_kind(item)}: it has no such export")
         if ome_zarr == ome_tiff:
@@ -73,10 +84,10 @@ def export(
 
 
 def _kind(item: str) -> str:
-    """Tell what is to be exported: a store, a bag, or a run."""
+    """Tell what is to be exported: a store, bags, or a run."""
     path = Path(item)
     if item.rstrip("/").endswith(".zarr"):
         return "store"
-    if path.suffix == ".h5":
-        return "bag"
+    if path.suffix == ".h5" or (path.is_dir() and any(path.glob("*.h5"))):
+        return "bags"
     return "run" if (path / "config.toml").is_file() else "file of unknown kind"

@@ -96,7 +96,7 @@ class Collector:
             spans = self._job.runs(self._items[item])
             sizes = [span.stop - span.start for span in spans]
             self._open[item] = [
-                _Run(span, np.empty((size, self._job.dim), np.float16), size)
+                _Run(span, np.empty((size, self._job.width), np.float16), size)
                 for span, size in zip(spans, sizes, strict=True)
             ]
         return self._open[item]

@@ -37,12 +37,16 @@ from features.joint import JointEncoder
 from features.ledger import Ledger, Messages
 from features.plan import Item, Job
 from features.prepare import Request, prepare, settle
+from features.selection import Selection
+from features.stain import check_stain
 from features.stream import GPU_LANES, StreamOptions, Task, TileStream
 from features.timm_encoder import TimmEncoder
+from features.views import check_views
 from wsi.atomic import check_folder
 from wsi.errors import GigamilError, RequestError
 from wsi.memory import keep_freed_memory
 from wsi.outcome import Progress, Silent, Summary
+from wsi.recipe import Recipe
 
 MIB = 1 << 20
 UNFINISHED = "not finished: run the same command again"
@@ -68,6 +72,16 @@ class ExtractOptions:
     """Local state dict in place of the published weights."""
     random_weights: int | None = None
     """Seed of random weights: untrained features, for trials."""
+    select: str = "all"
+    """Which tiles: ``all``, or ``tiles_per_slide`` by ``darkness``, ``tissue``, ``texture`` or at ``random``."""
+    tiles_per_slide: int = 0
+    select_seed: int = 0
+    stain: str = "none"
+    """Colours: ``none``, ``background``, ``reinhard``, ``macenko``; `features.stain`."""
+    views: str = "none"
+    """Test-time views: ``none``, ``flips``, ``d4``, ``colour``; `features.views`."""
+    keep_views: bool = False
+    """A row for each view in place of their mean; a tile's rows follow each other, with the same coordinates."""
     batch_size: int = 64
     """Tiles that go through the encoder together."""
     precision: str = AUTO
@@ -90,12 +104,37 @@ class ExtractOptions:
         if self.precision not in (AUTO, *PRECISIONS):
             raise RequestError(f"--precision {self.precision}: expected auto, {', '.join(PRECISIONS)}")
         WeightsChoice(self.weights, self.random_weights)
+        check_stain(self.stain)
+        check_views(self.views)
+        if self.keep_views and self.views == "none":
+            raise RequestError("--keep-views: expected --views flips, d4 or colour with it")
+        _ = self.selection
         if self.separate and JOINED not in self.encoder:
             raise RequestError(f"--encoder {self.encoder}: expected several encoders, joined by {JOINED}")
+
+    @property
+    def selection(self) -> Selection:
+        """Return which tiles are encoded."""
+        return Selection(self.select, self.tiles_per_slide, self.select_seed)
 
     def recipe(self) -> dict[str, Any]:
         """Return what the user chose that shapes the bags; a bag's recipe adds the encoder's and the store's facts."""
         return {"encoder": self.encoder, "precision": self.precision, "random_weights": self.random_weights}
+
+
+def options_of(recipe: Recipe) -> dict[str, Any]:
+    """Return the options of `ExtractOptions` that make bags of a recipe, but for the weights."""
+    select, views = recipe.get("select", {}), recipe.get("views", {})
+    return {
+        "encoder": str(recipe["encoder"]["name"]),
+        "precision": str(recipe["precision"]),
+        "select": select.get("by", "all"),
+        "tiles_per_slide": select.get("tiles", 0),
+        "select_seed": select.get("seed", 0),
+        "stain": recipe.get("stain", "none"),
+        "views": views.get("kind", "none"),
+        "keep_views": views.get("kept", False),
+    }
 
 
 def extract(options: ExtractOptions, progress: Progress | None = None) -> Summary:
@@ -155,6 +194,10 @@ def _prepared(options: ExtractOptions, ready: _Ready, progress: Progress, claims
         separate=options.separate,
         off_recipe=options.off_recipe,
         compiled=options.compiled,
+        selection=options.selection,
+        stain=options.stain,
+        views=options.views,
+        keep_views=options.keep_views,
     )
     job, ledger = prepare(request, progress, claims)
     progress.begin(f"extract with {spec.name}", sum(slide.missing() for slide in job.slides), "tiles")
@@ -281,6 +324,7 @@ def _encode_share(
         readers=max(2, place.cpus()) if on_gpu else max(1, place.cpus() // 2),
         lanes=GPU_LANES if on_gpu else place.cpus(),
         prefetch_bytes=options.prefetch_mib * MIB,
+        views=options.views,
     )
     keep_freed_memory()
     with reproducible_arithmetic():

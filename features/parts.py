@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from features.bag import BagFacts, write_bag
 from features.plan import Job, Rows, SlideJob, joined
+from features.stain import fit_stain
 from wsi.atomic import PARTIAL, write_bytes
 from wsi.errors import BagError
 from wsi.recipe import recipe_hash
@@ -88,22 +89,30 @@ def assemble(job: Job, slide: SlideJob) -> None:
 
 
 def write_whole(job: Job, slide: SlideJob, blocks: list[Half]) -> None:
-    """Write the bags from blocks of rows, and remove what is left of parts, of this recipe and of others."""
+    """Write the bags from blocks of rows (n, width), and remove what is left of parts, of this recipe and of others."""
     store = TileStore(slide.store)
-    blocks = blocks or [np.empty((0, job.dim), np.float16)]
+    blocks = blocks or [np.empty((0, job.width), np.float16)]
+    coords_l0_yx = np.repeat(store.coords_l0_yx()[slide.store_rows(0, slide.n_tiles)], job.kept_views, axis=0)
+    stain = fit_stain(job.stain, store).as_dict() if job.stain != "none" else {}
     for target in slide.targets:
         facts = BagFacts(
             image_id=slide.image_id,
             encoder=target.encoder,
             recipe=target.recipe,
-            provenance=target.provenance,
+            provenance={**target.provenance, **stain},
             tile_px=slide.tile_px,
             l0_px_per_px=store.l0_px_per_px,
             level0_shape_yx=store.slide_shape_yx,
             mpp=store.mpp,
         )
-        write_bag(target.path, [block[:, target.columns] for block in blocks], store.coords_l0_yx(), facts)
+        write_bag(target.path, [_rows(block, job, target.columns) for block in blocks], coords_l0_yx, facts)
     remove_parts(slide)
+
+
+def _rows(block: Half, job: Job, columns: slice) -> Half:
+    """Return a bag's rows: its columns of the encoder's, and a row for each view that is kept."""
+    views = block.reshape(len(block), job.kept_views, job.dim)[:, :, columns]
+    return np.ascontiguousarray(views.reshape(len(block) * job.kept_views, -1))
 
 
 def remove_parts(slide: SlideJob) -> None:

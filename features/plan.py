@@ -6,9 +6,12 @@ a first run, in a resumed one, and with any number of ranks, and its features ar
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from wsi.recipe import Recipe
 
@@ -47,6 +50,8 @@ class SlideJob:
     """Of all columns together; its parts are kept under its hash."""
     wanted: bool
     """False where the bag is there already, or cannot be made."""
+    chosen: npt.NDArray[np.int64] | None = field(default=None, compare=False)
+    """Rows of the store's tile list that are encoded, ascending; None: all. ``n_tiles`` counts them."""
     covered: tuple[Rows, ...] = ()
     """Rows whose features an earlier run left as parts; sorted, apart from each other."""
 
@@ -54,6 +59,10 @@ class SlideJob:
     def bag(self) -> Path:
         """Return the first bag's path; parts lie beside it."""
         return self.targets[0].path
+
+    def store_rows(self, start: int, stop: int) -> npt.NDArray[np.int64]:
+        """Return where rows [start, stop) stand in the store's tile list."""
+        return np.arange(start, stop) if self.chosen is None else self.chosen[start:stop]
 
     def missing(self) -> int:
         """Return how many rows are still to be computed."""
@@ -116,6 +125,15 @@ class Job:
     encoder: str
     weights_sha256: str
     """Every rank checks that its encoder is the same."""
+    stain: str = "none"
+    """`features.stain`."""
+    kept_views: int = 1
+    """Rows of a bag for each tile; more than one where test-time views are kept."""
+
+    @property
+    def width(self) -> int:
+        """Return how many numbers a tile has: ``dim`` for each view that is kept."""
+        return self.dim * self.kept_views
 
     def batches(self) -> list[Batch]:
         """Cut the request into batches; tiles of different sizes never share one."""

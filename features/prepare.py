@@ -2,7 +2,7 @@
 
 import resource
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from features.encoder import EncoderSpec
 from features.ledger import Ledger
 from features.parts import assemble, covered_rows, remove_parts, remove_unfinished, write_whole
 from features.plan import Job, SlideJob, Target
+from features.selection import Selection
+from features.views import VIEWS
 from wsi.claim import claim
 from wsi.errors import BagError, ClaimedError, ItemError, RequestError, StoreError
 from wsi.outcome import Progress, Status
@@ -38,11 +40,20 @@ class Request:
     off_recipe: bool = False
     """Encode tiles of a um/px that the encoder was not made for."""
     compiled: bool = False
+    selection: Selection = field(default_factory=Selection)
+    stain: str = "none"
+    views: str = "none"
+    keep_views: bool = False
 
     def recipe(self, store: TileStore, spec: EncoderSpec) -> Recipe:
         """Return what shapes the bag of a store."""
-        encoder = spec.recipe()
-        return {"stage": "extract", "tiling": store.recipe, "encoder": encoder, "precision": self.precision}
+        recipe = {"stage": "extract", "tiling": store.recipe, "encoder": spec.recipe(), "precision": self.precision}
+        recipe |= self.selection.recipe()
+        if self.stain != "none":
+            recipe["stain"] = self.stain
+        if self.views != "none":
+            recipe["views"] = {"kind": self.views, "kept": self.keep_views}
+        return recipe
 
     def targets(self, store: TileStore) -> tuple[Target, ...]:
         """Return the bags to be made of a store."""
@@ -113,7 +124,8 @@ def prepare(request: Request, progress: Progress, claims: ExitStack) -> tuple[Jo
             except (ClaimedError, OSError) as error:
                 ledger.failed(index, str(error))
     spec = request.spec
-    job = Job(tuple(slides), request.batch_size, spec.dim, spec.name, spec.weights_sha256)
+    kept = len(VIEWS[request.views]) if request.keep_views else 1
+    job = Job(tuple(slides), request.batch_size, spec.dim, spec.name, spec.weights_sha256, request.stain, kept)
     return settle(job, ledger), ledger
 
 
@@ -124,7 +136,7 @@ def settle(job: Job, ledger: Ledger) -> Job:
         if not ledger.is_open(index):
             slides[index] = replace(slide, wanted=False)
             continue
-        slide = replace(slide, covered=covered_rows(slide, job.dim))
+        slide = replace(slide, covered=covered_rows(slide, job.width))
         try:
             if _is_made(slide):
                 ledger.finished(index)
@@ -149,7 +161,9 @@ def _look_at(request: Request, store: TileStore) -> tuple[SlideJob, str]:
         entry = replace(entry, targets=request.targets(store), recipe=request.recipe(store, request.spec))
         if len(store.tiles_yx) != store.n_tiles:
             raise StoreError(f"{store.path}: expected {store.n_tiles} listed tiles, found {len(store.tiles_yx)}")
-        return replace(entry, n_tiles=store.n_tiles, tile_px=store.tile_px, wanted=True), ""
+        chosen = request.selection.rows(store)
+        n_tiles = store.n_tiles if chosen is None else len(chosen)
+        return replace(entry, n_tiles=n_tiles, tile_px=store.tile_px, chosen=chosen, wanted=True), ""
     except StoreError as error:
         return entry, str(error)
 

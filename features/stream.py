@@ -25,6 +25,8 @@ from torch import Tensor
 from features.device import TileInput, forward_mode
 from features.encoder import Encoder
 from features.plan import Batch, Job, Span
+from features.stain import Fit, fit_stain
+from features.views import VIEWS
 from wsi.errors import RequestError, StoreError
 from wsi.store import TileStore
 
@@ -35,7 +37,7 @@ GPU_LANES = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamOptions:
-    """How the stream runs; nothing here shapes the features but the precision."""
+    """How the stream runs; nothing here shapes the features but precision and views."""
 
     device: torch.device
     precision: str
@@ -43,6 +45,8 @@ class StreamOptions:
     lanes: int
     prefetch_bytes: int
     """uint8 pixels between reading and their features' arrival; one batch always fits."""
+    views: str = "none"
+    """`features.views`; the mean over them, unless the job keeps each."""
 
 
 @dataclass(slots=True)
@@ -119,6 +123,8 @@ class TileStream:
         self._lock = threading.Lock()
         self._running = {"readers": options.readers, "lanes": options.lanes}
         self._failed: dict[int, str] = {}
+        self._fits: dict[int, Fit] = {}
+        self._views = VIEWS[options.views]
         self.times = Times()
 
     def __iter__(self) -> Iterator[Task]:
@@ -197,7 +203,9 @@ class TileStream:
         stores[path] = store
         if len(stores) > OPEN_STORES:
             stores.popitem(last=False)
-        return store.read_tiles(np.arange(span.start, span.stop))
+        if self._job.stain != "none" and span.slide not in self._fits:
+            self._fits[span.slide] = fit_stain(self._job.stain, store)
+        return store.read_tiles(self._job.slides[span.slide].store_rows(span.start, span.stop))
 
     def _encode_loop(self) -> None:
         device = self._options.device
@@ -219,18 +227,35 @@ class TileStream:
     def _encoded(self, task: Task) -> npt.NDArray[np.float32]:
         assert task.pixels is not None
         try:
-            features = self._encoder.encode(self._input(task.pixels)).float().cpu()
+            tiles = self._stained(task, task.pixels)
+            seen = [self._encoder.encode(self._input(view(tiles))).float() for view in self._views]
+            kept = torch.cat(seen, dim=1) if self._job.kept_views > 1 else sum(seen[1:], seen[0]) / len(seen)
+            features = kept.cpu()
         except torch.OutOfMemoryError:
             raise RequestError(
                 f"--batch-size {self._job.batch_size}: the GPU's memory is too small for it: give a smaller one"
             ) from None
-        if features.shape != (task.batch.n_tiles, self._job.dim):
+        if features.shape != (task.batch.n_tiles, self._job.width):
             raise RequestError(
-                f"--encoder {self._job.encoder}: expected features of shape {(task.batch.n_tiles, self._job.dim)}, "
+                f"--encoder {self._job.encoder}: expected features of shape {(task.batch.n_tiles, self._job.width)}, "
                 f"found {tuple(features.shape)}"
             )
         array: npt.NDArray[np.float32] = features.numpy()
         return array
+
+    def _stained(self, task: Task, pixels: Tensor) -> Tensor:
+        """Return the tiles on the device, each slide's in the colours of the reference."""
+        tiles = pixels.to(self._options.device, non_blocking=True)
+        if self._job.stain == "none":
+            return tiles
+        pieces, row = [], 0
+        for span in task.batch.spans:
+            rows = span.stop - span.start
+            fit = self._fits.get(span.slide)
+            piece = tiles[row : row + rows]
+            pieces.append(fit.apply(piece) if fit else piece)  # no fit: the slide cannot be read, and has failed
+            row += rows
+        return torch.cat(pieces)
 
     def _count(self, what: str, began: float) -> None:
         spent = time.perf_counter() - began

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from features.device import resolve_device
 from features.encoder import WeightsChoice, build_encoder
-from features.extract import ExtractOptions, extract
+from features.extract import ExtractOptions, extract, options_of
 from mil.deadline import Channel, work_until
 from mil.run import RunFolder
 from wsi.atomic import make_folder, write_text
@@ -85,8 +85,8 @@ class _Plan:
 
     options: SlideOptions
     tiling: dict[str, Any]
-    encoder: str
-    precision: str
+    extraction: dict[str, Any]
+    """Options of `ExtractOptions`, as the run's bags were made."""
     work: Path
     chunks: tuple[tuple[Job, ...], ...]
 
@@ -109,7 +109,7 @@ def make_bags(
         The run does not know how its bags were made, or the encoder's weights are not those of the run.
     """
     recipe = _recipe(run)
-    plan = _Plan(options, _tiling(recipe), str(recipe["encoder"]["name"]), str(recipe["precision"]), work, ())
+    plan = _Plan(options, _tiling(recipe), options_of(recipe), work, ())
     _check_encoder(run, plan, recipe)
     make_folder(work)
     failures = {job.image_id: job.problem for job in jobs if job.problem}
@@ -166,11 +166,12 @@ def _tiling(recipe: Recipe) -> dict[str, Any]:
 
 def _check_encoder(run: RunFolder, plan: _Plan, recipe: Recipe) -> None:
     """Raise `RequestError` unless the encoder can be had and its weights are those of the run."""
-    encoder = build_encoder(plan.encoder, WeightsChoice(plan.options.weights, plan.options.random_weights))
+    name = plan.extraction["encoder"]
+    encoder = build_encoder(name, WeightsChoice(plan.options.weights, plan.options.random_weights))
     lines = differences(encoder.spec.recipe(), recipe["encoder"])
     if lines:
         raise RequestError(
-            f"{run.path}: its bags were made by another {plan.encoder} ({'; '.join(lines)}): give the same weights, by "
+            f"{run.path}: its bags were made by another {name} ({'; '.join(lines)}): give the same weights, by "
             "--weights or --random-weights as `gigamil extract` had them"
         )
 
@@ -213,12 +214,11 @@ def _make_chunk(plan: _Plan, number: int, jobs: Sequence[Job], progress: Progres
         ExtractOptions(
             stores=made,
             out=plan.work / "bags",
-            encoder=plan.encoder,
             off_recipe=True,  # the run was trained on tiles of this um/px
             weights=options.weights,
             random_weights=options.random_weights,
-            precision=plan.precision,
             device=str(resolve_device(options.device)),
+            **plan.extraction,
         ),
         progress,
     )

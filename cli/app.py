@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from cli.compare import compare
 from cli.demo import demo
 from cli.encoders import encoders
 from cli.export import export
@@ -46,6 +47,7 @@ for _verb in (
     predict,
     heatmap,
     report,
+    compare,
 ):
     app.command()(_verb)
 

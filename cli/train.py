@@ -21,6 +21,12 @@ def train(
     fusion: Annotated[
         str, typer.Option("--fusion", help="Bags of several encoders, a folder each: concat, or late.")
     ] = "none",
+    split: Annotated[str, typer.Option(help="Folds of patients, or of whole centers.")] = "patients",
+    calibrate: Annotated[
+        str, typer.Option(help="temperature, prior, platt, clip, none, or auto: chosen on inner patients.")
+    ] = "temperature",
+    aggregate: Annotated[str, typer.Option(help="A patient's logits over the slides: mean or max.")] = "mean",
+    output: Annotated[str, typer.Option(help="Last layer: linear, or arcface (for many or rare classes).")] = "linear",
     classes: Annotated[str, typer.Option("--classes", help="Order of the classes, A,B,...; default: sorted.")] = "",
     folds: Annotated[int, typer.Option("--folds", help="Folds of the cross-validation by patient.")] = 5,
     seeds: Annotated[int, typer.Option("--seeds", help="Models per fold, averaged.")] = 1,
@@ -69,6 +75,10 @@ def train(
             stores=tuple(stores or ()),
             splits=splits,
             fusion=fusion,
+            split=split,
+            calibrate=calibrate,
+            aggregate=aggregate,
+            output=output,
             head=head,
             classes=tuple(name for name in classes.split(",") if name),
             folds=folds,

@@ -33,7 +33,7 @@ def _what(evidence: Evidence) -> list[str]:
         f"- Recipe: `{evidence.config['recipe_hash']}`",
         f"- Encoder: {plain(recipe['bags']['encoder'] or 'not told by the bags')} ({recipe['bags']['dim']} features)",
         f"- Encoder trained: {evidence.encoder.get('trained', 'not told by the bags')}",
-        f"- Temperature: {number(evidence.calibration['temperature'])}",
+        f"- Temperature: {number(evidence.calibration['temperature'])} ({evidence.calibration['method']})",
         "",
     ]
 

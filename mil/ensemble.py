@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from features.bag import BagHeader
+from mil.calibrate import Calibration, calibration_of
 from mil.cohort import check_same_making
 from mil.metrics import Floats
 from mil.model import BagModel, load_model
@@ -34,7 +35,7 @@ class Ensemble:
 
     run: RunFolder
     members: tuple[Member, ...]
-    temperature: float
+    calibration: Calibration
     device: TrainOptions
     """Carries device, precision and row limit."""
 
@@ -74,13 +75,13 @@ def load_ensemble(run: RunFolder, options: TrainOptions) -> Ensemble:
         The run is not finished or its files are damaged.
     """
     recipe = run.recipe
-    temperature = float(run.read_json("calibration.json")["temperature"])
+    calibration = calibration_of(run.read_json("calibration.json"))
     members = tuple(
         Member(fold, seed, load_model(run.model(run.head, fold, seed), options.device)[0])
         for fold in range(int(recipe["folds"]))
         for seed in range(run.models_per_fold)
     )
-    return Ensemble(run, members, temperature, replace(options, precision=str(recipe["precision"])))
+    return Ensemble(run, members, calibration, replace(options, precision=str(recipe["precision"])))
 
 
 def check_bags_fit(run: RunFolder, headers: Sequence[BagHeader]) -> None:

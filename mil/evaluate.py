@@ -10,11 +10,12 @@ import numpy as np
 
 from mil.baselines import center_only, class_prior, constant, mean_colour, mean_colours
 from mil.bootstrap import REPLICATES, Estimate, draw_patients, estimate_all
-from mil.calibrate import fit_temperature
+from mil.calibrate import Calibration, fit_calibration
 from mil.cohort import Cohort
 from mil.metrics import METRICS, Floats, Ints, confusion, ones
 from mil.oof import OutOfFold, Patients, collect, patients_of, write_all_models, write_oof
 from mil.options import TrainOptions
+from mil.probe import center_probe
 from mil.run import RunFolder
 from wsi.store import TileStore
 
@@ -31,14 +32,14 @@ def evaluate(
 ) -> list[str]:
     """Write oof.csv, baselines/oof.csv, calibration.json and metrics.json; return the warnings stored in them."""
     patients = patients_of(cohort, folds)
-    outs = {head: collect(run, head, cohort, folds, options.folds, options.models_per_fold) for head in options.heads}
+    outs = {head: collect(run, head, cohort, folds, options) for head in options.heads}
     own = outs[options.head]
     probs, colour_failures = _all_probabilities(cohort, patients, outs, stores)
     warnings = [*notes, *(f"mean colour of {i}: {reason}" for i, reason in sorted(colour_failures.items()))]
     write_oof(run.path / "oof.csv", cohort, folds, patients, own)
     (run.path / "baselines").mkdir(exist_ok=True)
     write_all_models(run.path / "baselines" / "oof.csv", patients, cohort.classes, probs)
-    final = fit_temperature(own.patient_logits_PC, patients.labels_P)
+    final = fit_calibration(options.calibrate, own.patient_logits_PC, patients.labels_P, options.seed)
     run.write_json("calibration.json", _calibration(own, final))
     run.write_json("metrics.json", _metrics(options, cohort, folds, patients, own, probs, warnings, stores))
     return warnings
@@ -66,14 +67,13 @@ def _all_probabilities(
     return probs, failures
 
 
-def _calibration(own: OutOfFold, final: float) -> Json:
+def _calibration(own: OutOfFold, final: Calibration) -> Json:
     return {
-        "method": "temperature",
+        **final.as_dict(),
         "class_prior": "equal, by class-balanced training weights",
-        "temperature": final,
-        "temperature_fitted_on": "out-of-fold patient logits; used by predict and for new slides",
-        "fold_temperatures": [own.temperatures[fold] for fold in sorted(own.temperatures)],
-        "fold_temperatures_fitted_on": "inner validation patients of each fold; used for the out-of-fold scores",
+        "fitted_on": "out-of-fold patient logits; used by predict and for new slides",
+        "folds": [own.calibrations[fold].as_dict() for fold in sorted(own.calibrations)],
+        "folds_fitted_on": "inner validation patients of each fold; used for the out-of-fold scores",
     }
 
 
@@ -110,6 +110,7 @@ def _metrics(
             )
             for center in sorted(set(patients.centers), key=lambda center: center or "")
         ],
+        "center_probe": center_probe(cohort, patients, options.seed),
         "seen_stores": evidence_of(stores),
         "warnings": list(warnings),
         "failures": dict(cohort.failures),

@@ -79,6 +79,16 @@ class Evidence:
             lines.append(f"the encoder is not trained: {self.encoder.get('description', 'its weights are random')}")
         if self.own["auc"]["value"] == 1:
             lines.append("no patient is misranked: an interval from resampling cannot show how far that may be luck")
+        probe = self.metrics["center_probe"]
+        if (
+            probe
+            and probe["balanced_accuracy"]["low"] is not None
+            and probe["balanced_accuracy"]["low"] > probe["chance"]
+        ):
+            lines.append(
+                f"the features tell the center (balanced accuracy {probe['balanced_accuracy']['value']:.2f}, chance "
+                f"{probe['chance']:.2f}): hold out whole centers (--split centers) to see what remains"
+            )
         center = self.metrics["models"].get("center_only")
         if center and center["auc"]["low"] is not None and center["auc"]["low"] > 0.5:
             lines.append(

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from features.bag import BagHeader, find_bags, read_coords, read_header
+from mil.calibrate import calibration_of
 from mil.cohort import load_rows
 from mil.ensemble import Ensemble, check_bags_fit, load_ensemble
-from mil.metrics import Floats, softmax
+from mil.metrics import Floats
 from mil.options import TrainOptions, resolve
 from mil.overlay import SlidePicture, read_stamp, save_picture
 from mil.run import RunFolder
@@ -180,11 +181,11 @@ def slide_picture(ensemble: Ensemble, header: BagHeader, store: TileStore, seen:
 def _probabilities(ensemble: Ensemble, rows: NDArray[np.floating], fold: int | None) -> Floats:
     """Return the slide's calibrated class probabilities from the models that the attention comes from."""
     chosen = tuple(member for member in ensemble.members if fold is None or member.fold == fold)
-    part = Ensemble(ensemble.run, chosen, ensemble.temperature, ensemble.device)
-    temperature = ensemble.temperature
+    part = Ensemble(ensemble.run, chosen, ensemble.calibration, ensemble.device)
+    calibration = ensemble.calibration
     if fold is not None:
-        temperature = float(ensemble.run.read_json("calibration.json")["fold_temperatures"][fold])
-    return np.asarray(softmax(part.logits([rows]) / temperature)[0])
+        calibration = calibration_of(ensemble.run.read_json("calibration.json")["folds"][fold])
+    return np.asarray(calibration.probabilities(part.logits([rows]))[0])
 
 
 def _overview_mpp(store: TileStore) -> float:

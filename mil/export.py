@@ -111,7 +111,7 @@ def export_run(options: RunExportOptions, progress: Progress | None = None) -> S
         ensemble = load_ensemble(run, resolve(device))
         slides = _slides(run, options.bags) if options.bags else None
         progress.begin("export", len(options.forms) * len(ensemble.members), "models")
-        told: Json = {"recipe": recipe, "classes": list(run.classes), "temperature": ensemble.temperature}
+        told: Json = {"recipe": recipe, "classes": list(run.classes), "calibration": ensemble.calibration.as_dict()}
         for form in options.forms:
             told[form] = _one_form(form, options, ensemble.members, run, slides, progress)
         progress.end()

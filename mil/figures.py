@@ -125,3 +125,22 @@ def history_figure(histories: Sequence[Sequence[Mapping[str, float]]], folds: Se
     unique = dict(zip(names, handles, strict=True))
     left.legend(unique.values(), unique.keys(), fontsize=7)
     return data_uri(figure)
+
+
+def compare_figure(areas: Mapping[str, Mapping[str, Any]]) -> str:
+    """Draw the area of each run, name by name, with its interval: ``value``, ``low``, ``high``, which may be None."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(_RC):
+        figure = Figure(figsize=(6.4, 0.7 + 0.32 * len(areas)), layout="constrained")
+        axes = figure.add_subplot()
+    axes.axvline(0.5, color=GREY, lw=0.8, ls="--")
+    for row, found in enumerate(areas.values()):
+        if found["low"] is not None and found["high"] is not None:
+            axes.plot([found["low"], found["high"]], [row, row], color=COLOURS[0], lw=1.6)
+        if found["value"] is not None:
+            axes.plot(found["value"], row, "o", color=COLOURS[0], ms=5)
+    axes.set_yticks(range(len(areas)), list(areas))
+    axes.set(xlabel="AUC", ylim=(len(areas) - 0.5, -0.5))
+    return data_uri(figure)

@@ -16,6 +16,7 @@ from mil.checkpoint import Progression, read_checkpoint, remove_checkpoint, writ
 from mil.cohort import Cohort
 from mil.distil import teach
 from mil.heads import HeadSpec
+from mil.heads.output import dynamic_margins
 from mil.jobs import FitJob, Parts, divide, seed_of
 from mil.loop import Loop
 from mil.metrics import Ints
@@ -60,12 +61,19 @@ def new_model(job: FitJob, cohort: Cohort, parts: Parts, ranks: Ranks) -> BagMod
         hidden=options.hidden,
         attention=options.attention,
         dropout=options.dropout,
+        output=options.output,
+        margins=_margins(cohort, parts) if options.output == "arcface" else (),
     )
     model = BagModel(spec)
     if ranks.rank == 0:
         model.standardise([cohort.bags[i] for i in parts.train])
     model.load_state_dict(ranks.from_first(model.state_dict()))
     return model.to(torch.device(options.device))
+
+
+def _margins(cohort: Cohort, parts: Parts) -> tuple[float, ...]:
+    """Return ArcFace's margin of each class: wide for the rare ones among the slides trained on."""
+    return dynamic_margins(np.bincount(cohort.labels_N[parts.train], minlength=len(cohort.classes)).tolist())
 
 
 def _train(loop: Loop) -> Progression:

@@ -160,7 +160,7 @@ class Loop:
         self._check_finite(self.parts.val, [bool(np.isfinite(row).all()) for row in logits_SC])
         patients = tuple(self.cohort.patient_ids[i] for i in self.parts.val)
         usable: NDArray[np.bool_] = np.ones(len(patients), bool)
-        names, logits_PC = patient_logits(logits_SC, patients, usable)
+        names, logits_PC = patient_logits(logits_SC, patients, usable, self.options.aggregate)
         label_of = dict(zip(patients, self.cohort.labels_N[self.parts.val], strict=True))
         labels, probs = np.array([label_of[name] for name in names]), softmax(logits_PC)
         weights = ones(len(names))

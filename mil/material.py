@@ -12,7 +12,7 @@ from mil.lineage import check_unseen
 from mil.metrics import Ints
 from mil.options import TrainOptions
 from mil.run import versions
-from mil.splits import outer_folds, read_splits
+from mil.splits import center_folds, outer_folds, read_splits
 from wsi.errors import RequestError
 from wsi.manifest import ManifestRow, load_manifest
 from wsi.recipe import Recipe, canonical, recipe_hash
@@ -116,6 +116,8 @@ def _with_bags(everyone: Sequence[ManifestRow], bags: BagSet) -> tuple[list[Mani
 def _folds(options: TrainOptions, rows: Sequence[ManifestRow]) -> Ints:
     labels = [row.label or "" for row in rows]
     patients = [row.patient_id for row in rows]
+    if options.splits is None and options.split == "centers":
+        return center_folds([row.center_id for row in rows], patients, options.folds)
     if options.splits is None:
         return outer_folds(labels, [row.center_id for row in rows], patients, options.folds, options.seed)
     given = read_splits(options.splits)

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mil.calibrate import fit_temperature
+from mil.calibrate import Calibration, fit_calibration
 from mil.cohort import Cohort
-from mil.metrics import Floats, Ints, softmax
+from mil.metrics import Floats, Ints
+from mil.options import TrainOptions
 from mil.run import RunFolder
 from mil.scores import Scores, patient_logits, read_scores
 from wsi.atomic import write_text
@@ -39,8 +40,8 @@ class OutOfFold:
     slide_probs_SC: Floats
     patient_logits_PC: Floats
     patient_probs_PC: Floats
-    temperatures: dict[int, float]
-    """Fold -> temperature."""
+    calibrations: dict[int, Calibration]
+    """By fold."""
 
 
 def patients_of(cohort: Cohort, folds: Ints) -> Patients:
@@ -52,37 +53,49 @@ def patients_of(cohort: Cohort, folds: Ints) -> Patients:
     return Patients(ids, cohort.labels_N[rows], centers, folds[rows])
 
 
-def collect(run: RunFolder, head: str, cohort: Cohort, folds: Ints, n_folds: int, n_seeds: int) -> OutOfFold:
+def collect(
+    run: RunFolder,
+    head: str,
+    cohort: Cohort,
+    folds: Ints,
+    options: TrainOptions,
+) -> OutOfFold:
     """Gather one head's scores.csv files into out-of-fold predictions, calibrated fold by fold."""
     number = {image_id: i for i, image_id in enumerate(cohort.image_ids)}
     logits_SC = np.zeros((len(cohort), len(cohort.classes)))
-    temperatures: dict[int, float] = {}
-    for fold in range(n_folds):
+    calibrations: dict[int, Calibration] = {}
+    n_seeds = options.models_per_fold
+    for fold in range(options.folds):
         tables = [read_scores(run.model(head, fold, seed) / "scores.csv") for seed in range(n_seeds)]
         for table in tables:
             rows = [number[i] for i, test in zip(table.image_ids, table.test_S, strict=True) if test]
             logits_SC[rows] += table.logits_SC[table.test_S] / n_seeds
-        temperatures[fold] = _temperature(tables, cohort, number)
-    names, patient_PC = patient_logits(logits_SC, cohort.patient_ids, cohort.usable_N)
+        calibrations[fold] = _calibration(tables, cohort, number, options)
+    names, patient_PC = patient_logits(logits_SC, cohort.patient_ids, cohort.usable_N, options.aggregate)
     fold_of = dict(zip(cohort.patient_ids, folds.tolist(), strict=True))
-    t_S = np.array([temperatures[fold] for fold in folds.tolist()])
-    t_P = np.array([temperatures[fold_of[name]] for name in names])
-    return OutOfFold(
-        logits_SC, softmax(logits_SC / t_S[:, None]), patient_PC, softmax(patient_PC / t_P[:, None]), temperatures
-    )
+    folds_P = np.array([fold_of[name] for name in names])
+    slide_probs, patient_probs = np.zeros_like(logits_SC), np.zeros_like(patient_PC)
+    for fold, calibration in calibrations.items():
+        slide_probs[folds == fold] = calibration.probabilities(logits_SC[folds == fold])
+        patient_probs[folds_P == fold] = calibration.probabilities(patient_PC[folds_P == fold])
+    return OutOfFold(logits_SC, slide_probs, patient_PC, patient_probs, calibrations)
 
 
-def _temperature(tables: Sequence[Scores], cohort: Cohort, number: Mapping[str, int]) -> float:
-    """Fit the temperature on the inner validation patients of all seeds of a fold."""
+def _calibration(
+    tables: Sequence[Scores], cohort: Cohort, number: Mapping[str, int], options: TrainOptions
+) -> Calibration:
+    """Fit the calibration on the inner validation patients of all seeds of a fold."""
     logits, labels = [], []
     for table in tables:
         rows = [number[i] for i, test in zip(table.image_ids, table.test_S, strict=True) if not test]
         patients = tuple(cohort.patient_ids[i] for i in rows)
-        names, patient_PC = patient_logits(table.logits_SC[~table.test_S], patients, np.ones(len(rows), bool))
+        names, patient_PC = patient_logits(
+            table.logits_SC[~table.test_S], patients, np.ones(len(rows), bool), options.aggregate
+        )
         label_of = dict(zip(patients, cohort.labels_N[rows], strict=True))
         logits.append(patient_PC)
         labels += [label_of[name] for name in names]
-    return fit_temperature(np.concatenate(logits), np.array(labels, np.int64))
+    return fit_calibration(options.calibrate, np.concatenate(logits), np.array(labels, np.int64), options.seed)
 
 
 def write_oof(path: Path, cohort: Cohort, folds: Ints, patients: Patients, oof: OutOfFold) -> None:

@@ -5,19 +5,23 @@ from pathlib import Path
 
 import torch
 
+from mil.calibrate import AUTO, METHODS
 from mil.fusion import FUSIONS
 from mil.heads import HEADS
+from mil.heads.head import OUTPUTS
 from wsi.errors import RequestError
 from wsi.recipe import Recipe
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 OPTIMIZERS = ("adamw", "sam")
 BALANCES = ("weights", "sampling")
+SPLITS = ("patients", "centers")
+AGGREGATES = ("mean", "max")
 TRACKERS = ("wandb", "mlflow")
 _WHERE = ("bags", "manifest", "out", "stores", "splits", "teacher")
 _HOW = ("device", "precision", "jobs", "nproc", "max_rows", "track", "overwrite")
 _SOFT = ("label_smoothing", "mixup", "ema", "instance_dropout", "distil_weight", "distil_temperature")
-_SILENT = ("optimizer", "sam_rho", "balance", "fusion", *_SOFT)
+_SILENT = ("optimizer", "sam_rho", "balance", "fusion", "split", "calibrate", "aggregate", "output", *_SOFT)
 """Not in the recipe where they are at their defaults: runs made before they existed keep their hash."""
 
 
@@ -34,6 +38,14 @@ class TrainOptions:
     """Tile stores: for the mean-colour baseline and the report's heat maps."""
     splits: Path | None = None
     """A splits.csv to reuse."""
+    split: str = "patients"
+    """Folds of ``patients``, balanced on label and center, or of whole ``centers``."""
+    calibrate: str = "temperature"
+    """`mil.calibrate`: none, temperature, prior, platt, clip, or auto."""
+    aggregate: str = "mean"
+    """A patient's logits over the slides: ``mean``, or ``max`` for each class."""
+    output: str = "linear"
+    """Last layer of the head: ``linear``, or ``arcface`` with a margin for each class by how rare it is."""
     fusion: str = "none"
     """``concat`` or ``late``: ``bags`` has one folder for each of several encoders; see `mil.fusion`."""
     head: str = "gated_abmil"
@@ -125,7 +137,9 @@ class TrainOptions:
         self._check_names()
 
     def _check_names(self) -> None:
-        choices = {"precision": PRECISIONS, "optimizer": OPTIMIZERS, "balance": BALANCES, "fusion": FUSIONS}
+        choices: dict[str, tuple[str, ...]] = {"precision": PRECISIONS, "optimizer": OPTIMIZERS, "balance": BALANCES}
+        choices |= {"fusion": FUSIONS, "split": SPLITS, "aggregate": AGGREGATES, "output": OUTPUTS}
+        choices |= {"calibrate": (*METHODS, AUTO)}
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise RequestError(f"{name}: expected one of {', '.join(known)}, found {getattr(self, name)!r}")

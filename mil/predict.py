@@ -22,7 +22,7 @@ from features.bag import find_bags
 from mil.cohort import BagSet, Cohort, cohort_digest, scan_bags
 from mil.ensemble import check_bags_fit, load_ensemble
 from mil.fusion import check_made_alike, open_fused, scan
-from mil.metrics import Floats, softmax
+from mil.metrics import Floats
 from mil.options import TrainOptions, resolve
 from mil.run import RunFolder
 from mil.scores import patient_logits
@@ -214,8 +214,12 @@ def _probabilities(
         logits[first : first + len(chunk)] = ensemble.logits(chunk, *others)
         progress.advance(len(chunk))
     progress.end()
-    patients, logits_PC = patient_logits(logits, cohort.patient_ids, cohort.usable_N)
-    return patients, softmax(logits_PC / ensemble.temperature)
+    how = str(run.recipe.get("aggregate", "mean"))
+    patients, logits_PC = patient_logits(logits, cohort.patient_ids, cohort.usable_N, how)
+    usable = {patient for patient, fine in zip(cohort.patient_ids, cohort.usable_N, strict=True) if fine}
+    known_P = np.array([[patient in usable] for patient in patients], bool).reshape(-1, 1)
+    equal = np.full(logits_PC.shape, 1 / logits_PC.shape[1])
+    return patients, np.where(known_P, ensemble.calibration.probabilities(logits_PC), equal)
 
 
 def _device(device: str) -> TrainOptions:

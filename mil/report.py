@@ -95,7 +95,8 @@ def page(evidence: Evidence) -> str:
         curves=_curves(evidence),
         confusion=html.confusion(evidence),
         folds=html.groups(evidence, "folds", "fold", "Each fold, scored by models of the other folds."),
-        centers=html.groups(evidence, "centers", "center", "Within each center; a dash where one class is missing."),
+        centers=html.groups(evidence, "centers", "center", "Within each center; a dash where one class is missing.")
+        + html.probe(evidence),
         heatmaps=_heat_maps(evidence),
         history=_history(evidence),
         making=html.making(evidence),

@@ -170,8 +170,8 @@ def making(evidence: Evidence) -> str:
         "What it is": encoder.get("description", ""),
         "Licence of its weights": encoder.get("licence", ""),
         "Width of the features": made["dim"],
-        "Temperature for new slides": number(evidence.calibration["temperature"]),
-        "Temperatures of the folds": ", ".join(number(t, 2) for t in evidence.calibration["fold_temperatures"]),
+        "Calibration": _calibration(evidence.calibration),
+        "Calibration of the folds": "; ".join(map(_calibration, evidence.calibration["folds"])),
         "Recipe": config["recipe_hash"],
         "Versions": ", ".join(f"{name} {found}" for name, found in config["about"]["versions"].items()),
     }
@@ -180,6 +180,31 @@ def making(evidence: Evidence) -> str:
     return (
         f"<dl>{items}</dl><h3>Settings of the training</h3><pre>{escape(tomli_w.dumps(config['recipe']))}</pre>"
         f"<h3>Settings of the features</h3><pre>{escape(bag_recipe)}</pre>"
+    )
+
+
+def _calibration(values: dict[str, Any]) -> str:
+    parts = [values["method"]]
+    if values["method"] not in ("none", "prior"):
+        parts.append(f"T {number(values['temperature'], 2)}")
+    if values["shift"]:
+        parts.append("shift " + ", ".join(number(value, 2) for value in values["shift"]))
+    if values["floor"]:
+        parts.append(f"floor {values['floor']:g}")
+    return " ".join(parts)
+
+
+def probe(evidence: Evidence) -> str:
+    """Return how well the features tell the center, in a sentence; nothing where there is one center only."""
+    found = evidence.metrics["center_probe"]
+    if found is None:
+        return ""
+    estimate = found["balanced_accuracy"]
+    return (
+        f"<p>From the mean features alone a logistic regression tells the center of a patient with a balanced accuracy "
+        f"of {number(estimate['value'], 2)} ({interval(estimate, 2)}; chance {number(found['chance'], 2)}, "
+        f"{found['centers']} centers, {found['patients']} patients). The further above chance, the more a model can "
+        f"lean on where a slide was made.</p>"
     )
 
 

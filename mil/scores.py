@@ -44,12 +44,18 @@ def read_scores(path: Path) -> Scores:
 
 
 def patient_logits(
-    logits_SC: Floats, patients: tuple[str, ...], usable_S: NDArray[np.bool_]
+    logits_SC: Floats, patients: tuple[str, ...], usable_S: NDArray[np.bool_], how: str = "mean"
 ) -> tuple[list[str], Floats]:
-    """Return the patients, sorted, and the mean logits (P, C) of their usable slides; zeros where there is none."""
+    """Return the patients, sorted, and the logits (P, C) over their usable slides; zeros where there is none.
+
+    ``how``: the ``mean`` of the slides' logits, or each class's ``max`` over the slides.
+    """
     names, owner = np.unique(np.array(patients, dtype=object).astype(str), return_inverse=True)
     member_PS = (owner[None] == np.arange(len(names))[:, None]) & usable_S[None]
     counts = member_PS.sum(axis=1)
+    if how == "max":
+        highest = np.where(member_PS[:, :, None], logits_SC[None], -np.inf).max(axis=1)
+        return [str(name) for name in names], np.where(counts[:, None] > 0, highest, 0.0)
     sums = member_PS.astype(np.float64) @ np.where(usable_S[:, None], logits_SC, 0.0)
     return [str(name) for name in names], np.asarray(sums / np.maximum(counts, 1)[:, None])
 

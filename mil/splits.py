@@ -76,6 +76,33 @@ def outer_folds(
     return folds
 
 
+def center_folds(centers: Sequence[str | None], patients: Sequence[str], n_folds: int) -> Ints:
+    """Return the test fold of each slide, (n,) int64: whole centers, the largest first into the smallest fold.
+
+    Raises
+    ------
+    RequestError
+        A slide has no center, a patient has two, or there are fewer centers than folds.
+    """
+    where: dict[str, str] = {}
+    for patient, center in zip(patients, centers, strict=True):
+        if not center:
+            raise RequestError(f"--split centers: patient {patient} has no center_id: expected one for every slide")
+        if where.setdefault(patient, center) != center:
+            raise RequestError(
+                f"--split centers: patient {patient} stands in centers {where[patient]} and {center}: expected one"
+            )
+    sizes = Counter(where.values())
+    if len(sizes) < n_folds:
+        raise RequestError(f"--split centers: expected {n_folds} or more centers, found {len(sizes)}: lower --folds")
+    filled = [0] * n_folds
+    fold_of: dict[str, int] = {}
+    for center, size in sorted(sizes.items(), key=lambda item: (-item[1], item[0])):
+        fold_of[center] = int(np.argmin(filled))
+        filled[fold_of[center]] += size
+    return np.array([fold_of[str(center)] for center in centers], np.int64)
+
+
 def _every_class_everywhere(folds: Ints, labels: Sequence[str], n_folds: int) -> bool:
     pairs = set(zip(folds.tolist(), labels, strict=True))
     return len(pairs) == n_folds * len(set(labels))

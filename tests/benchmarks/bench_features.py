@@ -43,7 +43,7 @@ from wsi.tiler import TileOptions, tile
 
 SIDE_PX = 3000
 TILE_PX = 224
-CPU_MODEL = "timm:vit_small_patch16_224"
+CPU_MODEL = "timm:resnet18"
 GPU_MODELS = ("timm:vit_large_patch16_224", "timm:convnext_large.fb_in22k", "timm:tf_efficientnetv2_l.in21k")
 GPU_COPIES = 40
 """How often the cohort's stores are repeated for a GPU."""
@@ -188,7 +188,7 @@ def show(rows: Sequence[Row]) -> None:
     for row in rows:
         speeds = (f"{row.limit_tiles_s:.1f}", f"{row.tiles_s:.1f}", f"{row.ratio:.2f}", f"{row.longest_wait:.1f}")
         table.add_row(row.encoder, row.precision, row.codec, str(row.processes), str(row.tiles), *speeds)
-    console = Console()
+    console = Console(width=140, soft_wrap=True)
     console.print(table)
     for row in rows:
         spent = ", ".join(f"{step} {seconds:.1f}" for step, seconds in row.spent.items())

@@ -1,0 +1,254 @@
+"""`gigamil compare`: several runs on the patients that they share, with intervals and paired tests.
+
+What is compared is what each run said of patients that its models had not seen. Beside the runs stand two ensembles of
+them: the mean of their calibrated log probabilities, and a stack, a logistic regression on those, fitted on the other
+patients only (five parts of the patients, by the patient).
+"""
+
+import csv
+import io
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from html import escape
+from importlib import resources
+from math import isfinite
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mil.bootstrap import draw_patients, estimate_all
+from mil.delong import DeLong, delong
+from mil.evidence import read_evidence
+from mil.figures import compare_figure
+from mil.metrics import CLIP, METRICS, Floats, Ints, ones, softmax
+from mil.report_html import METRIC_NAMES, image, interval, number, table
+from mil.run import RunFolder
+from wsi.atomic import make_folder, write_text
+from wsi.errors import RequestError
+from wsi.outcome import Outcome, Progress, Silent, Status, Summary
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MEAN, STACK = "mean of the runs", "stack of the runs"
+PARTS = 5
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions:
+    """Options of `compare`."""
+
+    runs: tuple[Path, ...]
+    """Finished runs; differences are to the first."""
+    out: Path
+    """Folder of compare.csv, compare.json and compare.html."""
+    seed: int = 0
+    """Of the bootstrap."""
+
+    def __post_init__(self) -> None:
+        if len({run.resolve() for run in self.runs}) < 2 or len(set(self.runs)) < len(self.runs):
+            raise RequestError(f"expected two or more different runs, found {', '.join(map(str, self.runs)) or 'none'}")
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """The patients that all runs have scored."""
+
+    ids: tuple[str, ...]
+    labels_P: Ints
+    classes: tuple[str, ...]
+    probs: dict[str, Floats]
+    """Run -> calibrated out-of-fold probabilities (P, C)."""
+    notes: tuple[str, ...]
+
+
+def compare(options: CompareOptions, progress: Progress | None = None) -> Summary:
+    """Compare runs; write a table, its JSON and a page.
+
+    Raises
+    ------
+    RequestError
+        A run is not finished, classes or labels differ, or no patient is in all of them.
+    """
+    start, progress = time.monotonic(), progress or Silent()
+    shared = read_shared(options.runs)
+    for note in shared.notes:
+        progress.note(note)
+    progress.begin("compare", len(shared.probs), "runs")
+    rows = compared(shared, options.seed, lambda: progress.advance(1))
+    progress.end()
+    make_folder(options.out)
+    content = {"patients": len(shared.ids), "classes": list(shared.classes), "notes": list(shared.notes), "runs": rows}
+    write_text(options.out / "compare.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
+    write_text(options.out / "compare.csv", _csv(rows))
+    write_text(options.out / "compare.html", _page(shared, rows))
+    facts = {"patients": len(shared.ids), "auc": {name: row["metrics"]["auc"]["value"] for name, row in rows.items()}}
+    return Summary("compare", [Outcome(str(options.out), Status.DONE, facts=facts)], time.monotonic() - start)
+
+
+def read_shared(runs: Sequence[Path]) -> Shared:
+    """Return what the runs say of the patients that they share, named as shortly as tells them apart."""
+    found = [read_evidence(RunFolder(run)) for run in runs]
+    classes = tuple(found[0].classes)
+    for run, evidence in zip(runs, found, strict=True):
+        if tuple(evidence.classes) != classes:
+            raise RequestError(f"{run}: expected the classes {', '.join(classes)}, found {', '.join(evidence.classes)}")
+    tables = [{row["patient_id"]: row for row in evidence.patients} for evidence in found]
+    ids = tuple(sorted(set.intersection(*(set(own) for own in tables))))
+    if not ids:
+        raise RequestError("expected runs on the same patients: no patient is in all of them")
+    notes = []
+    most = max(len(own) for own in tables)
+    if len(ids) < most:
+        notes.append(f"compared on the {len(ids)} patients that all runs have, of up to {most}")
+    for patient in ids:
+        labels = {own[patient]["label"] for own in tables}
+        if len(labels) > 1:
+            raise RequestError(f"patient {patient}: the runs have different labels of it: {', '.join(sorted(labels))}")
+    number_of = {name: position for position, name in enumerate(classes)}
+    probs = {
+        name: np.array([[float(own[patient][f"p_{c}"]) for c in classes] for patient in ids])
+        for name, own in zip(_names(runs), tables, strict=True)
+    }
+    labels_P = np.array([number_of[tables[0][patient]["label"]] for patient in ids], np.int64)
+    if len(np.unique(labels_P)) < len(classes):
+        raise RequestError("the patients that the runs share lack a class: expected patients of every class")
+    return Shared(ids, labels_P, classes, probs, tuple(notes))
+
+
+def _names(runs: Sequence[Path]) -> list[str]:
+    """Return the folders' names, with as many parents as make them different."""
+    depth = 1
+    while len({tuple(run.resolve().parts[-depth:]) for run in runs}) < len(runs):
+        depth += 1
+    return ["/".join(run.resolve().parts[-depth:]) for run in runs]
+
+
+def mean_of(shared: Shared) -> Floats:
+    """Return the probabilities of the mean of the runs' log probabilities (P, C)."""
+    return softmax(np.mean([np.log(np.clip(probs, CLIP, 1)) for probs in shared.probs.values()], axis=0))
+
+
+def stack_of(shared: Shared, seed: int) -> Floats:
+    """Return the probabilities (P, C) of a logistic regression on the runs' logits, fitted on the other patients."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold
+
+    logits_PK = np.concatenate([np.log(np.clip(probs, 1e-6, 1))[:, 1:] - np.log(np.clip(probs, 1e-6, 1))[:, :1]
+                                for probs in shared.probs.values()], axis=1)  # fmt: skip
+    parts = int(min(PARTS, np.bincount(shared.labels_P).min()))
+    if parts < 2:
+        return mean_of(shared)
+    result = np.zeros((len(shared.ids), len(shared.classes)))
+    for train, test in StratifiedKFold(parts, shuffle=True, random_state=seed).split(logits_PK, shared.labels_P):
+        model = LogisticRegression(class_weight="balanced", C=1.0, max_iter=1000)
+        model.fit(logits_PK[train], shared.labels_P[train])
+        result[test] = model.predict_proba(logits_PK[test])
+    return result
+
+
+def compared(shared: Shared, seed: int, tell: "Callable[[], None]" = lambda: None) -> dict[str, Json]:
+    """Return for each run and ensemble its metrics with intervals, and what sets it apart from the first run."""
+    draws_BP = draw_patients(len(shared.ids), seed)
+    tables = {**shared.probs, MEAN: mean_of(shared), STACK: stack_of(shared, seed)}
+    first = next(iter(tables.values()))
+    base = {name: metric(shared.labels_P, first, draws_BP) for name, metric in METRICS.items()}
+    rows: dict[str, Json] = {}
+    for position, (name, probs) in enumerate(tables.items()):
+        metrics = {key: _finite(asdict(found)) for key, found in estimate_all(shared.labels_P, probs, draws_BP).items()}
+        rows[name] = {"metrics": metrics}
+        if position:
+            rows[name]["difference"] = {
+                key: _finite(_difference(key, shared.labels_P, first, probs, draws_BP, base[key])) for key in METRICS
+            }
+            rows[name]["delong"] = _finite(asdict(_tested(shared.labels_P, first, probs)))
+        tell()
+    return rows
+
+
+def _difference(key: str, labels_P: Ints, first: Floats, second: Floats, draws_BP: Floats, base_B: Floats) -> Json:
+    """Return the metric's difference with the paired bootstrap's interval: the same draws for both."""
+    weights = ones(len(labels_P))
+    value = float(METRICS[key](labels_P, second, weights)[0] - METRICS[key](labels_P, first, weights)[0])
+    gaps = METRICS[key](labels_P, second, draws_BP) - base_B
+    gaps = gaps[np.isfinite(gaps)]
+    low, high = np.percentile(gaps, [2.5, 97.5]) if len(gaps) else (np.nan, np.nan)
+    return {"value": value, "low": float(low), "high": float(high)}
+
+
+def _tested(labels_P: Ints, first: Floats, second: Floats) -> DeLong:
+    """Return DeLong's test; with more than two classes of the class with the smallest p, times the classes."""
+    n_classes = first.shape[1]
+    if n_classes == 2:
+        return delong(labels_P == 1, first[:, 1], second[:, 1])
+    tests = [delong(labels_P == c, first[:, c], second[:, c]) for c in range(n_classes)]
+    least = min(tests, key=lambda test: test.p)
+    return DeLong(least.difference, least.deviation, min(1.0, least.p * n_classes))
+
+
+def _finite(values: Mapping[str, float]) -> Json:
+    return {name: value if isfinite(value) else None for name, value in values.items()}
+
+
+def _csv(rows: Mapping[str, Json]) -> str:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    columns = [
+        f"{key}{part}"
+        for key in METRICS
+        for part in ("", "_low", "_high", "_difference", "_difference_low", "_difference_high")
+    ]
+    writer.writerow(["run", *columns, "delong_p"])
+    for name, row in rows.items():
+        cells: list[Any] = []
+        for key in METRICS:
+            gap = row.get("difference", {}).get(key, {})
+            cells += [row["metrics"][key][part] for part in ("value", "low", "high")]
+            cells += [gap.get(part) for part in ("value", "low", "high")]
+        writer.writerow([name, *("" if cell is None else repr(cell) for cell in cells), _p(row)])
+    return text.getvalue()
+
+
+def _p(row: Json) -> str:
+    p = row.get("delong", {}).get("p")
+    return "" if p is None else f"{p:.3g}"
+
+
+def _page(shared: Shared, rows: Mapping[str, Json]) -> str:
+    template = resources.files("mil").joinpath("compare_template.html").read_text("utf-8")
+    keys = ("auc", "weighted_log_loss", "balanced_accuracy", "brier")
+    body, gaps = [], []
+    for name, row in rows.items():
+        cells = [_cell(row["metrics"][key]) for key in keys]
+        body.append([escape(name), *cells])
+        if "difference" in row:
+            gaps.append(
+                [escape(name), *(_cell(row["difference"][key], signed=True) for key in keys), _p(row) or "\N{EN DASH}"]
+            )
+    names = [METRIC_NAMES[key][0] for key in keys]
+    first = escape(next(iter(rows)))
+    figure = compare_figure({name: row["metrics"]["auc"] for name, row in rows.items()})
+    return Template(template).substitute(
+        title=f"Comparison of {len(shared.probs)} runs",
+        headline=f"{len(shared.probs)} runs on the same <b>{len(shared.ids)} patients</b>, none seen by the models "
+        "that score them",
+        notes="".join(f"<p>{escape(note)}</p>" for note in shared.notes),
+        metrics=table("95 % intervals: patients drawn with replacement, 2,000 times.", ["run", *names], body),
+        differences=table(
+            f"Differences to {first}; the same draws of patients for both. p: DeLong's paired test of the AUC.",
+            ["run", *names, "p"],
+            gaps,
+        ),
+        figure=image(figure, "AUC of each run with its interval", "AUC with its 95 % interval; 0.5 is chance."),
+    )
+
+
+def _cell(estimate: Json, signed: bool = False) -> str:
+    value = estimate["value"]
+    sign = "+" if signed and value is not None and value > 0 else ""
+    return f'{sign}{number(value)}<br><span class="ci">{interval(estimate)}</span>'

@@ -1,0 +1,162 @@
+"""What keeps a result honest: held-out centers, the center probe, the choice of a calibration, random labels."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from making import SEED
+from witness import DIM, Trained, Witness, facts, grid, instances
+
+from features.bag import write_bag
+from mil.calibrate import METHODS, Calibration, calibration_of, choose_method, fit_calibration
+from mil.metrics import ones, softmax, weighted_log_loss
+from mil.predict import PredictOptions, predict
+from mil.scores import patient_logits
+from mil.splits import center_folds
+from mil.train import train
+from wsi.errors import RequestError
+
+
+def test_whole_centers_are_held_out_in_folds_of_like_size() -> None:
+    centers = [c for c, n in (("a", 9), ("b", 5), ("c", 4), ("d", 4), ("e", 2)) for _ in range(n)]
+    patients = [f"p{i}" for i in range(len(centers))]
+    folds = center_folds(centers, patients, 3)
+    for center in set(centers):
+        assert len({fold for fold, own in zip(folds.tolist(), centers, strict=True) if own == center}) == 1
+    assert sorted(np.bincount(folds).tolist()) == [7, 8, 9]
+    with pytest.raises(RequestError, match="expected 6 or more centers, found 5"):
+        center_folds(centers, patients, 6)
+    with pytest.raises(RequestError, match="patient p1 has no center_id"):
+        center_folds(["a", None], ["p0", "p1"], 2)
+    with pytest.raises(RequestError, match="patient p0 stands in centers a and b"):
+        center_folds(["a", "b"], ["p0", "p0"], 2)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_calibration_gives_probabilities_and_comes_back_from_json(method: str) -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 90)
+    logits = 4 * rng.normal(size=(90, 3)) + np.eye(3)[labels]
+    own = fit_calibration(method, logits, labels)
+    probs = own.probabilities(logits)
+    np.testing.assert_allclose(probs.sum(1), 1)
+    assert (probs >= own.floor - 1e-12).all()
+    again = calibration_of(json.loads(json.dumps(own.as_dict())))
+    np.testing.assert_array_equal(again.probabilities(logits), probs)
+    before = weighted_log_loss(labels, softmax(logits), ones(90))[0]
+    after = weighted_log_loss(labels, probs, ones(90))[0]
+    assert after <= before + 1e-9
+
+
+def test_platt_finds_scale_and_shift() -> None:
+    rng = np.random.default_rng(1)
+    labels = np.repeat([0, 1], 2000)
+    truth = np.stack([-np.ones(4000), np.ones(4000)], 1) * np.where(labels == 1, 1, -1)[:, None] + rng.normal(
+        size=(4000, 2)
+    )
+    own = fit_calibration("platt", truth * 3 + [0.0, 2.0], labels)
+    plain = fit_calibration("platt", truth, labels)
+    assert own.temperature == pytest.approx(3 * plain.temperature, rel=0.1)
+    assert own.shift[1] - own.shift[0] == pytest.approx(plain.shift[1] - plain.shift[0] - 2 / own.temperature, abs=0.15)
+
+
+def test_the_choice_is_made_on_patients_left_out() -> None:
+    rng = np.random.default_rng(2)
+    labels = np.repeat([0, 1], 300)
+    logits = np.stack([-np.ones(600), np.ones(600)], 1) * np.where(labels == 1, 1, -1)[:, None] + rng.normal(
+        size=(600, 2)
+    )
+    assert choose_method(METHODS, 6 * logits, labels, 0) in {"temperature", "clip", "platt"}
+    assert choose_method(METHODS, 0.6 * logits + [0.0, 4.0], labels, 0) in {"prior", "platt"}
+    few = fit_calibration("auto", logits[[0, 1, 300]], labels[[0, 1, 300]])
+    assert few == Calibration("temperature")  # too few to choose by
+
+
+def test_the_highest_slide_decides_where_asked() -> None:
+    logits = np.array([[1.0, -1.0], [-3.0, 3.0], [9.0, -9.0], [0.5, -0.5]])
+    usable = np.array([True, True, False, True])
+    names, highest = patient_logits(logits, ("a", "a", "a", "b"), usable, "max")
+    assert names == ["a", "b"]
+    np.testing.assert_array_equal(highest, [[1, 3], [0.5, -0.5]])
+    assert not patient_logits(logits, ("a",) * 4, np.zeros(4, bool), "max")[1].any()
+
+
+@pytest.mark.parametrize(
+    "options", [{"calibrate": "auto"}, {"calibrate": "platt", "aggregate": "max"}, {"output": "arcface"}]
+)
+def test_options_reach_training_and_prediction(trained: Trained, tmp_path: Path, options: dict[str, str]) -> None:
+    witness = trained.witness
+    run = tmp_path / "run"
+    assert train(witness.options(run, folds=2, epochs=4, baselines=(), **options)).exit_code in (0, 1)
+    found = json.loads((run / "calibration.json").read_text())
+    assert found["method"] in METHODS
+    assert len(found["folds"]) == 2
+    assert predict(PredictOptions(run=run, bags=(witness.bags,), out=tmp_path / "p.csv")).outcomes[0].reason == ""
+    rows = np.loadtxt(tmp_path / "p.csv", delimiter=",", skiprows=1)[:, 1:]
+    np.testing.assert_allclose(rows.sum(1), 1)
+    if "output" in options:
+        model = json.loads((run / "fold0" / "seed0" / "model.json").read_text())["spec"]
+        assert model["output"] == "arcface"
+        assert model["margins"][1] > model["margins"][0]  # LAA is the rarer class
+
+
+def cohort_of_centers(folder: Path, seed: int = SEED) -> Witness:
+    """A cohort whose features tell the center, and whose center tells the label; the tissue tells nothing."""
+    rng = np.random.default_rng(seed)
+    lines = ["image_id,patient_id,label,center_id"]
+    for patient in range(60):
+        center = patient % 4
+        label = "LAA" if rng.random() < (0.9, 0.9, 0.1, 0.1)[center] else "CE"
+        rows = rng.normal(size=(40, DIM)).astype(np.float16)
+        rows[:, center] += 1
+        write_bag(folder / f"{patient:04d}_0.h5", [rows], grid(40), facts(f"{patient:04d}_0"))
+        lines.append(f"{patient:04d}_0,{patient:04d},{label},{center}")
+    (folder / "train.csv").write_text("\n".join(lines) + "\n")
+    return Witness(folder, folder / "train.csv")
+
+
+def test_a_center_that_predicts_the_label_is_exposed(tmp_path: Path) -> None:
+    (tmp_path / "bags").mkdir()
+    witness = cohort_of_centers(tmp_path / "bags")
+    mixed, held_out = tmp_path / "mixed", tmp_path / "held_out"
+    common = {"epochs": 25, "hidden": 16, "baselines": ("mean_pool",), "folds": 4}
+    assert train(witness.options(mixed, **common)).exit_code == 0
+    assert train(witness.options(held_out, split="centers", **common)).exit_code == 0
+    found = {run: json.loads((run / "metrics.json").read_text()) for run in (mixed, held_out)}
+    auc = {run: found[run]["models"]["mean_pool"]["auc"] for run in found}
+    assert auc[mixed]["low"] > 0.6  # flattering: it is the center
+    assert auc[held_out]["value"] < auc[mixed]["value"] - 0.2
+    probe = found[mixed]["center_probe"]
+    assert (probe["centers"], probe["chance"]) == (4, 0.25)
+    assert probe["balanced_accuracy"]["low"] > 0.8
+    page = (mixed / "report.html").read_text()
+    assert "the features tell the center" in page
+    assert "the center alone predicts the class" in page
+
+
+def test_features_that_do_not_know_the_center_pass_the_probe(trained: Trained) -> None:
+    probe = json.loads((trained.out / "metrics.json").read_text())["center_probe"]
+    assert probe["balanced_accuracy"]["low"] < 0.5 < probe["balanced_accuracy"]["high"]
+
+
+@pytest.mark.slow
+def test_labels_without_meaning_score_as_such(tmp_path: Path, write_cohort: Callable[..., Witness]) -> None:
+    honest = 0
+    for seed in range(20):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        rng = np.random.default_rng(seed)
+        lines = ["image_id,patient_id,label,center_id"]
+        labels = rng.permutation(["LAA"] * 20 + ["CE"] * 40)
+        for patient, label in enumerate(labels):
+            rows = instances(rng, 40, positive=False)
+            write_bag(folder / f"{patient:04d}_0.h5", [rows], grid(40), facts(f"{patient:04d}_0"))
+            lines.append(f"{patient:04d}_0,{patient:04d},{label},{patient % 2}")
+        (folder / "train.csv").write_text("\n".join(lines) + "\n")
+        run = folder / "run"
+        train(Witness(folder, folder / "train.csv").options(run, epochs=20, hidden=16, baselines=(), seed=seed))
+        auc = json.loads((run / "metrics.json").read_text())["models"]["gated_abmil"]["auc"]
+        honest += auc["low"] <= 0.5 <= auc["high"]
+    assert honest >= 18

@@ -219,6 +219,11 @@ def _p(row: Json) -> str:
     return "" if p is None else f"{p:.3g}"
 
 
+def _shown_p(row: Json) -> str:
+    p = row["delong"]["p"]
+    return "\N{EN DASH}" if p is None else "&lt; 0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def _page(shared: Shared, rows: Mapping[str, Json]) -> str:
     template = resources.files("mil").joinpath("compare_template.html").read_text("utf-8")
     keys = ("auc", "weighted_log_loss", "balanced_accuracy", "brier")
@@ -227,9 +232,7 @@ def _page(shared: Shared, rows: Mapping[str, Json]) -> str:
         cells = [_cell(row["metrics"][key]) for key in keys]
         body.append([escape(name), *cells])
         if "difference" in row:
-            gaps.append(
-                [escape(name), *(_cell(row["difference"][key], signed=True) for key in keys), _p(row) or "\N{EN DASH}"]
-            )
+            gaps.append([escape(name), *(_cell(row["difference"][key], signed=True) for key in keys), _shown_p(row)])
     names = [METRIC_NAMES[key][0] for key in keys]
     first = escape(next(iter(rows)))
     figure = compare_figure({name: row["metrics"]["auc"] for name, row in rows.items()})

@@ -21,6 +21,9 @@ def train(
     fusion: Annotated[
         str, typer.Option("--fusion", help="Bags of several encoders, a folder each: concat, or late.")
     ] = "none",
+    target: Annotated[
+        str, typer.Option(help="classes; or labels (a;b), value, survival: columns value, or time and event.")
+    ] = "classes",
     split: Annotated[str, typer.Option(help="Folds of patients, or of whole centers.")] = "patients",
     calibrate: Annotated[
         str, typer.Option(help="temperature, prior, platt, clip, none, or auto: chosen on inner patients.")
@@ -75,6 +78,7 @@ def train(
             stores=tuple(stores or ()),
             splits=splits,
             fusion=fusion,
+            target=target,
             split=split,
             calibrate=calibrate,
             aggregate=aggregate,

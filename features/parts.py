@@ -93,13 +93,15 @@ def write_whole(job: Job, slide: SlideJob, blocks: list[Half]) -> None:
     store = TileStore(slide.store)
     blocks = blocks or [np.empty((0, job.width), np.float16)]
     coords_l0_yx = np.repeat(store.coords_l0_yx()[slide.store_rows(0, slide.n_tiles)], job.kept_views, axis=0)
-    stain = fit_stain(job.stain, store).as_dict() if job.stain != "none" else {}
+    found = {"overview_sha256": store.overview_sha256()}
+    if job.stain != "none":
+        found |= fit_stain(job.stain, store).as_dict()
     for target in slide.targets:
         facts = BagFacts(
             image_id=slide.image_id,
             encoder=target.encoder,
             recipe=target.recipe,
-            provenance={**target.provenance, **stain},
+            provenance={**target.provenance, **found},
             tile_px=slide.tile_px,
             l0_px_per_px=store.l0_px_per_px,
             level0_shape_yx=store.slide_shape_yx,

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from features.bag import BagHeader, check_finite, feature_rows, find_bags, read_header
 from mil.packing import Rows
+from mil.targets import Target
 from wsi.errors import BagError, ManifestError, RequestError
 from wsi.manifest import ManifestRow
 from wsi.recipe import Recipe, differences, recipe_hash
@@ -49,6 +50,14 @@ class Cohort:
     """(n_i, D) each, memory-mapped where the file allows; (0, D) for a slide without usable tiles."""
     failures: dict[str, str] = field(default_factory=dict)
     """Image id -> reason: the bag is missing or damaged."""
+    target: Target | None = None
+    """What is true of the slides where it is no class; ``classes`` then names the outputs."""
+    strata: tuple[str, ...] = ()
+    """Then: what inner splits hold alike shares of."""
+
+    def stratum(self, slide: int) -> str:
+        """Return what inner splits hold alike shares of: the class, where there are classes."""
+        return self.classes[self.labels_N[slide]] if self.target is None else self.strata[slide]
 
     def __len__(self) -> int:
         return len(self.image_ids)

@@ -36,6 +36,11 @@ if TYPE_CHECKING:
 
 MEAN, STACK = "mean of the runs", "stack of the runs"
 PARTS = 5
+NOT_ALIKE = (
+    '<p class="note">An interval of a difference that holds 0, or a p that is not small, does not show that the '
+    "runs are alike: it shows that these patients cannot tell them apart. With several runs some p is small by "
+    "chance alone.</p>"
+)
 Json = dict[str, Any]
 
 
@@ -225,7 +230,7 @@ def _shown_p(row: Json) -> str:
 
 
 def _page(shared: Shared, rows: Mapping[str, Json]) -> str:
-    template = resources.files("mil").joinpath("compare_template.html").read_text("utf-8")
+    template = resources.files("mil").joinpath("page_template.html").read_text("utf-8")
     keys = ("auc", "weighted_log_loss", "balanced_accuracy", "brier")
     body, gaps = [], []
     for name, row in rows.items():
@@ -241,12 +246,15 @@ def _page(shared: Shared, rows: Mapping[str, Json]) -> str:
         headline=f"{len(shared.probs)} runs on the same <b>{len(shared.ids)} patients</b>, none seen by the models "
         "that score them",
         notes="".join(f"<p>{escape(note)}</p>" for note in shared.notes),
-        metrics=table("95 % intervals: patients drawn with replacement, 2,000 times.", ["run", *names], body),
-        differences=table(
+        body="<h2>Metrics</h2>"
+        + table("95 % intervals: patients drawn with replacement, 2,000 times.", ["run", *names], body)
+        + "<h2>Differences</h2>"
+        + table(
             f"Differences to {first}; the same draws of patients for both. p: DeLong's paired test of the AUC.",
             ["run", *names, "p"],
             gaps,
-        ),
+        )
+        + NOT_ALIKE,
         figure=image(figure, "AUC of each run with its interval", "AUC with its 95 % interval; 0.5 is chance."),
     )
 

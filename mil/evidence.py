@@ -115,6 +115,7 @@ def read_evidence(run: RunFolder) -> Evidence:
     RequestError
         A file of the run is missing or damaged.
     """
+    run.check_classes("a report or comparison")
     config, metrics, calibration = run.config, run.read_json("metrics.json"), run.read_json("calibration.json")
     table = _csv(run.path / "oof.csv")
     number = {name: c for c, name in enumerate(metrics["classes"])}

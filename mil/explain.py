@@ -76,6 +76,7 @@ def heatmap(options: HeatmapOptions, progress: Progress | None = None) -> Summar
     start, progress = time.monotonic(), progress or Silent()
     check_folder(options.out)
     run = RunFolder(options.run)
+    run.check_classes("a heat map")
     if run.fusion != "none":
         raise RequestError(f"{run.path} fuses bags of several encoders ({run.fusion}): heat maps are drawn of one's")
     headers = {header.image_id: header for header in _headers(options.bags)}

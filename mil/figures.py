@@ -144,3 +144,34 @@ def compare_figure(areas: Mapping[str, Mapping[str, Any]]) -> str:
     axes.set_yticks(range(len(areas)), list(areas))
     axes.set(xlabel="AUC", ylim=(len(areas) - 0.5, -0.5))
     return data_uri(figure)
+
+
+def value_figure(true_P: Floats, told_P: Floats) -> str:
+    """Draw predicted against true values, a dot for each patient."""
+    figure, axes = _square()
+    ends = [float(min(true_P.min(), told_P.min())), float(max(true_P.max(), told_P.max()))]
+    axes.plot(ends, ends, color=GREY, lw=0.8, ls="--")
+    axes.plot(true_P, told_P, "o", color=COLOURS[0], ms=3.5, alpha=0.7, mew=0)
+    axes.set(xlabel="true value", ylabel="predicted value")
+    return data_uri(figure)
+
+
+def survival_figure(times_P: Floats, events_P: Any, risks_P: Floats) -> str:
+    """Draw Kaplan-Meier curves of the halves of higher and of lower risk."""
+    figure, axes = _square()
+    high_P = risks_P > np.median(risks_P)
+    for chosen_P, name, colour in ((high_P, "higher risk", COLOURS[1]), (~high_P, "lower risk", COLOURS[0])):
+        times, without = kaplan_meier(times_P[chosen_P], events_P[chosen_P])
+        axes.step(times, without, where="post", color=colour, label=f"{name} ({int(chosen_P.sum())})")
+    axes.set(xlabel="time", ylabel="share without the event", ylim=(0, 1.02))
+    axes.legend(loc="lower left")
+    return data_uri(figure)
+
+
+def kaplan_meier(times_P: Floats, events_P: Any) -> tuple[Floats, Floats]:
+    """Return times, from 0, and the share without the event from each on. Source: Kaplan and Meier 1958."""
+    times = np.unique(times_P[events_P])
+    left = [1 - (events_P & (times_P == time)).sum() / (times_P >= time).sum() for time in times]
+    end = [float(times_P.max())] if len(times_P) else []
+    shares = np.concatenate([[1.0], np.cumprod(left)])
+    return np.concatenate([[0.0], times, end]), np.concatenate([shares, shares[-1:] if end else []])

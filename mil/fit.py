@@ -23,6 +23,7 @@ from mil.metrics import Ints
 from mil.model import BagModel, save_model
 from mil.ranks import Ranks
 from mil.scores import Scores, write_scores
+from mil.targets import ValueTarget
 from mil.trackers import event_file, write_history
 
 LEAST_GAIN = 1e-3
@@ -54,6 +55,7 @@ def new_model(job: FitJob, cohort: Cohort, parts: Parts, ranks: Ranks) -> BagMod
     """Return the untrained model of a job, on its device: the same weights on every rank."""
     options = job.options
     torch.manual_seed(seed_of(job, 0, "weights"))
+    scale, shift = _units(cohort, parts)
     spec = HeadSpec(
         name=job.head,
         dim=cohort.bags[0].shape[1],
@@ -62,6 +64,9 @@ def new_model(job: FitJob, cohort: Cohort, parts: Parts, ranks: Ranks) -> BagMod
         attention=options.attention,
         dropout=options.dropout,
         output=options.output,
+        target=options.target,
+        scale=scale,
+        shift=shift,
         margins=_margins(cohort, parts) if options.output == "arcface" else (),
     )
     model = BagModel(spec)
@@ -69,6 +74,12 @@ def new_model(job: FitJob, cohort: Cohort, parts: Parts, ranks: Ranks) -> BagMod
         model.standardise([cohort.bags[i] for i in parts.train])
     model.load_state_dict(ranks.from_first(model.state_dict()))
     return model.to(torch.device(options.device))
+
+
+def _units(cohort: Cohort, parts: Parts) -> tuple[float, float]:
+    """Return scale and shift of the outputs: of values their deviation and mean among the slides trained on."""
+    fitted = cohort.target.fitted(parts.train) if cohort.target is not None else None
+    return (fitted.spread, fitted.center) if isinstance(fitted, ValueTarget) else (1.0, 0.0)
 
 
 def _margins(cohort: Cohort, parts: Parts) -> tuple[float, ...]:

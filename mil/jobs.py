@@ -36,7 +36,7 @@ class Parts:
 def divide(cohort: Cohort, folds: Ints, job: FitJob) -> Parts:
     """Return the slides to train on, to validate on and to test."""
     rest = np.flatnonzero((folds != job.fold) & cohort.usable_N)
-    labels = [cohort.classes[cohort.labels_N[i]] for i in rest]
+    labels = [cohort.stratum(i) for i in rest.tolist()]
     val = inner_split(labels, [cohort.patient_ids[i] for i in rest], job.options.inner_share, seed_of(job, 0, "inner"))
     return Parts(rest[~val], rest[val], np.flatnonzero(folds == job.fold))
 

@@ -21,7 +21,7 @@ from mil.scores import patient_logits
 from mil.scoring import autocast, score
 from mil.sharpness import Randomness, ascended
 from mil.soft_targets import Distilled, Mixed, Smoothed
-from mil.targets import ClassTarget, Truths
+from mil.targets import ClassTarget, Target, Truths
 from wsi.errors import BagError
 
 _VALIDATED = {"loss": "weighted_log_loss", "auc": "auc"}
@@ -47,9 +47,13 @@ class Loop:
         )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.options.precision == "fp16")
         self.mean = WeightMean(model, self.options.ema)
-        self.target = ClassTarget(cohort.labels_N, len(cohort.classes))
         patients = [cohort.patient_ids[i] for i in parts.train]
-        self.weights = slide_weights(cohort.labels_N[parts.train], patients, len(cohort.classes))
+        if cohort.target is None:
+            self.target: Target = ClassTarget(cohort.labels_N, len(cohort.classes))
+            self.weights = slide_weights(cohort.labels_N[parts.train], patients, len(cohort.classes))
+        else:
+            self.target = cohort.target.fitted(parts.train)
+            self.weights = slide_weights(np.zeros(len(patients), np.int64), patients, 1)
         loss_weights = np.ones_like(self.weights) if self.options.balance == "sampling" else self.weights
         self.weight_of = dict(zip(parts.train.tolist(), loss_weights.tolist(), strict=True))
         self.batches = math.ceil(len(parts.train) / job.options.batch_bags)
@@ -155,12 +159,15 @@ class Loop:
         return self.ranks.total(logits_SC)
 
     def validate(self) -> dict[str, float]:
-        """Return loss and AUC of the inner validation patients, for the history's row."""
+        """Return loss, and of classes AUC, of the inner validation patients, for the history's row."""
         logits_SC = self.scores(self.parts.val)
         self._check_finite(self.parts.val, [bool(np.isfinite(row).all()) for row in logits_SC])
         patients = tuple(self.cohort.patient_ids[i] for i in self.parts.val)
         usable: NDArray[np.bool_] = np.ones(len(patients), bool)
         names, logits_PC = patient_logits(logits_SC, patients, usable, self.options.aggregate)
+        if self.cohort.target is not None:
+            first = dict(zip(reversed(patients), reversed(self.parts.val.tolist()), strict=True))
+            return {"val_loss": self.target.validation_loss(np.array([first[name] for name in names]), logits_PC)}
         label_of = dict(zip(patients, self.cohort.labels_N[self.parts.val], strict=True))
         labels, probs = np.array([label_of[name] for name in names]), softmax(logits_PC)
         weights = ones(len(names))

@@ -1,18 +1,20 @@
 """What a run is trained on, gathered from its options: labelled slides, their bags, classes, folds, and the recipe."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from mil.cohort import BagSet, Cohort, choose_classes, cohort_digest
+from mil.cohort import BagSet, Cohort, cohort_digest
 from mil.fusion import fused, open_fused, scan
+from mil.leaks import check_pictures, pictures
 from mil.lineage import check_unseen
 from mil.metrics import Ints
 from mil.options import TrainOptions
 from mil.run import versions
-from mil.splits import center_folds, outer_folds, read_splits
+from mil.splits import center_folds, outer_folds, patient_folds, read_splits
+from mil.task import Task, is_known, read_task
 from wsi.errors import RequestError
 from wsi.manifest import ManifestRow, load_manifest
 from wsi.recipe import Recipe, canonical, recipe_hash
@@ -35,6 +37,7 @@ class Material:
     """The fold that tests each row."""
     notes: tuple[str, ...]
     """What was left out."""
+    task: Task
 
     @property
     def bags(self) -> BagSet:
@@ -47,7 +50,11 @@ class Material:
 
     def open_all(self) -> tuple[Cohort, ...]:
         """Open the bags, as one cohort, or where they are fused late as one for each encoder."""
-        return open_fused(self.rows, self.sets, self.fusion, self.classes)
+        if self.task.target is None:
+            return open_fused(self.rows, self.sets, self.fusion, self.classes)
+        unlabelled = [replace(row, label=None) for row in self.rows]
+        cohorts = open_fused(unlabelled, self.sets, self.fusion, self.classes)
+        return tuple(replace(own, target=self.task.target, strata=self.task.strata) for own in cohorts)
 
     def recipe(self, options: TrainOptions) -> Recipe:
         """Return everything that shapes the run: the options, and what they were applied to."""
@@ -68,7 +75,10 @@ class Material:
 
     def _digest(self) -> str:
         digests = [cohort_digest(self.rows, own.headers) for own in self.sets]
-        return digests[0] if len(digests) == 1 else recipe_hash({"encoders": digests})
+        whole = digests[0] if len(digests) == 1 else recipe_hash({"encoders": digests})
+        if self.task.target is None:
+            return whole
+        return recipe_hash({"cohort": whole, "truth": [[row.value, row.time, row.event] for row in self.rows]})
 
     def about(self) -> dict[str, Any]:
         """Return what config.toml tells beside the recipe: versions, and how the bags were made (canonical JSON)."""
@@ -85,22 +95,25 @@ def gather(options: TrainOptions) -> Material:
         The manifest, the bags or the splits do not fit each other.
     """
     everyone = load_manifest(options.manifest)
-    sets = scan(options.bags, [row.image_id for row in everyone if row.label is not None], options.fusion)
+    known = [row for row in everyone if is_known(options.target, row)]
+    sets = scan(options.bags, [row.image_id for row in known], options.fusion)
     bags = fused(sets, options.fusion)
     if not bags.headers:
         raise RequestError(f"no bag can be read: {next(iter(bags.failures.values()))}")
-    rows, notes = _with_bags(everyone, bags)
-    classes = choose_classes(rows, options.classes)
-    folds = _folds(options, rows)
+    rows, notes = _with_bags(everyone, known, bags)
+    notes += check_pictures(rows, pictures(bags.headers))
+    task = read_task(options.target, rows, options.classes, options.folds)
+    folds = _folds(options, rows, task)
     patients = [row.patient_id for row in rows]
     for one in sets:
         check_unseen(one.headers.values(), patients, folds, range(options.folds))
-    return Material(tuple(rows), sets, options.fusion, classes, folds, tuple(notes))
+    return Material(tuple(rows), sets, options.fusion, task.outputs, folds, tuple(notes), task)
 
 
-def _with_bags(everyone: Sequence[ManifestRow], bags: BagSet) -> tuple[list[ManifestRow], list[str]]:
+def _with_bags(
+    everyone: Sequence[ManifestRow], labelled: Sequence[ManifestRow], bags: BagSet
+) -> tuple[list[ManifestRow], list[str]]:
     """Return the labelled slides that have a bag, sound or not, and a note on each group left out."""
-    labelled = [row for row in everyone if row.label is not None]
     rows = [row for row in labelled if row.image_id in bags.headers or row.image_id in bags.failures]
     absent = [
         row.image_id for row in labelled if row.image_id not in bags.headers and row.image_id not in bags.failures
@@ -113,13 +126,14 @@ def _with_bags(everyone: Sequence[ManifestRow], bags: BagSet) -> tuple[list[Mani
     return rows, notes
 
 
-def _folds(options: TrainOptions, rows: Sequence[ManifestRow]) -> Ints:
-    labels = [row.label or "" for row in rows]
+def _folds(options: TrainOptions, rows: Sequence[ManifestRow], task: Task) -> Ints:
     patients = [row.patient_id for row in rows]
     if options.splits is None and options.split == "centers":
         return center_folds([row.center_id for row in rows], patients, options.folds)
+    if options.splits is None and task.target is not None:
+        return patient_folds(task.strata, patients, options.folds, options.seed)
     if options.splits is None:
-        return outer_folds(labels, [row.center_id for row in rows], patients, options.folds, options.seed)
+        return outer_folds(task.strata, [row.center_id for row in rows], patients, options.folds, options.seed)
     given = read_splits(options.splits)
     missing = [row.image_id for row in rows if row.image_id not in given]
     if missing:

@@ -36,7 +36,9 @@ class BagModel(nn.Module):
         ``truth`` is given while training, for the head's own losses.
         """
         output: HeadOutput = self.head(Instances(rows_ND, offsets, self.mean_D, self.scale_D), truth)
-        return output
+        if self.training or (self.spec.scale, self.spec.shift) == (1.0, 0.0):
+            return output
+        return output._replace(logits_BC=output.logits_BC * self.spec.scale + self.spec.shift)
 
     def standardise(self, bags: Sequence[Rows]) -> None:
         """Take mean and deviation from these bags, each bag counting equally whatever its size."""

@@ -16,12 +16,16 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 OPTIMIZERS = ("adamw", "sam")
 BALANCES = ("weights", "sampling")
 SPLITS = ("patients", "centers")
+TARGETS = ("classes", "labels", "value", "survival")
 AGGREGATES = ("mean", "max")
 TRACKERS = ("wandb", "mlflow")
 _WHERE = ("bags", "manifest", "out", "stores", "splits", "teacher")
 _HOW = ("device", "precision", "jobs", "nproc", "max_rows", "track", "overwrite")
 _SOFT = ("label_smoothing", "mixup", "ema", "instance_dropout", "distil_weight", "distil_temperature")
-_SILENT = ("optimizer", "sam_rho", "balance", "fusion", "split", "calibrate", "aggregate", "output", *_SOFT)
+_FOR_CLASSES = {"label_smoothing": 0.0, "mixup": 0.0, "balance": "weights", "teacher": None, "output": "linear"}
+_FOR_CLASSES |= {"calibrate": "temperature", "aggregate": "mean"}
+"""Options that mean something for classes alone, at their defaults."""
+_SILENT = ("optimizer", "sam_rho", "balance", "fusion", "target", "split", "calibrate", "aggregate", "output", *_SOFT)
 """Not in the recipe where they are at their defaults: runs made before they existed keep their hash."""
 
 
@@ -38,6 +42,8 @@ class TrainOptions:
     """Tile stores: for the mean-colour baseline and the report's heat maps."""
     splits: Path | None = None
     """A splits.csv to reuse."""
+    target: str = "classes"
+    """One of ``classes``, several ``labels``, a ``value``, ``survival``; `mil.task`."""
     split: str = "patients"
     """Folds of ``patients``, balanced on label and center, or of whole ``centers``."""
     calibrate: str = "temperature"
@@ -139,10 +145,13 @@ class TrainOptions:
     def _check_names(self) -> None:
         choices: dict[str, tuple[str, ...]] = {"precision": PRECISIONS, "optimizer": OPTIMIZERS, "balance": BALANCES}
         choices |= {"fusion": FUSIONS, "split": SPLITS, "aggregate": AGGREGATES, "output": OUTPUTS}
-        choices |= {"calibrate": (*METHODS, AUTO)}
+        choices |= {"calibrate": (*METHODS, AUTO), "target": TARGETS}
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise RequestError(f"{name}: expected one of {', '.join(known)}, found {getattr(self, name)!r}")
+        for name, default in _FOR_CLASSES.items():
+            if self.target != "classes" and getattr(self, name) != default:
+                raise RequestError(f"--target {self.target}: {name.replace('_', '-')} is for classes: leave it out")
         for tracker in self.track:
             if tracker not in TRACKERS:
                 raise RequestError(f"track: expected one of {', '.join(TRACKERS)}, found {tracker!r}")

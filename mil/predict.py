@@ -1,7 +1,9 @@
 """`gigamil predict`: a run and new slides or bags in, one row of probabilities per patient out.
 
 The table has ``patient_id``, then the classes. It is always complete: every patient of the manifest has a row, rows sum
-to 1, and who could not be judged stands at equal probabilities and is named.
+to 1, and who could not be judged stands at equal probabilities and is named. Runs with another target give a column for
+each label (probabilities, each on its own), the value, or the log risk; who could not be judged stands at what is best
+said of anybody.
 """
 
 import csv
@@ -22,12 +24,13 @@ from features.bag import find_bags
 from mil.cohort import BagSet, Cohort, cohort_digest, scan_bags
 from mil.ensemble import check_bags_fit, load_ensemble
 from mil.fusion import check_made_alike, open_fused, scan
+from mil.leaks import pictures, seen_pictures
 from mil.metrics import Floats
 from mil.options import TrainOptions, resolve
 from mil.run import RunFolder
 from mil.scores import patient_logits
 from mil.slides import Budget, SlideOptions, make_bags
-from mil.splits import read_splits
+from mil.splits import read_pictures, read_splits
 from wsi.atomic import make_folder, write_text
 from wsi.claim import claim
 from wsi.cohort import find_jobs
@@ -164,7 +167,7 @@ def _write(
     cohorts = open_fused(rows, sets, run.fusion, run.classes)
     cohort = cohorts[0]
     patients, probs = _probabilities(run, options, cohorts, progress)
-    notes = _notes(run, cohort, patients)
+    notes = _notes(run, cohort, patients, pictures(sets[0].headers))
     for note in notes:
         progress.note(note)
     write_text(options.out, _table(patients, run.classes, probs))
@@ -218,8 +221,11 @@ def _probabilities(
     patients, logits_PC = patient_logits(logits, cohort.patient_ids, cohort.usable_N, how)
     usable = {patient for patient, fine in zip(cohort.patient_ids, cohort.usable_N, strict=True) if fine}
     known_P = np.array([[patient in usable] for patient in patients], bool).reshape(-1, 1)
-    equal = np.full(logits_PC.shape, 1 / logits_PC.shape[1])
-    return patients, np.where(known_P, ensemble.calibration.probabilities(logits_PC), equal)
+    if run.target == "classes":
+        equal = np.full(logits_PC.shape, 1 / logits_PC.shape[1])
+        return patients, np.where(known_P, ensemble.calibration.probabilities(logits_PC), equal)
+    told = 0.5 * (1 + np.tanh(0.5 * logits_PC)) if run.target == "labels" else logits_PC
+    return patients, np.where(known_P, told, np.array(run.read_json("metrics.json")["default"]))
 
 
 def _device(device: str) -> TrainOptions:
@@ -227,7 +233,7 @@ def _device(device: str) -> TrainOptions:
     return resolve(TrainOptions(bags=(Path(),), manifest=Path(), out=Path(), device=device))
 
 
-def _notes(run: RunFolder, cohort: Cohort, patients: Sequence[str]) -> list[str]:
+def _notes(run: RunFolder, cohort: Cohort, patients: Sequence[str], picture_of: dict[str, str]) -> list[str]:
     notes = []
     if cohort.empty:
         notes.append(f"{len(cohort.empty)} slides without tiles: {', '.join(cohort.empty)}")
@@ -241,6 +247,10 @@ def _notes(run: RunFolder, cohort: Cohort, patients: Sequence[str]) -> list[str]
         notes.append(
             f"{len(seen)} slides were in the run's training, their scores flatter: {listed}; see oof.csv instead"
         )
+    twins = seen_pictures(read_pictures(run.path / "splits.csv"), picture_of)
+    if twins:
+        listed = f"{', '.join(twins[:5])}{' ...' if len(twins) > 5 else ''}"
+        notes.append(f"{len(twins)} slides are pictures of the run's training under other names: {listed}")
     return notes
 
 

@@ -83,6 +83,16 @@ class RunFolder:
         return str(self.recipe.get("fusion", "none"))
 
     @property
+    def target(self) -> str:
+        """Return what the run predicts: ``classes``, ``labels``, ``value`` or ``survival``."""
+        return str(self.recipe.get("target", "classes"))
+
+    def check_classes(self, what: str) -> None:
+        """Raise `RequestError` unless the run predicts classes, which ``what`` is for."""
+        if self.target != "classes":
+            raise RequestError(f"{self.path}: {what} is for runs that predict classes, found --target {self.target}")
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Return the classes in the order of the logits."""
         return tuple(self.recipe["classes"])

@@ -25,7 +25,10 @@ def autocast(options: TrainOptions) -> AbstractContextManager[None]:
 
 @torch.inference_mode()
 def score(model: BagModel, bags: Sequence[Rows], options: TrainOptions) -> Floats:
-    """Return the logits (n, C) of bags, float64, each row centred; zeros for an empty bag. In evaluation mode."""
+    """Return the logits (n, C) of bags, float64; zeros for an empty bag. In evaluation mode.
+
+    Of classes each row is centred; other targets' outputs are in their own units.
+    """
     model.eval()
     logits = np.zeros((len(bags), model.spec.n_classes))
     filled = [position for position, bag in enumerate(bags) if len(bag)]
@@ -34,5 +37,6 @@ def score(model: BagModel, bags: Sequence[Rows], options: TrainOptions) -> Float
         packed = pack([bags[position] for position in chosen], options.device)
         with autocast(options):
             output = model(packed.rows_ND, packed.offsets)
-        logits[chosen] = centred(output.logits_BC.double().cpu().numpy())
+        own = output.logits_BC.double().cpu().numpy()
+        logits[chosen] = centred(own) if model.spec.target == "classes" else own
     return logits

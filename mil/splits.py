@@ -4,7 +4,7 @@ import csv
 import io
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from wsi.atomic import write_text
 from wsi.errors import RequestError
 
 Ints = NDArray[np.int64]
-FIELDS = ("image_id", "patient_id", "label", "center_id", "fold")
+FIELDS = ("image_id", "patient_id", "label", "center_id", "fold", "overview_sha256")
 
 
 def strata(labels: Sequence[str], centers: Sequence[str | None], patients: Sequence[str], n_folds: int) -> list[str]:
@@ -130,13 +130,15 @@ def write_splits(
     labels: Sequence[str],
     centers: Sequence[str | None],
     folds: Ints,
+    picture_of: Mapping[str, str] | None = None,
 ) -> None:
-    """Write splits.csv: one row per slide with the fold that tests it."""
+    """Write splits.csv: one row per slide with the fold that tests it, and the hash of its overview where known."""
+    known = picture_of or {}
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(FIELDS)
     writer.writerows(
-        (image, patient, label, center or "", fold)
+        (image, patient, label, center or "", fold, known.get(image, ""))
         for image, patient, label, center, fold in zip(
             image_ids, patients, labels, centers, folds.tolist(), strict=True
         )
@@ -170,6 +172,12 @@ def read_labels(path: Path) -> dict[str, str]:
     """Return image id -> label from a splits.csv that we wrote."""
     with path.open(newline="", encoding="utf-8") as file:
         return {record["image_id"]: record["label"] for record in csv.DictReader(file)}
+
+
+def read_pictures(path: Path) -> dict[str, str]:
+    """Return image id -> hash of its overview, or an empty text, from a splits.csv that we wrote."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return {record["image_id"]: record.get("overview_sha256") or "" for record in csv.DictReader(file)}
 
 
 def read_patients(path: Path) -> dict[str, str]:

@@ -57,6 +57,15 @@ class Target(ABC):
     def batch(self, slides: Ints, device: torch.device | str) -> Truths:
         """Return the truth about these slides (B,), on the device."""
 
+    def fitted(self, slides: Ints) -> "Target":
+        """Return the target as it is learnt from these slides: in other units where that helps."""
+        return self
+
+    def validation_loss(self, slides: Ints, outputs_PC: Floats) -> float:
+        """Return the mean loss of outputs, in the target's own units, for these slides (P,)."""
+        losses = self.batch(slides, "cpu").loss(torch.from_numpy(np.asarray(outputs_PC)))
+        return float(losses.double().mean())
+
     @abstractmethod
     def scores(self, logits_NC: Floats) -> Floats:
         """Return what the user is told: probabilities, values in their own unit, or risks (higher is worse)."""
@@ -172,6 +181,13 @@ class ValueTarget(Target):
     def batch(self, slides: Ints, device: torch.device | str) -> Truths:
         standard_B = (self.values_N[slides] - self.center) / self.spread
         return _Values(torch.from_numpy(standard_B).float().to(device))
+
+    def fitted(self, slides: Ints) -> "ValueTarget":
+        values = self.values_N[slides]
+        return ValueTarget(self.values_N, float(values.mean()), float(values.std()))
+
+    def validation_loss(self, slides: Ints, outputs_PC: Floats) -> float:
+        return Target.validation_loss(self, slides, (outputs_PC - self.center) / self.spread)
 
     def scores(self, logits_NC: Floats) -> Floats:
         return np.asarray(logits_NC, np.float64) * self.spread + self.center

@@ -13,8 +13,10 @@ from features.distributed import Place, process_group, torchrun_place
 from mil.cohort import Cohort
 from mil.distil import check_teacher
 from mil.evaluate import evaluate, evidence_of
+from mil.evaluate_target import evaluate_target
 from mil.evidence import read_history
 from mil.jobs import FitJob
+from mil.leaks import pictures
 from mil.material import Material, gather
 from mil.metrics import Ints
 from mil.options import TrainOptions, resolve
@@ -153,9 +155,15 @@ def _open(task: _Task, progress: Progress) -> tuple[tuple[Cohort, ...], list[str
         notes.append(f"{len(cohort.empty)} slides without tiles, not trained on: {', '.join(cohort.empty)}")
     for note in notes:
         progress.note(note)
-    labels = [row.label or "" for row in material.rows]
+    labels = [row.label or row.value or row.time or "" for row in material.rows]
     write_splits(
-        task.run.path / "splits.csv", cohort.image_ids, cohort.patient_ids, labels, cohort.center_ids, material.folds
+        task.run.path / "splits.csv",
+        cohort.image_ids,
+        cohort.patient_ids,
+        labels,
+        cohort.center_ids,
+        material.folds,
+        pictures(material.bags.headers),
     )
     return cohorts, notes
 
@@ -198,6 +206,11 @@ def _report(
     """Evaluate out of fold and write the report; return the outcomes of the run."""
     options = task.options
     progress.begin("evaluate", 2, "steps")
+    if cohort.target is not None:
+        evaluate_target(task.run, options, cohort, task.material.folds, notes, evidence_of(task.stores))
+        progress.advance(2)
+        progress.end()
+        return outcomes + _failed(cohort.failures)
     evaluate(task.run, options, cohort, task.material.folds, task.stores, notes)
     progress.advance(1)
     drawn = report(ReportOptions(run=task.run.path, bags=options.bags, stores=options.stores)).ended(Status.FAILED)
@@ -208,6 +221,8 @@ def _report(
 
 def check_trainable(cohort: Cohort, folds: Ints) -> None:
     """Raise `RequestError` unless every training fold has two patients of every class with tiles."""
+    if cohort.target is not None:
+        return  # `mil.task` has counted the patients
     for fold in np.unique(folds):
         chosen = (folds != fold) & cohort.usable_N
         for number, name in enumerate(cohort.classes):

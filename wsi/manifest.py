@@ -1,7 +1,8 @@
 """The cohort table: one row per slide, as STRIP AI names its columns. Ids are strings; ``049194`` keeps its zero.
 
 Columns: ``image_id`` (required), ``patient_id`` (else the image id without its last ``_<n>``), ``label``,
-``center_id``, ``image_num``, ``other_specified``, and ours: ``path`` (relative to the table's folder), ``mpp`` (um/px).
+``center_id``, ``image_num``, ``other_specified``, and ours: ``path`` (relative to the table's folder), ``mpp`` (um/px),
+and for other targets than classes ``value``, or ``time`` and ``event``.
 STRIP AI's train.csv, test.csv and other.csv work as they are.
 """
 
@@ -16,6 +17,7 @@ from pathlib import Path
 from wsi.errors import ManifestError
 
 COLUMNS = ("image_id", "patient_id", "label", "center_id", "image_num", "other_specified", "path", "mpp")
+TARGET_COLUMNS = ("value", "time", "event")
 _SAFE_ID = re.compile(r"[^/\\\0]+")
 
 
@@ -31,6 +33,12 @@ class ManifestRow:
     """Absolute path of the slide, where the table gives one."""
     mpp: float | None = None
     """um/px at level 0, where the table gives it."""
+    value: str | None = None
+    """What is to be predicted, where it is a number: the cell as it stands there."""
+    time: str | None = None
+    """Until the event, or until last seen without it."""
+    event: str | None = None
+    """1 where it happened."""
 
 
 def check_id(item_id: str, source: str) -> str:
@@ -93,7 +101,7 @@ def check_disjoint(train: Sequence[ManifestRow], test: Sequence[ManifestRow]) ->
 def _check_header(path: Path, header: Sequence[str]) -> None:
     if "image_id" not in header:
         raise ManifestError(f"{path}: expected a column image_id, found {', '.join(header) or 'an empty file'}")
-    unknown = [name for name in header if name not in COLUMNS]
+    unknown = [name for name in header if name not in (*COLUMNS, *TARGET_COLUMNS)]
     if unknown:
         raise ManifestError(f"{path}: unknown columns {', '.join(unknown)}; known are {', '.join(COLUMNS)}")
     twice = [name for name, count in Counter(header).items() if count > 1]
@@ -115,6 +123,7 @@ def _row(path: Path, number: int, record: dict[str, str]) -> ManifestRow:
         center_id=values.get("center_id") or None,
         path=(path.parent / given).resolve() if given else None,
         mpp=_mpp(where, values.get("mpp")),
+        **{name: values.get(name) or None for name in TARGET_COLUMNS},
     )
 
 

@@ -1,5 +1,6 @@
 """The tile store, read: what stands in it, its tile list, and its tiles straight from the shards."""
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -257,6 +258,11 @@ class TileStore:
         absent = smallest(picture) == FILL
         picture[absent] = shown[absent]
         return picture
+
+    def overview_sha256(self) -> str:
+        """Return the hash (hex) of the whole slide's small picture: the same slide filed twice has the same."""
+        pixels = np.ascontiguousarray(self.read_array("overview/0"))
+        return hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).hexdigest()
 
     def tissue_mask(self) -> tuple[NDArray[np.uint8], float]:
         """Return the tissue mask, uint8 (h, w) of 0 and 1, and its um/px."""

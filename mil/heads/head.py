@@ -33,6 +33,12 @@ class HeadSpec:
     """ArcFace's margin of each class, radians; empty: 0.3 for all."""
     subcenters: int = 1
     """ArcFace's centers per class."""
+    target: str = "classes"
+    """What the outputs are: of ``classes`` only their differences count."""
+    scale: float = 1.0
+    """What outputs are multiplied by in evaluation mode: the deviation of the values that were learnt."""
+    shift: float = 0.0
+    """What is then added: their mean."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "margins", tuple(self.margins))

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +140,43 @@ def test_a_center_that_predicts_the_label_is_exposed(tmp_path: Path) -> None:
 def test_features_that_do_not_know_the_center_pass_the_probe(trained: Trained) -> None:
     probe = json.loads((trained.out / "metrics.json").read_text())["center_probe"]
     assert probe["balanced_accuracy"]["low"] < 0.5 < probe["balanced_accuracy"]["high"]
+
+
+def test_one_picture_under_two_patients_is_refused_and_told_at_prediction(
+    tmp_path: Path, write_cohort: Callable[..., Witness]
+) -> None:
+    witness = write_cohort(tmp_path, n_patients=18)
+
+    def as_picture(image_id: str, picture: str) -> None:
+        rows = instances(np.random.default_rng(1), 30, positive=False)
+        told = facts(image_id)
+        write_bag(
+            tmp_path / f"{image_id}.h5",
+            [rows],
+            grid(30),
+            replace(told, provenance={**told.provenance, "overview_sha256": picture}),
+        )
+
+    as_picture("0001_0", "aa")
+    as_picture("0002_0", "aa")
+    with pytest.raises(RequestError, match=r"0001_0 \(patient 0001\) and 0002_0 \(patient 0002\) are the same picture"):
+        train(witness.options(tmp_path / "no"))
+    as_picture("0002_0", "bb")
+    as_picture("0000_0", "cc")
+    as_picture("0000_1", "cc")
+    run = tmp_path / "run"
+    assert train(witness.options(run, folds=2, epochs=2, baselines=())).exit_code == 0
+    warned = json.loads((run / "metrics.json").read_text())["warnings"]
+    assert "slides 0000_0 and 0000_1 of patient 0000 are the same picture" in warned
+    new = tmp_path / "new"
+    new.mkdir()
+    as_picture("0777_0", "bb")
+    (tmp_path / "0777_0.h5").rename(new / "0777_0.h5")
+    done = predict(PredictOptions(run=run, bags=(new,), out=tmp_path / "p.csv"))
+    assert (
+        "1 slides are pictures of the run's training under other names: 0777_0 = 0002_0"
+        in done.outcomes[0].facts["notes"]
+    )
 
 
 @pytest.mark.slow

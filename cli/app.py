@@ -16,6 +16,7 @@ from cli.predict import predict
 from cli.qc import qc
 from cli.report import report
 from cli.sample import sample
+from cli.similar import similar
 from cli.tile import tile
 from cli.train import train
 from cli.tune import tune
@@ -48,6 +49,7 @@ for _verb in (
     heatmap,
     report,
     compare,
+    similar,
 ):
     app.command()(_verb)
 

@@ -24,6 +24,9 @@ def train(
     target: Annotated[
         str, typer.Option(help="classes; or labels (a;b), value, survival: columns value, or time and event.")
     ] = "classes",
+    repeats: Annotated[
+        int, typer.Option(help="Whole runs on other divisions of the patients, in folders of --out.")
+    ] = 1,
     split: Annotated[str, typer.Option(help="Folds of patients, or of whole centers.")] = "patients",
     calibrate: Annotated[
         str, typer.Option(help="temperature, prior, platt, clip, none, or auto: chosen on inner patients.")
@@ -69,6 +72,7 @@ def train(
     from cli.console import one_line_errors, run_stage
     from mil.options import TrainOptions
     from mil.train import train as run
+    from wsi.errors import RequestError
 
     with one_line_errors():
         options = TrainOptions(
@@ -114,6 +118,16 @@ def train(
             track=tuple(track or ()),
             overwrite=overwrite,
         )
+        if repeats > 1:
+            from mil.repeat import train_repeatedly
+
+            if "RANK" in os.environ:
+                raise RequestError("torchrun excludes --repeats: start each repeat by itself, with its --seed")
+        elif repeats < 1:
+            raise RequestError(f"--repeats {repeats}: expected 1 or more")
         if int(os.environ.get("RANK", "0")) > 0:  # rank 0 tells for all
             raise typer.Exit(run(options).exit_code)
+    if repeats > 1:
+        run_stage(lambda progress: train_repeatedly(options, repeats, progress), json_output=json)
+        return
     run_stage(lambda progress: run(options, progress), json_output=json)

@@ -1,0 +1,75 @@
+"""Cross-validation repeated on other divisions of the patients: how much of a result is the luck of one division.
+
+<out>/repeat0/ repeat1/ ...   whole runs, which differ in the seed of splits and models
+<out>/repeats.csv, .json      each repeat's metrics, their mean and standard deviation
+"""
+
+import csv
+import io
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from mil.options import TrainOptions
+from mil.run import RunFolder
+from mil.train import train
+from wsi.atomic import write_text
+from wsi.errors import RequestError
+from wsi.outcome import Outcome, Progress, Silent, Status, Summary
+
+
+def train_repeatedly(options: TrainOptions, repeats: int, progress: Progress | None = None) -> Summary:
+    """Train `repeats` runs with seeds ``seed``, ``seed + 1``, ... and write what they have in common.
+
+    A repeat that is finished is skipped, as is any finished run.
+
+    Raises
+    ------
+    RequestError
+        Fewer than two repeats, or splits are given, which leave nothing to repeat.
+    """
+    if repeats < 2 or options.splits is not None or options.split == "centers":
+        raise RequestError(
+            f"--repeats {repeats}: expected 2 or more, without --splits and --split centers: other patients are to be "
+            "drawn into the folds each time"
+        )
+    start, progress = time.monotonic(), progress or Silent()
+    outcomes: list[Outcome] = []
+    folders = [options.out / f"repeat{number}" for number in range(repeats)]
+    for number, folder in enumerate(folders):
+        progress.note(f"repeat {number + 1} of {repeats}")
+        summary = train(replace(options, out=folder, seed=options.seed + number), progress)
+        outcomes += [replace(own, item_id=f"repeat{number}/{own.item_id}") for own in summary.outcomes]
+    found = [RunFolder(folder).read_json("metrics.json") for folder in folders]
+    table = [found_metrics["models"][found_metrics["head"]] for found_metrics in found]
+    facts = _spread(table)
+    write_text(options.out / "repeats.json", json.dumps(facts, indent=1, allow_nan=False) + "\n")
+    write_text(options.out / "repeats.csv", _csv(table, facts))
+    outcomes.append(Outcome(str(options.out / "repeats.csv"), Status.DONE, facts=facts))
+    return Summary("train", outcomes, time.monotonic() - start)
+
+
+def _spread(table: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the mean and standard deviation (n - 1) of each metric over the repeats."""
+    facts = {}
+    for name in table[0]:
+        values = [row[name]["value"] for row in table]
+        known = np.array([value for value in values if value is not None], np.float64)
+        if len(known) > 1:
+            facts[name] = {"mean": float(known.mean()), "sd": float(known.std(ddof=1)), "repeats": values}
+    return facts
+
+
+def _csv(table: Sequence[dict[str, Any]], facts: dict[str, Any]) -> str:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["repeat", *facts])
+    for number, row in enumerate(table):
+        writer.writerow([number, *(row[name]["value"] for name in facts)])
+    writer.writerow(["mean", *(facts[name]["mean"] for name in facts)])
+    writer.writerow(["sd", *(facts[name]["sd"] for name in facts)])
+    return text.getvalue()

@@ -5,7 +5,7 @@ empty stays in the cohort with zero instances: it is named, never trained on, an
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +61,19 @@ class Cohort:
 
     def __len__(self) -> int:
         return len(self.image_ids)
+
+    def first(self, count: int) -> "Cohort":
+        """Return the cohort of the first slides."""
+        ids = self.image_ids[:count]
+        return replace(
+            self,
+            image_ids=ids,
+            patient_ids=self.patient_ids[:count],
+            center_ids=self.center_ids[:count],
+            labels_N=self.labels_N[:count],
+            bags=self.bags[:count],
+            failures={i: why for i, why in self.failures.items() if i in set(ids)},
+        )
 
     @property
     def usable_N(self) -> NDArray[np.bool_]:

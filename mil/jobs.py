@@ -36,9 +36,11 @@ class Parts:
 def divide(cohort: Cohort, folds: Ints, job: FitJob) -> Parts:
     """Return the slides to train on, to validate on and to test."""
     rest = np.flatnonzero((folds != job.fold) & cohort.usable_N)
-    labels = [cohort.stratum(i) for i in rest.tolist()]
-    val = inner_split(labels, [cohort.patient_ids[i] for i in rest], job.options.inner_share, seed_of(job, 0, "inner"))
-    return Parts(rest[~val], rest[val], np.flatnonzero(folds == job.fold))
+    asked, only_trained_on = rest[folds[rest] >= 0], rest[folds[rest] < 0]
+    labels = [cohort.stratum(i) for i in asked.tolist()]
+    patients = [cohort.patient_ids[i] for i in asked]
+    val = inner_split(labels, patients, job.options.inner_share, seed_of(job, 0, "inner"))
+    return Parts(np.concatenate([asked[~val], only_trained_on]), asked[val], np.flatnonzero(folds == job.fold))
 
 
 def seed_of(job: FitJob, epoch: int, purpose: str) -> int:

@@ -16,7 +16,7 @@ from mil.run import versions
 from mil.splits import center_folds, outer_folds, patient_folds, read_splits
 from mil.task import Task, is_known, read_task
 from wsi.errors import RequestError
-from wsi.manifest import ManifestRow, load_manifest
+from wsi.manifest import ManifestRow, check_disjoint, load_manifest
 from wsi.recipe import Recipe, canonical, recipe_hash
 
 ALGORITHM = 1
@@ -34,10 +34,15 @@ class Material:
     fusion: str
     classes: tuple[str, ...]
     folds: Ints
-    """The fold that tests each row."""
+    """The fold that tests each row; -1 for slides that are trained on only, which stand last."""
     notes: tuple[str, ...]
     """What was left out."""
     task: Task
+
+    @property
+    def tested(self) -> int:
+        """Return how many slides some fold tests: the first ones."""
+        return int((self.folds >= 0).sum())
 
     @property
     def bags(self) -> BagSet:
@@ -96,18 +101,34 @@ def gather(options: TrainOptions) -> Material:
     """
     everyone = load_manifest(options.manifest)
     known = [row for row in everyone if is_known(options.target, row)]
-    sets = scan(options.bags, [row.image_id for row in known], options.fusion)
+    others = _others(options, everyone)
+    sets = scan(options.bags, [row.image_id for row in (*known, *others)], options.fusion)
     bags = fused(sets, options.fusion)
     if not bags.headers:
         raise RequestError(f"no bag can be read: {next(iter(bags.failures.values()))}")
     rows, notes = _with_bags(everyone, known, bags)
-    notes += check_pictures(rows, pictures(bags.headers))
+    others = [row for row in others if row.image_id in bags.headers]
+    notes += check_pictures([*rows, *others], pictures(bags.headers))
     task = read_task(options.target, rows, options.classes, options.folds)
     folds = _folds(options, rows, task)
     patients = [row.patient_id for row in rows]
     for one in sets:
         check_unseen(one.headers.values(), patients, folds, range(options.folds))
-    return Material(tuple(rows), sets, options.fusion, task.outputs, folds, tuple(notes), task)
+    if others:
+        if options.other_label not in task.outputs:
+            raise RequestError(f"--other-label {options.other_label}: expected one of {', '.join(task.outputs)}")
+        notes.append(f"{len(others)} slides of {options.other.name if options.other else ''} are trained on only")
+        folds = np.concatenate([folds, np.full(len(others), -1, np.int64)])
+    return Material((*rows, *others), sets, options.fusion, task.outputs, folds, tuple(notes), task)
+
+
+def _others(options: TrainOptions, everyone: Sequence[ManifestRow]) -> list[ManifestRow]:
+    """Return the slides that are trained on only, with the class that they are taken for."""
+    if options.other is None:
+        return []
+    others = load_manifest(options.other)
+    check_disjoint(everyone, others)
+    return [replace(row, label=options.other_label) for row in others]
 
 
 def _with_bags(

@@ -19,13 +19,25 @@ SPLITS = ("patients", "centers")
 TARGETS = ("classes", "labels", "value", "survival")
 AGGREGATES = ("mean", "max")
 TRACKERS = ("wandb", "mlflow")
-_WHERE = ("bags", "manifest", "out", "stores", "splits", "teacher")
+_WHERE = ("bags", "manifest", "out", "stores", "splits", "teacher", "other")
 _HOW = ("device", "precision", "jobs", "nproc", "max_rows", "track", "overwrite")
 _SOFT = ("label_smoothing", "mixup", "ema", "instance_dropout", "distil_weight", "distil_temperature")
 _FOR_CLASSES = {"label_smoothing": 0.0, "mixup": 0.0, "balance": "weights", "teacher": None, "output": "linear"}
-_FOR_CLASSES |= {"calibrate": "temperature", "aggregate": "mean"}
+_FOR_CLASSES |= {"calibrate": "temperature", "aggregate": "mean", "other": None}
 """Options that mean something for classes alone, at their defaults."""
-_SILENT = ("optimizer", "sam_rho", "balance", "fusion", "target", "split", "calibrate", "aggregate", "output", *_SOFT)
+_SILENT = (
+    "optimizer",
+    "sam_rho",
+    "balance",
+    "fusion",
+    "target",
+    "split",
+    "calibrate",
+    "aggregate",
+    "output",
+    "other_label",
+    *_SOFT,
+)
 """Not in the recipe where they are at their defaults: runs made before they existed keep their hash."""
 
 
@@ -52,6 +64,10 @@ class TrainOptions:
     """A patient's logits over the slides: ``mean``, or ``max`` for each class."""
     output: str = "linear"
     """Last layer of the head: ``linear``, or ``arcface`` with a margin for each class by how rare it is."""
+    other: Path | None = None
+    """A table of further slides, STRIP AI's other.csv: trained on in every fold, never validated on or tested."""
+    other_label: str = ""
+    """The class that they are taken for: extra negatives."""
     fusion: str = "none"
     """``concat`` or ``late``: ``bags`` has one folder for each of several encoders; see `mil.fusion`."""
     head: str = "gated_abmil"
@@ -136,6 +152,8 @@ class TrainOptions:
                 raise RequestError(f"{name}: expected a number from 0 to below 1, found {getattr(self, name)}")
         if not (0 <= self.mixup < float("inf") and 0 < self.distil_weight <= 1):
             raise RequestError("expected mixup of 0 or more and distil_weight in (0, 1]")
+        if self.other is not None and self.teacher is not None:
+            raise RequestError("--other and --teacher exclude each other: a teacher's splits do not hold other slides")
         if self.fusion == "late" and self.teacher is not None:
             raise RequestError("fusion late and teacher exclude each other: a teacher knows one kind of bags")
         if self.nproc > 1 and self.jobs > 1:
@@ -152,6 +170,10 @@ class TrainOptions:
         for name, default in _FOR_CLASSES.items():
             if self.target != "classes" and getattr(self, name) != default:
                 raise RequestError(f"--target {self.target}: {name.replace('_', '-')} is for classes: leave it out")
+        if (self.other is None) != (self.other_label == ""):
+            raise RequestError(
+                "--other and --other-label: expected both, a table and the class its slides are taken for"
+            )
         for tracker in self.track:
             if tracker not in TRACKERS:
                 raise RequestError(f"track: expected one of {', '.join(TRACKERS)}, found {tracker!r}")

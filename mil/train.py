@@ -155,14 +155,15 @@ def _open(task: _Task, progress: Progress) -> tuple[tuple[Cohort, ...], list[str
         notes.append(f"{len(cohort.empty)} slides without tiles, not trained on: {', '.join(cohort.empty)}")
     for note in notes:
         progress.note(note)
-    labels = [row.label or row.value or row.time or "" for row in material.rows]
+    labels = [row.label or row.value or row.time or "" for row in material.rows[: material.tested]]
+    tested = cohort.first(material.tested)
     write_splits(
         task.run.path / "splits.csv",
-        cohort.image_ids,
-        cohort.patient_ids,
+        tested.image_ids,
+        tested.patient_ids,
         labels,
-        cohort.center_ids,
-        material.folds,
+        tested.center_ids,
+        material.folds[: material.tested],
         pictures(material.bags.headers),
     )
     return cohorts, notes
@@ -206,25 +207,27 @@ def _report(
     """Evaluate out of fold and write the report; return the outcomes of the run."""
     options = task.options
     progress.begin("evaluate", 2, "steps")
+    failures = cohort.failures
+    folds, cohort = task.material.folds[: task.material.tested], cohort.first(task.material.tested)
     if cohort.target is not None:
-        evaluate_target(task.run, options, cohort, task.material.folds, notes, evidence_of(task.stores))
+        evaluate_target(task.run, options, cohort, folds, notes, evidence_of(task.stores))
         progress.advance(2)
         progress.end()
-        return outcomes + _failed(cohort.failures)
-    evaluate(task.run, options, cohort, task.material.folds, task.stores, notes)
+        return outcomes + _failed(failures)
+    evaluate(task.run, options, cohort, folds, task.stores, notes)
     progress.advance(1)
     drawn = report(ReportOptions(run=task.run.path, bags=options.bags, stores=options.stores)).ended(Status.FAILED)
     progress.advance(1)
     progress.end()
-    return outcomes + _failed(cohort.failures) + drawn
+    return outcomes + _failed(failures) + drawn
 
 
 def check_trainable(cohort: Cohort, folds: Ints) -> None:
     """Raise `RequestError` unless every training fold has two patients of every class with tiles."""
     if cohort.target is not None:
         return  # `mil.task` has counted the patients
-    for fold in np.unique(folds):
-        chosen = (folds != fold) & cohort.usable_N
+    for fold in np.unique(folds[folds >= 0]):
+        chosen = (folds != fold) & (folds >= 0) & cohort.usable_N
         for number, name in enumerate(cohort.classes):
             patients = {cohort.patient_ids[i] for i in np.flatnonzero(chosen & (cohort.labels_N == number))}
             if len(patients) < 2:

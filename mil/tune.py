@@ -67,8 +67,11 @@ class TuneOptions:
         unknown = [head for head in self.heads if head not in HEADS]
         if unknown:
             raise RequestError(f"--heads: unknown head {unknown[0]!r}: expected some of {', '.join(HEADS)}")
-        if self.train.fusion == "late" or self.train.teacher is not None:
-            raise RequestError("tune searches models of one kind of bags, without a teacher")
+        plain = self.train.target == "classes" and self.train.other is None and self.train.teacher is None
+        if self.train.fusion == "late" or not plain:
+            raise RequestError(
+                "tune searches models of classes, of one kind of bags, without a teacher or other slides"
+            )
         if self.train.jobs > 1 or self.train.nproc > 1:
             raise RequestError("tune runs in one process: each trial builds on those before; leave out --jobs, --nproc")
         if importlib.util.find_spec("optuna") is None:

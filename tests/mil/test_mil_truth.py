@@ -17,7 +17,7 @@ from mil.predict import PredictOptions, predict
 from mil.scores import patient_logits
 from mil.splits import center_folds
 from mil.train import train
-from wsi.errors import RequestError
+from wsi.errors import ManifestError, RequestError
 
 
 def test_whole_centers_are_held_out_in_folds_of_like_size() -> None:
@@ -177,6 +177,36 @@ def test_one_picture_under_two_patients_is_refused_and_told_at_prediction(
         "1 slides are pictures of the run's training under other names: 0777_0 = 0002_0"
         in done.outcomes[0].facts["notes"]
     )
+
+
+def test_other_slides_are_trained_on_and_never_tested(write_cohort: Callable[..., Witness], tmp_path: Path) -> None:
+    witness = write_cohort(tmp_path, n_patients=18)
+    others = ["image_id,patient_id,label,other_specified"]
+    for number in range(6):
+        rows = instances(np.random.default_rng(number), 40, positive=False)
+        write_bag(tmp_path / f"x{number}_0.h5", [rows], grid(40), facts(f"x{number}_0"))
+        others.append(f"x{number}_0,x{number},Other,Dissection")
+    (tmp_path / "other.csv").write_text("\n".join(others) + "\n")
+    common = {"folds": 2, "epochs": 3, "baselines": ()}
+    plain, more = tmp_path / "plain", tmp_path / "more"
+    assert train(witness.options(plain, **common)).exit_code == 0
+    given = {"other": tmp_path / "other.csv", "other_label": "CE"}
+    assert train(witness.options(more, **common, **given)).exit_code == 0
+    for name in ("splits.csv", "oof.csv"):
+        assert "x0" not in (more / name).read_text()
+    assert (plain / "splits.csv").read_text() == (more / "splits.csv").read_text()
+    weights = "fold0/seed0/weights.safetensors"
+    assert (plain / weights).read_bytes() != (more / weights).read_bytes()
+    told = json.loads((more / "metrics.json").read_text())
+    assert told["slides"] == json.loads((plain / "metrics.json").read_text())["slides"]
+    assert "6 slides of other.csv are trained on only" in told["warnings"]
+    with pytest.raises(RequestError, match="--other-label Other: expected one of CE, LAA"):
+        train(witness.options(tmp_path / "no", **common, other=tmp_path / "other.csv", other_label="Other"))
+    with pytest.raises(RequestError, match="expected both, a table and the class"):
+        witness.options(tmp_path / "no", other=tmp_path / "other.csv")
+    (tmp_path / "other.csv").write_text((tmp_path / "other.csv").read_text() + "0001_0,0001,Other,\n")
+    with pytest.raises(ManifestError, match="image_id in both train and test: 0001_0"):
+        train(witness.options(tmp_path / "no", **common, **given))
 
 
 @pytest.mark.slow

@@ -114,7 +114,7 @@ def write_whole(job: Job, slide: SlideJob, blocks: list[Half]) -> None:
 def _rows(block: Half, job: Job, columns: slice) -> Half:
     """Return a bag's rows: its columns of the encoder's, and a row for each view that is kept."""
     views = block.reshape(len(block), job.kept_views, job.dim)[:, :, columns]
-    return np.ascontiguousarray(views.reshape(len(block) * job.kept_views, -1))
+    return np.ascontiguousarray(views.reshape(len(block) * job.kept_views, views.shape[2]))
 
 
 def remove_parts(slide: SlideJob) -> None:

@@ -12,10 +12,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
-from importlib import resources
 from math import isfinite
 from pathlib import Path
-from string import Template
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +23,7 @@ from mil.delong import DeLong, delong
 from mil.evidence import read_evidence
 from mil.figures import compare_figure
 from mil.metrics import CLIP, METRICS, Floats, Ints, ones, softmax
+from mil.page import fill
 from mil.report_html import METRIC_NAMES, image, interval, number, table
 from mil.run import RunFolder
 from wsi.atomic import make_folder, write_text
@@ -230,7 +229,6 @@ def _shown_p(row: Json) -> str:
 
 
 def _page(shared: Shared, rows: Mapping[str, Json]) -> str:
-    template = resources.files("mil").joinpath("page_template.html").read_text("utf-8")
     keys = ("auc", "weighted_log_loss", "balanced_accuracy", "brier")
     body, gaps = [], []
     for name, row in rows.items():
@@ -241,7 +239,8 @@ def _page(shared: Shared, rows: Mapping[str, Json]) -> str:
     names = [METRIC_NAMES[key][0] for key in keys]
     first = escape(next(iter(rows)))
     figure = compare_figure({name: row["metrics"]["auc"] for name, row in rows.items()})
-    return Template(template).substitute(
+    return fill(
+        "page_template.html",
         title=f"Comparison of {len(shared.probs)} runs",
         headline=f"{len(shared.probs)} runs on the same <b>{len(shared.ids)} patients</b>, none seen by the models "
         "that score them",

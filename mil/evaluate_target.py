@@ -7,9 +7,7 @@ import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
-from importlib import resources
 from math import isfinite
-from string import Template
 from typing import Any
 
 import numpy as np
@@ -21,6 +19,7 @@ from mil.cohort import Cohort
 from mil.figures import survival_figure, value_figure
 from mil.metrics import Floats, Ints
 from mil.options import TrainOptions
+from mil.page import fill
 from mil.report_html import image, number, table
 from mil.run import RunFolder
 from mil.scores import patient_logits, read_scores
@@ -200,9 +199,9 @@ def _page(run: RunFolder, found: Json, target: Target, first: Rows, scores_PC: F
     warned = (
         f'<div class="warn"><ul>{"".join(f"<li>{escape(line)}</li>" for line in lines)}</ul></div>' if lines else ""
     )
-    template = resources.files("mil").joinpath("page_template.html").read_text("utf-8")
     value = f"{number(own[best]['value'], 2)}</b> (95&nbsp;% interval {number(own[best]['low'], 2)} to "
-    return Template(template).substitute(
+    return fill(
+        "page_template.html",
         title=escape(f"{', '.join(found['classes'])} \N{MIDDLE DOT} {run.path.resolve().name}"),
         headline=f"On {found['patients_scored']} patients that the models had not seen: {NAMES[best]} <b>{value}"
         f"{number(own[best]['high'], 2)}).",

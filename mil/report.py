@@ -5,9 +5,7 @@ import io
 import time
 from dataclasses import dataclass
 from html import escape
-from importlib import resources
 from pathlib import Path
-from string import Template
 
 from mil import report_html as html
 from mil.bootstrap import draw_patients
@@ -18,6 +16,7 @@ from mil.examples import choose
 from mil.explain import HeatmapOptions, heatmap
 from mil.figures import calibration_figure, history_figure, roc_figure
 from mil.heads import has_attention
+from mil.page import fill
 from mil.run import RunFolder
 from wsi.atomic import write_text
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
@@ -82,9 +81,9 @@ def _draw_examples(options: ReportOptions, evidence: Evidence) -> list[Outcome]:
 
 def page(evidence: Evidence) -> str:
     """Return report.html."""
-    template = resources.files("mil").joinpath("report_template.html").read_text("utf-8")
     name = evidence.run.path.resolve().name
-    return Template(template).substitute(
+    return fill(
+        "report_template.html",
         title=escape(f"{' vs '.join(evidence.classes)} \N{MIDDLE DOT} {name}"),
         headline=html.headline(evidence),
         lead=html.lead(evidence),

@@ -34,6 +34,9 @@ def extract(
     views: Annotated[str, typer.Option(help="Mean over views: none, flips, d4 or colour.")] = "none",
     keep_views: Annotated[bool, typer.Option("--keep-views", help="A row for each view, not their mean.")] = False,
     compile_: Annotated[bool, typer.Option("--compile", help="Use torch.compile; slow to start.")] = False,
+    channels_last: Annotated[
+        bool, typer.Option(help="Tensors as (N, H, W, C) in memory, which convolutions are faster in.")
+    ] = True,
     off_recipe: Annotated[
         bool, typer.Option("--off-recipe", help="Encode tiles of a um/px that the encoder was not made for.")
     ] = False,
@@ -66,6 +69,7 @@ def extract(
             views=views,
             keep_views=keep_views,
             compiled=compile_,
+            channels_last=channels_last,
             weights=weights,
             random_weights=random_weights,
             batch_size=batch_size,

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -121,6 +121,17 @@ class Encoder(Protocol):
         encoder's device. Called in inference mode, under autocast where the precision is not fp32. Each row depends on
         its own tile only.
         """
+
+
+@runtime_checkable
+class TunedEncoder(Protocol):
+    """An encoder that is a torch module: how it runs can be chosen, before `to`."""
+
+    def compile(self) -> None:
+        """Let torch.compile make kernels for it, at the first batch."""
+
+    def keep_channels_first(self) -> None:
+        """Leave tensors as (N, C, H, W) in memory, too."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,15 +32,13 @@ from features.distributed import (
     run_ranks,
     torchrun_place,
 )
-from features.encoder import JOINED, Encoder, WeightsChoice, build_encoder
-from features.joint import JointEncoder
+from features.encoder import JOINED, Encoder, TunedEncoder, WeightsChoice, build_encoder
 from features.ledger import Ledger, Messages
 from features.plan import Item, Job
 from features.prepare import Request, prepare, settle
 from features.selection import Selection
 from features.stain import check_stain
 from features.stream import GPU_LANES, StreamOptions, Task, TileStream
-from features.timm_encoder import TimmEncoder
 from features.views import check_views
 from wsi.atomic import check_folder
 from wsi.errors import GigamilError, RequestError
@@ -72,6 +70,8 @@ class ExtractOptions:
     """Local state dict in place of the published weights."""
     random_weights: int | None = None
     """Seed of random weights: untrained features, for trials."""
+    channels_last: bool = True
+    """Keep tensors as (N, H, W, C) in memory, which convolutions are faster in."""
     select: str = "all"
     """Which tiles: ``all``, or ``tiles_per_slide`` by ``darkness``, ``tissue``, ``texture`` or at ``random``."""
     tiles_per_slide: int = 0
@@ -172,8 +172,10 @@ class _Ready:
 def _ready(options: ExtractOptions, local_rank: int) -> _Ready:
     asked = resolve_device(options.device)
     encoder = build_encoder(options.encoder, WeightsChoice(options.weights, options.random_weights))
+    if not options.channels_last and isinstance(encoder, TunedEncoder):
+        encoder.keep_channels_first()
     if options.compiled:
-        if not isinstance(encoder, TimmEncoder | JointEncoder):
+        if not isinstance(encoder, TunedEncoder):
             raise RequestError(f"--compile: expected an encoder of timm, found {options.encoder}: leave --compile out")
         encoder.compile()
     return _Ready(encoder, device_of_rank(asked, local_rank), resolve_precision(options.precision, asked, encoder.spec))
@@ -194,6 +196,7 @@ def _prepared(options: ExtractOptions, ready: _Ready, progress: Progress, claims
         separate=options.separate,
         off_recipe=options.off_recipe,
         compiled=options.compiled,
+        channels_last=options.channels_last,
         selection=options.selection,
         stain=options.stain,
         views=options.views,

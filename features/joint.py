@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from features.device import TileInput
-from features.encoder import Encoder, EncoderSpec
-from features.timm_encoder import TimmEncoder
+from features.encoder import Encoder, EncoderSpec, TunedEncoder
 
 
 class JointEncoder:
@@ -34,10 +33,16 @@ class JointEncoder:
             member.to(device)
         return self
 
+    def keep_channels_first(self) -> None:
+        """Leave the members' tensors as (N, C, H, W) in memory; before `to`."""
+        for member in self.members:
+            if isinstance(member, TunedEncoder):
+                member.keep_channels_first()
+
     def compile(self) -> None:
         """Let torch.compile make kernels for the members that it can be used for."""
         for member in self.members:
-            if isinstance(member, TimmEncoder):
+            if isinstance(member, TunedEncoder):
                 member.compile()
 
     def encode(self, tiles_NCHW: Tensor) -> Tensor:

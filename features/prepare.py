@@ -40,6 +40,7 @@ class Request:
     off_recipe: bool = False
     """Encode tiles of a um/px that the encoder was not made for."""
     compiled: bool = False
+    channels_last: bool = True
     selection: Selection = field(default_factory=Selection)
     stain: str = "none"
     views: str = "none"
@@ -79,6 +80,7 @@ class Request:
             "precision": self.precision,
             "device": self.device_type,
             **({"compiled": True} if self.compiled else {}),
+            **({} if self.channels_last else {"channels_last": False}),
             **({"off_recipe": off_recipe} if off_recipe else {}),
             "versions": {name: _version(name) for name in ("gigamil", "torch", "timm")},
         }

@@ -50,6 +50,7 @@ class TimmEncoder:
     def __init__(self, model: nn.Module, spec: EncoderSpec, architecture: "Architecture") -> None:
         self._model = model.eval().requires_grad_(requires_grad=False)
         self._spec, self._architecture = spec, architecture
+        self._format = torch.channels_last
 
     @property
     def spec(self) -> EncoderSpec:
@@ -75,8 +76,12 @@ class TimmEncoder:
 
     def to(self, device: torch.device) -> Self:
         """Move its tensors to the device; return itself."""
-        self._model = self._model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._model = self._model.to(device, memory_format=self._format)  # type: ignore[call-overload]
         return self
+
+    def keep_channels_first(self) -> None:
+        """Leave tensors as (N, C, H, W) in memory, too; before `to`."""
+        self._format = torch.contiguous_format
 
     def compile(self) -> None:
         """Let torch.compile make kernels for it, at the first batch."""
@@ -84,7 +89,7 @@ class TimmEncoder:
 
     def encode(self, tiles_NCHW: Tensor) -> Tensor:
         """Return (N, dim) features; see `features.encoder.Encoder`."""
-        features: Tensor = self._model(tiles_NCHW.contiguous(memory_format=torch.channels_last))
+        features: Tensor = self._model(tiles_NCHW.contiguous(memory_format=self._format))
         return features
 
 

@@ -63,6 +63,15 @@ def test_one_file_of_weights_cannot_serve_two(tmp_path: Path) -> None:
         build_encoder("texture+texture")
 
 
+def test_channels_first_gives_the_same_features(stores: Path, alone: dict[str, Path], tmp_path: Path) -> None:
+    assert extract(options(stores, tmp_path, f"{FIRST}+{SECOND}", separate=True, channels_last=False)).exit_code == 0
+    for name in (FIRST, SECOND):
+        for bag in sorted((tmp_path / name.replace(":", "-")).glob("*.h5")):
+            ours, plain = (read_features(path).astype(np.float32) for path in (bag, alone[name] / bag.name))
+            np.testing.assert_allclose(ours, plain, rtol=2e-3, atol=2e-3)
+            assert read_header(bag).provenance["channels_last"] is False
+
+
 def test_compiled_kernels_give_the_same_features(stores: Path, alone: dict[str, Path], tmp_path: Path) -> None:
     assert extract(options(stores, tmp_path, FIRST, compiled=True)).exit_code == 0
     for bag in sorted(tmp_path.glob("*.h5")):

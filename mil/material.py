@@ -101,6 +101,9 @@ def gather(options: TrainOptions) -> Material:
     """
     everyone = load_manifest(options.manifest)
     known = [row for row in everyone if is_known(options.target, row)]
+    if not known:
+        column = {"value": "value", "survival": "time"}.get(options.target, "label")
+        raise RequestError(f"{options.manifest}: expected slides with a {column}, found none")
     others = _others(options, everyone)
     sets = scan(options.bags, [row.image_id for row in (*known, *others)], options.fusion)
     bags = fused(sets, options.fusion)

@@ -144,6 +144,12 @@ def test_tables_that_say_nothing(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_table_without_the_column_is_named(bags: Path, shares: np.ndarray, tmp_path: Path) -> None:
+    manifest = write_manifest(tmp_path, "label", ["CE"] * PATIENTS)
+    with pytest.raises(RequestError, match=r"manifest\.csv: expected slides with a value, found none"):
+        train(Witness(bags, manifest).options(tmp_path / "run", target="value"))
+
+
 def test_a_patient_has_one_truth(bags: Path, shares: np.ndarray, tmp_path: Path) -> None:
     manifest = write_manifest(tmp_path, "value", [f"{share:.4f}" for share in shares])
     manifest.write_text(manifest.read_text().replace(f"000_1,000,{shares[0]:.4f}", "000_1,000,7"))

@@ -31,7 +31,9 @@ def train(
     calibrate: Annotated[
         str, typer.Option(help="temperature, prior, platt, clip, none, or auto: chosen on inner patients.")
     ] = "temperature",
-    aggregate: Annotated[str, typer.Option(help="A patient's logits over the slides: mean or max.")] = "mean",
+    aggregate: Annotated[
+        str, typer.Option(help="Of a patient's slides: mean or max of their logits; bag: all in one bag.")
+    ] = "mean",
     output: Annotated[str, typer.Option(help="Last layer: linear, or arcface (for many or rare classes).")] = "linear",
     other: Annotated[Path | None, typer.Option(help="Table of slides that are trained on only (other.csv).")] = None,
     other_label: Annotated[str, typer.Option(help="The class they are taken for.")] = "",

@@ -75,6 +75,24 @@ class Cohort:
             failures={i: why for i, why in self.failures.items() if i in set(ids)},
         )
 
+    def by_patient(self) -> "Cohort":
+        """Return the cohort with one bag for each patient, in order of appearance: the tiles of slide after slide.
+
+        Ids are the patients'. Bags of patients with one slide stay memory-mapped, those of others are joined in memory.
+        """
+        members: dict[str, list[int]] = {}
+        for position, patient in enumerate(self.patient_ids):
+            members.setdefault(patient, []).append(position)
+        first = [own[0] for own in members.values()]
+        return replace(
+            self,
+            image_ids=tuple(members),
+            patient_ids=tuple(members),
+            center_ids=tuple(self.center_ids[i] for i in first),
+            labels_N=self.labels_N[first],
+            bags=tuple(_joined([self.bags[i] for i in own]) for own in members.values()),
+        )
+
     @property
     def usable_N(self) -> NDArray[np.bool_]:
         """Return which slides have instances."""
@@ -84,6 +102,11 @@ class Cohort:
     def empty(self) -> list[str]:
         """Return the image ids whose bag is sound and holds no tile."""
         return [i for i, bag in zip(self.image_ids, self.bags, strict=True) if len(bag) == 0 and i not in self.failures]
+
+
+def _joined(bags: Sequence[Rows]) -> Rows:
+    filled = [bag for bag in bags if len(bag)]
+    return np.concatenate(filled) if len(filled) > 1 else filled[0] if filled else bags[0]
 
 
 def scan_bags(paths: Sequence[Path], wanted: Sequence[str]) -> BagSet:

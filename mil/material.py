@@ -33,15 +33,32 @@ class Material:
     """The bags of each encoder; one unless several are fused."""
     fusion: str
     classes: tuple[str, ...]
-    folds: Ints
+    row_folds: Ints
     """The fold that tests each row; -1 for slides that are trained on only, which stand last."""
     notes: tuple[str, ...]
     """What was left out."""
     task: Task
+    joined: bool
+    """A patient's slides are one bag."""
+
+    @property
+    def tested_rows(self) -> int:
+        """Return how many rows some fold tests: the first ones."""
+        return int((self.row_folds >= 0).sum())
+
+    @property
+    def folds(self) -> Ints:
+        """Return the fold that tests each bag: each row, or each patient where their slides are one bag."""
+        if not self.joined:
+            return self.row_folds
+        first = dict(
+            zip(reversed([row.patient_id for row in self.rows]), reversed(self.row_folds.tolist()), strict=True)
+        )
+        return np.array([first[patient] for patient in dict.fromkeys(row.patient_id for row in self.rows)], np.int64)
 
     @property
     def tested(self) -> int:
-        """Return how many slides some fold tests: the first ones."""
+        """Return how many bags some fold tests: the first ones."""
         return int((self.folds >= 0).sum())
 
     @property
@@ -56,7 +73,8 @@ class Material:
     def open_all(self) -> tuple[Cohort, ...]:
         """Open the bags, as one cohort, or where they are fused late as one for each encoder."""
         if self.task.target is None:
-            return open_fused(self.rows, self.sets, self.fusion, self.classes)
+            whole = open_fused(self.rows, self.sets, self.fusion, self.classes)
+            return tuple(own.by_patient() for own in whole) if self.joined else whole
         unlabelled = [replace(row, label=None) for row in self.rows]
         cohorts = open_fused(unlabelled, self.sets, self.fusion, self.classes)
         return tuple(replace(own, target=self.task.target, strata=self.task.strata) for own in cohorts)
@@ -74,7 +92,7 @@ class Material:
                 "recipe_hash": recipe_hash(self.bags.recipe),
             },
             "cohort": self._digest(),
-            "splits": recipe_hash({"folds": self.folds.tolist()}),
+            "splits": recipe_hash({"folds": self.row_folds.tolist()}),
             **({"models_per_fold": options.models_per_fold} if self.fusion == "late" else {}),
         }
 
@@ -122,7 +140,8 @@ def gather(options: TrainOptions) -> Material:
             raise RequestError(f"--other-label {options.other_label}: expected one of {', '.join(task.outputs)}")
         notes.append(f"{len(others)} slides of {options.other.name if options.other else ''} are trained on only")
         folds = np.concatenate([folds, np.full(len(others), -1, np.int64)])
-    return Material((*rows, *others), sets, options.fusion, task.outputs, folds, tuple(notes), task)
+    joined = options.aggregate == "bag"
+    return Material((*rows, *others), sets, options.fusion, task.outputs, folds, tuple(notes), task, joined)
 
 
 def _others(options: TrainOptions, everyone: Sequence[ManifestRow]) -> list[ManifestRow]:

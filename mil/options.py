@@ -17,7 +17,7 @@ OPTIMIZERS = ("adamw", "sam")
 BALANCES = ("weights", "sampling")
 SPLITS = ("patients", "centers")
 TARGETS = ("classes", "labels", "value", "survival")
-AGGREGATES = ("mean", "max")
+AGGREGATES = ("mean", "max", "bag")
 TRACKERS = ("wandb", "mlflow")
 _WHERE = ("bags", "manifest", "out", "stores", "splits", "teacher", "other")
 _HOW = ("device", "precision", "jobs", "nproc", "max_rows", "track", "overwrite")
@@ -61,7 +61,7 @@ class TrainOptions:
     calibrate: str = "temperature"
     """`mil.calibrate`: none, temperature, prior, platt, clip, or auto."""
     aggregate: str = "mean"
-    """A patient's logits over the slides: ``mean``, or ``max`` for each class."""
+    """A patient's logits over the slides: ``mean``, ``max`` for each class; or ``bag``: all slides are one bag."""
     output: str = "linear"
     """Last layer of the head: ``linear``, or ``arcface`` with a margin for each class by how rare it is."""
     other: Path | None = None
@@ -152,13 +152,8 @@ class TrainOptions:
                 raise RequestError(f"{name}: expected a number from 0 to below 1, found {getattr(self, name)}")
         if not (0 <= self.mixup < float("inf") and 0 < self.distil_weight <= 1):
             raise RequestError("expected mixup of 0 or more and distil_weight in (0, 1]")
-        if self.other is not None and self.teacher is not None:
-            raise RequestError("--other and --teacher exclude each other: a teacher's splits do not hold other slides")
-        if self.fusion == "late" and self.teacher is not None:
-            raise RequestError("fusion late and teacher exclude each other: a teacher knows one kind of bags")
-        if self.nproc > 1 and self.jobs > 1:
-            raise RequestError("jobs and nproc exclude each other: models side by side, or processes on one model")
         self._check_names()
+        self._check_together()
 
     def _check_names(self) -> None:
         choices: dict[str, tuple[str, ...]] = {"precision": PRECISIONS, "optimizer": OPTIMIZERS, "balance": BALANCES}
@@ -167,13 +162,6 @@ class TrainOptions:
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise RequestError(f"{name}: expected one of {', '.join(known)}, found {getattr(self, name)!r}")
-        for name, default in _FOR_CLASSES.items():
-            if self.target != "classes" and getattr(self, name) != default:
-                raise RequestError(f"--target {self.target}: {name.replace('_', '-')} is for classes: leave it out")
-        if (self.other is None) != (self.other_label == ""):
-            raise RequestError(
-                "--other and --other-label: expected both, a table and the class its slides are taken for"
-            )
         for tracker in self.track:
             if tracker not in TRACKERS:
                 raise RequestError(f"track: expected one of {', '.join(TRACKERS)}, found {tracker!r}")
@@ -182,6 +170,23 @@ class TrainOptions:
                 raise RequestError(f"unknown head {head!r}: expected one of {', '.join(HEADS)}")
         if not self.bags:
             raise RequestError("expected one or more bag files or folders, found none")
+
+    def _check_together(self) -> None:
+        for name, default in _FOR_CLASSES.items():
+            if self.target != "classes" and getattr(self, name) != default:
+                raise RequestError(f"--target {self.target}: {name.replace('_', '-')} is for classes: leave it out")
+        if (self.other is None) != (self.other_label == ""):
+            raise RequestError(
+                "--other and --other-label: expected both, a table and the class its slides are taken for"
+            )
+        if self.aggregate == "bag" and self.teacher is not None:
+            raise RequestError("--aggregate bag and --teacher exclude each other: a teacher scores slides")
+        if self.other is not None and self.teacher is not None:
+            raise RequestError("--other and --teacher exclude each other: a teacher's splits do not hold other slides")
+        if self.fusion == "late" and self.teacher is not None:
+            raise RequestError("fusion late and teacher exclude each other: a teacher knows one kind of bags")
+        if self.nproc > 1 and self.jobs > 1:
+            raise RequestError("jobs and nproc exclude each other: models side by side, or processes on one model")
 
     @property
     def models_per_fold(self) -> int:

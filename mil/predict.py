@@ -166,6 +166,8 @@ def _write(
         return [outcome, *_failed(earlier["failures"])]
     cohorts = open_fused(rows, sets, run.fusion, run.classes)
     cohort = cohorts[0]
+    if run.recipe.get("aggregate") == "bag":
+        cohorts = tuple(own.by_patient() for own in cohorts)
     patients, probs = _probabilities(run, options, cohorts, progress)
     notes = _notes(run, cohort, patients, pictures(sets[0].headers))
     for note in notes:

@@ -155,15 +155,14 @@ def _open(task: _Task, progress: Progress) -> tuple[tuple[Cohort, ...], list[str
         notes.append(f"{len(cohort.empty)} slides without tiles, not trained on: {', '.join(cohort.empty)}")
     for note in notes:
         progress.note(note)
-    labels = [row.label or row.value or row.time or "" for row in material.rows[: material.tested]]
-    tested = cohort.first(material.tested)
+    rows = material.rows[: material.tested_rows]
     write_splits(
         task.run.path / "splits.csv",
-        tested.image_ids,
-        tested.patient_ids,
-        labels,
-        tested.center_ids,
-        material.folds[: material.tested],
+        [row.image_id for row in rows],
+        [row.patient_id for row in rows],
+        [row.label or row.value or row.time or "" for row in rows],
+        [row.center_id for row in rows],
+        material.row_folds[: len(rows)],
         pictures(material.bags.headers),
     )
     return cohorts, notes

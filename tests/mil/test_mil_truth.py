@@ -12,6 +12,7 @@ from witness import DIM, Trained, Witness, facts, grid, instances
 
 from features.bag import write_bag
 from mil.calibrate import METHODS, Calibration, calibration_of, choose_method, fit_calibration
+from mil.material import gather
 from mil.metrics import ones, softmax, weighted_log_loss
 from mil.predict import PredictOptions, predict
 from mil.scores import patient_logits
@@ -85,7 +86,8 @@ def test_the_highest_slide_decides_where_asked() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"calibrate": "auto"}, {"calibrate": "platt", "aggregate": "max"}, {"output": "arcface"}]
+    "options",
+    [{"calibrate": "auto"}, {"calibrate": "platt", "aggregate": "max"}, {"output": "arcface"}, {"aggregate": "bag"}],
 )
 def test_options_reach_training_and_prediction(trained: Trained, tmp_path: Path, options: dict[str, str]) -> None:
     witness = trained.witness
@@ -101,6 +103,23 @@ def test_options_reach_training_and_prediction(trained: Trained, tmp_path: Path,
         model = json.loads((run / "fold0" / "seed0" / "model.json").read_text())["spec"]
         assert model["output"] == "arcface"
         assert model["margins"][1] > model["margins"][0]  # LAA is the rarer class
+
+
+def test_slides_of_a_patient_as_one_bag(write_cohort: Callable[..., Witness], tmp_path: Path) -> None:
+    witness = write_cohort(tmp_path, n_patients=18)
+    options = witness.options(tmp_path / "run", folds=2, epochs=3, baselines=(), aggregate="bag")
+    material = gather(options)
+    whole, joined = gather(replace(options, aggregate="mean")).open(), material.open()
+    assert joined.image_ids == joined.patient_ids == tuple(dict.fromkeys(whole.patient_ids))
+    both = np.concatenate([whole.bags[i] for i, patient in enumerate(whole.patient_ids) if patient == "0005"])
+    np.testing.assert_array_equal(joined.bags[joined.patient_ids.index("0005")], both)
+    assert train(options).exit_code == 0
+    run = tmp_path / "run"
+    assert "0005_1,0005" in (run / "splits.csv").read_text()
+    slides = [line for line in (run / "oof.csv").read_text().splitlines() if line.startswith("slide,")]
+    assert len(slides) == 18
+    predict(PredictOptions(run=run, bags=(tmp_path,), out=tmp_path / "p.csv", manifest=witness.manifest))
+    assert len((tmp_path / "p.csv").read_text().splitlines()) == 19
 
 
 def cohort_of_centers(folder: Path, seed: int = SEED) -> Witness:

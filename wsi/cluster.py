@@ -1,6 +1,7 @@
 """Where tasks run: worker processes of this machine, or a Dask scheduler that is already there."""
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -28,6 +29,7 @@ def dask_client(workers: int | None, scheduler: str | None) -> Iterator[Client]:
     """
     for name in _LOUD:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    warnings.filterwarnings("ignore", "Creating scratch directories", UserWarning)  # a busy disk, and no fault
     if scheduler is not None:
         try:
             client = Client(scheduler, timeout=_CONNECT_SECONDS)

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mil.baselines import TITLES
 from mil.bootstrap import REPLICATES, draw_patients
 from mil.cohort import Cohort
 from mil.figures import survival_figure, value_figure
@@ -36,6 +35,7 @@ NAMES = {
     "mean_absolute_error": "Mean absolute error",
     "concordance": "Concordance (C)",
     "macro_auc": "AUC, mean over labels",
+    "constant": "Constant: nothing known of the patient",
 }
 
 
@@ -180,7 +180,7 @@ def _cells(found: Mapping[str, Any]) -> list[str]:
 def _page(run: RunFolder, found: Json, target: Target, first: Rows, scores_PC: Floats) -> str:
     own = found["models"][found["head"]]
     best = next(iter(own))
-    rows = [[escape(TITLES.get(name, name)), *_cells(values)] for name, values in found["models"].items()]
+    rows = [[escape(NAMES.get(name, name)), *_cells(values)] for name, values in found["models"].items()]
     marks = ["own" if name == found["head"] else "" for name in found["models"]]
     figure = ""
     if isinstance(target, ValueTarget):

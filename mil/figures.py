@@ -164,7 +164,7 @@ def survival_figure(times_P: Floats, events_P: Any, risks_P: Floats) -> str:
         times, without = kaplan_meier(times_P[chosen_P], events_P[chosen_P])
         axes.step(times, without, where="post", color=colour, label=f"{name} ({int(chosen_P.sum())})")
     axes.set(xlabel="time", ylabel="share without the event", ylim=(0, 1.02))
-    axes.legend(loc="lower left")
+    axes.legend(loc="upper right")
     return data_uri(figure)
 
 

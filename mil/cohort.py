@@ -52,6 +52,8 @@ class Cohort:
     """Image id -> reason: the bag is missing or damaged."""
     target: Target | None = None
     """What is true of the slides where it is no class; ``classes`` then names the outputs."""
+    extra_classes: int = 0
+    """Classes after those of ``classes`` that are learnt, so that the others are told from them, and never told."""
     strata: tuple[str, ...] = ()
     """Then: what inner splits hold alike shares of."""
 

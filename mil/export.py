@@ -103,6 +103,8 @@ def export_run(options: RunExportOptions, progress: Progress | None = None) -> S
     check_folder(options.out)
     if run.fusion == "late":
         raise RequestError(f"{run.path} fuses encoders late: its models do not take the same bags")
+    if options.bags:
+        run.check_classes("AUC before and after an export (--bags)")
     recipe = {"run": run.config["recipe_hash"], "forms": list(options.forms), "prune": options.prune}
     with claim(options.out):
         if _is_there(options, recipe):
@@ -274,7 +276,7 @@ def _auc(models: Sequence[tuple[Member, Predict]], slides: _Slides, classes: Seq
     ids = sorted(slides.bags)
     logits_SC = np.array([_mean_logits(models, slides, image_id) for image_id in ids])
     patients = tuple(slides.patients[image_id] for image_id in ids)
-    names, logits_PC = patient_logits(centred(logits_SC), patients, np.ones(len(ids), bool))
+    names, logits_PC = patient_logits(centred(logits_SC[:, : len(classes)]), patients, np.ones(len(ids), bool))
     label_of = {slides.patients[image_id]: classes.index(slides.labels[image_id]) for image_id in ids}
     labels_P = np.array([label_of[name] for name in names], np.int64)
     return float(auc(labels_P, softmax(logits_PC), ones(len(names)))[0])

@@ -59,7 +59,8 @@ def new_model(job: FitJob, cohort: Cohort, parts: Parts, ranks: Ranks) -> BagMod
     spec = HeadSpec(
         name=job.head,
         dim=cohort.bags[0].shape[1],
-        n_classes=len(cohort.classes),
+        n_classes=len(cohort.classes) + cohort.extra_classes,
+        extra_classes=cohort.extra_classes,
         hidden=options.hidden,
         attention=options.attention,
         dropout=options.dropout,
@@ -84,7 +85,8 @@ def _units(cohort: Cohort, parts: Parts) -> tuple[float, float]:
 
 def _margins(cohort: Cohort, parts: Parts) -> tuple[float, ...]:
     """Return ArcFace's margin of each class: wide for the rare ones among the slides trained on."""
-    return dynamic_margins(np.bincount(cohort.labels_N[parts.train], minlength=len(cohort.classes)).tolist())
+    n_classes = len(cohort.classes) + cohort.extra_classes
+    return dynamic_margins(np.bincount(cohort.labels_N[parts.train], minlength=n_classes).tolist())
 
 
 def _train(loop: Loop) -> Progression:

@@ -49,8 +49,9 @@ class Loop:
         self.mean = WeightMean(model, self.options.ema)
         patients = [cohort.patient_ids[i] for i in parts.train]
         if cohort.target is None:
-            self.target: Target = ClassTarget(cohort.labels_N, len(cohort.classes))
-            self.weights = slide_weights(cohort.labels_N[parts.train], patients, len(cohort.classes))
+            n_classes = len(cohort.classes) + cohort.extra_classes
+            self.target: Target = ClassTarget(cohort.labels_N, n_classes)
+            self.weights = slide_weights(cohort.labels_N[parts.train], patients, n_classes)
         else:
             self.target = cohort.target.fitted(parts.train)
             self.weights = slide_weights(np.zeros(len(patients), np.int64), patients, 1)

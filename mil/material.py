@@ -73,7 +73,9 @@ class Material:
     def open_all(self) -> tuple[Cohort, ...]:
         """Open the bags, as one cohort, or where they are fused late as one for each encoder."""
         if self.task.target is None:
-            whole = open_fused(self.rows, self.sets, self.fusion, self.classes)
+            extra = tuple(sorted({row.label or "" for row in self.rows[self.tested_rows :]} - set(self.classes)))
+            whole = open_fused(self.rows, self.sets, self.fusion, (*self.classes, *extra))
+            whole = tuple(replace(own, classes=self.classes, extra_classes=len(extra)) for own in whole)
             return tuple(own.by_patient() for own in whole) if self.joined else whole
         unlabelled = [replace(row, label=None) for row in self.rows]
         cohorts = open_fused(unlabelled, self.sets, self.fusion, self.classes)
@@ -136,9 +138,12 @@ def gather(options: TrainOptions) -> Material:
     for one in sets:
         check_unseen(one.headers.values(), patients, folds, range(options.folds))
     if others:
+        taken = f"as {options.other_label}"
         if options.other_label not in task.outputs:
-            raise RequestError(f"--other-label {options.other_label}: expected one of {', '.join(task.outputs)}")
-        notes.append(f"{len(others)} slides of {options.other.name if options.other else ''} are trained on only")
+            taken += ", a class of their own that is never told"
+        notes.append(
+            f"{len(others)} slides of {options.other.name if options.other else ''} are trained on only, {taken}"
+        )
         folds = np.concatenate([folds, np.full(len(others), -1, np.int64)])
     joined = options.aggregate == "bag"
     return Material((*rows, *others), sets, options.fusion, task.outputs, folds, tuple(notes), task, joined)

@@ -67,7 +67,7 @@ class TrainOptions:
     other: Path | None = None
     """A table of further slides, STRIP AI's other.csv: trained on in every fold, never validated on or tested."""
     other_label: str = ""
-    """The class that they are taken for: extra negatives."""
+    """The class that they are taken for: extra negatives; or another name, of a class that is learnt and never told."""
     fusion: str = "none"
     """``concat`` or ``late``: ``bags`` has one folder for each of several encoders; see `mil.fusion`."""
     head: str = "gated_abmil"

@@ -27,16 +27,17 @@ def autocast(options: TrainOptions) -> AbstractContextManager[None]:
 def score(model: BagModel, bags: Sequence[Rows], options: TrainOptions) -> Floats:
     """Return the logits (n, C) of bags, float64; zeros for an empty bag. In evaluation mode.
 
-    Of classes each row is centred; other targets' outputs are in their own units.
+    Of classes those that are told, each row centred; other targets' outputs are in their own units.
     """
     model.eval()
-    logits = np.zeros((len(bags), model.spec.n_classes))
+    told = model.spec.n_classes - model.spec.extra_classes
+    logits = np.zeros((len(bags), told))
     filled = [position for position, bag in enumerate(bags) if len(bag)]
     for group in group_by_rows([len(bags[position]) for position in filled], options.max_rows):
         chosen = [filled[position] for position in group]
         packed = pack([bags[position] for position in chosen], options.device)
         with autocast(options):
             output = model(packed.rows_ND, packed.offsets)
-        own = output.logits_BC.double().cpu().numpy()
+        own = output.logits_BC[:, :told].double().cpu().numpy()
         logits[chosen] = centred(own) if model.spec.target == "classes" else own
     return logits

@@ -33,6 +33,8 @@ class HeadSpec:
     """ArcFace's margin of each class, radians; empty: 0.3 for all."""
     subcenters: int = 1
     """ArcFace's centers per class."""
+    extra_classes: int = 0
+    """The last so many of the classes are learnt and never told."""
     target: str = "classes"
     """What the outputs are: of ``classes`` only their differences count."""
     scale: float = 1.0

@@ -218,9 +218,18 @@ def test_other_slides_are_trained_on_and_never_tested(write_cohort: Callable[...
     assert (plain / weights).read_bytes() != (more / weights).read_bytes()
     told = json.loads((more / "metrics.json").read_text())
     assert told["slides"] == json.loads((plain / "metrics.json").read_text())["slides"]
-    assert "6 slides of other.csv are trained on only" in told["warnings"]
-    with pytest.raises(RequestError, match="--other-label Other: expected one of CE, LAA"):
-        train(witness.options(tmp_path / "no", **common, other=tmp_path / "other.csv", other_label="Other"))
+    assert "6 slides of other.csv are trained on only, as CE" in told["warnings"]
+    third = tmp_path / "third"
+    assert train(witness.options(third, **common, other=tmp_path / "other.csv", other_label="Other")).exit_code == 0
+    told = json.loads((third / "metrics.json").read_text())
+    assert told["classes"] == ["CE", "LAA"]
+    assert "as Other, a class of their own that is never told" in " ".join(told["warnings"])
+    spec = json.loads((third / "fold0" / "seed0" / "model.json").read_text())["spec"]
+    assert (spec["n_classes"], spec["extra_classes"]) == (3, 1)
+    predict(PredictOptions(run=third, bags=(tmp_path,), out=tmp_path / "p.csv", manifest=tmp_path / "train.csv"))
+    rows = [line.split(",") for line in (tmp_path / "p.csv").read_text().splitlines()]
+    assert rows[0] == ["patient_id", "CE", "LAA"]
+    assert all(abs(float(row[1]) + float(row[2]) - 1) < 1e-9 for row in rows[1:])
     with pytest.raises(RequestError, match="expected both, a table and the class"):
         witness.options(tmp_path / "no", other=tmp_path / "other.csv")
     (tmp_path / "other.csv").write_text((tmp_path / "other.csv").read_text() + "0001_0,0001,Other,\n")

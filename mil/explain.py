@@ -19,11 +19,12 @@ from features.bag import BagHeader, find_bags, read_coords, read_header
 from mil.calibrate import calibration_of
 from mil.cohort import load_rows
 from mil.ensemble import Ensemble, check_bags_fit, load_ensemble
-from mil.metrics import Floats
+from mil.metrics import Floats, Ints
 from mil.options import TrainOptions, resolve
 from mil.overlay import SlidePicture, read_stamp, save_picture
 from mil.run import RunFolder
 from mil.splits import read_labels, read_splits
+from mil.targets import told_by
 from wsi.atomic import check_folder, write_text
 from wsi.claim import claim
 from wsi.errors import BagError, GigamilError, RequestError, StoreError
@@ -76,7 +77,6 @@ def heatmap(options: HeatmapOptions, progress: Progress | None = None) -> Summar
     start, progress = time.monotonic(), progress or Silent()
     check_folder(options.out)
     run = RunFolder(options.run)
-    run.check_classes("a heat map")
     if run.fusion != "none":
         raise RequestError(f"{run.path} fuses bags of several encoders ({run.fusion}): heat maps are drawn of one's")
     headers = {header.image_id: header for header in _headers(options.bags)}
@@ -147,42 +147,55 @@ def slide_picture(ensemble: Ensemble, header: BagHeader, store: TileStore, seen:
     if not len(rows):
         raise BagError(f"slide {header.image_id} has no tiles: there is nothing to draw")
     l0_yx = read_coords(header.path, store.mpp / store.l0_px_per_px)
-    if len(l0_yx) != store.n_tiles or not np.array_equal(l0_yx, store.coords_l0_yx()):
-        raise BagError(
-            f"bag {header.path} and store {store.path} list different tiles ({len(l0_yx)} and {store.n_tiles}): "
-            "extract the bag from this store"
-        )
+    tiles_K, tile_of_N = np.unique(_rows_in_store(l0_yx, store, header), return_inverse=True)
     fold = seen.folds.get(header.image_id)
-    attention_N = ensemble.attention(rows, fold)
-    if attention_N is None:
+    by_row_N = ensemble.attention(rows, fold)
+    if by_row_N is None:
         raise RequestError(
             f"the run's head {ensemble.run.head} has no attention: train one that has, such as gated_abmil"
         )
+    attention_N = np.zeros(len(tiles_K))
+    np.add.at(attention_N, tile_of_N, by_row_N)  # views of one tile, where kept, count together
     members = [member for member in ensemble.members if fold is None or member.fold == fold]
     top = np.argsort(-attention_N, kind="stable")[:TOP_TILES]
     return SlidePicture(
         image_id=header.image_id,
         classes=ensemble.run.classes,
-        probs_C=_probabilities(ensemble, rows, fold),
+        outputs_C=_outputs(ensemble, rows, fold),
+        shares=ensemble.run.target in ("classes", "labels"),
         label=seen.labels.get(header.image_id),
         out_of_fold=fold is not None,
         models=len(members),
         overview_HWC=store.overview(2048),
         overview_mpp=_overview_mpp(store),
-        tiles_yx=store.tiles_yx,
+        tiles_yx=store.tiles_yx[tiles_K],
         tile_share=store.tile_px / np.array(store.shape_yx, np.float64),
         attention_N=attention_N,
         percentile_N=percentiles(attention_N),
         top_N=top,
-        top_tiles_KHWC=store.read_tiles(top).transpose(0, 2, 3, 1),
-        l0_yx=l0_yx,
+        top_tiles_KHWC=store.read_tiles(tiles_K[top]).transpose(0, 2, 3, 1),
+        l0_yx=store.coords_l0_yx()[tiles_K],
     )
 
 
-def _probabilities(ensemble: Ensemble, rows: NDArray[np.floating], fold: int | None) -> Floats:
-    """Return the slide's calibrated class probabilities from the models that the attention comes from."""
+def _rows_in_store(l0_yx: Ints, store: TileStore, header: BagHeader) -> Ints:
+    """Return which of the store's tiles each row of a bag is; a bag may hold some of them, or one several times."""
+    place = {tuple(yx): row for row, yx in enumerate(store.coords_l0_yx().tolist())}
+    rows = [place.get(tuple(yx), -1) for yx in l0_yx.tolist()]
+    if min(rows) < 0:
+        raise BagError(
+            f"bag {header.path} and store {store.path} list different tiles ({len(l0_yx)} and {store.n_tiles}, "
+            f"{rows.count(-1)} of them not in the store): extract the bag from this store"
+        )
+    return np.array(rows, np.int64)
+
+
+def _outputs(ensemble: Ensemble, rows: NDArray[np.floating], fold: int | None) -> Floats:
+    """Return the slide's calibrated probabilities, or its value or risk, from the models that the attention is of."""
     chosen = tuple(member for member in ensemble.members if fold is None or member.fold == fold)
     part = Ensemble(ensemble.run, chosen, ensemble.calibration, ensemble.device)
+    if ensemble.run.target != "classes":
+        return told_by(ensemble.run.target, part.logits([rows]))[0]
     calibration = ensemble.calibration
     if fold is not None:
         calibration = calibration_of(ensemble.run.read_json("calibration.json")["folds"][fold])

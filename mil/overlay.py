@@ -27,7 +27,9 @@ class SlidePicture:
 
     image_id: str
     classes: tuple[str, ...]
-    probs_C: Floats
+    outputs_C: Floats
+    shares: bool
+    """Whether the outputs are probabilities."""
     label: str | None
     """Where the run's manifest gives one."""
     out_of_fold: bool
@@ -137,7 +139,8 @@ def _font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
 
 
 def _title(picture: SlidePicture) -> tuple[str, str]:
-    probs = ", ".join(f"{name} {p:.0%}" for name, p in zip(picture.classes, picture.probs_C, strict=True))
+    told = zip(picture.classes, picture.outputs_C.tolist(), strict=True)
+    probs = ", ".join(f"{name} {value:.0%}" if picture.shares else f"{name} {value:.3g}" for name, value in told)
     label = f"labelled {picture.label}" if picture.label else "label not known"
     if picture.out_of_fold:
         models = "one model that has" if picture.models == 1 else f"{picture.models} models that have"

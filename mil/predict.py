@@ -31,6 +31,7 @@ from mil.run import RunFolder
 from mil.scores import patient_logits
 from mil.slides import Budget, SlideOptions, make_bags
 from mil.splits import read_pictures, read_splits
+from mil.targets import told_by
 from wsi.atomic import make_folder, write_text
 from wsi.claim import claim
 from wsi.cohort import find_jobs
@@ -226,8 +227,9 @@ def _probabilities(
     if run.target == "classes":
         equal = np.full(logits_PC.shape, 1 / logits_PC.shape[1])
         return patients, np.where(known_P, ensemble.calibration.probabilities(logits_PC), equal)
-    told = 0.5 * (1 + np.tanh(0.5 * logits_PC)) if run.target == "labels" else logits_PC
-    return patients, np.where(known_P, told, np.array(run.read_json("metrics.json")["default"]))
+    return patients, np.where(
+        known_P, told_by(run.target, logits_PC), np.array(run.read_json("metrics.json")["default"])
+    )
 
 
 def _device(device: str) -> TrainOptions:

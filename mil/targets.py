@@ -142,8 +142,7 @@ class LabelsTarget(Target):
         return _Labels(torch.from_numpy(self.present_NC[slides]).float().to(device))
 
     def scores(self, logits_NC: Floats) -> Floats:
-        halves_NC = 0.5 * np.asarray(logits_NC, np.float64)
-        return np.asarray(0.5 * (1 + np.tanh(halves_NC)))
+        return told_by(self.kind, np.asarray(logits_NC, np.float64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +228,14 @@ class SurvivalTarget(Target):
 
     def scores(self, logits_NC: Floats) -> Floats:
         return np.asarray(logits_NC, np.float64)
+
+
+def told_by(kind: str, outputs_NC: Floats) -> Floats:
+    """Return what a user is told of the outputs (N, C) of a run's models, for other targets than classes.
+
+    Of labels probabilities, each on its own; values and risks as they are, for models give them in their own units.
+    """
+    return np.asarray(0.5 * (1 + np.tanh(0.5 * outputs_NC))) if kind == "labels" else outputs_NC
 
 
 def cox_losses(risks_B: Tensor, times_B: Tensor, events_B: Tensor) -> Tensor:

@@ -32,7 +32,8 @@ def picture() -> SlidePicture:
     return SlidePicture(
         image_id="a$b_0",
         classes=("CE", "LAA"),
-        probs_C=np.array([0.25, 0.75]),
+        outputs_C=np.array([0.25, 0.75]),
+        shares=True,
         label=None,
         out_of_fold=False,
         models=3,
@@ -93,6 +94,23 @@ def test_a_new_slide_is_asked_of_all_models_and_a_mismatch_fails_alone(
     assert outcomes[other].status is Status.FAILED
     assert "list different tiles" in outcomes[other].reason
     assert not (wanted.out / f"{other}.png").exists()
+
+
+def test_bags_of_some_tiles_or_of_several_views_are_drawn(
+    trained: Trained, second_store: TileStore, tmp_path: Path
+) -> None:
+    new = second_store.image_id
+    chosen = np.array([0, 2, 2, 5])
+    rows = instances(np.random.default_rng(SEED), len(chosen), positive=True)
+    write_bag(tmp_path / f"{new}.h5", [rows], second_store.coords_l0_yx()[chosen], facts(new))
+    wanted = HeatmapOptions(
+        run=trained.out, bags=(tmp_path,), stores=(second_store.path,), out=tmp_path / "maps", image_ids=(new,)
+    )
+    assert heatmap(wanted).exit_code == 0
+    with (tmp_path / "maps" / f"{new}.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert len(table) == 3
+    assert sum(float(row["attention"]) for row in table) == pytest.approx(1)
 
 
 def test_a_picture_of_something_else_is_not_replaced_unasked(

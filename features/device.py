@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from features.encoder import EncoderSpec
+from features.encoder import Encoder, EncoderSpec, TunedEncoder
 from wsi.errors import RequestError
 
 AUTO = "auto"
+BLANK_PX = 256
+"""Side of the tiles that an encoder of any size is tried on."""
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -48,6 +50,28 @@ def resolve_precision(asked: str, device: torch.device, spec: EncoderSpec) -> st
     if asked not in spec.precisions:
         raise RequestError(f"--precision {asked}: encoder {spec.name} runs in {', '.join(spec.precisions)} only")
     return asked
+
+
+def compile_encoder(encoder: Encoder, device: torch.device) -> None:
+    """Let torch.compile make kernels, and see that it can: it wants a compiler on this machine.
+
+    Raises
+    ------
+    RequestError
+        It cannot, or the encoder is none that can be compiled.
+    """
+    name = encoder.spec.name
+    if not isinstance(encoder, TunedEncoder):
+        raise RequestError(f"--compile: expected an encoder of timm, found {name}: leave --compile out")
+    encoder.to(device)
+    encoder.compile()
+    side_px = encoder.spec.input_px or BLANK_PX
+    try:
+        with torch.inference_mode():
+            encoder.encode(torch.zeros(2, 3, side_px, side_px, device=device))
+    except Exception as error:  # whatever a compiler, or the lack of one, brings about
+        told = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise RequestError(f"--compile: {name} cannot be compiled here ({told}): leave --compile out") from error
 
 
 @contextmanager

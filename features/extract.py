@@ -15,6 +15,7 @@ from features.collect import Collector, Report
 from features.device import (
     AUTO,
     PRECISIONS,
+    compile_encoder,
     device_of_rank,
     reproducible_arithmetic,
     resolve_device,
@@ -174,11 +175,10 @@ def _ready(options: ExtractOptions, local_rank: int) -> _Ready:
     encoder = build_encoder(options.encoder, WeightsChoice(options.weights, options.random_weights))
     if not options.channels_last and isinstance(encoder, TunedEncoder):
         encoder.keep_channels_first()
+    device = device_of_rank(asked, local_rank)
     if options.compiled:
-        if not isinstance(encoder, TunedEncoder):
-            raise RequestError(f"--compile: expected an encoder of timm, found {options.encoder}: leave --compile out")
-        encoder.compile()
-    return _Ready(encoder, device_of_rank(asked, local_rank), resolve_precision(options.precision, asked, encoder.spec))
+        compile_encoder(encoder, device)
+    return _Ready(encoder, device, resolve_precision(options.precision, asked, encoder.spec))
 
 
 def _prepared(options: ExtractOptions, ready: _Ready, progress: Progress, claims: ExitStack) -> tuple[Job, Ledger]:

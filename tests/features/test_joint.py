@@ -1,5 +1,9 @@
 """Several encoders in one pass over the pixels."""
 
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -72,11 +76,25 @@ def test_channels_first_gives_the_same_features(stores: Path, alone: dict[str, P
             assert read_header(bag).provenance["channels_last"] is False
 
 
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile wants a C++ compiler")
+@pytest.mark.filterwarnings("ignore:Guards may run slower")
 def test_compiled_kernels_give_the_same_features(stores: Path, alone: dict[str, Path], tmp_path: Path) -> None:
     assert extract(options(stores, tmp_path, FIRST, compiled=True)).exit_code == 0
     for bag in sorted(tmp_path.glob("*.h5")):
         ours, plain = read_features(bag).astype(np.float32), read_features(alone[FIRST] / bag.name).astype(np.float32)
         np.testing.assert_allclose(ours, plain, rtol=2e-3, atol=2e-3)
         assert read_header(bag).provenance["compiled"] is True
-    with pytest.raises(RequestError, match="leave --compile out"):
+
+
+def test_without_a_compiler_the_option_is_refused_in_one_line(stores: Path, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="expected an encoder of timm, found texture: leave --compile out"):
         extract(ExtractOptions(stores=(stores,), out=tmp_path / "t", compiled=True))
+    env = os.environ | {"PATH": str(tmp_path), "CXX": "", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    command = [sys.executable, "-m", "cli", "extract", str(stores), "--out", str(tmp_path / "b"), "--encoder", FIRST]
+    done = subprocess.run(
+        [*command, "--random-weights", "0", "--compile"], env=env, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 2, done.stderr
+    assert "cannot be compiled here" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "b").exists() or not list((tmp_path / "b").iterdir())

@@ -103,7 +103,8 @@ def prepare(request: Request, progress: Progress, claims: ExitStack) -> tuple[Jo
     found.sort(key=lambda entry: (entry[0].tile_px, entry[0].image_id))
     slides = [slide for slide, _ in found]
     ledger = Ledger(slides, progress, request.spec.trained)
-    _check_mpps(request, [TileStore(slide.store) for slide, reason in found if not reason])
+    if any(spec.mpps for spec in (request.spec, *request.spec.members)):
+        _check_mpps(request, [TileStore(slide.store) for slide, reason in found if not reason])
     present = [_present(request, slide) if not reason else False for slide, reason in found]
     _allow_open_files(len(slides))
     folders = {target.path.parent for slide in slides for target in slide.targets}

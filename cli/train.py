@@ -19,7 +19,10 @@ def train(
     splits: Annotated[Path | None, typer.Option("--splits", help="A splits.csv to use again.")] = None,
     head: Annotated[str, typer.Option("--head", help="A head of docs/HEADS.md.")] = "gated_abmil",
     fusion: Annotated[
-        str, typer.Option("--fusion", help="Bags of several encoders, a folder each: concat, or late.")
+        str,
+        typer.Option(
+            "--fusion", help="Bags of several encoders, a folder each: concat, late, or folds (one for each fold)."
+        ),
     ] = "none",
     target: Annotated[
         str, typer.Option(help="classes; or labels (a;b), value, survival: columns value, or time and event.")

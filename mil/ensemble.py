@@ -42,10 +42,14 @@ class Ensemble:
     def logits(self, bags: Sequence[Rows], *others: Sequence[Rows]) -> Floats:
         """Return the logits (n, C) of bags: the mean over all models, uncalibrated; zeros for an empty bag.
 
-        ``others``: the same slides' bags of the other encoders, where the run fuses them late.
+        ``others``: the same slides' bags of the other encoders, where the run fuses them late or by folds.
         """
         views = (bags, *others)
-        scored = [score(member.model, views[member.seed % len(views)], self.device) for member in self.members]
+        by_fold = self.run.fusion == "folds"
+        scored = [
+            score(member.model, views[(member.fold if by_fold else member.seed) % len(views)], self.device)
+            for member in self.members
+        ]
         return np.asarray(np.mean(scored, axis=0))
 
     @torch.inference_mode()

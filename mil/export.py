@@ -23,6 +23,7 @@ from torch import nn
 from features.bag import find_bags
 from mil.cohort import load_rows, scan_bags
 from mil.ensemble import Member, check_bags_fit, load_ensemble
+from mil.fusion import APART
 from mil.metrics import Floats, auc, ones, softmax
 from mil.model import BagModel, load_model, save_model
 from mil.options import TrainOptions, resolve
@@ -101,8 +102,8 @@ def export_run(options: RunExportOptions, progress: Progress | None = None) -> S
     start, progress = time.monotonic(), progress or Silent()
     run = RunFolder(options.run)
     check_folder(options.out)
-    if run.fusion == "late":
-        raise RequestError(f"{run.path} fuses encoders late: its models do not take the same bags")
+    if run.fusion in APART:
+        raise RequestError(f"{run.path} fuses encoders ({run.fusion}): its models do not take the same bags")
     if options.bags:
         run.check_classes("AUC before and after an export (--bags)")
     recipe = {"run": run.config["recipe_hash"], "forms": list(options.forms), "prune": options.prune}

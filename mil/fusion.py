@@ -2,6 +2,7 @@
 
 ``concat``: the features of a tile stand beside each other, joined in memory; the bags must list the same tiles.
 ``late``: each encoder has models of its own, and logits are averaged; the bags may list different tiles.
+``folds``: the models of fold k take the bags of the k-th encoder: one that was fine-tuned with fold k held out.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,9 @@ from wsi.errors import BagError, RequestError
 from wsi.manifest import ManifestRow
 from wsi.recipe import Recipe, differences
 
-FUSIONS = ("none", "concat", "late")
+FUSIONS = ("none", "concat", "late", "folds")
+APART = ("late", "folds")
+"""Fusions under which every model has the bags of one encoder."""
 
 
 def scan(paths: Sequence[Path], wanted: Sequence[str], fusion: str) -> tuple[BagSet, ...]:

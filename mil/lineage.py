@@ -1,8 +1,12 @@
 """The leak rule of fine-tuned encoders: no fold may test patients whom the features' encoder has seen.
 
 Such features make those patients look easier than new ones. An encoder that was fine-tuned with fold k held out can be
-judged on fold k alone, so `gigamil train`, which tests every fold, takes features of encoders that saw none of its
-patients: of published weights, or fine-tuned on other patients.
+judged on fold k alone. So `gigamil train`, which tests every fold, takes features of encoders that saw none of its
+patients (of published weights, or fine-tuned on others), or an encoder for each fold:
+
+    gigamil finetune STORES -m train.csv --splits splits.csv --fold k --out k.safetensors    for each k
+    gigamil extract STORES --encoder NAME --weights k.safetensors --out bags/k               for each k
+    gigamil train bags/0 bags/1 ... --fusion folds --splits splits.csv
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -69,5 +73,6 @@ def check_unseen(headers: Iterable[BagHeader], patients: Sequence[str], folds: I
                 raise RequestError(
                     f"the encoder of these bags was fine-tuned with its fold {lineage.fold} of {lineage.n_folds} held "
                     f"out and has seen {len(seen)} of the {len(members)} patients that fold {fold} tests: expected "
-                    "none; extract with an encoder that was fine-tuned on other patients, or with published weights"
+                    "none; extract with an encoder that was fine-tuned on other patients, or with published weights, "
+                    "or give each fold the bags of an encoder that held it out (--fusion folds)"
                 )

@@ -135,8 +135,13 @@ def gather(options: TrainOptions) -> Material:
     task = read_task(options.target, rows, options.classes, options.folds)
     folds = _folds(options, rows, task)
     patients = [row.patient_id for row in rows]
-    for one in sets:
-        check_unseen(one.headers.values(), patients, folds, range(options.folds))
+    if options.fusion == "folds" and len(sets) != options.folds:
+        raise RequestError(
+            f"--fusion folds: expected a folder of bags for each of {options.folds} folds, found {len(sets)}"
+        )
+    for number, one in enumerate(sets):
+        tested = [number] if options.fusion == "folds" else range(options.folds)
+        check_unseen(one.headers.values(), patients, folds, tested)
     if others:
         taken = f"as {options.other_label}"
         if options.other_label not in task.outputs:

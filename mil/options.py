@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from mil.calibrate import AUTO, METHODS
-from mil.fusion import FUSIONS
+from mil.fusion import APART, FUSIONS
 from mil.heads import HEADS
 from mil.heads.head import OUTPUTS
 from wsi.errors import RequestError
@@ -69,7 +69,7 @@ class TrainOptions:
     other_label: str = ""
     """The class that they are taken for: extra negatives; or another name, of a class that is learnt and never told."""
     fusion: str = "none"
-    """``concat`` or ``late``: ``bags`` has one folder for each of several encoders; see `mil.fusion`."""
+    """``concat``, ``late`` or ``folds``: ``bags`` has one folder for each of several encoders; see `mil.fusion`."""
     head: str = "gated_abmil"
     baselines: tuple[str, ...] = ("mean_pool",)
     """Further heads trained on the same splits, for comparison."""
@@ -183,8 +183,8 @@ class TrainOptions:
             raise RequestError("--aggregate bag and --teacher exclude each other: a teacher scores slides")
         if self.other is not None and self.teacher is not None:
             raise RequestError("--other and --teacher exclude each other: a teacher's splits do not hold other slides")
-        if self.fusion == "late" and self.teacher is not None:
-            raise RequestError("fusion late and teacher exclude each other: a teacher knows one kind of bags")
+        if self.fusion in APART and self.teacher is not None:
+            raise RequestError(f"fusion {self.fusion} and teacher exclude each other: a teacher knows one kind of bags")
         if self.target == "survival" and self.nproc > 1:
             raise RequestError(
                 "--target survival: expected --nproc 1, for the patients at risk are those of one process"

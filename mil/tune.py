@@ -25,6 +25,7 @@ from mil.bootstrap import draw_patients, estimate_all
 from mil.calibrate import fit_temperature
 from mil.cohort import Cohort
 from mil.fit import fit
+from mil.fusion import APART
 from mil.heads import HEADS
 from mil.jobs import FitJob
 from mil.material import Material, gather
@@ -68,7 +69,7 @@ class TuneOptions:
         if unknown:
             raise RequestError(f"--heads: unknown head {unknown[0]!r}: expected some of {', '.join(HEADS)}")
         plain = self.train.target == "classes" and self.train.other is None and self.train.teacher is None
-        if self.train.fusion == "late" or not plain:
+        if self.train.fusion in APART or not plain:
             raise RequestError(
                 "tune searches models of classes, of one kind of bags, without a teacher or other slides"
             )

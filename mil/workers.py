@@ -140,8 +140,9 @@ def fit_in_group(
 
 
 def cohort_of(job: FitJob, cohorts: Sequence[Cohort]) -> Cohort:
-    """Return the bags that a model is trained on."""
-    return cohorts[job.seed % len(cohorts)]
+    """Return the bags that a model is trained on: of the encoder whose turn it is, or of its fold's own."""
+    number = job.fold if job.options.fusion == "folds" else job.seed
+    return cohorts[number % len(cohorts)]
 
 
 def threads_for(cohorts: Sequence[Cohort], workers: int) -> int:

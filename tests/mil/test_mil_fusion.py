@@ -11,6 +11,7 @@ import pytest
 from witness import DIM, Witness, facts, grid
 
 from features.bag import read_coords, read_features, write_bag
+from features.lineage import Lineage, patient_sha256
 from mil.explain import HeatmapOptions, heatmap
 from mil.options import TrainOptions
 from mil.predict import PredictOptions, predict
@@ -78,6 +79,35 @@ def test_late_fusion_is_the_mean_of_the_logits_of_each_encoders_models(
     assert len(slides) == len(wanted)
     for row in slides:
         assert [float(row["logit_CE"]), float(row["logit_LAA"])] == pytest.approx(wanted[row["image_id"]].tolist())
+
+
+def test_each_fold_has_the_bags_of_the_encoder_that_held_it_out(
+    two: tuple[Witness, Path, Path], write_cohort: Callable[..., Witness], tmp_path: Path
+) -> None:
+    witness, _, _ = two
+    train(options(witness, tmp_path / "plain", (witness.bags,), "none"))
+    splits = tmp_path / "plain" / "splits.csv"
+    fold_of = {row["patient_id"]: row["fold"] for row in table(splits)}
+    folders = (tmp_path / "bags0", tmp_path / "bags1")
+    for fold, folder in enumerate(folders):
+        seen = tuple(sorted(patient_sha256(p) for p, own in fold_of.items() if own != str(fold)))
+        lineage = Lineage("recipe", "splits", fold, 2, ("CE", "LAA"), seen)
+        for path in witness.bags.glob("*.h5"):
+            told = replace(facts(path.stem), provenance={"encoder": {"name": "made", "lineage": lineage.as_dict()}})
+            write_bag(folder / path.name, [read_features(path)[:, : 9 + fold]], read_coords(path), told)
+    out = tmp_path / "run"
+    train(options(witness, out, folders, "folds", splits=splits))
+    run = RunFolder(out)
+    assert run.models_per_fold == 1
+    dims = [json.loads((run.model(run.head, fold, 0) / "model.json").read_text())["spec"]["dim"] for fold in (0, 1)]
+    assert dims == [9, 10]
+    request = PredictOptions(run=out, bags=folders, out=tmp_path / "out.csv", device="cpu")
+    assert predict(request).exit_code == 0
+    assert len(table(request.out)) == 18
+    with pytest.raises(RequestError, match=r"has seen (\d+) of the \1 patients that fold 0 tests.*--fusion folds"):
+        train(options(witness, tmp_path / "no", folders[::-1], "folds", splits=splits))
+    with pytest.raises(RequestError, match="a folder of bags for each of 3 folds, found 2"):
+        train(options(witness, tmp_path / "no", folders, "folds", folds=3))
 
 
 def test_the_first_encoders_models_are_those_of_a_run_of_its_own(

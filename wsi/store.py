@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cached_property, lru_cache
 from itertools import pairwise
@@ -219,7 +219,7 @@ class TileStore:
     ) -> None:
         decode_into = self.codec_of(level).decode_into
 
-        def fill(part: list[tuple[int, Any]]) -> None:
+        def fill(part: Iterable[tuple[int, Any]]) -> None:
             for i, data in part:
                 try:
                     decode_into(data, out[i])
@@ -230,10 +230,12 @@ class TileStore:
         if threads <= 1 or len(held) < 2:
             fill(held)
             return
-        step = max(1, len(held) // (4 * threads))
-        parts = [held[i : i + step] for i in range(0, len(held), step)]
-        futures = [_pool(threads, os.getpid()).submit(fill, part) for part in parts]
-        wait(futures)  # all of them, as they write into the caller's buffer
+        remaining = iter(held)  # one iterator for all: whoever is free takes the next
+        futures = [_pool(threads, os.getpid()).submit(fill, remaining) for _ in range(threads - 1)]
+        try:
+            fill(remaining)
+        finally:
+            wait(futures)  # all of them, as they write into the caller's buffer
         for future in futures:
             future.result()
 

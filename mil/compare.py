@@ -12,7 +12,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
-from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ from mil.bootstrap import draw_patients, estimate_all
 from mil.delong import DeLong, delong
 from mil.evidence import read_evidence
 from mil.figures import compare_figure
-from mil.metrics import CLIP, METRICS, Floats, Ints, ones, softmax
+from mil.metrics import CLIP, METRICS, Floats, Ints, finite, ones, softmax
 from mil.page import fill
 from mil.report_html import METRIC_NAMES, image, interval, number, table
 from mil.run import RunFolder
@@ -164,13 +163,13 @@ def compared(shared: Shared, seed: int, tell: "Callable[[], None]" = lambda: Non
     base = {name: metric(shared.labels_P, first, draws_BP) for name, metric in METRICS.items()}
     rows: dict[str, Json] = {}
     for position, (name, probs) in enumerate(tables.items()):
-        metrics = {key: _finite(asdict(found)) for key, found in estimate_all(shared.labels_P, probs, draws_BP).items()}
+        metrics = {key: finite(asdict(found)) for key, found in estimate_all(shared.labels_P, probs, draws_BP).items()}
         rows[name] = {"metrics": metrics}
         if position:
             rows[name]["difference"] = {
-                key: _finite(_difference(key, shared.labels_P, first, probs, draws_BP, base[key])) for key in METRICS
+                key: finite(_difference(key, shared.labels_P, first, probs, draws_BP, base[key])) for key in METRICS
             }
-            rows[name]["delong"] = _finite(asdict(_tested(shared.labels_P, first, probs)))
+            rows[name]["delong"] = finite(asdict(_tested(shared.labels_P, first, probs)))
         tell()
     return rows
 
@@ -193,10 +192,6 @@ def _tested(labels_P: Ints, first: Floats, second: Floats) -> DeLong:
     tests = [delong(labels_P == c, first[:, c], second[:, c]) for c in range(n_classes)]
     least = min(tests, key=lambda test: test.p)
     return DeLong(least.difference, least.deviation, min(1.0, least.p * n_classes))
-
-
-def _finite(values: Mapping[str, float]) -> Json:
-    return {name: value if isfinite(value) else None for name, value in values.items()}
 
 
 def _csv(rows: Mapping[str, Json]) -> str:

@@ -12,7 +12,7 @@ from mil.baselines import center_only, class_prior, constant, mean_colour, mean_
 from mil.bootstrap import REPLICATES, Estimate, draw_patients, estimate_all
 from mil.calibrate import Calibration, fit_calibration
 from mil.cohort import Cohort
-from mil.metrics import METRICS, Floats, Ints, confusion, ones
+from mil.metrics import METRICS, Floats, Ints, confusion, finite, ones
 from mil.oof import OutOfFold, Patients, collect, patients_of, write_all_models, write_oof
 from mil.options import TrainOptions
 from mil.probe import center_probe
@@ -122,7 +122,7 @@ def _estimates(labels_P: Ints, probs_PC: Floats, draws: Floats) -> Json:
 
 
 def _finite(estimate: Estimate) -> Json:
-    return {name: _number(value) for name, value in asdict(estimate).items()}
+    return finite(asdict(estimate))
 
 
 def _number(value: float) -> float | None:

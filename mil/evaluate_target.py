@@ -7,7 +7,6 @@ import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
-from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from mil.bootstrap import REPLICATES, draw_patients
 from mil.cohort import Cohort
 from mil.figures import survival_figure, value_figure
-from mil.metrics import Floats, Ints
+from mil.metrics import Floats, Ints, finite
 from mil.options import TrainOptions
 from mil.page import fill
 from mil.report_html import image, number, table
@@ -138,7 +137,7 @@ def _estimates(target: Target, first: Rows, scores_PC: Floats, draws: Rows) -> J
         values = values[np.isfinite(values)]
         low, high = np.percentile(values, [2.5, 97.5]) if len(values) else (np.nan, np.nan)
         own = {"value": measure(everyone), "low": float(low), "high": float(high)}
-        found[name] = {key: value if isfinite(value) else None for key, value in own.items()}
+        found[name] = finite(own)
     return found
 
 

@@ -5,7 +5,8 @@ often each patient was drawn). Every metric returns ``(B,)`` float64; NaN where 
 equally in all of them but AUC and average precision, whatever their share in the cohort: so does STRIP AI's score.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from math import isfinite
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,11 @@ Metric = Callable[[Ints, Floats, Floats], Floats]
 CLIP = 1e-15
 """Probabilities are clipped to [CLIP, 1 - CLIP], as the competition does."""
 ECE_BINS = 10
+
+
+def finite(values: Mapping[str, float]) -> dict[str, float | None]:
+    """Return the numbers as JSON has them: None for what is not defined."""
+    return {name: value if isfinite(value) else None for name, value in values.items()}
 
 
 def ones(n: int) -> Floats:

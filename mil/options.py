@@ -9,6 +9,7 @@ from mil.calibrate import AUTO, METHODS
 from mil.fusion import APART, FUSIONS
 from mil.heads import HEADS
 from mil.heads.head import OUTPUTS
+from mil.task import KINDS
 from wsi.errors import RequestError
 from wsi.recipe import Recipe
 
@@ -16,7 +17,6 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 OPTIMIZERS = ("adamw", "sam")
 BALANCES = ("weights", "sampling")
 SPLITS = ("patients", "centers")
-TARGETS = ("classes", "labels", "value", "survival")
 AGGREGATES = ("mean", "max", "bag")
 TRACKERS = ("wandb", "mlflow")
 _WHERE = ("bags", "manifest", "out", "stores", "splits", "teacher", "other")
@@ -158,7 +158,7 @@ class TrainOptions:
     def _check_names(self) -> None:
         choices: dict[str, tuple[str, ...]] = {"precision": PRECISIONS, "optimizer": OPTIMIZERS, "balance": BALANCES}
         choices |= {"fusion": FUSIONS, "split": SPLITS, "aggregate": AGGREGATES, "output": OUTPUTS}
-        choices |= {"calibrate": (*METHODS, AUTO), "target": TARGETS}
+        choices |= {"calibrate": (*METHODS, AUTO), "target": KINDS}
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise RequestError(f"{name}: expected one of {', '.join(known)}, found {getattr(self, name)!r}")

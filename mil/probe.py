@@ -13,7 +13,7 @@ import numpy as np
 
 from mil.bootstrap import draw_patients, estimate
 from mil.cohort import Cohort
-from mil.metrics import Floats, balanced_accuracy
+from mil.metrics import Floats, balanced_accuracy, finite
 from mil.oof import Patients
 from mil.packing import Rows
 
@@ -39,9 +39,8 @@ def center_probe(cohort: Cohort, patients: Patients, seed: int) -> dict[str, Any
     features_PD = np.stack([own for own in (means[p] for p in chosen) if own is not None])
     labels_P = np.array([centers.index(str(patients.centers[p])) for p in chosen], np.int64)
     probs_PC = _told(features_PD, labels_P, seed)
-    found = asdict(estimate(balanced_accuracy, labels_P, probs_PC, draw_patients(len(chosen), seed)))
-    finite = {name: value if np.isfinite(value) else None for name, value in found.items()}
-    return {"centers": len(centers), "patients": len(chosen), "chance": 1 / len(centers), "balanced_accuracy": finite}
+    found = finite(asdict(estimate(balanced_accuracy, labels_P, probs_PC, draw_patients(len(chosen), seed))))
+    return {"centers": len(centers), "patients": len(chosen), "chance": 1 / len(centers), "balanced_accuracy": found}
 
 
 def _patient_means(cohort: Cohort, patients: Patients) -> list[Floats | None]:

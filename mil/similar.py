@@ -97,7 +97,7 @@ def similar(options: SimilarOptions, progress: Progress | None = None) -> Summar
     known_headers, headers = _headers(run, options.known), _headers(run, options.bags)
     known, known_bags = _known(run, known_headers)
     queries, outcomes = _queries(headers)
-    progress.begin("similar", 2 * len(run_members(run)), "models")
+    progress.begin("similar", 2 * int(run.recipe["folds"]) * run.models_per_fold, "models")
     found = _look_up(run, options, known, known_bags, [bag for _, bag in queries], progress)
     progress.end()
     write_text(options.out, _table(options, known, [name for name, _ in queries], found))
@@ -115,11 +115,6 @@ def similar(options: SimilarOptions, progress: Progress | None = None) -> Summar
     return Summary(
         "similar", [Outcome(str(options.out), Status.DONE, facts=facts), *outcomes], time.monotonic() - start
     )
-
-
-def run_members(run: RunFolder) -> range:
-    """Return the numbers of the run's models."""
-    return range(int(run.recipe["folds"]) * run.models_per_fold)
 
 
 def _headers(run: RunFolder, paths: Sequence[Path]) -> list[BagHeader]:

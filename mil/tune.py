@@ -15,7 +15,6 @@ import json
 import shutil
 import time
 from dataclasses import asdict, dataclass, replace
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from mil.fusion import APART
 from mil.heads import HEADS
 from mil.jobs import FitJob
 from mil.material import Material, gather
-from mil.metrics import METRICS, Floats, Ints, ones, softmax
+from mil.metrics import METRICS, Floats, Ints, finite, ones, softmax
 from mil.options import TrainOptions, resolve
 from mil.scores import Scores, patient_logits, read_scores
 from mil.search import Search
@@ -264,11 +263,7 @@ def _patients(cohort: Cohort, outer: list[_Outer], options: TuneOptions) -> Json
         probs.append(softmax(np.mean([logits for _, logits in own], axis=0) / temperature))
     labels_P, probs_PC = np.concatenate(labels), np.concatenate(probs)
     estimates = estimate_all(labels_P, probs_PC, draw_patients(len(labels_P), options.train.seed))
-    return {name: _finite(asdict(estimate)) for name, estimate in estimates.items()}
-
-
-def _finite(values: dict[str, float]) -> Json:
-    return {name: value if isfinite(value) else None for name, value in values.items()}
+    return {name: finite(asdict(estimate)) for name, estimate in estimates.items()}
 
 
 def _told(options: TuneOptions, recipe: Recipe, outer: list[_Outer], last: Search, nested: Json) -> Json:

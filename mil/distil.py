@@ -14,7 +14,7 @@ from mil.metrics import Floats, Ints
 from mil.options import TrainOptions
 from mil.run import RunFolder
 from mil.scoring import score
-from mil.splits import read_splits
+from mil.splits import folds_of, read_splits
 from wsi.errors import RequestError
 
 
@@ -40,18 +40,20 @@ def teach(options: TrainOptions, fold: int, cohort: Cohort, folds: Ints) -> Floa
 
 
 def check_teacher(run: RunFolder, cohort: Cohort, folds: Ints) -> None:
-    """Raise `RequestError` unless the run has the same classes, feature width and splits."""
+    """Raise `RequestError` unless the run has the same classes, feature width, patients and splits."""
     where = f"--teacher {run.path}"
     if run.classes != cohort.classes:
         raise RequestError(f"{where}: expected the classes {cohort.classes}, found {run.classes}")
     dim, wanted = int(run.recipe["bags"]["dim"]), cohort.bags[0].shape[1]
     if dim != wanted:
         raise RequestError(f"{where}: its models take features of width {dim}, these bags have {wanted}")
-    own = dict(zip(cohort.image_ids, folds.tolist(), strict=True))
-    given = read_splits(run.path / "splits.csv")
-    if given != own:
+    table = run.path / "splits.csv"
+    own, given = dict(zip(cohort.image_ids, folds.tolist(), strict=True)), read_splits(table)
+    if given == own:
+        folds_of(table, cohort.image_ids, cohort.patient_ids)
+    else:
         other = sorted(i for i in {*own, *given} if own.get(i) != given.get(i))
         raise RequestError(
             f"{where}: its splits differ for {len(other)} slides ({', '.join(other[:3])}), so that its models may have "
-            f"seen test patients: give --splits {run.path / 'splits.csv'}"
+            f"seen test patients: give --splits {table}"
         )

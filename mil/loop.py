@@ -1,7 +1,7 @@
 """The epochs of one model: draw, loss, gradient, step, validate."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -10,6 +10,8 @@ from torch import Tensor
 
 from mil.cohort import Cohort
 from mil.ema import WeightMean
+from mil.heads.head import HeadOutput
+from mil.instances import wide
 from mil.jobs import FitJob, Parts, seed_of
 from mil.metrics import METRICS, Floats, Ints, ones, softmax
 from mil.model import BagModel
@@ -99,27 +101,67 @@ class Loop:
     def gradients(self, batch: Sequence[Drawn]) -> float:
         """Set the gradients of the batch's mean loss, this rank's bags and all others'; return this rank's sum."""
         self.optimizer.zero_grad(set_to_none=True)
-        own = [batch[position] for position in self.ranks.share([len(bag) for bag in batch])]
+        own = self.ranks.share([len(bag) for bag in batch])
+        groups = group_by_rows([len(batch[position]) for position in own], self.options.max_rows)
+        parts = [[own[place] for place in group] for group in groups]
         total = 0.0
         if not own:
             self.scaler.scale(torch.zeros((), device=self.device))
-        for group in group_by_rows([len(bag) for bag in own], self.options.max_rows):
-            losses = self._losses([own[position] for position in group])
+        joint = self.target.joint and (len(parts) > 1 or self.ranks.world > 1)
+        for losses in self._joint_losses(batch, parts) if joint else self._losses(batch, parts):
             self.scaler.scale(losses.sum() * self.ranks.world / len(batch)).backward()  # type: ignore[no-untyped-call]
             total += float(losses.sum().detach())
         self.ranks.average_gradients(self.model.parameters())
         return total
 
-    def _losses(self, bags: Sequence[Drawn]) -> Tensor:
+    def _losses(self, batch: Sequence[Drawn], parts: Sequence[Sequence[int]]) -> Iterator[Tensor]:
+        """Give the weighted losses of one part of the batch after the other."""
+        for part in parts:
+            bags = [batch[position] for position in part]
+            slides, truth, weights_B = self._asked(bags)
+            output = self._output(bags, slides, truth)
+            losses = truth.loss(output.logits_BC)
+            losses = (losses if output.aux_loss_B is None else losses + output.aux_loss_B) * weights_B
+            self._check_finite(slides, torch.isfinite(losses).tolist())
+            yield losses
+
+    def _joint_losses(self, batch: Sequence[Drawn], parts: Sequence[Sequence[int]]) -> Iterator[Tensor]:
+        """Give, part by part, terms whose gradients and values are those of one loss over the outputs of all parts.
+
+        The outputs are computed twice: all of them first, so that the loss and its gradient by each are known; then
+        part by part with that gradient, as in Gao et al. 2021 (arXiv 2101.06983). Dropout is the same in both.
+        """
+        randomness = Randomness(self.device)
+        outputs_BC = np.zeros((len(batch), self.target.n_outputs))
+        with torch.no_grad():
+            for part in parts:
+                bags = [batch[position] for position in part]
+                slides, truth, _ = self._asked(bags)
+                outputs_BC[list(part)] = self._output(bags, slides, truth).logits_BC.double().cpu().numpy()
+        leaf_BC = torch.from_numpy(self.ranks.total(outputs_BC)).to(self.device).requires_grad_()
+        slides, truth, weights_B = self._asked(batch)
+        losses_B = truth.loss(leaf_BC) * weights_B
+        self._check_finite(slides, torch.isfinite(losses_B).tolist())
+        (push_BC,) = torch.autograd.grad(losses_B.sum(), leaf_BC)
+        randomness.replay()
+        for part in parts:
+            bags, chosen = [batch[position] for position in part], list(part)
+            own, own_truth, own_weights_B = self._asked(bags)
+            output = self._output(bags, own, own_truth)
+            pushed_B = (wide(output.logits_BC) * push_BC[chosen]).sum(1)
+            terms_B = losses_B.detach()[chosen] + pushed_B - pushed_B.detach()
+            yield terms_B if output.aux_loss_B is None else terms_B + output.aux_loss_B * own_weights_B
+
+    def _asked(self, bags: Sequence[Drawn]) -> tuple[Ints, Truths, Tensor]:
+        """Return slides (B,), truth and weights (B,) of bags."""
         slides = np.array([bag.slide for bag in bags], np.int64)
+        return slides, *self._truth(bags, slides)
+
+    def _output(self, bags: Sequence[Drawn], slides: Ints, truth: Truths) -> HeadOutput:
         packed = pack([bag.read(self.cohort) for bag in bags], self.device, [self.cohort.image_ids[i] for i in slides])
-        truth, weights_B = self._truth(bags, slides)
         with autocast(self.options):
-            output = self.model(packed.rows_ND, packed.offsets, truth)
-        losses = truth.loss(output.logits_BC)
-        losses = (losses if output.aux_loss_B is None else losses + output.aux_loss_B) * weights_B
-        self._check_finite(slides, torch.isfinite(losses).tolist())
-        return losses
+            output: HeadOutput = self.model(packed.rows_ND, packed.offsets, truth)
+        return output
 
     def _truth(self, bags: Sequence[Drawn], slides: Ints) -> tuple[Truths, Tensor]:
         """Return the target of a batch, and the weight of each bag (B,)."""

@@ -13,7 +13,7 @@ from mil.lineage import check_unseen
 from mil.metrics import Ints
 from mil.options import TrainOptions
 from mil.run import versions
-from mil.splits import center_folds, outer_folds, patient_folds, read_splits
+from mil.splits import center_folds, folds_of, outer_folds, patient_folds
 from mil.task import Task, is_known, read_task
 from wsi.errors import RequestError
 from wsi.manifest import ManifestRow, check_disjoint, load_manifest
@@ -187,11 +187,7 @@ def _folds(options: TrainOptions, rows: Sequence[ManifestRow], task: Task) -> In
         return patient_folds(task.strata, patients, options.folds, options.seed)
     if options.splits is None:
         return outer_folds(task.strata, [row.center_id for row in rows], patients, options.folds, options.seed)
-    given = read_splits(options.splits)
-    missing = [row.image_id for row in rows if row.image_id not in given]
-    if missing:
-        raise RequestError(f"{options.splits}: no fold for {', '.join(missing[:5])}; expected every labelled slide")
-    folds = np.array([given[row.image_id] for row in rows], np.int64)
+    folds = folds_of(options.splits, [row.image_id for row in rows], patients)
     if sorted(set(folds.tolist())) != list(range(options.folds)):
         raise RequestError(
             f"{options.splits}: expected folds 0 to {options.folds - 1}, found {sorted(set(folds.tolist()))}"

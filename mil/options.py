@@ -185,10 +185,6 @@ class TrainOptions:
             raise RequestError("--other and --teacher exclude each other: a teacher's splits do not hold other slides")
         if self.fusion in APART and self.teacher is not None:
             raise RequestError(f"fusion {self.fusion} and teacher exclude each other: a teacher knows one kind of bags")
-        if self.target == "survival" and self.nproc > 1:
-            raise RequestError(
-                "--target survival: expected --nproc 1, for the patients at risk are those of one process"
-            )
         if self.nproc > 1 and self.jobs > 1:
             raise RequestError("jobs and nproc exclude each other: models side by side, or processes on one model")
 

@@ -152,19 +152,48 @@ def read_splits(path: Path) -> dict[str, int]:
     Raises
     ------
     RequestError
-        Unreadable, without the columns image_id, patient_id, fold, or with a patient in two folds.
+        Unreadable, without the columns image_id, patient_id, fold, with a slide twice or a patient in two folds.
     """
+    return {image_id: fold for image_id, (_, fold) in _rows_of(path).items()}
+
+
+def folds_of(path: Path, image_ids: Sequence[str], patients: Sequence[str]) -> Ints:
+    """Return the test fold of each slide, (n,) int64, from a splits.csv, whose patients are those of the manifest.
+
+    Raises
+    ------
+    RequestError
+        As `read_splits`; or a slide is not in the table, or is another patient's there: folds of other patients would
+        train on the slides of somebody whom they test.
+    """
+    given = _rows_of(path)
+    missing = [image_id for image_id in image_ids if image_id not in given]
+    if missing:
+        raise RequestError(f"{path}: no fold for {', '.join(missing[:5])}; expected every labelled slide")
+    other = [(i, given[i][0], p) for i, p in zip(image_ids, patients, strict=True) if given[i][0] != p]
+    if other:
+        image_id, found, wanted = other[0]
+        raise RequestError(
+            f"{path}: {len(other)} slides are of another patient than in the manifest ({image_id}: expected patient "
+            f"{wanted}, found {found}): make the splits from this manifest, or correct one of the two"
+        )
+    return np.array([given[image_id][1] for image_id in image_ids], np.int64)
+
+
+def _rows_of(path: Path) -> dict[str, tuple[str, int]]:
+    """Return image id -> patient id and fold of a splits.csv."""
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             records = list(csv.DictReader(file))
-        folds = np.array([int(record["fold"]) for record in records], np.int64)
-        patients = [record["patient_id"] for record in records]
-        found = {record["image_id"]: int(record["fold"]) for record in records}
+        found = {record["image_id"]: (record["patient_id"], int(record["fold"])) for record in records}
     except (OSError, UnicodeDecodeError, KeyError, ValueError, TypeError, csv.Error) as error:
         raise RequestError(
             f"{path}: expected a table with image_id, patient_id and an integer fold in each row; found {error!r}"
         ) from None
-    assert_patients_whole(folds, patients)
+    twice = [image_id for image_id, count in Counter(record["image_id"] for record in records).items() if count > 1]
+    if twice:
+        raise RequestError(f"{path}: slide {twice[0]} stands there twice: expected one row for each slide")
+    assert_patients_whole(np.array([fold for _, fold in found.values()], np.int64), [who for who, _ in found.values()])
     return found
 
 

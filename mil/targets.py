@@ -42,6 +42,8 @@ class Target(ABC):
     """The task, with the truth about N slides."""
 
     kind: ClassVar[str]
+    joint: ClassVar[bool] = False
+    """A bag's loss depends on the outputs of the whole batch."""
 
     @property
     @abstractmethod
@@ -205,10 +207,12 @@ class _Survivals(Truths):
 class SurvivalTarget(Target):
     """Time to an event that not everybody has reached; Cox partial likelihood. Scores are log risks (N, 1).
 
-    The patients at risk are those of the batch: larger batches say more.
+    The patients at risk are those of the batch, however many steps and processes it is computed in: larger batches say
+    more.
     """
 
     kind: ClassVar[str] = "survival"
+    joint: ClassVar[bool] = True
     times_N: Floats
     """To the event, or to the last time seen without it; any unit; NaN where unknown."""
     events_N: NDArray[np.bool_]

@@ -118,8 +118,6 @@ def test_what_is_for_classes_is_refused_in_one_line(bags: Path, shares: np.ndarr
     witness = Witness(bags, manifest)
     with pytest.raises(RequestError, match="--target value: label-smoothing is for classes"):
         witness.options(tmp_path / "no", target="value", label_smoothing=0.1)
-    with pytest.raises(RequestError, match="--target survival: expected --nproc 1"):
-        witness.options(tmp_path / "no", target="survival", nproc=2)
     run, _ = run_of(bags, tmp_path, manifest, "value")
     with pytest.raises(RequestError, match="is for runs that predict classes, found --target value"):
         compare(CompareOptions(runs=(run, bags), out=tmp_path / "c"))

@@ -88,6 +88,61 @@ def test_the_gradient_is_that_of_one_process_for_uneven_bags(small: Witness, tmp
             assert np.abs(grad - wanted.numpy()).max() <= 1e-5 * max(1.0, float(wanted.abs().max()))
 
 
+def survivors(witness: Witness, folder: Path) -> Path:
+    """A manifest of times and events for the witness's slides; ties among them."""
+    lines = witness.manifest.read_text().splitlines()[1:]
+    patients = sorted({line.split(",")[1] for line in lines})
+    rng = np.random.default_rng(3)
+    told = {patient: f"{rng.integers(1, 9)},{int(rng.random() < 0.7)}" for patient in patients}
+    rows = [f"{image},{patient},{told[patient]}" for image, patient, *_ in (line.split(",") for line in lines)]
+    (folder / "survival.csv").write_text("\n".join(["image_id,patient_id,time,event", *rows]) + "\n")
+    return folder / "survival.csv"
+
+
+def test_who_is_at_risk_depends_neither_on_the_rows_on_the_device_nor_on_the_processes(
+    small: Witness, tmp_path: Path
+) -> None:
+    by_time = Witness(small.bags, survivors(small, tmp_path))
+    batch = [0, 1, 2, 3, 4, 5]
+    plain = gradients(quick(by_time, tmp_path / "run", target="survival"), batch, Ranks())
+    assert max(float(grad.abs().max()) for grad in plain) > 1e-3
+    split = gradients(quick(by_time, tmp_path / "run", target="survival", max_rows=1), batch, Ranks())
+    for grad, wanted in zip(split, plain, strict=True):
+        assert torch.allclose(grad, wanted, atol=1e-5)
+    cases: list[Case] = [(quick(by_time, tmp_path / "run", target="survival", max_rows=60), batch)]
+    found: dict[tuple[int, int], list[np.ndarray]] = {}
+    ends = run_ranks([partial(ranked_gradients, cases)] * 2, lambda message: found.update([message[1]]))
+    assert [end.error for end in ends] == [None, None]
+    for grads in found.values():
+        for grad, wanted in zip(grads, plain, strict=True):
+            assert np.abs(grad - wanted.numpy()).max() <= 1e-5
+
+
+def test_a_loss_over_parts_sees_one_dropout_twice(small: Witness, tmp_path: Path) -> None:
+    """The loss that is told is that of the outputs whose gradient is taken: a step along it lowers it."""
+    by_time = Witness(small.bags, survivors(small, tmp_path))
+    options = quick(by_time, tmp_path / "run", target="survival", dropout=0.5, max_rows=1)
+    material = gather(options)
+    cohort = material.open()
+    job = FitJob(head=options.head, fold=0, seed=0, folder=options.out, options=options, recipe_hash="")
+    parts = divide(cohort, material.folds, job)
+    loop = Loop(job, cohort, parts, new_model(job, cohort, parts, Ranks()), Ranks())
+    drawn = draw_batch(cohort, parts.train[:8], options, np.random.default_rng(0))
+
+    def loss() -> float:
+        torch.manual_seed(5)
+        return loop.gradients(drawn)
+
+    before = loss()
+    grads = [p.grad.clone() for p in loop.model.parameters() if p.grad is not None]
+    slope = sum(float((grad**2).sum()) for grad in grads)
+    step = 1e-3
+    with torch.no_grad():
+        for parameter, grad in zip([p for p in loop.model.parameters() if p.grad is not None], grads, strict=True):
+            parameter -= step * grad
+    assert (before - loss()) / len(drawn) == pytest.approx(step * slope, rel=0.05)
+
+
 @given(st.lists(st.integers(0, 10**6), max_size=40), st.integers(1, 5))
 def test_every_bag_goes_to_one_rank(sizes: list[int], world: int) -> None:
     shares = [Ranks(rank, world).share(sizes) for rank in range(world)]

@@ -240,6 +240,24 @@ def test_given_splits_are_used_again(small: Witness, undisturbed: Path, tmp_path
     assert (tmp_path / "run" / "splits.csv").read_text() == given.read_text()
 
 
+def test_splits_of_other_patients_are_refused(small: Witness, undisturbed: Path, tmp_path: Path) -> None:
+    """A table that calls every slide a patient would test a patient by models that trained on the same patient."""
+    header, *lines = (undisturbed / "splits.csv").read_text().splitlines()
+    fields = [line.split(",") for line in lines]
+    given = tmp_path / "given.csv"
+    own = [
+        ",".join([image, image, label, center, str(n % 2), ""])
+        for n, (image, _, label, center, *_) in enumerate(fields)
+    ]
+    given.write_text("\n".join([header, *own]) + "\n")
+    with pytest.raises(RequestError, match=r"given\.csv: 22 slides are of another patient .*expected patient 0000"):
+        train(quick(small, tmp_path / "run", splits=given))
+    given.write_text("\n".join([header, *lines, lines[0]]) + "\n")
+    with pytest.raises(RequestError, match="slide 0000_0 stands there twice"):
+        train(quick(small, tmp_path / "run", splits=given))
+    assert not (tmp_path / "run").exists()
+
+
 def test_two_runs_on_one_folder_do_not_meet(small: Witness, tmp_path: Path) -> None:
     from wsi.claim import claim
 

@@ -183,7 +183,9 @@ class _Tuner:
         def loss(params: Json, part: int) -> float:
             settings = self._settings(params)
             folder = self._out / "trial"
-            job = FitJob(head=settings.head, fold=part, seed=0, folder=folder, options=settings, recipe_hash=self._hash)
+            # What a killed process left there is gone on with by this very fold of this very setting alone.
+            stamp = recipe_hash({"run": self._hash, "search": name, "settings": params, "fold": part})
+            job = FitJob(head=settings.head, fold=part, seed=0, folder=folder, options=settings, recipe_hash=stamp)
             try:
                 return _loss(self._scores(job, cohort, inner), cohort)
             finally:

@@ -143,6 +143,34 @@ def test_a_search_over_a_cohort_is_the_same_after_a_stop(
     TrainOptions(**{**whole.train.__dict__, **found[0]["settings"]})
 
 
+def test_what_a_killed_trial_left_is_not_taken_for_another(
+    small: Witness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that is killed removes nothing: a finished inner fold, or its checkpoint, stays in the trial's folder."""
+    whole, parts = quick(small, tmp_path / "a", trials=2), quick(small, tmp_path / "b", trials=2)
+    tune(whole)
+    fit, calls = tune_module.fit, [0]
+
+    class Killed(BaseException):
+        pass
+
+    def killed_after(job: Any, cohort: Any, folds: Any) -> dict[str, float]:
+        calls[0] += 1
+        told = fit(job, cohort, folds)
+        if calls[0] == 2:  # the second inner fold is whole, and nobody was told
+            raise Killed
+        return told
+
+    with monkeypatch.context() as patched:
+        patched.setattr(tune_module, "fit", killed_after)
+        patched.setattr(tune_module.shutil, "rmtree", lambda *args, **kwargs: None)
+        with pytest.raises(Killed):
+            tune(parts)
+        assert (tmp_path / "b" / "trial" / "model.json").exists()
+    tune(parts)
+    assert (tmp_path / "a" / "tune.json").read_bytes() == (tmp_path / "b" / "tune.json").read_bytes()
+
+
 def test_another_search_in_the_folder_is_refused_and_overwritten_on_request(small: Witness, tmp_path: Path) -> None:
     options = quick(small, tmp_path / "out", trials=1)
     tune(options)

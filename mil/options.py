@@ -7,7 +7,7 @@ import torch
 
 from mil.calibrate import AUTO, METHODS
 from mil.fusion import APART, FUSIONS
-from mil.heads import HEADS
+from mil.heads import check_head
 from mil.heads.head import OUTPUTS
 from mil.task import KINDS
 from wsi.errors import RequestError
@@ -166,8 +166,7 @@ class TrainOptions:
             if tracker not in TRACKERS:
                 raise RequestError(f"track: expected one of {', '.join(TRACKERS)}, found {tracker!r}")
         for head in (self.head, *self.baselines):
-            if head not in HEADS:
-                raise RequestError(f"unknown head {head!r}: expected one of {', '.join(HEADS)}")
+            check_head(head, self.output)
         if not self.bags:
             raise RequestError("expected one or more bag files or folders, found none")
 

@@ -22,6 +22,7 @@ __all__ = [
     "HeadOutput",
     "HeadSpec",
     "Truth",
+    "check_head",
     "dynamic_margins",
     "has_attention",
     "has_embedding",
@@ -43,17 +44,21 @@ HEADS: dict[str, type[Head]] = {
     "acmil": Acmil,
     "transformer": Transformer,
 }
-_WITHOUT_POINT = frozenset({"max_pool", "additive", "clam_mb", "dsmil"})
 
 
 def make_head(spec: HeadSpec) -> Head:
     """Build the head that the spec names, or raise `RequestError`."""
-    if spec.name not in HEADS:
-        raise RequestError(f"unknown head {spec.name!r}: expected one of {', '.join(HEADS)}")
-    if spec.output != "linear" and not has_embedding(spec.name):
-        wanted = ", ".join(name for name in HEADS if has_embedding(name))
-        raise RequestError(f"head {spec.name} has no single point for a bag, which {spec.output} needs: use {wanted}")
+    check_head(spec.name, spec.output)
     return HEADS[spec.name](spec)
+
+
+def check_head(name: str, output: str) -> None:
+    """Raise `RequestError` unless there is such a head, and it can have that last layer."""
+    if name not in HEADS:
+        raise RequestError(f"unknown head {name!r}: expected one of {', '.join(HEADS)}")
+    if output != "linear" and not has_embedding(name):
+        wanted = ", ".join(own for own in HEADS if has_embedding(own))
+        raise RequestError(f"head {name} has no single point for a bag, which {output} needs: use {wanted}")
 
 
 def has_attention(name: str) -> bool:
@@ -63,4 +68,4 @@ def has_attention(name: str) -> bool:
 
 def has_embedding(name: str) -> bool:
     """Tell whether the head makes one point of a bag: what ArcFace and look-up by likeness need."""
-    return name not in _WITHOUT_POINT
+    return HEADS[name].has_point

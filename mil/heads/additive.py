@@ -22,6 +22,7 @@ class Additive(Head):
     """
 
     attends = True
+    has_point = False
     about = "tile scores that sum to the slide's logits (Additive MIL, Javed et al. 2022)"
 
     def __init__(self, spec: HeadSpec) -> None:

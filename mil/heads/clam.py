@@ -103,4 +103,5 @@ class ClamMb(Clam):
     """CLAM with an attention branch for each class. ArcFace does not apply: each class has a point of its own."""
 
     branches = True
+    has_point = False
     about = "an attention branch for each class, tiles clustered (CLAM-MB, Lu et al. 2021)"

@@ -23,6 +23,7 @@ class Dsmil(Head):
     """
 
     attends = True
+    has_point = False
     about = "the highest tile, and attention to tiles like it (DSMIL, Li et al. 2021)"
 
     def __init__(self, spec: HeadSpec) -> None:

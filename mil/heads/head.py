@@ -92,6 +92,8 @@ class Head(nn.Module, ABC):
     """Whether it weighs instances."""
     order_free: ClassVar[bool] = True
     """Whether the order of a bag's instances changes nothing, in evaluation mode."""
+    has_point: ClassVar[bool] = True
+    """Whether one point stands for a bag (``embedding_BH``): what ArcFace and look-up by likeness need."""
     about: ClassVar[str]
     """What it is, in one line."""
 

@@ -21,6 +21,7 @@ class MaxPool(Head):
     """
 
     attends = True
+    has_point = False
     about = "the highest-scoring tile decides (mi-Net, Wang et al. 2018)"
 
     def __init__(self, spec: HeadSpec) -> None:

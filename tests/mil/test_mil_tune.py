@@ -146,7 +146,7 @@ def test_a_search_over_a_cohort_is_the_same_after_a_stop(
 def test_what_a_killed_trial_left_is_not_taken_for_another(
     small: Witness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process that is killed removes nothing: a finished inner fold, or its checkpoint, stays in the trial's folder."""
+    """A process that is killed removes nothing: a finished inner fold stays in the trial's folder."""
     whole, parts = quick(small, tmp_path / "a", trials=2), quick(small, tmp_path / "b", trials=2)
     tune(whole)
     fit, calls = tune_module.fit, [0]

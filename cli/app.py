@@ -4,7 +4,9 @@ from typing import Annotated
 
 import typer
 
+from cli import stopping
 from cli.compare import compare
+from cli.console import stopped_in_one_line
 from cli.demo import demo
 from cli.encoders import encoders
 from cli.export import export
@@ -72,4 +74,6 @@ def _root(
 
 def main() -> None:
     """Run the command line."""
-    app()
+    stopping.listen()
+    with stopped_in_one_line():
+        app()

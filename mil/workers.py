@@ -31,6 +31,7 @@ from mil.options import TrainOptions
 from mil.ranks import Ranks
 from wsi.cpu import usable_cpus
 from wsi.errors import ItemError
+from wsi.interrupts import interrupts_held
 
 Done = Callable[[FitJob, dict[str, float]], None]
 """Called with each model and its facts as it is finished."""
@@ -79,7 +80,8 @@ def _side_by_side(todo: Sequence[FitJob], workers: int, threads: int, done: Done
     for worker in range(workers):
         devices.put(device_of_worker(options.device, worker, torch.cuda.device_count()))
     with ProcessPoolExecutor(workers, context, _begin_worker, (options, threads, devices)) as pool:
-        running = {pool.submit(_fit_in_worker, job): job for job in todo}
+        with interrupts_held():  # the processes leave Ctrl-C to this one
+            running = {pool.submit(_fit_in_worker, job): job for job in todo}
         try:
             for future in as_completed(running):
                 done(running[future], future.result())
@@ -89,6 +91,8 @@ def _side_by_side(todo: Sequence[FitJob], workers: int, threads: int, done: Done
                 "--jobs (a script that calls train needs its `if __name__ == '__main__':`)"
             ) from None
         except BaseException:
+            for process in list(pool._processes.values()):  # nobody waits for their models
+                process.kill()
             pool.shutdown(cancel_futures=True)
             raise
 

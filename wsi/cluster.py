@@ -1,14 +1,16 @@
 """Where tasks run: worker processes of this machine, or a Dask scheduler that is already there."""
 
 import logging
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from distributed import Client, LocalCluster
 
 from wsi.cpu import usable_cpus
 from wsi.errors import RequestError
+from wsi.interrupts import interrupts_held
 
 _CONNECT_SECONDS = 10
 _PARTS = ("client", "core", "nanny", "scheduler", "utils", "worker")
@@ -17,8 +19,8 @@ _LOUD = ("distributed", *(f"distributed.{part}" for part in _PARTS))
 
 
 @contextmanager
-def dask_client(workers: int | None, scheduler: str | None) -> Iterator[Client]:
-    """Give a Dask client: of ``workers`` local processes with one thread each, or of a running scheduler.
+def dask_client(workers: int | None, scheduler: str | None) -> Iterator[tuple[Client, int]]:
+    """Give a Dask client and its number of threads: ``workers`` local processes of one each, or a scheduler's.
 
     With 0 workers the tasks run in this process: for debugging, notebooks and tests.
 
@@ -36,17 +38,26 @@ def dask_client(workers: int | None, scheduler: str | None) -> Iterator[Client]:
         except (OSError, ValueError) as error:
             raise RequestError(f"--scheduler {scheduler}: no Dask scheduler answers there ({error})") from None
         with client:
-            yield client
+            yield client, sum(client.nthreads().values())
         return
-    with (
-        LocalCluster(
-            n_workers=usable_cpus() if workers is None else max(1, workers),
+    count = usable_cpus() if workers is None else max(1, workers)
+    with interrupts_held():  # the cluster's threads, and so its worker processes, leave Ctrl-C to the main thread
+        cluster = LocalCluster(
+            n_workers=0,
             threads_per_worker=1,
             processes=workers != 0,
             dashboard_address="127.0.0.1:0",  # None would still open port 8787
             memory_limit=0,
             silence_logs=logging.CRITICAL,
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        yield client
+        )
+        client = Client(cluster)
+    with ExitStack() as closing:
+        closing.callback(cluster.close)
+        closing.callback(client.close)
+        try:
+            cluster.scale(count)  # tasks wait for the workers, this process need not
+            yield client, count
+        except KeyboardInterrupt:
+            # In good order this takes seconds: workers finish their tasks first, which the next run does anew anyway.
+            threading.Thread(target=closing.pop_all().close, daemon=True).start()
+            raise

@@ -168,8 +168,8 @@ def tile(options: TileOptions, progress: Progress | None = None) -> Summary:
     make_folder(options.out)
     sizes = {job.image_id: slide_bytes(job.path) if job.path.exists() else 0 for job in jobs}
     progress.begin("tile", sum(sizes.values()), "B")
-    with dask_client(options.workers, options.scheduler) as client:
-        outcomes = _Engine(client, options, progress, sizes).run(jobs)
+    with dask_client(options.workers, options.scheduler) as (client, threads):
+        outcomes = _Engine(client, threads, options, progress, sizes).run(jobs)
     progress.end()
     mismatches = [o for o in outcomes if o.facts.get("mismatch")]
     if mismatches and len(mismatches) == len(outcomes):
@@ -180,12 +180,14 @@ def tile(options: TileOptions, progress: Progress | None = None) -> Summary:
 class _Engine:
     """Keeps a bounded window of tasks under way over the whole cohort."""
 
-    def __init__(self, client: Client, options: TileOptions, progress: Progress, sizes: dict[str, int]) -> None:
+    def __init__(
+        self, client: Client, threads: int, options: TileOptions, progress: Progress, sizes: dict[str, int]
+    ) -> None:
         self._client = client
         self._options = options
         self._progress = progress
         self._sizes = sizes
-        self._window = _WINDOW * max(1, sum(client.nthreads().values()))
+        self._window = _WINDOW * max(1, threads)
         self._queue: list[tuple[_Run, Task]] = []
         self._flight: dict[str, tuple[_Run, Future]] = {}
 
@@ -204,7 +206,7 @@ class _Engine:
                     assert run.outcome is not None
                     outcomes[run.job.image_id] = run.outcome
         finally:
-            for run, _ in self._flight.values():
+            for run, _ in [*self._flight.values(), *self._queue]:
                 run.held.close()
         return [outcomes[job.image_id] for job in jobs]
 

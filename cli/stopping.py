@@ -1,0 +1,42 @@
+"""Ctrl-C and SIGTERM: the first one ends the verb in an orderly way, the second one at once.
+
+The first raises where the program stands: what is half-written is removed, claims are given back. Then the process
+leaves without waiting for anybody: processes that it started end when it is gone.
+"""
+
+import os
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_received: list[int] = []
+
+
+def listen() -> None:
+    """Take both signals from now on; a shell that ignores one of them is obeyed."""
+    for number in _SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _stop)
+    # Python's own helper process would tell of semaphores that nobody closed: it closes them.
+    sys.warnoptions.append("ignore:resource_tracker:UserWarning")
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    _received.append(number)
+    if len(_received) > 1:
+        os._exit(128 + number)
+    raise KeyboardInterrupt
+
+
+def requested() -> bool:
+    """Tell whether a signal has come: whatever is raised since is its echo."""
+    return bool(_received)
+
+
+def leave() -> NoReturn:
+    """End this process now, with the code of the signal."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(128 + _received[0])

@@ -20,7 +20,7 @@ from wsi.readers.mosaic import CACHE_BYTES
 from wsi.readers.tiff_reader import TiffReader
 from wsi.scaling import Scaling
 from wsi.slide import RGB, Slide
-from wsi.tissue import estimate_background
+from wsi.background import estimate_background
 from wsi.units import YX, Box
 
 _SAMPLED_TILES = 256

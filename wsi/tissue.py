@@ -1,20 +1,24 @@
 """Where the tissue is: each slide's own background is estimated, then what absorbs light against it is found.
 
-Works in optical density relative to the background (Ruifrok and Johnston 2001), so that grey glass and green slides
-need no setting, and in the texture of that density: faint tissue has structure, glass and shadows have none. Pure-white
-and pure-black areas that the scanner never visited are neither background nor tissue. Where nothing is found, the
-threshold is relaxed step by step and the result says so. A dark background (fluorescence) is recognised.
+Works in optical density relative to the background (Ruifrok and Johnston 2001), less the unevenness of its light. The
+threshold comes from the background's noise, never from the strongest stain, so that pale tissue beside a dark control,
+ink or a strong marker is not lost. What is faint must have structure: glass, seams and shadows have none. What is dark,
+flat and colourless is no tissue: fill around the scanned area (`wsi.borders`), ink (`wsi.scores.pen`), edges of cover
+slips. What is left out is noted. Where nothing is found, the threshold is relaxed step by step and the result says so.
+A dark background (fluorescence) is recognised.
 """
 
-import math
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi.channels import largest, smallest
-from wsi.density import largest_density
+from wsi.background import estimate_background, uneven_light
+from wsi.borders import border_mask, border_widths
+from wsi.channels import largest
+from wsi.density import Density, densities
+from wsi.scores.pen import flat_ink
 from wsi.slide import RGB
 
 Mask = NDArray[np.uint8]
@@ -24,28 +28,26 @@ MIN_AREA_UM2 = 20_000.0
 """Pieces smaller than this (a circle of 160 um) are dust, unless nothing else is found."""
 _PIECE_SHARE = 0.1
 """Smaller pieces count, too, where they have this share of the largest one: a slide of small fragments."""
-_UNSCANNED = 254
-"""All channels at or above: the scanner never visited."""
-_PADDED = 6
-"""All channels at or below, and flat, on a bright slide: padding around what was scanned."""
-_SAMPLED = 200_000
-"""Pixels that are enough to find a colour."""
-_BACKGROUND_PIXELS = 400_000
-"""About as many, evenly spread, are looked at for the background's colour."""
-_DARK = 64
-"""A background of which no channel reaches this is dark: fluorescence."""
 _LADDER = ((1.0, 1.0), (0.7, 0.5), (0.5, 0.1), (0.35, 0.02))
 """Factors on the threshold and on the least area, tried in turn until tissue is found."""
-_OTSU_BOUNDS = (0.06, 0.20)
-"""Optical density: the least contrast called tissue, and the most that is asked for."""
-_SMOOTH_UM, _SMOOTH_DARK_UM = 8.0, 20.0
-"""Gaussian sigma before the threshold; on a dark background nuclei shine alone and are joined to tissue."""
+_NOISES, _THRESHOLDS = 10.0, (0.05, 0.12)
+"""The threshold in deviations of the background, and its bounds in optical density."""
+_FAINT_NOISES, _FAINT_THRESHOLDS = 5.0, (0.014, 0.06)
+"""The same for pixels in areas of structure."""
+_SMOOTH_DARK_UM = 20.0
+"""Gaussian sigma before the threshold on a dark background: nuclei shine alone and are joined to tissue."""
 _TEXTURE_UM = 24.0
 """Side of the window in which texture is judged."""
-_FAINT = 0.45
-"""Textured pixels count from this part of the threshold."""
-_SMOOTH_PIECE = 1.8
+_AREA_UM = 100.0
+"""Side of the window of which nearly half must have texture: broader than an edge or a seam."""
+_CLOSED_UM = 64.0
+"""Gaps in tissue that are closed."""
+_SMOOTH_PIECE = 2.0
 """Pieces of less than this many times the threshold must have texture."""
+_LINE_UM, _LINE_LENGTH_UM = 56.0, 480.0
+"""Colourless lines thinner and longer than this are edges of cover slips and scratches."""
+_TOLD_SHARE = 0.002
+"""What is left out is noted from this share of the picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,8 @@ class Tissue:
     """Optical density (or, on a dark background, intensity share) from which a pixel counts as tissue."""
     ladder_step: int
     """0: found with the normal threshold; above: relaxed that many times."""
+    left_out: tuple[str, ...] = ()
+    """What was taken for something else, in words."""
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -71,7 +75,7 @@ class Tissue:
             notes.append(f"tissue found only after relaxing the threshold {self.ladder_step} times")
         if self.dark_background:
             notes.append("dark background: treated as fluorescence")
-        return tuple(notes)
+        return (*notes, *self.left_out)
 
 
 def find_tissue(overview: RGB, um_per_px: float, damaged: Mask | None = None) -> Tissue:
@@ -88,119 +92,176 @@ def find_tissue(overview: RGB, um_per_px: float, damaged: Mask | None = None) ->
     """
     usable = np.ones(overview.shape[:2], bool) if damaged is None else damaged == 0
     background, dark = estimate_background(overview, usable)
-    if not dark:
-        usable &= ~_padding(overview, um_per_px)
-    signal, structure = _signal(overview, usable, background, um_per_px, dark=dark)
-    threshold = _threshold(signal[usable], background_noise(signal, usable))
-    rough = structure > _roughness(structure, signal, usable, threshold)
-    del structure
+    seen = (_seen_in_the_dark if dark else _seen)(overview, usable, background, um_per_px)
     least = MIN_AREA_UM2 / um_per_px**2
     step, weaker, mask = 0, 1.0, np.zeros_like(usable, np.uint8)
     for step, (weaker, smaller) in enumerate(_LADDER):  # noqa: B007
-        found = (signal > threshold * weaker) | (rough & (signal > threshold * weaker * _FAINT))
-        if not dark:
-            found = _without_smooth(found & usable, rough, signal, threshold * weaker)
-        mask = clean((found & usable).astype(np.uint8), least * smaller)
-        mask[~usable] = 0
+        found = seen.signal > seen.threshold * weaker
+        found |= seen.structured & ((seen.signal > seen.faint * weaker) | (seen.plain > seen.faint_plain * weaker))
+        found &= seen.usable
+        found = found if dark else _without_smooth(found, seen, seen.threshold * weaker)
+        mask = clean(_closed(found, um_per_px), least * smaller)
+        mask[~seen.usable] = 0
         if mask.any():
             break
-    return Tissue(mask, background, dark, threshold * weaker, step)
+    return Tissue(mask, background, dark, seen.threshold * weaker, step, seen.left_out)
 
 
-def _signal(
-    overview: RGB, usable: NDArray[np.bool_], background: tuple[int, int, int], um_per_px: float, *, dark: bool
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return how much a pixel differs from the background, smoothed, and how much that varies, float32 (h, w) each."""
-    raw = _intensity(overview, background) if dark else largest_density(overview, background)
-    raw[~usable] = 0
-    sigma = max(0.5, (_SMOOTH_DARK_UM if dark else _SMOOTH_UM) / um_per_px)
-    signal = np.asarray(cv2.GaussianBlur(raw, (0, 0), sigma), np.float32)
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What the thresholds are applied to."""
+
+    signal: Density
+    """How much a pixel differs from the background, its noise taken out, float32 (h, w)."""
+    plain: Density
+    """The same of the pixel alone: walls of fat are as thin as that."""
+    rough: NDArray[np.bool_]
+    """Where it varies more than empty glass does."""
+    structured: NDArray[np.bool_]
+    """Where that holds for most of the surroundings."""
+    usable: NDArray[np.bool_]
+    """Where tissue may be."""
+    threshold: float
+    faint: float
+    faint_plain: float
+    """For ``signal`` and ``plain`` in structured areas."""
+    left_out: tuple[str, ...] = ()
+
+
+def _seen(overview: RGB, usable: NDArray[np.bool_], background: tuple[int, int, int], um_per_px: float) -> _Seen:
+    """Return what is seen on a bright background: density, without what is no tissue for sure."""
+    border = border_mask(overview, um_per_px, background)
+    usable = usable & ~border
+    # The median keeps edges where they are: a blur would widen dark pieces by its own width.
+    inks = densities(np.asarray(cv2.medianBlur(overview, 3), np.uint8), background)
+    raw = densities(overview, background)
+    light = uneven_light(overview, usable, background)
+    signal, plain = _most(inks, light), _most(raw, light)
     signal[~usable] = 0
-    return signal, texture(raw, um_per_px)
+    plain[~usable] = 0
+    structure = texture(plain, um_per_px)
+    grain = float(np.quantile(structure[usable][::7], 0.1)) if usable.any() else 0.0
+    noise = min(background_noise(signal, usable), 1.5 * grain)
+    threshold, faint = _bounded(_NOISES * noise, _THRESHOLDS), _bounded(_FAINT_NOISES * noise, _FAINT_THRESHOLDS)
+    faint_plain = max(faint, _FAINT_NOISES * min(background_noise(plain, usable), 2.5 * grain))
+    ink = flat_ink(inks, raw, usable, um_per_px)
+    line = _lines((signal > threshold) & usable & ~ink, inks, um_per_px)
+    usable &= ~(ink | line)
+    rough = structure > _roughness(structure, signal, usable, faint)
+    areas, left_out = _areas(rough, um_per_px), _left_out(border, ink, line, um_per_px)
+    return _Seen(signal, plain, rough, areas, usable, threshold, faint, faint_plain, left_out)
+
+
+def _most(channels: tuple[Density, Density, Density], light: Density | None) -> Density:
+    """Return the density of the channel that absorbs most, less that of unevenly lit glass."""
+    most = np.maximum(np.maximum(channels[0], channels[1]), channels[2])
+    if light is not None:
+        most -= light
+    return most
+
+
+def _seen_in_the_dark(
+    overview: RGB, usable: NDArray[np.bool_], background: tuple[int, int, int], um_per_px: float
+) -> _Seen:
+    """Return what is seen on a dark background: light."""
+    raw = _intensity(overview, background)
+    raw[~usable] = 0
+    signal = np.asarray(cv2.GaussianBlur(raw, (0, 0), max(0.5, _SMOOTH_DARK_UM / um_per_px)), np.float32)
+    signal[~usable] = 0
+    threshold = _bounded(_NOISES * background_noise(signal, usable), _THRESHOLDS)
+    structure = texture(raw, um_per_px)
+    rough = structure > _roughness(structure, signal, usable, threshold / 2)
+    return _Seen(signal, signal, rough, rough, usable, threshold, threshold / 2, threshold / 2)
+
+
+def _bounded(value: float, bounds: tuple[float, float]) -> float:
+    return min(max(value, bounds[0]), bounds[1])
 
 
 def texture(signal: NDArray[np.float32], um_per_px: float) -> NDArray[np.float32]:
     """Return how much a signal varies in a window around each pixel (standard deviation), float32 (h, w)."""
-    side = 2 * max(1, round(_TEXTURE_UM / um_per_px / 2)) + 1
+    side = _odd(_TEXTURE_UM / um_per_px)
     mean = np.asarray(cv2.blur(signal, (side, side)), np.float32)
     spread = np.asarray(cv2.sqrBoxFilter(signal, cv2.CV_32F, (side, side)), np.float32)
     spread -= np.square(mean, out=mean)
     return np.sqrt(np.maximum(spread, 0, out=spread), out=spread)
 
 
+def _odd(length_px: float) -> int:
+    return 2 * max(1, round(length_px / 2)) + 1
+
+
 def _roughness(
-    structure: NDArray[np.float32], signal: NDArray[np.float32], usable: NDArray[np.bool_], threshold: float
+    structure: NDArray[np.float32], signal: NDArray[np.float32], usable: NDArray[np.bool_], faint: float
 ) -> float:
-    """Return the texture that the empty slide never reaches: its median and eight times the spread, at least 0.012."""
-    empty = structure[usable & (signal < threshold * _FAINT)]
+    """Return the texture that the empty slide hardly reaches: its median and six times the spread."""
+    empty = structure[usable & (signal < faint)][::3]
     if not empty.size:
-        return 0.012
+        return 0.006
     middle = float(np.median(empty))
-    return max(0.012, middle + 8 * 1.4826 * float(np.median(np.abs(empty - middle))))
+    return _bounded(middle + 6 * 1.4826 * float(np.median(np.abs(empty - middle))), (0.006, 0.03))
 
 
-def _without_smooth(
-    found: NDArray[np.bool_], rough: NDArray[np.bool_], signal: NDArray[np.float32], threshold: float
-) -> NDArray[np.bool_]:
+def _areas(rough: NDArray[np.bool_], um_per_px: float) -> NDArray[np.bool_]:
+    """Return the rough areas that are broader than an edge."""
+    side = _odd(_AREA_UM / um_per_px)
+    share = np.asarray(cv2.blur(rough.astype(np.float32), (side, side)), np.float32)
+    return np.asarray(cv2.dilate((share > 0.45).astype(np.uint8), np.ones((side // 2 + 1,) * 2, np.uint8)) > 0)
+
+
+def _lines(found: NDArray[np.bool_], inks: tuple[Density, Density, Density], um_per_px: float) -> NDArray[np.bool_]:
+    """Return long, thin, colourless lines."""
+    most = np.maximum(np.maximum(inks[0], inks[1]), inks[2])
+    colour = most - np.minimum(np.minimum(inks[0], inks[1]), inks[2])
+    grey = (found & (colour < 0.15 * most)).astype(np.uint8)
+    if not grey.any():
+        return grey > 0
+    side = _odd(_LINE_UM / um_per_px)
+    thin = grey & ~cv2.morphologyEx(grey, cv2.MORPH_OPEN, np.ones((side, side), np.uint8))
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(thin, connectivity=8)
+    length = np.maximum(stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_HEIGHT])
+    kept = (length * um_per_px >= _LINE_LENGTH_UM) & (stats[:, cv2.CC_STAT_AREA] < 0.3 * length * length)
+    kept[0] = False
+    if not kept.any():
+        return np.zeros_like(found)
+    return np.asarray(cv2.dilate(kept[labels].astype(np.uint8), np.ones((3, 3), np.uint8)) > 0)
+
+
+def _left_out(
+    border: NDArray[np.bool_], ink: NDArray[np.bool_], line: NDArray[np.bool_], um_per_px: float
+) -> tuple[str, ...]:
+    notes = []
+    if border.mean() > _TOLD_SHARE:
+        width = border_widths(border) * um_per_px / 1000
+        notes.append(f"a border (up to {width:.1f} mm wide, {border.mean():.0%} of the slide) was left out")
+    if ink.mean() > _TOLD_SHARE:
+        notes.append(f"pen marks beside the tissue ({ink.mean():.1%} of the slide) were left out")
+    if line.mean() > _TOLD_SHARE:
+        notes.append(f"colourless lines ({line.mean():.1%} of the slide) were left out: edges of a cover slip?")
+    return tuple(notes)
+
+
+def _without_smooth(found: NDArray[np.bool_], seen: _Seen, threshold: float) -> NDArray[np.bool_]:
     """Drop pieces that are both faint and smooth within: grey glass, shadows, smears out of focus."""
     count, labels = cv2.connectedComponents(found.astype(np.uint8), connectivity=8)
     if count == 1:
         return found
     inner = cv2.erode(found.astype(np.uint8), np.ones((5, 5), np.uint8), borderValue=1)[found] > 0
-    piece, rough_inside = labels[found], rough[found] & inner
+    piece, rough_inside = labels[found], seen.rough[found] & inner
     size = np.maximum(np.bincount(piece, minlength=count), 1)
     deep = np.maximum(np.bincount(piece[inner], minlength=count), 1e-9)
-    strength = np.bincount(piece, signal[found], minlength=count) / size
+    strength = np.bincount(piece, seen.signal[found], minlength=count) / size
     share = np.bincount(piece[rough_inside], minlength=count) / deep
     smooth = (strength < _SMOOTH_PIECE * threshold) & (share < 0.1) & (deep > 0.3 * size)
     smooth[0] = False
     return found & ~smooth[labels]
 
 
-def _padding(overview: RGB, um_per_px: float) -> NDArray[np.bool_]:
-    """Return where the picture is flat, pure black over more than any tissue fold or stroke, bool (h, w)."""
-    black = (largest(overview) <= _PADDED).astype(np.uint8)
-    side = 2 * max(1, round(150 / um_per_px)) + 1
-    core = cv2.erode(black, np.ones((side, side), np.uint8), borderValue=1)
-    return np.asarray(cv2.dilate(core, np.ones((side + 4, side + 4), np.uint8)) > 0)
-
-
-def estimate_background(overview: RGB, usable: NDArray[np.bool_]) -> tuple[tuple[int, int, int], bool]:
-    """Return the colour of the empty slide, and whether it is dark.
-
-    The commonest colour among flat pixels, in 32 steps per channel, then the median of its neighbourhood. Pure white
-    counts only where there is hardly anything else that is bright.
-    """
-    step = max(1, round(math.sqrt(usable.size / _BACKGROUND_PIXELS)))
-    overview, usable = np.ascontiguousarray(overview[::step, ::step]), usable[::step, ::step]
-    flat, most = usable & (_local_range(overview) <= 12), largest(overview)
-    scanned = flat & (smallest(overview) < _UNSCANNED)
-    bright = scanned & (most >= 160)
-    chosen = next((m for m in (bright, flat & (most >= 160), scanned, usable) if m.mean() > 0.02), usable)
-    pixels = overview[chosen] if chosen.any() else overview.reshape(-1, 3)
-    if not len(pixels):
-        return (255, 255, 255), False
-    dark_share = float((most[usable] < _DARK).mean()) if usable.any() else 0.0
-    if dark_share > 0.5:
-        pixels = overview[usable & (most < _DARK)]
-    colour = _commonest(pixels)
-    return colour, max(colour) < _DARK
-
-
-def _commonest(pixels: RGB) -> tuple[int, int, int]:
-    pixels = pixels[:: max(1, len(pixels) // _SAMPLED)]
-    codes = (pixels >> 3).astype(np.int32)
-    flat = (codes[:, 0] << 10) | (codes[:, 1] << 5) | codes[:, 2]
-    mode = int(np.bincount(flat, minlength=1 << 15).argmax())
-    centre = np.array([mode >> 10, (mode >> 5) & 31, mode & 31]) * 8 + 4
-    near = pixels[(np.abs(pixels.astype(np.int16) - centre) <= 12).all(axis=1)]
-    red, green, blue = np.median(near if len(near) else pixels, axis=0)
-    return int(red), int(green), int(blue)
-
-
-def _local_range(rgb: RGB) -> NDArray[np.uint8]:
-    kernel = np.ones((3, 3), np.uint8)
-    return largest(np.asarray(cv2.dilate(rgb, kernel) - cv2.erode(rgb, kernel), np.uint8))
+def _closed(found: NDArray[np.bool_], um_per_px: float) -> Mask:
+    """Close narrow gaps; the picture's edge is no gap."""
+    width = _odd(_CLOSED_UM / um_per_px)
+    disk = np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width)), np.uint8)
+    return np.asarray(cv2.morphologyEx(found.astype(np.uint8), cv2.MORPH_CLOSE, disk), np.uint8)
 
 
 def _intensity(rgb: RGB, background: tuple[int, int, int]) -> NDArray[np.float32]:
@@ -212,13 +273,6 @@ def background_noise(signal: NDArray[np.float32], usable: NDArray[np.bool_]) -> 
     """Return the spread of the signal where it is weak: 1.4826 times the median of its lower half."""
     weak = signal[usable & (signal < 0.05)]
     return 1.4826 * float(np.median(weak)) if weak.size else 0.0
-
-
-def _threshold(signal: NDArray[np.float32], noise: float) -> float:
-    low, high = _OTSU_BOUNDS
-    scaled = np.clip(signal * 255, 0, 255).astype(np.uint8).reshape(-1, 1)
-    otsu = cv2.threshold(scaled, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)[0] / 255 if scaled.size else high
-    return float(np.clip(otsu / 2, max(low, 4 * noise if 4 * noise < high else low), high))
 
 
 def clean(mask: Mask, least_px: float) -> Mask:

@@ -26,11 +26,17 @@ from wsi.slide import RGB
 
 Mask = NDArray[np.uint8]
 """uint8 (h, w), 1 = ink, in the overview's frame."""
+Inks = tuple[Density, Density, Density]
+"""Density of red, green and blue, float32 (h, w) each."""
 
 STROKE_UM = 80.0
 """Strokes thinner than this are no pen's; a felt tip draws 300 um and more."""
 MIN_AREA_UM2 = 60_000.0
 """Smaller spots are pigment, dust or a stain's crystals."""
+_LEAST_STROKE_UM2 = 6_000.0
+"""Smaller spots of even ink are dust: too small to be tissue, too."""
+_BLUR_UM = 80.0
+"""How far an even stroke's edge is blurred."""
 _REACH_UM = 240.0
 """How far the faint border of a stroke may reach beyond its strong part."""
 _DARK_BACKGROUND = 64
@@ -62,6 +68,69 @@ def pen_mask(overview: RGB, um_per_px: float, background: tuple[int, int, int]) 
     for strong, weak in (_blue_or_green(*inks), _red(*inks), _black(*inks)):
         mask |= _strokes(strong.astype(np.uint8) & scanned, weak.astype(np.uint8) & scanned, um_per_px)
     return mask
+
+
+def flat_ink(smooth: Inks, raw: Inks, usable: NDArray[np.bool_], um_per_px: float) -> NDArray[np.bool_]:
+    """Find ink that lies on glass: even within a stroke, as no tissue is, however thin the stroke.
+
+    Parameters
+    ----------
+    smooth, raw
+        Density of red, green and blue, float32 (h, w) each, with and without its noise taken out.
+    usable
+        Where to look, bool (h, w).
+    um_per_px
+        Of all.
+
+    Returns
+    -------
+    bool (h, w). Ink over tissue, which shows the tissue through, is not among it.
+    """
+    red, green, blue = smooth
+    most, least = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
+    colourless = most - least < 0.1 * most + 0.02
+    bluer = red - green > 0.15 * red
+    deep_blue = (red > 0.9) & (red > 1.05 * green) & (blue < 0.5 * red)
+    redder = (red < 0.15 * green) & (blue > 0.7 * green)
+    found = np.zeros(red.shape, bool)
+    for strong, weak, evenness in (
+        (colourless & (least > 0.35), colourless & (least > 0.02), 0.1),
+        ((bluer & (red > 0.35)) | deep_blue, bluer & (red > 0.03), 0.08),
+        (redder & (green > 0.6), (red < 0.3 * green) & (blue > 0.65 * green) & (green > 0.03), 0.05),
+    ):
+        strokes = _even_strokes((strong & usable).astype(np.uint8), raw, evenness, um_per_px)
+        if strokes.any():
+            found |= _grown(strokes, weak, _BLUR_UM, um_per_px) & usable
+    return found
+
+
+def _grown(seeds: NDArray[np.bool_], weak: NDArray[np.bool_], reach_um: float, um_per_px: float) -> NDArray[np.bool_]:
+    """Return the seeds with a pixel around them, and what is weak and connected to them within reach."""
+    near = cv2.dilate(seeds.astype(np.uint8), _disk(2 * max(1, round(reach_um / um_per_px)) + 1))
+    close = cv2.dilate(seeds.astype(np.uint8), _disk(3)) > 0
+    area = (weak & (near > 0)) | close
+    count, labels = cv2.connectedComponents(area.astype(np.uint8), connectivity=8)
+    kept = np.zeros(count, bool)
+    kept[np.unique(labels[seeds])] = True
+    kept[0] = False
+    return np.asarray(kept[labels])
+
+
+def _even_strokes(hue: Mask, raw: Inks, evenness: float, um_per_px: float) -> NDArray[np.bool_]:
+    """Return the pieces of a hue of which most of the inside varies less than ``evenness`` of its density."""
+    core = cv2.erode(hue, np.ones((3, 3), np.uint8), borderValue=1) > 0
+    if not core.any():
+        return core
+    total = raw[0] + raw[1] + raw[2]
+    mean = np.asarray(cv2.blur(total, (3, 3)), np.float32)
+    spread = np.asarray(cv2.sqrBoxFilter(total, cv2.CV_32F, (3, 3)), np.float32) - mean * mean
+    even = core & (spread < np.square(evenness * mean))
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(hue, connectivity=8)
+    inside = np.bincount(labels[core], minlength=count)
+    share = np.bincount(labels[even], minlength=count) / np.maximum(inside, 1)
+    kept = (share > 0.5) & (stats[:, cv2.CC_STAT_AREA] * um_per_px**2 >= _LEAST_STROKE_UM2)
+    kept[0] = False
+    return np.asarray(kept[labels])
 
 
 _Pair = tuple[NDArray[np.bool_], NDArray[np.bool_]]

@@ -189,7 +189,9 @@ def ihc_on_pale(seed: int, strength: float, amount: float) -> Picture:
     sheet = glass(seed)
     for piece in two_pieces(sheet):
         lay(sheet, piece, strength)
-        positive = piece & (grain(sheet.rng, sheet.shape, 5) > np.quantile(grain(sheet.rng, sheet.shape, 5), 1 - amount))
+        positive = piece & (
+            grain(sheet.rng, sheet.shape, 5) > np.quantile(grain(sheet.rng, sheet.shape, 5), 1 - amount)
+        )
         put(sheet, positive, stain(sheet, 1.0, (DAB, 1.1, 4)))
     return develop(sheet, f"DAB on {amount:.0%} of pale {strength}")
 
@@ -335,7 +337,9 @@ def unscanned(seed: int, level: int, strength: float) -> Picture:
     inside = np.ones((h, w), bool)
     inside[: h // 6, : w // 2] = inside[h - h // 9 :, w // 3 :] = inside[:, w - w // 12 :] = False
     blank = np.full((h, w, 3), float(level), np.float32)
-    return framed(Picture(f"unscanned {level}, pale {strength}", picture.rgb, picture.truth, picture.unsure), blank, inside)
+    return framed(
+        Picture(f"unscanned {level}, pale {strength}", picture.rgb, picture.truth, picture.unsure), blank, inside
+    )
 
 
 def tinted(seed: int, strength: float) -> Picture:

@@ -15,9 +15,9 @@ DARK = 64
 UNSCANNED = 254
 """All channels at or above: the scanner never visited."""
 _BRIGHT = 160
-_SAMPLED = 200_000
+_SAMPLED = 100_000
 """Pixels that are enough to find a colour."""
-_BACKGROUND_PIXELS = 400_000
+_BACKGROUND_PIXELS = 250_000
 """About as many, evenly spread, are looked at for the background's colour."""
 _FLAT = 12
 """Grey levels within 3 x 3 pixels."""
@@ -57,7 +57,9 @@ def estimate_background(overview: RGB, usable: NDArray[np.bool_]) -> tuple[tuple
         candidates = usable
     colour = _commonest(overview[candidates])
     around = overview[scanned & near] if near.mean() > 0.02 else overview[scanned]
-    brighter = (around.astype(np.int16) > np.array(colour) + _BRIGHTER).all(axis=1) if len(around) else np.zeros(1, bool)
+    brighter = (
+        (around.astype(np.int16) > np.array(colour) + _BRIGHTER).all(axis=1) if len(around) else np.zeros(1, bool)
+    )
     if brighter.mean() > 0.05:
         level = int(np.quantile(largest(around[:, None])[:, 0], 0.995))
         return (level, level, level), False
@@ -86,7 +88,9 @@ def _local_range(rgb: RGB) -> NDArray[np.uint8]:
     return largest(np.asarray(cv2.dilate(rgb, kernel) - cv2.erode(rgb, kernel), np.uint8))
 
 
-def uneven_light(overview: RGB, usable: NDArray[np.bool_], background: tuple[int, int, int]) -> NDArray[np.float32] | None:
+def uneven_light(
+    overview: RGB, usable: NDArray[np.bool_], background: tuple[int, int, int]
+) -> NDArray[np.float32] | None:
     """Return how much denser than the background the glass itself is, float32 (h, w); None where the light is even.
 
     A low polynomial of the place is fitted to blocks that are flat and colourless, and again without those that lie
@@ -95,7 +99,8 @@ def uneven_light(overview: RGB, usable: NDArray[np.bool_], background: tuple[int
     height, width = usable.shape
     size = (max(1, width // _FIELD_PX), max(1, height // _FIELD_PX))
     small = np.asarray(cv2.resize(overview, size, interpolation=cv2.INTER_AREA), np.uint8)
-    flat = cv2.resize((_local_range(overview) <= _FLAT).astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    even = (_local_range(np.ascontiguousarray(overview[::2, ::2])) <= _FLAT).astype(np.float32)
+    flat = cv2.resize(even, size, interpolation=cv2.INTER_AREA)
     whole = cv2.resize(usable.astype(np.float32), size, interpolation=cv2.INTER_AREA)
     signed = np.log10((np.array(background, np.float32) + 1) / (small.astype(np.float32) + 1))
     level, colour = signed.mean(axis=2), signed.max(axis=2) - signed.min(axis=2)

@@ -39,8 +39,8 @@ def border_mask(overview: RGB, um_per_px: float, background: tuple[int, int, int
     kernel = np.ones((3, 3), np.uint8)
     level = smallest(small)
     varied = np.asarray(cv2.dilate(level, kernel), np.int16) - np.asarray(cv2.erode(level, kernel), np.int16)
-    dark = depth > 0.35
-    fill = grey & ((dark & (varied <= 14)) | (~dark & (depth > 0.04) & (varied <= 3)))
+    dark = depth > 0.18
+    fill = grey & ((dark & (varied <= 14)) | (~dark & (depth > 0.04) & (varied <= 5)))
     fill = _reaching_the_edge(fill)
     if not fill.any():
         return padding

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from wsi.background import estimate_background, uneven_light
 from wsi.borders import border_mask, border_widths
 from wsi.channels import largest
-from wsi.density import Density, densities
-from wsi.scores.pen import flat_ink
+from wsi.density import Density, densities, largest_density
+from wsi.scores.pen import Inks, flat_ink
 from wsi.slide import RGB
 
 Mask = NDArray[np.uint8]
@@ -30,9 +30,9 @@ _PIECE_SHARE = 0.1
 """Smaller pieces count, too, where they have this share of the largest one: a slide of small fragments."""
 _LADDER = ((1.0, 1.0), (0.7, 0.5), (0.5, 0.1), (0.35, 0.02))
 """Factors on the threshold and on the least area, tried in turn until tissue is found."""
-_NOISES, _THRESHOLDS = 10.0, (0.05, 0.12)
+_NOISES, _THRESHOLDS = 10.0, (0.05, 0.08)
 """The threshold in deviations of the background, and its bounds in optical density."""
-_FAINT_NOISES, _FAINT_THRESHOLDS = 5.0, (0.014, 0.06)
+_FAINT_NOISES, _FAINT_THRESHOLDS = 5.0, (0.014, 0.035)
 """The same for pixels in areas of structure."""
 _SMOOTH_DARK_UM = 20.0
 """Gaussian sigma before the threshold on a dark background: nuclei shine alone and are joined to tissue."""
@@ -40,10 +40,12 @@ _TEXTURE_UM = 24.0
 """Side of the window in which texture is judged."""
 _AREA_UM = 100.0
 """Side of the window of which nearly half must have texture: broader than an edge or a seam."""
-_CLOSED_UM = 64.0
+_CLOSED_UM = 80.0
 """Gaps in tissue that are closed."""
 _SMOOTH_PIECE = 2.0
 """Pieces of less than this many times the threshold must have texture."""
+_SURROUNDINGS_UM = 400.0
+"""Side of the window in which ink may have tissue on most sides."""
 _LINE_UM, _LINE_LENGTH_UM = 56.0, 480.0
 """Colourless lines thinner and longer than this are edges of cover slips and scratches."""
 _TOLD_SHARE = 0.002
@@ -134,30 +136,54 @@ def _seen(overview: RGB, usable: NDArray[np.bool_], background: tuple[int, int, 
     usable = usable & ~border
     # The median keeps edges where they are: a blur would widen dark pieces by its own width.
     inks = densities(np.asarray(cv2.medianBlur(overview, 3), np.uint8), background)
-    raw = densities(overview, background)
     light = uneven_light(overview, usable, background)
-    signal, plain = _most(inks, light), _most(raw, light)
-    signal[~usable] = 0
-    plain[~usable] = 0
-    structure = texture(plain, um_per_px)
-    grain = float(np.quantile(structure[usable][::7], 0.1)) if usable.any() else 0.0
+    signal, plain = _less(_most(inks), light, usable), _less(largest_density(overview, background), light, usable)
+    structure = texture(plain, _odd(_TEXTURE_UM / um_per_px))
+    grain = float(np.quantile(structure[::3, ::3], 0.1))
     noise = min(background_noise(signal, usable), 1.5 * grain)
     threshold, faint = _bounded(_NOISES * noise, _THRESHOLDS), _bounded(_FAINT_NOISES * noise, _FAINT_THRESHOLDS)
     faint_plain = max(faint, _FAINT_NOISES * min(background_noise(plain, usable), 2.5 * grain))
-    ink = flat_ink(inks, raw, usable, um_per_px)
-    line = _lines((signal > threshold) & usable & ~ink, inks, um_per_px)
+    ink, line = _ink_and_lines(inks, signal, plain, usable, threshold, faint, um_per_px)
     usable &= ~(ink | line)
     rough = structure > _roughness(structure, signal, usable, faint)
     areas, left_out = _areas(rough, um_per_px), _left_out(border, ink, line, um_per_px)
     return _Seen(signal, plain, rough, areas, usable, threshold, faint, faint_plain, left_out)
 
 
-def _most(channels: tuple[Density, Density, Density], light: Density | None) -> Density:
-    """Return the density of the channel that absorbs most, less that of unevenly lit glass."""
-    most = np.maximum(np.maximum(channels[0], channels[1]), channels[2])
+def _ink_and_lines(
+    inks: Inks,
+    signal: Density,
+    plain: Density,
+    usable: NDArray[np.bool_],
+    threshold: float,
+    faint: float,
+    um_per_px: float,
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return where ink lies on glass, and where colourless lines run; every other pixel is looked at, each way."""
+    half = np.s_[::2, ::2]
+    unevenness = texture(plain, 3)[half]
+    coarse: Inks = (inks[0][half], inks[1][half], inks[2][half])
+    most, inside = np.ascontiguousarray(signal[half]), usable[half]
+    ink = flat_ink(coarse, unevenness, inside, 2 * um_per_px)
+    ink &= ~_amid_tissue(ink, (most > faint) & inside, 2 * um_per_px)
+    line = _lines((most > threshold) & inside & ~ink, coarse, 2 * um_per_px)
+    size = usable.shape[::-1]
+    both = (cv2.resize(part.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0 for part in (ink, line))
+    return next(both) & usable, next(both) & usable
+
+
+def _less(density: Density, light: Density | None, usable: NDArray[np.bool_]) -> Density:
+    """Return a density less that of unevenly lit glass, 0 where it is not usable."""
     if light is not None:
-        most -= light
-    return most
+        density -= light
+    if not usable.all():
+        density[~usable] = 0
+    return density
+
+
+def _most(inks: Inks) -> Density:
+    """Return the density of the channel that absorbs most."""
+    return np.maximum(np.maximum(inks[0], inks[1]), inks[2])
 
 
 def _seen_in_the_dark(
@@ -169,7 +195,7 @@ def _seen_in_the_dark(
     signal = np.asarray(cv2.GaussianBlur(raw, (0, 0), max(0.5, _SMOOTH_DARK_UM / um_per_px)), np.float32)
     signal[~usable] = 0
     threshold = _bounded(_NOISES * background_noise(signal, usable), _THRESHOLDS)
-    structure = texture(raw, um_per_px)
+    structure = texture(raw, _odd(_TEXTURE_UM / um_per_px))
     rough = structure > _roughness(structure, signal, usable, threshold / 2)
     return _Seen(signal, signal, rough, rough, usable, threshold, threshold / 2, threshold / 2)
 
@@ -178,9 +204,8 @@ def _bounded(value: float, bounds: tuple[float, float]) -> float:
     return min(max(value, bounds[0]), bounds[1])
 
 
-def texture(signal: NDArray[np.float32], um_per_px: float) -> NDArray[np.float32]:
+def texture(signal: NDArray[np.float32], side: int) -> NDArray[np.float32]:
     """Return how much a signal varies in a window around each pixel (standard deviation), float32 (h, w)."""
-    side = _odd(_TEXTURE_UM / um_per_px)
     mean = np.asarray(cv2.blur(signal, (side, side)), np.float32)
     spread = np.asarray(cv2.sqrBoxFilter(signal, cv2.CV_32F, (side, side)), np.float32)
     spread -= np.square(mean, out=mean)
@@ -195,11 +220,11 @@ def _roughness(
     structure: NDArray[np.float32], signal: NDArray[np.float32], usable: NDArray[np.bool_], faint: float
 ) -> float:
     """Return the texture that the empty slide hardly reaches: its median and six times the spread."""
-    empty = structure[usable & (signal < faint)][::3]
+    empty = structure[::3, ::3][(usable & (signal < faint))[::3, ::3]]
     if not empty.size:
         return 0.006
     middle = float(np.median(empty))
-    return _bounded(middle + 6 * 1.4826 * float(np.median(np.abs(empty - middle))), (0.006, 0.03))
+    return _bounded(middle + 6 * 1.4826 * float(np.median(np.abs(empty - middle))), (0.006, 0.02))
 
 
 def _areas(rough: NDArray[np.bool_], um_per_px: float) -> NDArray[np.bool_]:
@@ -209,9 +234,25 @@ def _areas(rough: NDArray[np.bool_], um_per_px: float) -> NDArray[np.bool_]:
     return np.asarray(cv2.dilate((share > 0.45).astype(np.uint8), np.ones((side // 2 + 1,) * 2, np.uint8)) > 0)
 
 
-def _lines(found: NDArray[np.bool_], inks: tuple[Density, Density, Density], um_per_px: float) -> NDArray[np.bool_]:
+def _amid_tissue(ink: NDArray[np.bool_], found: NDArray[np.bool_], um_per_px: float) -> NDArray[np.bool_]:
+    """Return what looks like ink and has tissue on most sides: a strong marker, or ink over tissue."""
+    if not ink.any():
+        return ink
+    side = _odd(_SURROUNDINGS_UM / um_per_px)
+    clear, tissue = (cv2.blur(part.astype(np.float32), (side, side)) for part in (~ink, found & ~ink))
+    amid = ink & (tissue > 0.4 * clear) & (clear > 0.1)
+    count, labels = cv2.connectedComponents(ink.astype(np.uint8), connectivity=8)
+    around = np.asarray(cv2.dilate(labels.astype(np.float32), np.ones((5, 5), np.uint8)), np.int32)
+    around[ink] = 0
+    ring = np.bincount(around.ravel(), minlength=count)
+    enclosed = np.bincount(around[found], minlength=count) > 0.6 * np.maximum(ring, 1)
+    enclosed[0] = False
+    return np.asarray(amid | enclosed[labels])
+
+
+def _lines(found: NDArray[np.bool_], inks: Inks, um_per_px: float) -> NDArray[np.bool_]:
     """Return long, thin, colourless lines."""
-    most = np.maximum(np.maximum(inks[0], inks[1]), inks[2])
+    most = _most(inks)
     colour = most - np.minimum(np.minimum(inks[0], inks[1]), inks[2])
     grey = (found & (colour < 0.15 * most)).astype(np.uint8)
     if not grey.any():
@@ -271,6 +312,7 @@ def _intensity(rgb: RGB, background: tuple[int, int, int]) -> NDArray[np.float32
 
 def background_noise(signal: NDArray[np.float32], usable: NDArray[np.bool_]) -> float:
     """Return the spread of the signal where it is weak: 1.4826 times the median of its lower half."""
+    signal, usable = signal[::3, ::3], usable[::3, ::3]
     weak = signal[usable & (signal < 0.05)]
     return 1.4826 * float(np.median(weak)) if weak.size else 0.0
 

@@ -63,7 +63,9 @@ def main() -> None:
             print(line)
             shown.append(_outlined(picture, tissue.mask, line))
     count = sum(map(len, figures.values()))
-    print(f"{count - len(missed)} of {count} pictures reach recall 0.95 with false tissue below 0.1; {spent / count:.3f} s each")
+    print(
+        f"{count - len(missed)} of {count} pictures reach recall 0.95 with false tissue below 0.1; {spent / count:.3f} s each"
+    )
     if args.show:
         args.show.mkdir(parents=True, exist_ok=True)
         for i in range(0, len(shown), 8):

@@ -35,6 +35,12 @@ MIN_AREA_UM2 = 60_000.0
 """Smaller spots are pigment, dust or a stain's crystals."""
 _LEAST_STROKE_UM2 = 6_000.0
 """Smaller spots of even ink are dust: too small to be tissue, too."""
+_LEAST_INK = 0.2
+"""Optical density."""
+_EVENNESS = (0.1, 0.08, 0.05)
+"""Of black, of blue or green, and of red ink: deviation within a stroke, as a part of its density."""
+_EVEN_SHARE = 0.35
+"""The inside of a stroke of five pixels is three of them."""
 _BLUR_UM = 80.0
 """How far an even stroke's edge is blurred."""
 _REACH_UM = 240.0
@@ -70,13 +76,15 @@ def pen_mask(overview: RGB, um_per_px: float, background: tuple[int, int, int]) 
     return mask
 
 
-def flat_ink(smooth: Inks, raw: Inks, usable: NDArray[np.bool_], um_per_px: float) -> NDArray[np.bool_]:
+def flat_ink(inks: Inks, unevenness: Density, usable: NDArray[np.bool_], um_per_px: float) -> NDArray[np.bool_]:
     """Find ink that lies on glass: even within a stroke, as no tissue is, however thin the stroke.
 
     Parameters
     ----------
-    smooth, raw
-        Density of red, green and blue, float32 (h, w) each, with and without its noise taken out.
+    inks
+        Density of red, green and blue, float32 (h, w) each, their noise taken out.
+    unevenness
+        Deviation of the density in the next surroundings of each pixel, float32 (h, w).
     usable
         Where to look, bool (h, w).
     um_per_px
@@ -86,22 +94,32 @@ def flat_ink(smooth: Inks, raw: Inks, usable: NDArray[np.bool_], um_per_px: floa
     -------
     bool (h, w). Ink over tissue, which shows the tissue through, is not among it.
     """
-    red, green, blue = smooth
-    most, least = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
-    colourless = most - least < 0.1 * most + 0.02
-    bluer = red - green > 0.15 * red
-    deep_blue = (red > 0.9) & (red > 1.05 * green) & (blue < 0.5 * red)
-    redder = (red < 0.15 * green) & (blue > 0.7 * green)
-    found = np.zeros(red.shape, bool)
-    for strong, weak, evenness in (
-        (colourless & (least > 0.35), colourless & (least > 0.02), 0.1),
-        ((bluer & (red > 0.35)) | deep_blue, bluer & (red > 0.03), 0.08),
-        (redder & (green > 0.6), (red < 0.3 * green) & (blue > 0.65 * green) & (green > 0.03), 0.05),
-    ):
-        strokes = _even_strokes((strong & usable).astype(np.uint8), raw, evenness, um_per_px)
+    most = np.maximum(np.maximum(inks[0], inks[1]), inks[2])
+    found = np.zeros(most.shape, bool)
+    dense = most > _LEAST_INK
+    dense &= usable
+    absorbing = _hues(*(channel[dense] for channel in inks), strong=True)
+    for number, (strong, evenness) in enumerate(zip(absorbing, _EVENNESS, strict=True)):
+        if strong.sum() * um_per_px**2 < _LEAST_STROKE_UM2:
+            continue
+        hue = np.zeros(most.shape, bool)
+        hue[dense] = strong
+        strokes = _even_strokes(hue, unevenness < evenness * most, um_per_px)
         if strokes.any():
-            found |= _grown(strokes, weak, _BLUR_UM, um_per_px) & usable
+            found |= _grown(strokes, _hues(*inks, strong=False)[number], _BLUR_UM, um_per_px) & usable
     return found
+
+
+def _hues(red: Density, green: Density, blue: Density, *, strong: bool) -> tuple[NDArray[np.bool_], ...]:
+    """Tell which pixels have the hue of black, blue or green, and red ink: at full strength, or at a stroke's edge."""
+    most, least = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
+    colourless, bluer = most - least < 0.1 * most + 0.02, red - green > 0.15 * red
+    if not strong:
+        redder = (red < 0.3 * green) & (blue > 0.65 * green) & (green > 0.03)
+        return colourless & (least > 0.02), bluer & (red > 0.03), redder
+    deep_blue = (red > 0.9) & (red > 1.05 * green) & (blue < 0.5 * red)
+    redder = (red < 0.15 * green) & (blue > 0.7 * green) & (green > 0.6)
+    return colourless & (least > _LEAST_INK), (bluer & (red > 0.35)) | deep_blue, redder
 
 
 def _grown(seeds: NDArray[np.bool_], weak: NDArray[np.bool_], reach_um: float, um_per_px: float) -> NDArray[np.bool_]:
@@ -116,19 +134,14 @@ def _grown(seeds: NDArray[np.bool_], weak: NDArray[np.bool_], reach_um: float, u
     return np.asarray(kept[labels])
 
 
-def _even_strokes(hue: Mask, raw: Inks, evenness: float, um_per_px: float) -> NDArray[np.bool_]:
-    """Return the pieces of a hue of which most of the inside varies less than ``evenness`` of its density."""
-    core = cv2.erode(hue, np.ones((3, 3), np.uint8), borderValue=1) > 0
-    if not core.any():
-        return core
-    total = raw[0] + raw[1] + raw[2]
-    mean = np.asarray(cv2.blur(total, (3, 3)), np.float32)
-    spread = np.asarray(cv2.sqrBoxFilter(total, cv2.CV_32F, (3, 3)), np.float32) - mean * mean
-    even = core & (spread < np.square(evenness * mean))
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(hue, connectivity=8)
-    inside = np.bincount(labels[core], minlength=count)
-    share = np.bincount(labels[even], minlength=count) / np.maximum(inside, 1)
-    kept = (share > 0.5) & (stats[:, cv2.CC_STAT_AREA] * um_per_px**2 >= _LEAST_STROKE_UM2)
+def _even_strokes(hue: NDArray[np.bool_], even: NDArray[np.bool_], um_per_px: float) -> NDArray[np.bool_]:
+    """Return the pieces of a hue that are even for a good part: all but their edges."""
+    if not hue.any():
+        return hue
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(hue.astype(np.uint8), connectivity=8)
+    area = np.maximum(stats[:, cv2.CC_STAT_AREA], 1)
+    share = np.bincount(labels[hue & even], minlength=count) / area
+    kept = (share > _EVEN_SHARE) & (area * um_per_px**2 >= _LEAST_STROKE_UM2)
     kept[0] = False
     return np.asarray(kept[labels])
 

@@ -16,6 +16,10 @@ Roi = Annotated[
     Path | None, typer.Option("--roi", help="Regions: GeoJSON, PNG, OME-Zarr label, or a folder of them by image id.")
 ]
 RoiMode = Annotated[str, typer.Option("--roi-mode", help="and: tissue inside the regions; replace: all of them.")]
+RoiClass = Annotated[
+    list[str] | None,
+    typer.Option("--roi-class", help="Of a GeoJSON, only regions of this class; else all but QuPath's ignored ones (*)."),
+]
 Drop = Annotated[list[str] | None, typer.Option("--drop", help="Leave tiles out: 'focus<0.04', 'pen>0.5'.")]
 Downscale = Annotated[str, typer.Option("--downscale", help="area, or dct: JPEG decoded smaller, faster.")]
 Scores = Annotated[str, typer.Option("--scores", help="auto, or all: decode copied JPEG tiles to score them.")]
@@ -35,6 +39,7 @@ def tile(
     on_damage: OnDamage = "fail",
     roi: Roi = None,
     roi_mode: RoiMode = "and",
+    roi_class: RoiClass = None,
     fill_holes: Annotated[bool, typer.Option("--fill-holes", help="Fill the holes of tissue and regions.")] = False,
     drop: Drop = None,
     scores: Scores = "auto",
@@ -73,6 +78,7 @@ def tile(
             on_damage=on_damage,
             roi=roi,
             roi_mode=roi_mode,
+            roi_class=tuple(roi_class or ()),
             fill_holes=fill_holes,
             drop=tuple(drop or ()),
             scores=scores,

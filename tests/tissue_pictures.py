@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 UM_PER_PX = 8.0
-TUNED, HELD_OUT = (1, 2), (11, 12, 13)
+TUNED, HELD_OUT = (1, 2, 11, 12), (21, 22, 23)
 Density = NDArray[np.float32]
 """float32 (h, w, 3)."""
 Truth = NDArray[np.bool_]
@@ -311,7 +311,7 @@ def smear(seed: int, density: float) -> Picture:
     covered = cv2.resize(cells.astype(np.float32), (w, h), interpolation=cv2.INTER_AREA)
     covered *= 1 + 0.3 * grain(sheet.rng, sheet.shape, 6)
     colours = np.array(AZURE if seed % 2 else (0.8, 0.75, 0.25), np.float32)
-    put(sheet, where, (np.maximum(covered, 0.02)[..., None] * colours * 0.9).astype(np.float32))
+    put(sheet, where, (np.maximum(covered, 0.02)[..., None] * colours * sheet.rng.uniform(0.8, 1.4)).astype(np.float32))
     return develop(sheet, f"blue smear {density}")
 
 
@@ -376,7 +376,7 @@ def pictures(seeds: tuple[int, ...]) -> Iterator[Picture]:
         yield border(seed, 10, "tblr", soft=4, strength=0.5)
         yield from (vignette(seed, 0.2, 0.2), vignette(seed, 0.35, 0.4), seams(seed, 0.02, 0.2), seams(seed, 0.04, 0.4))
         yield from (cover_slip(seed, 0.2), tiny(seed), clots(seed, 0.2), black_clot(seed))
-        yield from (smear(seed, d) for d in (0.15, 0.4, 0.7))
+        yield from (smear(seed, d) for d in (0.15, 0.4, 0.7, 0.95))
         yield from (fluorescence(seed, dim) for dim in (1.0, 0.3))
         yield from (covered(seed, s) for s in (1.0, 0.4))
         yield from (unscanned(seed, level, 0.3) for level in (255, 0, 205))

@@ -17,7 +17,7 @@ UNSCANNED = 254
 _BRIGHT = 160
 _SAMPLED = 100_000
 """Pixels that are enough to find a colour."""
-_BACKGROUND_PIXELS = 250_000
+_BACKGROUND_PIXELS = 150_000
 """About as many, evenly spread, are looked at for the background's colour."""
 _FLAT = 12
 """Grey levels within 3 x 3 pixels."""
@@ -25,6 +25,8 @@ _NEAR = 15
 """Pixels around structure in which glass is looked for first."""
 _BRIGHTER = 8
 """Grey levels by which nothing beside the tissue should be brighter than glass."""
+_STAINED = 0.02
+"""Difference of optical density between channels."""
 _FIELD_PX = 16
 """Side of the blocks to which uneven light is fitted."""
 _FIELD_LEAST = 0.01
@@ -50,12 +52,12 @@ def estimate_background(overview: RGB, usable: NDArray[np.bool_]) -> tuple[tuple
         return _commonest(overview[dark]), True
     scanned = usable & (smallest(overview) < UNSCANNED)
     near = _near_structure(usable & ~flat)
-    for candidates in (glass & scanned & near, glass & scanned, glass, flat & scanned, usable):
-        if candidates.mean() > 0.02:
-            break
-    else:
-        candidates = usable
+    choices = (glass & scanned, glass, flat & scanned, usable)
+    candidates = next((choice for choice in choices if choice.mean() > 0.02), usable)
     colour = _commonest(overview[candidates])
+    if (candidates & near).mean() > 0.02:
+        beside = _commonest(overview[candidates & near])
+        colour = colour if _is_stained(beside, colour) else beside
     around = overview[scanned & near] if near.mean() > 0.02 else overview[scanned]
     brighter = (
         (around.astype(np.int16) > np.array(colour) + _BRIGHTER).all(axis=1) if len(around) else np.zeros(1, bool)
@@ -64,6 +66,12 @@ def estimate_background(overview: RGB, usable: NDArray[np.bool_]) -> tuple[tuple
         level = int(np.quantile(largest(around[:, None])[:, 0], 0.995))
         return (level, level, level), False
     return colour, max(colour) < DARK
+
+
+def _is_stained(colour: tuple[int, int, int], glass: tuple[int, int, int]) -> bool:
+    """Tell whether a colour is the other one behind a stain: darker, and more so in some channel than in another."""
+    density = [math.log10((empty + 1) / (value + 1)) for value, empty in zip(colour, glass, strict=True)]
+    return max(density) - min(density) > _STAINED and max(density) > 0
 
 
 def _near_structure(rough: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -98,10 +106,11 @@ def uneven_light(
     """
     height, width = usable.shape
     size = (max(1, width // _FIELD_PX), max(1, height // _FIELD_PX))
-    small = np.asarray(cv2.resize(overview, size, interpolation=cv2.INTER_AREA), np.uint8)
-    even = (_local_range(np.ascontiguousarray(overview[::2, ::2])) <= _FLAT).astype(np.float32)
+    sampled = np.ascontiguousarray(overview[::2, ::2])
+    small = np.asarray(cv2.resize(sampled, size, interpolation=cv2.INTER_AREA), np.uint8)
+    even = (_local_range(sampled) <= _FLAT).astype(np.float32)
     flat = cv2.resize(even, size, interpolation=cv2.INTER_AREA)
-    whole = cv2.resize(usable.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    whole = cv2.resize(usable[::2, ::2].astype(np.float32), size, interpolation=cv2.INTER_AREA)
     signed = np.log10((np.array(background, np.float32) + 1) / (small.astype(np.float32) + 1))
     level, colour = signed.mean(axis=2), signed.max(axis=2) - signed.min(axis=2)
     glass = (flat > 0.9) & (whole > 0.99) & (colour < 0.015) & (np.abs(level) < 0.3)

@@ -42,3 +42,11 @@ def mean_density(rgb: RGB, background: tuple[int, int, int]) -> Density:
         total += _channel(rgb, channel, table)
     total /= 3
     return total
+
+
+def texture(signal: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+    """Return how much a signal varies in a window around each pixel (standard deviation), float32 (h, w)."""
+    mean = np.asarray(cv2.blur(signal, (side, side)), np.float32)
+    spread = np.asarray(cv2.sqrBoxFilter(signal, cv2.CV_32F, (side, side)), np.float32)
+    spread -= np.square(mean, out=mean)
+    return np.sqrt(np.maximum(spread, 0, out=spread), out=spread)

@@ -46,6 +46,8 @@ class TileOptions:
     """Regions drawn by hand: a GeoJSON or PNG file, or a folder with one for each image id."""
     roi_mode: str = "and"
     """``and``: tissue inside the regions. ``replace``: all of the regions, tissue or not."""
+    roi_class: tuple[str, ...] = ()
+    """Of a GeoJSON, only regions of these classes; none: all but those that QuPath ignores."""
     fill_holes: bool = False
     """Fill the holes of the tissue, and of the regions."""
     drop: tuple[str, ...] = ()
@@ -78,6 +80,7 @@ class TileOptions:
             (self.on_damage in {"fail", "skip"}, "on-damage", "fail or skip"),
             (self.roi_mode in MODES, "roi-mode", "and or replace"),
             (self.roi is not None or self.roi_mode == "and", "roi-mode", "--roi beside it"),
+            (self.roi is not None or not self.roi_class, "roi-class", "--roi beside it"),
             (self.roi is None or self.roi.exists(), "roi", "a GeoJSON, a PNG or a folder of them that exists"),
             (self.scores in {"auto", "all"}, "scores", "auto or all"),
             (self.reader is None or self.reader in READERS, "reader", f"one of {', '.join(READERS)}"),
@@ -102,6 +105,7 @@ class TileOptions:
             "assume_mpp": self.assume_mpp,
             "on_damage": self.on_damage,
             "roi_mode": self.roi_mode,
+            "roi_class": sorted({name.strip().casefold() for name in self.roi_class}),
             "fill_holes": self.fill_holes,
             "drop": [str(rule) for rule in self.rules],
             "scores": self.scores,

@@ -39,7 +39,7 @@ from wsi.slide import RGB, Slide, open_slide
 from wsi.tissue import fill_holes, find_tissue
 from wsi.units import YX
 
-ALGORITHM = 3
+ALGORITHM = 4
 """Raised whenever the same settings would give other pixels or another tile list."""
 LEAST_STORED = 0.02
 """Tiles of which tissue covers this share are stored, whether they are listed or not."""
@@ -307,7 +307,7 @@ def _final_mask(plan: SlidePlan, mask: NDArray[np.uint8], damaged: NDArray[np.ui
         mask = fill_holes(mask)
     if options.roi is not None:
         file = roi_file(options.roi, plan.image_id)
-        drawn = roi_mask(file, plan.slide_shape, plan.overview.shape, plan.overview.l0_per_o)
+        drawn = roi_mask(file, plan.slide_shape, plan.overview.shape, plan.overview.l0_per_o, options.roi_class)
         if options.fill_holes:
             drawn = fill_holes(drawn)
         mask = drawn if options.roi_mode == "replace" else drawn & mask

@@ -1,14 +1,16 @@
 """Masks that a person drew: QuPath's GeoJSON, a PNG or a label, as a mask in the overview's frame.
 
 GeoJSON coordinates are level-0 pixels of the slide, (x, y), as QuPath exports them (RFC 7946 for the geometry, not for
-its degrees). Rings after the first are holes. A PNG or an OME-Zarr label covers the whole slide, whatever its size;
-what is not 0 is used.
+its degrees). Rings after the first are holes. Classes that QuPath ignores, whose names end in ``*``, are no regions and
+are cut out of those that they overlap, unless they are asked for by name. A PNG or an OME-Zarr label covers the whole
+slide, whatever its size; what is not 0 is used. A pixel of the mask is inside where its centre is.
 """
 
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,30 @@ Ring = NDArray[np.float64]
 ENDINGS = (".geojson", ".json", ".png")
 MODES = ("and", "replace")
 _MAX_ASPECT_ERROR = 0.02
-_SUBPIXEL_BITS = 4
+_IGNORED = "*"
+"""QuPath's mark at the end of a class that is no region."""
+_CROSSINGS = 4_000_000
+"""Crossings of edges and pixel rows that are held at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A polygon that was drawn."""
+
+    rings: tuple[Ring, ...]
+    """The outer ring and its holes."""
+    classes: tuple[str, ...] = ()
+    """Its class and the parts of a derived one (``Tumor: Positive``); none where it has no class."""
+
+    @property
+    def ignored(self) -> bool:
+        """Whether QuPath leaves such a class out."""
+        return any(name.endswith(_IGNORED) for name in self.classes)
+
+    def is_one_of(self, names: Sequence[str]) -> bool:
+        """Tell whether one of the names is its class, whatever the case."""
+        own = {name.casefold() for name in self.classes}
+        return any(name.strip().casefold() in own for name in names)
 
 
 def roi_file(roi: Path, image_id: str) -> Path:
@@ -68,7 +93,7 @@ def roi_hash(file: Path) -> str:
     return hashlib.sha256(_bytes(file)).hexdigest()
 
 
-def roi_mask(file: Path, slide_shape: YX, shape: YX, l0_per_o: float) -> Mask:
+def roi_mask(file: Path, slide_shape: YX, shape: YX, l0_per_o: float, classes: Sequence[str] = ()) -> Mask:
     """Draw the regions of a file.
 
     Parameters
@@ -81,6 +106,8 @@ def roi_mask(file: Path, slide_shape: YX, shape: YX, l0_per_o: float) -> Mask:
         Overview pixels.
     l0_per_o
         Level-0 pixels per overview pixel.
+    classes
+        Of a GeoJSON, only regions of these classes; empty for all but those that QuPath ignores.
 
     Returns
     -------
@@ -91,36 +118,90 @@ def roi_mask(file: Path, slide_shape: YX, shape: YX, l0_per_o: float) -> Mask:
     SlideError
         The file cannot be used; the message says what was found.
     """
-    if file.is_dir():
-        return _sampled(read_label(file, max(shape)), file, slide_shape, shape, l0_per_o)
-    if file.suffix.lower() == ".png":
-        return _png_mask(file, slide_shape, shape, l0_per_o)
-    polygons = read_polygons(file)
+    if file.is_dir() or file.suffix.lower() == ".png":
+        if classes:
+            raise SlideError(f"{file}: --roi-class needs regions with classes: expected a GeoJSON")
+        picture = read_label(file, max(shape)) if file.is_dir() else _read_png(file)
+        mask = _sampled(picture, file, slide_shape, shape, l0_per_o)
+        if not mask.any():
+            raise SlideError(f"{file}: nothing is drawn in it: expected values that are not 0 inside the regions")
+        return mask
+    used, ignored = _chosen(read_regions(file), classes, file)
     mask = np.zeros(shape, np.uint8)
-    for rings in polygons:
-        # Whole numbers are pixel centres for OpenCV, pixel corners for the overview.
-        drawn = [np.rint((ring / l0_per_o - 0.5) * (1 << _SUBPIXEL_BITS)) for ring in rings]
-        reach = 1 << 30  # far outside: cut, so that it fits into 32 bits
-        drawn = [np.clip(ring, -reach, reach).astype(np.int32) for ring in drawn]
-        cv2.fillPoly(mask, drawn, 1, shift=_SUBPIXEL_BITS)
+    for region in used:
+        _fill(mask, region, l0_per_o, 1)
     if not mask.any():
-        low, high = (
-            np.min([r.min(axis=0) for p in polygons for r in p], axis=0),
-            np.max([r.max(axis=0) for p in polygons for r in p], axis=0),
-        )
+        points = np.concatenate([ring for region in used for ring in region.rings])
+        low, high = points.min(axis=0), points.max(axis=0)
         raise SlideError(
             f"{file}: its regions (x {low[0]:.0f} to {high[0]:.0f}, y {low[1]:.0f} to {high[1]:.0f}) cover nothing of "
             f"the slide of {slide_shape.x} x {slide_shape.y}: expected level-0 pixels, (x, y)"
         )
+    for region in ignored:
+        _fill(mask, region, l0_per_o, 0)
     return mask
 
 
-def _png_mask(file: Path, slide_shape: YX, shape: YX, l0_per_o: float) -> Mask:
-    picture = cv2.imdecode(np.frombuffer(_bytes(file), np.uint8), cv2.IMREAD_UNCHANGED)
+def _chosen(regions: list[Region], classes: Sequence[str], file: Path) -> tuple[list[Region], list[Region]]:
+    """Return the regions that are used, and those that are cut out of them."""
+    used = [r for r in regions if (r.is_one_of(classes) if classes else not r.ignored)]
+    if not used:
+        found = ", ".join(sorted({r.classes[0] if r.classes else "no class" for r in regions}))
+        wanted = f"--roi-class {', '.join(classes)}" if classes else "a region whose class does not end in *"
+        raise SlideError(f"{file}: expected {wanted}, found regions of: {found}")
+    return used, [r for r in regions if r.ignored and not r.is_one_of(classes)]
+
+
+def _fill(mask: Mask, region: Region, l0_per_o: float, value: int) -> None:
+    """Set the pixels whose centres lie inside, by the even-odd rule over all rings; on an edge, the left and upper count.
+
+    Every edge is crossed with the rows' centre lines, and pixels right of a crossing change sides: linear in points.
+    """
+    h, w = mask.shape
+    low, high = (np.array([f(ring, axis=0) for ring in region.rings]) for f in (np.min, np.max))
+    # In pixels, less half: whole numbers are centres.
+    x0, y0 = np.clip(np.floor(low.min(axis=0) / l0_per_o - 0.5), 0, (w, h)).astype(int)
+    x1, y1 = np.clip(np.ceil(high.max(axis=0) / l0_per_o + 0.5), 0, (w, h)).astype(int)
+    if x1 <= x0 or y1 <= y0:
+        return
+    flips = np.zeros((y1 - y0) * (x1 - x0 + 1), np.int64)
+    for ring in region.rings:
+        here = ring / l0_per_o - 0.5 - (x0, y0)
+        for rows, columns in _crossings(here, int(y1 - y0), int(x1 - x0)):
+            flips += np.bincount(rows * (x1 - x0 + 1) + columns, minlength=flips.size)
+    odd = np.cumsum(flips.reshape(y1 - y0, -1), axis=1)[:, :-1] % 2 == 1
+    mask[y0:y1, x0:x1][odd] = value
+
+
+def _crossings(ring: Ring, height: int, width: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Yield rows, and the first columns at or right of where the ring crosses their centre lines, in bounded parts."""
+    start, end = ring, np.roll(ring, -1, axis=0)
+    first = np.clip(np.ceil(np.minimum(start[:, 1], end[:, 1])), 0, height).astype(np.int64)
+    last = np.clip(np.ceil(np.maximum(start[:, 1], end[:, 1])), 0, height).astype(np.int64)
+    count = last - first
+    part = np.cumsum(count) // _CROSSINGS
+    for number in range(int(part[-1]) + 1):
+        edges = np.flatnonzero((part == number) & (count > 0))
+        if not edges.size:
+            continue
+        edge = np.repeat(edges, count[edges])
+        rows = np.arange(edge.size) - np.repeat(np.cumsum(count[edges]) - count[edges], count[edges]) + first[edge]
+        slope = (end[edge, 0] - start[edge, 0]) / (end[edge, 1] - start[edge, 1])
+        x = start[edge, 0] + (rows - start[edge, 1]) * slope
+        yield rows, np.clip(np.ceil(x), 0, width).astype(np.int64)
+
+
+def _read_png(file: Path) -> NDArray[Any]:
+    data = _bytes(file)
+    if not data:
+        raise SlideError(f"{file}: is empty (0 bytes): export it again")
+    try:
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:  # more pixels than OpenCV allows
+        picture = None
     if picture is None:
         raise SlideError(f"{file}: cannot be read as a PNG")
-    used = picture if picture.ndim == 2 else picture[..., : 3 if picture.shape[2] >= 3 else 1].max(axis=2)
-    return _sampled(used, file, slide_shape, shape, l0_per_o)
+    return picture if picture.ndim == 2 else picture[..., : 3 if picture.shape[2] >= 3 else 1].max(axis=2)
 
 
 def _sampled(used: NDArray[Any], file: Path, slide_shape: YX, shape: YX, l0_per_o: float) -> Mask:
@@ -138,8 +219,8 @@ def _sampled(used: NDArray[Any], file: Path, slide_shape: YX, shape: YX, l0_per_
     return (used[np.ix_(y, x)] != 0).astype(np.uint8)
 
 
-def read_polygons(file: Path) -> list[list[Ring]]:
-    """Return the polygons of a GeoJSON, each as its outer ring and its holes.
+def read_regions(file: Path) -> list[Region]:
+    """Return the polygons of a GeoJSON with their classes; parts without any point are passed over.
 
     Raises
     ------
@@ -148,45 +229,62 @@ def read_polygons(file: Path) -> list[list[Ring]]:
     """
     try:
         document = json.loads(_bytes(file).decode("utf-8-sig"))
+        geometries = list(_geometries(document, file))
     except (ValueError, RecursionError) as error:
         raise SlideError(f"{file}: cannot be read as GeoJSON ({error})") from None
-    polygons: list[list[Ring]] = []
+    regions: list[Region] = []
     other: set[str] = set()
-    for geometry in _geometries(document, file):
+    for geometry, classes in geometries:
         kind, coordinates = geometry.get("type"), geometry.get("coordinates")
-        if kind == "Polygon":
-            polygons.append(_rings(coordinates, file))
-        elif kind == "MultiPolygon" and isinstance(coordinates, list):
-            polygons += [_rings(part, file) for part in coordinates]
+        if kind == "Polygon" or (kind == "MultiPolygon" and isinstance(coordinates, list)):
+            parts = [coordinates] if kind == "Polygon" else coordinates
+            polygons = [rings for part in parts if (rings := _rings(part, file))]
+            regions += [Region(tuple(rings), classes) for rings in polygons]
+            other |= set() if polygons else {f"an empty {kind}"}
         else:
             other.add(str(kind))
-    if not polygons:
+    if not regions:
         found = f"only {', '.join(sorted(other))}" if other else "nothing"
         raise SlideError(f"{file}: expected a Polygon or MultiPolygon, found {found}")
-    return polygons
+    return regions
 
 
-def _geometries(node: Any, file: Path) -> Iterator[dict[str, Any]]:
+def _geometries(
+    node: Any, file: Path, classes: tuple[str, ...] = ()
+) -> Iterator[tuple[dict[str, Any], tuple[str, ...]]]:
     """Yield the single geometries of a FeatureCollection, Feature, list of features or GeometryCollection."""
     if isinstance(node, list):
         for part in node:
-            yield from _geometries(part, file)
+            yield from _geometries(part, file, classes)
     elif not isinstance(node, dict) or "type" not in node:
         raise SlideError(f"{file}: is not GeoJSON: expected objects with a type, found {str(node)[:40]!r}")
     elif node["type"] == "FeatureCollection":
         yield from _geometries(node.get("features") or [], file)
     elif node["type"] == "GeometryCollection":
-        yield from _geometries(node.get("geometries") or [], file)
+        yield from _geometries(node.get("geometries") or [], file, classes)
     elif node["type"] == "Feature":
         if node.get("geometry") is not None:
-            yield from _geometries(node["geometry"], file)
+            yield from _geometries(node["geometry"], file, _classes(node.get("properties")))
     else:
-        yield node
+        yield node, classes
+
+
+def _classes(properties: Any) -> tuple[str, ...]:
+    """Return a feature's class as QuPath writes it (a name, or the names of a derived class), and its parts."""
+    found = properties.get("classification") if isinstance(properties, dict) else None
+    if isinstance(found, dict):
+        found = found.get("name") or found.get("names")
+    names = [str(part).strip() for part in found] if isinstance(found, list) else str(found or "").split(":")
+    names = [name.strip() for name in names if name.strip()]
+    return (": ".join(names), *names) if len(names) > 1 else tuple(names)
 
 
 def _rings(coordinates: Any, file: Path) -> list[Ring]:
+    """Return a polygon's rings; none where it has no point at all."""
+    if isinstance(coordinates, list) and not any(coordinates):
+        return []
     try:
-        rings = [np.asarray([point[:2] for point in ring], np.float64) for ring in coordinates]
+        rings = [np.asarray([point[:2] for point in ring], np.float64) for ring in coordinates if ring != []]
     except (TypeError, ValueError, IndexError, KeyError):
         rings = []
     for ring in rings:

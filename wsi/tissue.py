@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from wsi.background import estimate_background, uneven_light
 from wsi.borders import border_mask, border_widths
 from wsi.channels import largest
-from wsi.density import Density, densities, largest_density
+from wsi.density import Density, densities, largest_density, texture
 from wsi.scores.pen import Inks, flat_ink
 from wsi.slide import RGB
 
@@ -202,14 +202,6 @@ def _seen_in_the_dark(
 
 def _bounded(value: float, bounds: tuple[float, float]) -> float:
     return min(max(value, bounds[0]), bounds[1])
-
-
-def texture(signal: NDArray[np.float32], side: int) -> NDArray[np.float32]:
-    """Return how much a signal varies in a window around each pixel (standard deviation), float32 (h, w)."""
-    mean = np.asarray(cv2.blur(signal, (side, side)), np.float32)
-    spread = np.asarray(cv2.sqrBoxFilter(signal, cv2.CV_32F, (side, side)), np.float32)
-    spread -= np.square(mean, out=mean)
-    return np.sqrt(np.maximum(spread, 0, out=spread), out=spread)
 
 
 def _odd(length_px: float) -> int:

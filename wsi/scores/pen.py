@@ -12,8 +12,10 @@ red    hardly absorbs red and absorbs green and blue alike, far more than any la
 black  absorbs all three alike, nearly everything, without the structure of a tissue fold
 =====  ================================================================================================
 
-The rules hold for H&E. Blue and green stains (trichrome, Alcian blue, Giemsa) break the first, so the result is a
-score of each tile, and nothing is left out unless it is asked for.
+The rules hold for H&E. Blue and green stains (trichrome, Alcian blue, Giemsa) have the first hue, too, but not what ink
+has besides: it is even within a stroke, or at least without gaps, and it is not the colour of most of what is on the
+slide. The result is a score of each tile, and nothing is left out by it unless it is asked for; only ink on glass, which
+is even, is never taken for tissue (`flat_ink`).
 """
 
 import cv2
@@ -21,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi.channels import largest
-from wsi.density import Density, densities
+from wsi.density import Density, densities, largest_density, texture
 from wsi.slide import RGB
 
 Mask = NDArray[np.uint8]
@@ -39,6 +41,12 @@ _LEAST_INK = 0.2
 """Optical density."""
 _EVENNESS = (0.1, 0.08, 0.05)
 """Of black, of blue or green, and of red ink: deviation within a stroke, as a part of its density."""
+_SURELY_EVEN, _EVENLY_INKED = 0.06, 0.55
+"""Deviation as a part of the density, and part of a mark that varies less, where ink has the hue of most of the slide."""
+_SOLID, _GAP_UM, _SOMEWHAT_EVEN = 0.8, 30.0, 0.2
+"""Where it has not: part of a mark without gaps of this size, and part that varies less."""
+_USUAL_SHARE, _FAINT_STAIN = 0.45, 0.1
+"""A hue of this part of all that is denser than this is the slide's stain."""
 _EVEN_SHARE = 0.35
 """The inside of a stroke of five pixels is three of them."""
 _BLUR_UM = 80.0
@@ -69,11 +77,35 @@ def pen_mask(overview: RGB, um_per_px: float, background: tuple[int, int, int]) 
         return np.zeros(overview.shape[:2], np.uint8)
     smooth = np.asarray(cv2.GaussianBlur(overview, (0, 0), max(0.4, 6.0 / um_per_px)), np.uint8)
     inks = densities(smooth, background)
+    plain = largest_density(overview, background)
+    even = texture(plain, 3) < _SURELY_EVEN * plain
     scanned = (largest(overview) > _UNSCANNED_BLACK).astype(np.uint8)
     mask = np.zeros(overview.shape[:2], np.uint8)
     for strong, weak in (_blue_or_green(*inks), _red(*inks), _black(*inks)):
-        mask |= _strokes(strong.astype(np.uint8) & scanned, weak.astype(np.uint8) & scanned, um_per_px)
+        strokes = _strokes(strong.astype(np.uint8) & scanned, weak.astype(np.uint8) & scanned, um_per_px)
+        mask |= _unlike_stain(strokes, strong, even, inks, um_per_px)
     return mask
+
+
+def _unlike_stain(
+    strokes: Mask, strong: NDArray[np.bool_], even: NDArray[np.bool_], inks: Inks, um_per_px: float
+) -> Mask:
+    """Keep strokes that are even, and those without gaps unless most of what absorbs on the slide has their hue."""
+    if not strokes.any():
+        return strokes
+    most = np.maximum(np.maximum(inks[0], inks[1]), inks[2])
+    _, labels = cv2.connectedComponents(strokes, connectivity=8)
+    gaps = cv2.morphologyEx(strong.astype(np.uint8), cv2.MORPH_CLOSE, _disk(2 * max(1, round(_GAP_UM / um_per_px)) + 1))
+    area, inked, closed, evenly = (
+        np.bincount(labels[part], minlength=labels.max() + 1)
+        for part in (strokes > 0, strong, gaps > 0, strong & even)
+    )
+    usual = float(strong.sum()) > _USUAL_SHARE * float((most > _FAINT_STAIN).sum())
+    kept = evenly > _EVENLY_INKED * area
+    if not usual:
+        kept |= (inked > _SOLID * closed) & (evenly > _SOMEWHAT_EVEN * area)
+    kept[0] = False
+    return np.asarray(kept[labels], np.uint8)
 
 
 def flat_ink(inks: Inks, unevenness: Density, usable: NDArray[np.bool_], um_per_px: float) -> NDArray[np.bool_]:
@@ -99,12 +131,14 @@ def flat_ink(inks: Inks, unevenness: Density, usable: NDArray[np.bool_], um_per_
     dense = most > _LEAST_INK
     dense &= usable
     absorbing = _hues(*(channel[dense] for channel in inks), strong=True)
+    usual = _USUAL_SHARE * float((most > _FAINT_STAIN).sum())
     for number, (strong, evenness) in enumerate(zip(absorbing, _EVENNESS, strict=True)):
         if strong.sum() * um_per_px**2 < _LEAST_STROKE_UM2:
             continue
         hue = np.zeros(most.shape, bool)
         hue[dense] = strong
-        strokes = _even_strokes(hue, unevenness < evenness * most, um_per_px)
+        share = _EVEN_SHARE if strong.sum() < usual else 1.4 * _EVEN_SHARE
+        strokes = _even_strokes(hue, unevenness < evenness * most, share, um_per_px)
         if strokes.any():
             found |= _grown(strokes, _hues(*inks, strong=False)[number], _BLUR_UM, um_per_px) & usable
     return found
@@ -134,14 +168,16 @@ def _grown(seeds: NDArray[np.bool_], weak: NDArray[np.bool_], reach_um: float, u
     return np.asarray(kept[labels])
 
 
-def _even_strokes(hue: NDArray[np.bool_], even: NDArray[np.bool_], um_per_px: float) -> NDArray[np.bool_]:
+def _even_strokes(
+    hue: NDArray[np.bool_], even: NDArray[np.bool_], least_share: float, um_per_px: float
+) -> NDArray[np.bool_]:
     """Return the pieces of a hue that are even for a good part: all but their edges."""
     if not hue.any():
         return hue
     count, labels, stats, _ = cv2.connectedComponentsWithStats(hue.astype(np.uint8), connectivity=8)
     area = np.maximum(stats[:, cv2.CC_STAT_AREA], 1)
     share = np.bincount(labels[hue & even], minlength=count) / area
-    kept = (share > _EVEN_SHARE) & (area * um_per_px**2 >= _LEAST_STROKE_UM2)
+    kept = (share > least_share) & (area * um_per_px**2 >= _LEAST_STROKE_UM2)
     kept[0] = False
     return np.asarray(kept[labels])
 

@@ -13,7 +13,7 @@ def qc(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for qc.html and qc.png.")] = Path("qc"),
     json: Json = False,
 ) -> None:
-    """Write a contact sheet of a cohort: overview, tissue outline, quality numbers, warnings, outliers."""
+    """Write a contact sheet of a cohort: overview, tissue outline, quality numbers, warnings; the odd slides first."""
     from cli.console import one_line_errors, run_stage
     from wsi.sheet.qc import QcOptions
     from wsi.sheet.qc import qc as run

@@ -18,7 +18,9 @@ Roi = Annotated[
 RoiMode = Annotated[str, typer.Option("--roi-mode", help="and: tissue inside the regions; replace: all of them.")]
 RoiClass = Annotated[
     list[str] | None,
-    typer.Option("--roi-class", help="Of a GeoJSON, only regions of this class; else all but QuPath's ignored ones (*)."),
+    typer.Option(
+        "--roi-class", help="Of a GeoJSON, only regions of this class; else all but QuPath's ignored ones (*)."
+    ),
 ]
 Drop = Annotated[list[str] | None, typer.Option("--drop", help="Leave tiles out: 'focus<0.04', 'pen>0.5'.")]
 Downscale = Annotated[str, typer.Option("--downscale", help="area, or dct: JPEG decoded smaller, faster.")]

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from wsi.errors import RequestError, StoreError
 from wsi.recipe import Recipe
+from wsi.scores.completed import completed_score
 from wsi.store import TileStore
 
 SELECTIONS = ("all", "darkness", "tissue", "texture", "random")
@@ -48,19 +49,15 @@ class Selection:
         Raises
         ------
         StoreError
-            The store lacks the score, for some tile or for all.
+            The store lacks the score, and its tiles' pixels do not tell it; or tiles cannot be read.
         """
         if self.by == "all" or store.n_tiles <= self.tiles:
             return None
         if self.by == "random":
             rng = np.random.default_rng([self.seed, *store.image_id.encode()])
             return np.sort(rng.choice(store.n_tiles, self.tiles, replace=False)).astype(np.int64)
-        scores = store.tissue if self.by == "tissue" else store.scores.get(self.by)
+        scores = store.tissue if self.by == "tissue" else completed_score(store, self.by)
         if scores is None or np.isnan(scores).any():
-            lacking = store.n_tiles if scores is None else int(np.isnan(scores).sum())
-            raise StoreError(
-                f"{store.path}: --select {self.by} needs that score of every tile, found {lacking} of {store.n_tiles} "
-                "without it: tile with --scores all"
-            )
+            raise StoreError(f"{store.path}: --select {self.by} needs that score of every tile: tile the slide again")
         best = np.argsort(-scores, kind="stable")[: self.tiles]
         return np.sort(best).astype(np.int64)

@@ -24,7 +24,7 @@ from wsi.background import estimate_background
 from wsi.units import YX, Box
 
 _SAMPLED_TILES = 256
-_LEAST_DENSITY = 0.02
+_LEAST_DENSITY = 0.012
 """Optical density from which a cell of the overview may belong to tissue: below the least that a mask is made of."""
 
 

@@ -1,5 +1,6 @@
 """Which tiles are encoded, and what the encoder sees of them."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from features.selection import Selection
 from features.views import GREY, JITTERS, VIEWS
 from wsi.errors import RequestError
 from wsi.outcome import Status
+from wsi.scores.completed import completed_score
 from wsi.store import TileStore
 
 TIMM = {"encoder": "timm:test_vit.r160_in1k", "random_weights": 0, "device": "cpu"}
@@ -30,6 +32,18 @@ def test_the_best_tiles_are_taken_in_tile_order(small_store: TileStore, by: str)
     assert list(rows) == sorted(rows)
     assert scores[rows].min() >= np.delete(scores, rows).max()
     assert Selection(by, 10_000).rows(small_store) is None
+
+
+@pytest.mark.parametrize("by", ["texture"])
+def test_a_score_that_copied_tiles_lack_is_made_when_asked_for(
+    tmp_path: Path, pyramid_slide: Path, tiled: Callable[..., TileStore], by: str
+) -> None:
+    copied = tiled(pyramid_slide, tmp_path / "auto", tile_px="native", target_mpp=0.25)
+    scored = tiled(pyramid_slide, tmp_path / "all", tile_px="native", target_mpp=0.25, scores="all")
+    assert by not in copied.scores
+    np.testing.assert_allclose(completed_score(copied, by), scored.scores[by], atol=2e-3)
+    np.testing.assert_array_equal(Selection(by, 4).rows(copied), Selection(by, 4).rows(scored))
+    assert completed_score(copied, "none such") is None
 
 
 def test_random_tiles_depend_on_seed_and_slide_alone(small_store: TileStore, second_store: TileStore) -> None:

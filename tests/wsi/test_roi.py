@@ -136,7 +136,9 @@ def test_the_file_of_a_slide(tmp_path: Path) -> None:
 
 def test_a_mask_holds_the_pixels_whose_centres_are_inside(tmp_path: Path) -> None:
     # By hand, at one pixel per pixel: a triangle whose long side passes below the centres of its diagonal's pixels.
-    triangle = write(tmp_path / "t.geojson", polygon([[0, 0], [4, 0.9], [4, 4.9], [0, 4.9]], [[1, 2], [3, 2], [3, 4], [1, 4]]))
+    triangle = write(
+        tmp_path / "t.geojson", polygon([[0, 0], [4, 0.9], [4, 4.9], [0, 4.9]], [[1, 2], [3, 2], [3, 4], [1, 4]])
+    )
     by_hand = np.array([[1, 1, 0, 0, 0], [1, 1, 1, 1, 0], [1, 0, 0, 1, 0], [1, 0, 0, 1, 0], [1, 1, 1, 1, 0]])
     assert roi_mask(triangle, YX(5, 5), YX(5, 5), 1.0).tolist() == by_hand.tolist()
     square = write(tmp_path / "s.geojson", box(160, 320, 1760, 1120))

@@ -16,7 +16,7 @@ from wsi.errors import RequestError
 from wsi.outcome import Status
 from wsi.scores.quality import tile_scores
 from wsi.sheet.page import page
-from wsi.sheet.qc import QcOptions, mark_odd, qc, read_row
+from wsi.sheet.qc import QcOptions, mark_odd, oddest_first, qc, read_row
 from wsi.sheet.rows import COLUMNS
 from wsi.store import TileStore
 
@@ -99,6 +99,14 @@ def test_the_odd_slide_is_marked(small_store: TileStore) -> None:
     assert set(marked[4].odd) == {"mpp", "tint"}
     assert not any(other.odd for i, other in enumerate(marked) if i != 4)
     assert not any(other.odd for other in mark_odd(rows[:4]))
+
+
+def test_what_there_is_to_look_at_stands_first(small_store: TileStore) -> None:
+    row = replace(read_row(small_store), warnings=())
+    areas = {"plain": 5.0, "least": 1.0, "odd": 4.0, "warned": 5.5, "most": 9.0, "other": 6.0}
+    rows = [replace(row, image_id=name, numbers=row.numbers | {"tissue_mm2": area}) for name, area in areas.items()]
+    rows[2], rows[3] = replace(rows[2], odd=("tint",)), replace(rows[3], warnings=("a border was left out",))
+    assert [r.image_id for r in oddest_first(rows)] == ["odd", "warned", "least", "most", "plain", "other"]
 
 
 def test_ids_and_warnings_are_escaped(small_store: TileStore) -> None:

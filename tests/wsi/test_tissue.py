@@ -1,13 +1,16 @@
 """Tissue: found on white, grey, green and dark slides, whatever the background."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tissue_pictures as paint
 from making import SEED
 
 from wsi.overview import overview_band, plan_overview
 from wsi.slide import RGB, open_slide
+from wsi.scores.pen import pen_mask
 from wsi.tissue import fill_holes, find_tissue
 
 
@@ -124,6 +127,57 @@ def test_holes_are_filled_only_where_they_are_holes() -> None:
     filled = fill_holes(mask)
     assert filled[5:8, 5:8].all()
     assert filled.sum() == mask.sum() + 9
+
+
+def judged(picture: paint.Picture, mask: np.ndarray) -> tuple[float, float]:
+    """Return recall and false tissue, as parts of the tissue."""
+    truth, found = picture.truth & ~picture.unsure, (mask > 0) & ~picture.unsure
+    return (found & truth).sum() / truth.sum(), (found & ~truth).sum() / truth.sum()
+
+
+PAINTED: dict[str, tuple[Callable[[], paint.Picture], str | None]] = {
+    "very pale": (lambda: paint.pale(41, 0.12), None),
+    "fat": (lambda: paint.fat(42, 0.4), None),
+    "marker on pale tissue": (lambda: paint.ihc_on_pale(43, 0.2, 0.15), None),
+    "control beside pale tissue": (lambda: paint.control(44, 0.15), None),
+    "black ring": (lambda: paint.pen(45, "black", 0.25, filled=False), "pen marks beside"),
+    "green patches": (lambda: paint.pen(46, "green", 0.25, filled=True), "pen marks beside"),
+    "red ring": (lambda: paint.pen(47, "red", 0.25, filled=False), "pen marks beside"),
+    "blue over tissue": (lambda: paint.pen(48, "blue", 0.5, filled=False, over=True), "pen marks beside"),
+    "black border": (lambda: paint.border(49, 14, "tblr", strength=0.4), "a border"),
+    "grey border": (lambda: paint.border(50, 110, "tl", strength=0.4), "a border"),
+    "noisy border": (lambda: paint.border(51, 25, "tblr", noise=8, strength=0.4), "a border"),
+    "soft border": (lambda: paint.border(52, 10, "tblr", soft=4, strength=0.5), "a border"),
+    "vignette": (lambda: paint.vignette(53, 0.25, 0.25), None),
+    "cover slip": (lambda: paint.cover_slip(54, 0.2), "lines"),
+    "seams": (lambda: paint.seams(55, 0.03, 0.3), None),
+    "dark clot at the edge": (lambda: paint.black_clot(56), None),
+    "clot beside pale tissue": (lambda: paint.clots(57, 0.2), None),
+    "blue smear": (lambda: paint.smear(58, 0.6), None),
+    "dim and bright light": (lambda: paint.fluorescence(59, 0.3), "dark background"),
+    "nothing but tissue": (lambda: paint.covered(60, 0.6), None),
+    "grey, unscanned": (lambda: paint.unscanned(61, 205, 0.3), "a border"),
+    "green glass": (lambda: paint.tinted(62, 0.3), None),
+}
+
+
+@pytest.mark.parametrize("kind", PAINTED)
+def test_tissue_is_kept_and_nothing_else(kind: str) -> None:
+    make, told = PAINTED[kind]
+    picture = make()
+    found = find_tissue(picture.rgb, paint.UM_PER_PX)
+    recall, false = judged(picture, found.mask)
+    assert recall > 0.95
+    assert false < 0.1
+    assert [note for note in found.notes if told and told in note] if told else not found.notes
+
+
+@pytest.mark.parametrize("density", [0.3, 0.6, 0.95])
+@pytest.mark.parametrize("seed", [63, 64])
+def test_a_smear_of_blue_cells_is_no_pen(seed: int, density: float) -> None:
+    picture = paint.smear(seed, density)
+    found = find_tissue(picture.rgb, paint.UM_PER_PX)
+    assert pen_mask(picture.rgb, paint.UM_PER_PX, found.background)[picture.truth].mean() < 0.01
 
 
 @pytest.mark.parametrize(

@@ -77,14 +77,16 @@ def pen_mask(overview: RGB, um_per_px: float, background: tuple[int, int, int]) 
         return np.zeros(overview.shape[:2], np.uint8)
     smooth = np.asarray(cv2.GaussianBlur(overview, (0, 0), max(0.4, 6.0 / um_per_px)), np.uint8)
     inks = densities(smooth, background)
-    plain = largest_density(overview, background)
-    even = texture(plain, 3) < _SURELY_EVEN * plain
     scanned = (largest(overview) > _UNSCANNED_BLACK).astype(np.uint8)
-    mask = np.zeros(overview.shape[:2], np.uint8)
-    for strong, weak in (_blue_or_green(*inks), _red(*inks), _black(*inks)):
-        strokes = _strokes(strong.astype(np.uint8) & scanned, weak.astype(np.uint8) & scanned, um_per_px)
-        mask |= _unlike_stain(strokes, strong, even, inks, um_per_px)
-    return mask
+    blue, *others = (
+        _strokes(strong.astype(np.uint8) & scanned, weak.astype(np.uint8) & scanned, um_per_px)
+        for strong, weak in (_blue_or_green(*inks), _red(*inks), _black(*inks))
+    )
+    if blue.any():
+        plain = largest_density(overview, background)
+        even = texture(plain, 3) < _SURELY_EVEN * plain
+        blue = _unlike_stain(blue, _blue_or_green(*inks)[0], even, inks, um_per_px)
+    return blue | others[0] | others[1]
 
 
 def _unlike_stain(
@@ -97,8 +99,7 @@ def _unlike_stain(
     _, labels = cv2.connectedComponents(strokes, connectivity=8)
     gaps = cv2.morphologyEx(strong.astype(np.uint8), cv2.MORPH_CLOSE, _disk(2 * max(1, round(_GAP_UM / um_per_px)) + 1))
     area, inked, closed, evenly = (
-        np.bincount(labels[part], minlength=labels.max() + 1)
-        for part in (strokes > 0, strong, gaps > 0, strong & even)
+        np.bincount(labels[part], minlength=labels.max() + 1) for part in (strokes > 0, strong, gaps > 0, strong & even)
     )
     usual = float(strong.sum()) > _USUAL_SHARE * float((most > _FAINT_STAIN).sum())
     kept = evenly > _EVENLY_INKED * area

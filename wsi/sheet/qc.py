@@ -1,7 +1,8 @@
 """The contact sheet of a cohort: every slide with its mask's outline and its quality numbers, on one page.
 
 ``qc.html`` is one self-contained, sortable page; ``qc.png`` is the same as a picture. What stands far from the rest of
-the cohort is marked, so that one glance finds the odd slide.
+the cohort is marked and stands first, then slides with warnings, then the least and the most tissue, so that one glance
+finds the odd slide.
 """
 
 import time
@@ -74,7 +75,7 @@ def qc(options: QcOptions, progress: Progress = _SILENT) -> Summary:
                 outcomes.append(Outcome(store.image_id, Status.FAILED, str(error)))
             progress.advance(1)
         progress.end()
-        marked = mark_odd(rows)
+        marked = oddest_first(mark_odd(rows))
         failed = [(o.item_id, o.reason) for o in outcomes if o.status is Status.FAILED]
         write_text(options.out / "qc.html", page(marked, COLUMNS, failed))
         write_bytes(options.out / "qc.png", contact_sheet(marked, COLUMNS))
@@ -101,6 +102,7 @@ def read_row(store: TileStore) -> SlideRow:
     numbers: dict[str, float | None] = {
         "tiles": store.n_tiles,
         "tissue_mm2": float(mask.sum()) * mask_mpp**2 / 1e6,
+        "tissue_share": float(mask.mean()),
         "mpp": provenance.get("slide_mpp"),
         **{name: medians.get(name) for name in ("darkness", "focus", "texture")},
         **{name: shares.get(name) for name in ("pen", "fold", "bubble")},
@@ -145,3 +147,11 @@ def mark_odd(rows: Sequence[SlideRow]) -> list[SlideRow]:
         for i in np.flatnonzero(np.abs(values - middle) > _FAR * spread):
             odd[int(i)].append(column.key)
     return [replace(row, odd=tuple(keys)) for row, keys in zip(rows, odd, strict=True)]
+
+
+def oddest_first(rows: Sequence[SlideRow]) -> list[SlideRow]:
+    """Return the rows by how much there is to look at: odd numbers, warnings, then the least and the most tissue."""
+    area = [row.numbers["tissue_mm2"] or 0.0 for row in rows]
+    extreme = {min(area), max(area)} if len(set(area)) > 1 else set()
+    keys = [(-len(row.odd), -len(row.warnings), a not in extreme) for row, a in zip(rows, area, strict=True)]
+    return [rows[i] for i in sorted(range(len(rows)), key=lambda i: keys[i])]

@@ -21,6 +21,7 @@ class Column:
 COLUMNS = (
     Column("tiles", "Tiles", 0, True, 0.5),
     Column("tissue_mm2", "Tissue, mm\N{SUPERSCRIPT TWO}", 1, True, 0.5),
+    Column("tissue_share", "Tissue, share", 2, True, 0.5),
     Column("mpp", "Slide um/px", 3, True, 0.05),
     Column("darkness", "Darkness", 3, False, 0.03),
     Column("focus", "Focus", 3, True, 0.2),

@@ -113,7 +113,7 @@ def uneven_light(
     whole = cv2.resize(usable[::2, ::2].astype(np.float32), size, interpolation=cv2.INTER_AREA)
     signed = np.log10((np.array(background, np.float32) + 1) / (small.astype(np.float32) + 1))
     level, colour = signed.mean(axis=2), signed.max(axis=2) - signed.min(axis=2)
-    glass = (flat > 0.9) & (whole > 0.99) & (colour < 0.015) & (np.abs(level) < 0.3)
+    glass = (flat > 0.9) & (whole > 0.99) & (colour < 0.015) & (np.abs(level) < 0.3) & (smallest(small) < UNSCANNED)
     if glass.sum() < 40 or glass.mean() < 0.15:
         return None
     basis = _basis(size[1], size[0])

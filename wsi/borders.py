@@ -15,6 +15,8 @@ _GREYNESS = 10
 """Grey levels between the channels, beyond those of the glass."""
 _LEAST_SHARE = 0.002
 """Smaller fills are left to the other rules."""
+_PALE, _ONE_LEVEL = 0.4, 0.012
+"""Optical density below which a fill must be of one level, and how much that may vary."""
 _BLACK = 6
 """All channels at or below, and flat, anywhere: padding."""
 
@@ -41,7 +43,7 @@ def border_mask(overview: RGB, um_per_px: float, background: tuple[int, int, int
     varied = np.asarray(cv2.dilate(level, kernel), np.int16) - np.asarray(cv2.erode(level, kernel), np.int16)
     dark = depth > 0.18
     fill = grey & ((dark & (varied <= 14)) | (~dark & (depth > 0.04) & (varied <= 5)))
-    fill = _reaching_the_edge(fill)
+    fill = _reaching_the_edge(fill, depth)
     if not fill.any():
         return padding
     near = cv2.dilate(fill.astype(np.uint8), np.ones((2 * _REACH + 1, 2 * _REACH + 1), np.uint8))
@@ -72,13 +74,16 @@ def _depth_and_greyness(rgb: RGB, background: tuple[int, int, int]) -> tuple[NDA
     return np.asarray(cv2.LUT(largest(balanced), depth), np.float32), spread <= _GREYNESS
 
 
-def _reaching_the_edge(fill: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _reaching_the_edge(fill: NDArray[np.bool_], depth: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Keep large pieces along the picture's edge; pale ones only if they are of one level, as no vignette is."""
     count, labels, stats, _ = cv2.connectedComponentsWithStats(fill.astype(np.uint8), connectivity=4)
     kept = np.zeros(count, bool)
     for line in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
         found = np.bincount(line, minlength=count)
         kept |= found >= max(2, 0.04 * len(line))
-    kept &= stats[:, cv2.CC_STAT_AREA] >= _LEAST_SHARE * fill.size
+    area = stats[:, cv2.CC_STAT_AREA]
+    mean, square = (np.bincount(labels.ravel(), (depth**k).ravel(), minlength=count) / area for k in (1, 2))
+    kept &= (area >= _LEAST_SHARE * fill.size) & ((mean > _PALE) | (square - mean * mean < _ONE_LEVEL**2))
     kept[0] = False
     return np.asarray(kept[labels])
 

@@ -267,10 +267,9 @@ def _left_out(
     if border.mean() > _TOLD_SHARE:
         width = border_widths(border) * um_per_px / 1000
         notes.append(f"a border (up to {width:.1f} mm wide, {border.mean():.0%} of the slide) was left out")
-    if ink.mean() > _TOLD_SHARE:
-        notes.append(f"pen marks beside the tissue ({ink.mean():.1%} of the slide) were left out")
-    if line.mean() > _TOLD_SHARE:
-        notes.append(f"colourless lines ({line.mean():.1%} of the slide) were left out: edges of a cover slip?")
+    share = float((ink | line).mean())
+    if share > _TOLD_SHARE:
+        notes.append(f"pen marks or edges of a cover slip ({share:.1%} of the slide) were left out")
     return tuple(notes)
 
 

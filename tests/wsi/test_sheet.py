@@ -50,17 +50,31 @@ def test_pen_and_repeats_are_scored(tmp_path: Path, tiled: Callable[..., TileSto
     one[inside] = one[inside] // 2 + 20
     pixels[300:1100, 100:800] = one
     pixels[400:1200, 1200:1900] = one[::-1]
-    cv2.line(pixels, (2500, 100), (2600, 1500), (20, 60, 150), 400)
+    cv2.line(pixels, (2500, 100), (2600, 1500), (20, 60, 150), 400)  # on glass: no tissue
     store = tiled(write_deflate(tmp_path / "a.tif", pixels), tmp_path / "out")
     columns = store.tiles_yx[:, 1] * store.tile_px
-    assert store.scores["pen"][columns > 2300].mean() > 0.5
-    assert store.scores["pen"][columns < 1700].max() == 0
+    assert not (columns > 2300).any()
+    assert store.scores["pen"].max() == 0
     repeated = store.scores["duplicate"] > 0
     assert repeated.any()
     assert len(set((columns[repeated] < 1000).tolist())) == 1
     warnings = " ".join(store.provenance["warnings"])
-    assert "pen marks on" in warnings
+    assert re.search(r"pen marks or edges of a cover slip \(\d+\.\d% of the slide\) were left out", warnings)
     assert "repeat another one" in warnings
+
+
+def test_pen_over_tissue_is_scored(tmp_path: Path, tiled: Callable[..., TileStore]) -> None:
+    grain = np.random.default_rng(4).normal(0, 25, (100, 200, 1)).repeat(16, 0).repeat(16, 1)
+    pixels = np.full((1600, 3200, 3), (238, 238, 239), np.float32)
+    pixels[100:1500, 100:3100] = ((190, 120, 175) + grain)[100:1500, 100:3100]
+    stroke = np.full((1600, 3200, 3), 255, np.uint8)
+    cv2.line(stroke, (2500, 0), (2600, 1600), (30, 90, 180), 400)
+    inked = np.clip(pixels * stroke / 255, 0, 255).astype(np.uint8)
+    store = tiled(write_deflate(tmp_path / "a.tif", inked), tmp_path / "out")
+    columns = store.tiles_yx[:, 1] * store.tile_px
+    assert store.scores["pen"][columns == 2560].mean() > 0.5
+    assert store.scores["pen"][columns < 1700].max() == 0
+    assert "pen marks on" in " ".join(store.provenance["warnings"])
 
 
 def test_the_page_is_whole_and_self_contained(tmp_path: Path, small_store: TileStore, second_store: TileStore) -> None:

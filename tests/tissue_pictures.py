@@ -1,7 +1,7 @@
 """Overviews painted with known tissue: pale and strong stains, controls, pens, borders, uneven light, fluorescence.
 
 Stains are painted as optical density over glass (Beer-Lambert), so a strength scales a stain as a thinner section does.
-``seed`` chooses sizes, places, colours of glass and textures: the method was fixed on `TUNED`, and is judged on `HELD_OUT`.
+``seed`` chooses sizes, places, glass and textures: the method was fixed on `TUNED`, and is judged on `HELD_OUT`.
 """
 
 from collections.abc import Callable, Iterator
@@ -283,7 +283,6 @@ def clots(seed: int, strength: float) -> Picture:
 
 def black_clot(seed: int) -> Picture:
     sheet = glass(seed)
-    h, w = sheet.shape
     edge = blob(sheet, 0.5, 0.02, 0.3, 0.35)
     put(sheet, edge, stain(sheet, 1.0, ((0.7, 1.2, 1.1), 1.0, 10)))
     return develop(sheet, "dark clot at the edge")

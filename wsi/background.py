@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi.channels import largest, smallest
-from wsi.density import mean_density
 from wsi.slide import RGB
 
 DARK = 64
@@ -36,9 +35,10 @@ _FIELD_LEAST = 0.01
 def estimate_background(overview: RGB, usable: NDArray[np.bool_]) -> tuple[tuple[int, int, int], bool]:
     """Return the colour of the empty slide, and whether it is dark.
 
-    The commonest colour among flat pixels near structure, in 32 steps per channel, then the median of its neighbourhood:
-    what was never scanned, white or grey, lies further away. Where much is brighter than that, tissue covers all: then
-    the brightest pixels tell, taken as colourless. It is dark where most is, and hardly anything else is flat and bright.
+    The commonest colour among flat pixels near structure, in 32 steps per channel, then the median of its
+    neighbourhood: what was never scanned, white or grey, lies further away. Where much is brighter than that, tissue
+    covers all: then the brightest pixels tell, taken as colourless. It is dark where most is, and hardly anything else
+    is flat and bright.
     """
     step = max(1, round(math.sqrt(usable.size / _BACKGROUND_PIXELS)))
     overview, usable = np.ascontiguousarray(overview[::step, ::step]), usable[::step, ::step]

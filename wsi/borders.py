@@ -1,4 +1,4 @@
-"""What lies around the scanned area: black, grey or noisy fill that is flat, colourless and reaches the picture's edge."""
+"""What lies around the scanned area: black, grey or noisy fill, flat and colourless, along the picture's edge."""
 
 import cv2
 import numpy as np

@@ -153,7 +153,7 @@ def _chosen(regions: list[Region], classes: Sequence[str], file: Path) -> tuple[
 
 
 def _fill(mask: Mask, region: Region, l0_per_o: float, value: int) -> None:
-    """Set the pixels whose centres lie inside, by the even-odd rule over all rings; on an edge, the left and upper count.
+    """Set the pixels whose centres lie inside, by the even-odd rule over all rings; of edges, the left and upper count.
 
     Every edge is crossed with the rows' centre lines, and pixels right of a crossing change sides: linear in points.
     """
@@ -237,7 +237,7 @@ def read_regions(file: Path) -> list[Region]:
     for geometry, classes in geometries:
         kind, coordinates = geometry.get("type"), geometry.get("coordinates")
         if kind == "Polygon" or (kind == "MultiPolygon" and isinstance(coordinates, list)):
-            parts = [coordinates] if kind == "Polygon" else coordinates
+            parts: list[Any] = coordinates if kind == "MultiPolygon" and coordinates else [coordinates]
             polygons = [rings for part in parts if (rings := _rings(part, file))]
             regions += [Region(tuple(rings), classes) for rings in polygons]
             other |= set() if polygons else {f"an empty {kind}"}

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi.background import estimate_background
 from wsi.density import largest_density
 from wsi.grid import SHARD_TILES, Grid
 from wsi.overview import OverviewPlan
@@ -20,7 +21,6 @@ from wsi.readers.mosaic import CACHE_BYTES
 from wsi.readers.tiff_reader import TiffReader
 from wsi.scaling import Scaling
 from wsi.slide import RGB, Slide
-from wsi.background import estimate_background
 from wsi.units import YX, Box
 
 _SAMPLED_TILES = 256

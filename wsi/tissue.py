@@ -251,7 +251,7 @@ def _lines(found: NDArray[np.bool_], inks: Inks, um_per_px: float) -> NDArray[np
         return grey > 0
     side = _odd(_LINE_UM / um_per_px)
     thin = grey & ~cv2.morphologyEx(grey, cv2.MORPH_OPEN, np.ones((side, side), np.uint8))
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(thin, connectivity=8)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(thin, connectivity=8)
     length = np.maximum(stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_HEIGHT])
     kept = (length * um_per_px >= _LINE_LENGTH_UM) & (stats[:, cv2.CC_STAT_AREA] < 0.3 * length * length)
     kept[0] = False

@@ -64,7 +64,8 @@ def main() -> None:
             shown.append(_outlined(picture, tissue.mask, line))
     count = sum(map(len, figures.values()))
     print(
-        f"{count - len(missed)} of {count} pictures reach recall 0.95 with false tissue below 0.1; {spent / count:.3f} s each"
+        f"{count - len(missed)} of {count} pictures reach recall 0.95 with false tissue below 0.1; "
+        f"{spent / count:.3f} s each"
     )
     if args.show:
         args.show.mkdir(parents=True, exist_ok=True)
@@ -86,10 +87,10 @@ def _page(figures: dict[str, list[tuple[float, float]]], count: int, missed: int
         [
             "# Finding tissue: recall and false tissue",
             "",
-            f"{count} painted overviews with known tissue (`tests/tissue_pictures.py`), {date.today()}: {count - missed} reach "
-            f"recall 0.95 with false tissue below 0.1 of the tissue. Worst: {worst}. Made by "
-            "`python tests/benchmarks/bench_tissue.py --write docs/TISSUE.md`; strengths are parts of a usual stain. The lowest "
-            "recall and the most false tissue over the seeds:",
+            f"{count} painted overviews with known tissue (`tests/tissue_pictures.py`), {date.today()}: {count - missed}",
+            f"reach recall 0.95 with false tissue below 0.1 of the tissue. Worst: {worst}. Made by",
+            "`python tests/benchmarks/bench_tissue.py --write docs/TISSUE.md`. Strengths are parts of a usual stain;",
+            "the lowest recall and the most false tissue over the seeds:",
             "",
             "| picture | recall | false tissue | pictures |",
             "|---|---|---|---|",

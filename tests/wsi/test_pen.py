@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from making import SEED
 
+from wsi.background import estimate_background
 from wsi.overview import overview_band, plan_overview
 from wsi.scores.artefacts import artefact_masks
 from wsi.scores.pen import pen_mask
 from wsi.slide import RGB, open_slide
-from wsi.background import estimate_background
 
 BACKGROUND = (241, 240, 242)
 HAEMATOXYLIN, EOSIN = np.array([0.65, 0.70, 0.29]), np.array([0.07, 0.99, 0.11])

@@ -66,7 +66,7 @@ def test_pen_and_repeats_are_scored(tmp_path: Path, tiled: Callable[..., TileSto
 def test_pen_over_tissue_is_scored(tmp_path: Path, tiled: Callable[..., TileStore]) -> None:
     grain = np.random.default_rng(4).normal(0, 25, (100, 200, 1)).repeat(16, 0).repeat(16, 1)
     pixels = np.full((1600, 3200, 3), (238, 238, 239), np.float32)
-    pixels[100:1500, 100:3100] = ((190, 120, 175) + grain)[100:1500, 100:3100]
+    pixels[100:1500, 100:3100] = (np.array([190, 120, 175]) + grain)[100:1500, 100:3100]
     stroke = np.full((1600, 3200, 3), 255, np.uint8)
     cv2.line(stroke, (2500, 0), (2600, 1600), (30, 90, 180), 400)
     inked = np.clip(pixels * stroke / 255, 0, 255).astype(np.uint8)

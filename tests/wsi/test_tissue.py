@@ -9,8 +9,8 @@ import tissue_pictures as paint
 from making import SEED
 
 from wsi.overview import overview_band, plan_overview
-from wsi.slide import RGB, open_slide
 from wsi.scores.pen import pen_mask
+from wsi.slide import RGB, open_slide
 from wsi.tissue import fill_holes, find_tissue
 
 

@@ -14,8 +14,8 @@ black  absorbs all three alike, nearly everything, without the structure of a ti
 
 The rules hold for H&E. Blue and green stains (trichrome, Alcian blue, Giemsa) have the first hue, too, but not what ink
 has besides: it is even within a stroke, or at least without gaps, and it is not the colour of most of what is on the
-slide. The result is a score of each tile, and nothing is left out by it unless it is asked for; only ink on glass, which
-is even, is never taken for tissue (`flat_ink`).
+slide. The result is a score of each tile, and nothing is left out by it unless it is asked for; only ink on glass,
+which is even, is never taken for tissue (`flat_ink`).
 """
 
 import cv2
@@ -42,7 +42,7 @@ _LEAST_INK = 0.2
 _EVENNESS = (0.1, 0.08, 0.05)
 """Of black, of blue or green, and of red ink: deviation within a stroke, as a part of its density."""
 _SURELY_EVEN, _EVENLY_INKED = 0.06, 0.55
-"""Deviation as a part of the density, and part of a mark that varies less, where ink has the hue of most of the slide."""
+"""Deviation as a part of the density, and part of a mark that varies less, where ink's hue is that of most."""
 _SOLID, _GAP_UM, _SOMEWHAT_EVEN = 0.8, 30.0, 0.2
 """Where it has not: part of a mark without gaps of this size, and part that varies less."""
 _USUAL_SHARE, _FAINT_STAIN = 0.45, 0.1

@@ -158,16 +158,15 @@ def _fill(mask: Mask, region: Region, l0_per_o: float, value: int) -> None:
     Every edge is crossed with the rows' centre lines, and pixels right of a crossing change sides: linear in points.
     """
     h, w = mask.shape
-    low, high = (np.array([f(ring, axis=0) for ring in region.rings]) for f in (np.min, np.max))
     # In pixels, less half: whole numbers are centres.
-    x0, y0 = np.clip(np.floor(low.min(axis=0) / l0_per_o - 0.5), 0, (w, h)).astype(int)
-    x1, y1 = np.clip(np.ceil(high.max(axis=0) / l0_per_o + 0.5), 0, (w, h)).astype(int)
+    rings = [ring / l0_per_o - 0.5 for ring in region.rings]
+    x0, y0 = (math.ceil(min(max(min(ring[:, i].min() for ring in rings), 0), side)) for i, side in ((0, w), (1, h)))
+    x1, y1 = (math.ceil(min(max(max(ring[:, i].max() for ring in rings), 0), side)) for i, side in ((0, w), (1, h)))
     if x1 <= x0 or y1 <= y0:
         return
     flips = np.zeros((y1 - y0) * (x1 - x0 + 1), np.int64)
-    for ring in region.rings:
-        here = ring / l0_per_o - 0.5 - (x0, y0)
-        for rows, columns in _crossings(here, int(y1 - y0), int(x1 - x0)):
+    for ring in rings:
+        for rows, columns in _crossings(ring - (x0, y0), y1 - y0, x1 - x0):
             flips += np.bincount(rows * (x1 - x0 + 1) + columns, minlength=flips.size)
     odd = np.cumsum(flips.reshape(y1 - y0, -1), axis=1)[:, :-1] % 2 == 1
     mask[y0:y1, x0:x1][odd] = value

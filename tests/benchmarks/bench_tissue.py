@@ -87,8 +87,8 @@ def _page(figures: dict[str, list[tuple[float, float]]], count: int, missed: int
         [
             "# Finding tissue: recall and false tissue",
             "",
-            f"{count} painted overviews with known tissue (`tests/tissue_pictures.py`), {date.today()}: {count - missed}",
-            f"reach recall 0.95 with false tissue below 0.1 of the tissue. Worst: {worst}. Made by",
+            f"{count} painted overviews with known tissue (`tests/tissue_pictures.py`), {date.today()}:",
+            f"{count - missed} reach recall 0.95 with false tissue below 0.1 of the tissue. Worst: {worst}. Made by",
             "`python tests/benchmarks/bench_tissue.py --write docs/TISSUE.md`. Strengths are parts of a usual stain;",
             "the lowest recall and the most false tissue over the seeds:",
             "",

@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi.background import estimate_background, uneven_light
+from wsi.background import UNSCANNED, estimate_background, uneven_light
 from wsi.borders import border_mask, border_widths
-from wsi.channels import largest
+from wsi.channels import largest, smallest
 from wsi.density import Density, densities, largest_density, texture
 from wsi.scores.pen import Inks, flat_ink
 from wsi.slide import RGB
@@ -30,10 +30,14 @@ _PIECE_SHARE = 0.1
 """Smaller pieces count, too, where they have this share of the largest one: a slide of small fragments."""
 _LADDER = ((1.0, 1.0), (0.7, 0.5), (0.5, 0.1), (0.35, 0.02))
 """Factors on the threshold and on the least area, tried in turn until tissue is found."""
-_NOISES, _THRESHOLDS = 10.0, (0.05, 0.08)
+_NOISES, _THRESHOLDS = 6.0, (0.05, 0.08)
 """The threshold in deviations of the background, and its bounds in optical density."""
-_FAINT_NOISES, _FAINT_THRESHOLDS = 5.0, (0.014, 0.035)
+_DARK_THRESHOLDS = (0.08, 0.12)
+"""Its bounds on a dark background, as a share of full light."""
+_FAINT_NOISES, _FAINT_THRESHOLDS = 3.0, (0.014, 0.035)
 """The same for pixels in areas of structure."""
+_PLAIN_NOISES = 7.0
+"""And where the noise is not taken out of them."""
 _SMOOTH_DARK_UM = 20.0
 """Gaussian sigma before the threshold on a dark background: nuclei shine alone and are joined to tissue."""
 _TEXTURE_UM = 24.0
@@ -139,10 +143,9 @@ def _seen(overview: RGB, usable: NDArray[np.bool_], background: tuple[int, int, 
     light = uneven_light(overview, usable, background)
     signal, plain = _less(_most(inks), light, usable), _less(largest_density(overview, background), light, usable)
     structure = texture(plain, _odd(_TEXTURE_UM / um_per_px))
-    grain = float(np.quantile(structure[::3, ::3], 0.1))
-    noise = min(background_noise(signal, usable), 1.5 * grain)
+    noise = background_noise(signal, structure, usable & (smallest(overview) < UNSCANNED))
     threshold, faint = _bounded(_NOISES * noise, _THRESHOLDS), _bounded(_FAINT_NOISES * noise, _FAINT_THRESHOLDS)
-    faint_plain = max(faint, _FAINT_NOISES * min(background_noise(plain, usable), 2.5 * grain))
+    faint_plain = max(faint, _PLAIN_NOISES * noise)
     ink, line = _ink_and_lines(inks, signal, plain, usable, threshold, faint, um_per_px)
     usable &= ~(ink | line)
     rough = structure > _roughness(structure, signal, usable, faint)
@@ -194,8 +197,8 @@ def _seen_in_the_dark(
     raw[~usable] = 0
     signal = np.asarray(cv2.GaussianBlur(raw, (0, 0), max(0.5, _SMOOTH_DARK_UM / um_per_px)), np.float32)
     signal[~usable] = 0
-    threshold = _bounded(_NOISES * background_noise(signal, usable), _THRESHOLDS)
     structure = texture(raw, _odd(_TEXTURE_UM / um_per_px))
+    threshold = _bounded(_NOISES * background_noise(signal, structure, usable), _DARK_THRESHOLDS)
     rough = structure > _roughness(structure, signal, usable, threshold / 2)
     return _Seen(signal, signal, rough, rough, usable, threshold, threshold / 2, threshold / 2)
 
@@ -301,11 +304,10 @@ def _intensity(rgb: RGB, background: tuple[int, int, int]) -> NDArray[np.float32
     return np.maximum(brighter, 0).astype(np.float32)
 
 
-def background_noise(signal: NDArray[np.float32], usable: NDArray[np.bool_]) -> float:
-    """Return the spread of the signal where it is weak: 1.4826 times the median of its lower half."""
-    signal, usable = signal[::3, ::3], usable[::3, ::3]
-    weak = signal[usable & (signal < 0.05)]
-    return 1.4826 * float(np.median(weak)) if weak.size else 0.0
+def background_noise(signal: Density, structure: Density, scanned: NDArray[np.bool_]) -> float:
+    """Return how much single pixels of the empty slide vary: the usual texture where the signal is weak."""
+    weak = structure[::3, ::3][(scanned & (signal < 0.05))[::3, ::3]]
+    return float(np.quantile(weak, 0.6)) if weak.size else 0.0
 
 
 def clean(mask: Mask, least_px: float) -> Mask:

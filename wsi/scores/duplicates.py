@@ -146,6 +146,9 @@ def _cut(overview: RGB, inside: NDArray[np.bool_], background: tuple[int, int, i
     density = largest_density(np.ascontiguousarray(overview[box]), background) * shape
     short, long = np.linalg.eigvalsh(np.cov(np.stack([y, x])))
     slenderness = float(np.sqrt(long / max(short, 1e-6)))
+    sigma = 0.5 * float(np.sqrt(len(y))) / _SIDE  # every pose shrinks it as much: smoothed once for all
+    if sigma > 0.5:
+        density, shape = (np.asarray(cv2.GaussianBlur(p, (0, 0), sigma), np.float32) for p in (density, shape))
     return _Piece(density, shape, (float(x.mean()), float(y.mean())), slenderness, float(len(y)))
 
 
@@ -162,13 +165,11 @@ def _placed(piece: _Piece, degrees: float, mirrored: bool, shift: tuple[float, f
         turn = turn @ np.diag([-1.0, 1.0])
     offset = np.array([_CANVAS / 2, _CANVAS / 2]) + shift - turn @ piece.centre
     matrix = np.column_stack([turn, offset])
-    sigma = 0.5 / scale
-    pictures = []
-    for picture in (piece.density, piece.inside):
-        smooth = cv2.GaussianBlur(picture, (0, 0), sigma) if sigma > 0.5 else picture
-        placed = cv2.warpAffine(smooth, matrix, (_CANVAS, _CANVAS), flags=cv2.INTER_LINEAR)
-        pictures.append(np.asarray(placed, np.float32))
-    return pictures[0], pictures[1]
+    density, inside = (
+        np.asarray(cv2.warpAffine(picture, matrix, (_CANVAS, _CANVAS), flags=cv2.INTER_LINEAR), np.float32)
+        for picture in (piece.density, piece.inside)
+    )
+    return density, inside
 
 
 def _same(fixed: _Placed, moving: _Piece) -> bool:

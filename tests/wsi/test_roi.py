@@ -206,7 +206,7 @@ def test_empty_parts_of_a_drawing_are_passed_over(tmp_path: Path, empty: list[An
 
 
 def test_a_drawing_of_many_points_is_drawn_at_once(tmp_path: Path) -> None:
-    # A circle whose line runs to and fro: every edge crosses a row, and none may be counted twice.
+    # A circle whose line runs back and forth: every edge crosses a row, and none may be counted twice.
     angles = np.linspace(0, 2 * np.pi, 200_000, endpoint=False)
     ring = 500 * np.stack([np.cos(angles), np.sin(angles)], axis=1) + (700, 700)
     ring[1::2] += np.random.default_rng(3).normal(0, 3, (100_000, 2))

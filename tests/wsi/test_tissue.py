@@ -172,6 +172,19 @@ def test_tissue_is_kept_and_nothing_else(kind: str) -> None:
     assert [note for note in found.notes if told and told in note] if told else not found.notes
 
 
+@pytest.mark.parametrize("colour", [(1.2, 1.2, 1.15), (1.0, 0.5, 0.2)], ids=["black", "blue"])
+def test_an_even_marker_amid_tissue_is_no_ink(colour: tuple[float, float, float]) -> None:
+    sheet = paint.glass(65)
+    for piece in paint.two_pieces(sheet):
+        paint.put(sheet, piece, paint.he(sheet, 0.2))
+        spots = piece & (paint.grain(sheet.rng, sheet.shape, 5) > 1)
+        paint.put(sheet, spots, np.broadcast_to(np.array(colour, np.float32), (*sheet.shape, 3)))
+    picture = paint.develop(sheet, "marker")
+    recall, false = judged(picture, find_tissue(picture.rgb, paint.UM_PER_PX).mask)
+    assert recall > 0.95
+    assert false < 0.1
+
+
 @pytest.mark.parametrize("density", [0.3, 0.6, 0.95])
 @pytest.mark.parametrize("seed", [63, 64])
 def test_a_smear_of_blue_cells_is_no_pen(seed: int, density: float) -> None:

@@ -1,16 +1,16 @@
 """JPEG tiles copied from slide to store without being decoded.
 
-A TIFF keeps the JPEG tables in a tag and its tiles without them; the colour space stands in another tag. Here tables
+A TIFF keeps the JPEG tables in a tag and its tiles without them; `wsi.readers.colour` tells their colours. Here tables
 and an Adobe APP14 marker are spliced in, so that each chunk is a complete JPEG file which any decoder reads with the
 right colours. Sources: ITU-T T.81 annex B, TIFF technical note 2, Adobe TN 5116.
 """
 
 import struct
-from collections.abc import Iterator
 
 from wsi.errors import DamagedSlideError
 from wsi.grid import TASK_LEVELS, Grid
-from wsi.readers.jpeg_checks import check_jpeg
+from wsi.readers.colour import jpeg_space
+from wsi.readers.jpeg import END, START, check_jpeg, jpeg_header, segments
 from wsi.readers.tiff_layout import TiffLevel
 from wsi.readers.tiff_reader import TiffReader
 from wsi.scaling import Scaling
@@ -18,9 +18,7 @@ from wsi.slide import Slide
 
 _JPEG = 7
 _TRANSFORM = {"RGB": 0, "YCBCR": 1}
-"""Adobe's colour transform byte by the TIFF's photometric tag."""
-_START, _END = b"\xff\xd8", b"\xff\xd9"
-_SCAN = 0xDA
+"""Adobe's colour transform byte by the colours of the data."""
 _FRAMES = frozenset({0xC0, 0xC1, 0xC2})
 """Baseline, extended and progressive Huffman frames."""
 _KEPT = frozenset({0xDB, 0xC4, 0xDD}) | _FRAMES
@@ -78,13 +76,12 @@ def copy_tile(slide: TiffReader, level: int, row: int, column: int) -> bytes | N
     index = row * layout.grid.x + column
     try:
         payload = slide.payload(level, index)
-        if payload:
-            check_jpeg(payload, layout.tile)
-        return (
-            complete_jpeg(payload, layout.page.jpegtables, layout.page.photometric.name, layout.tile)
-            if payload
-            else None
-        )
+        if not payload:
+            return None
+        page = layout.page
+        whole = complete_jpeg(payload, page.jpegtables, page.photometric.name, layout.tile)
+        check_jpeg(payload, layout.tile, page.jpegtables)
+        return whole
     except (EOFError, ValueError, struct.error) as error:
         raise DamagedSlideError(
             f"{slide.path.name}: tile {index} of level {level} is damaged ({error}): "
@@ -92,7 +89,7 @@ def copy_tile(slide: TiffReader, level: int, row: int, column: int) -> bytes | N
         ) from None
 
 
-def complete_jpeg(payload: bytes, tables: bytes | None, photometric: str, size: tuple[int, int]) -> bytes:
+def complete_jpeg(payload: bytes, tables: bytes | None, tag: str, size: tuple[int, int]) -> bytes:
     """Splice the tables and an Adobe marker into a TIFF tile's JPEG data.
 
     Parameters
@@ -101,46 +98,25 @@ def complete_jpeg(payload: bytes, tables: bytes | None, photometric: str, size: 
         The tile as it lies in the file.
     tables
         The TIFF's JPEGTables tag, None where each tile carries its own.
-    photometric
-        ``RGB`` or ``YCBCR``, the colour space inside the JPEG.
+    tag
+        ``RGB`` or ``YCBCR``, what the TIFF says of the colours; the data themselves may say better.
     size
         Expected height and width.
     """
-    end = payload.rfind(_END)
-    if payload[:2] != _START or end < 0:
+    end = payload.rfind(END)
+    if payload[:2] != START or end < 0:
         raise ValueError("not a whole JPEG")
-    adobe = b"\xff\xee" + struct.pack(">H5sHHHB", 14, b"Adobe", 100, 0, 0, _TRANSFORM[photometric])
-    parts = [_START, adobe]
-    for source in (tables or b"", payload):
-        for marker, start, stop in _segments(source):
-            if marker in _FRAMES:
-                _check_frame(source[start + 4 : start + 10], size)
-            if marker == _SCAN:
-                return b"".join([*parts, payload[start : end + 2]])
-            if marker in _KEPT:
-                parts.append(source[start:stop])
-    raise ValueError("JPEG without a scan")
-
-
-def _check_frame(header: bytes, size: tuple[int, int]) -> None:
-    bits, height, width, components = struct.unpack(">BHHB", header)
-    if (bits, height, width, components) != (8, *size, 3):
-        found = f"{components} components of {bits} bits, {width} x {height}"
+    header = jpeg_header(payload, tables)
+    if header.frame not in _FRAMES or (header.bits, *header.size, len(header.ids)) != (8, *size, 3):
+        found = f"{len(header.ids)} components of {header.bits} bits, {header.size.x} x {header.size.y}"
         raise ValueError(f"JPEG frame of {found}: expected 3 of 8 bits, {size[1]} x {size[0]}")
-
-
-def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yield (marker, start, stop) of each segment up to and with the first start of scan."""
-    position = 2
-    while position + 4 <= len(data):
-        if data[position] != 0xFF:
-            raise ValueError("JPEG marker expected")
-        marker = data[position + 1]
-        if marker == 0xFF:  # fill byte
-            position += 1
-            continue
-        if marker == _END[1]:
-            return
-        stop = position + 2 + struct.unpack(">H", data[position + 2 : position + 4])[0]
-        yield marker, position, stop
-        position = stop
+    if header.scan is None:
+        raise ValueError("JPEG without a scan")
+    adobe = b"\xff\xee" + struct.pack(">H5sHHHB", 14, b"Adobe", 100, 0, 0, _TRANSFORM[jpeg_space(header, tag)])
+    kept = [
+        source[each.start : each.stop]
+        for source in (tables or b"", payload)
+        for each in segments(source)
+        if each.marker in _KEPT
+    ]
+    return b"".join([START, adobe, *kept, payload[header.scan.start : end + 2]])

@@ -9,7 +9,7 @@ import numpy as np
 
 from wsi.errors import DamagedSlideError
 from wsi.passthrough import complete_jpeg, is_colour_jpeg
-from wsi.readers.jpeg_checks import check_jpeg
+from wsi.readers.jpeg import check_jpeg
 from wsi.readers.mosaic import one_line
 from wsi.readers.tiff_reader import TiffReader
 from wsi.slide import DAMAGED_RGB, RGB, Slide
@@ -42,8 +42,8 @@ def reduced_tile(slide: TiffReader, level: int, index: int, reduction: int) -> R
     payload = slide.payload(level, index)
     if not payload:
         return None
-    check_jpeg(payload, layout.tile)
     page = layout.page
+    check_jpeg(payload, layout.tile, page.jpegtables)
     return reduced_jpeg(complete_jpeg(payload, page.jpegtables, page.photometric.name, layout.tile), reduction)
 
 

@@ -15,6 +15,8 @@ from zarr.core.array_spec import ArraySpec
 from zarr.core.buffer import Buffer, NDBuffer
 from zarr.registry import get_codec_class, register_codec
 
+from wsi.readers.jpeg import jpeg_header
+
 NAME = "imagecodecs_jpeg"
 
 
@@ -37,7 +39,11 @@ class ZarrJpeg(ArrayBytesCodec):  # type: ignore[misc]
         return {"name": NAME, "configuration": {key: value for key, value in given.items() if value is not None}}
 
     async def _decode_single(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
-        pixels = await asyncio.to_thread(imagecodecs.jpeg8_decode, chunk_bytes.to_bytes())
+        data = chunk_bytes.to_bytes()
+        header = jpeg_header(data)
+        if (*header.size, len(header.ids)) != tuple(chunk_spec.shape):
+            raise ValueError(f"expected a JPEG of {chunk_spec.shape}, found {(*header.size, len(header.ids))}")
+        pixels = await asyncio.to_thread(imagecodecs.jpeg8_decode, data)
         return chunk_spec.prototype.nd_buffer.from_numpy_array(pixels.reshape(chunk_spec.shape))
 
     async def _encode_single(self, chunk_array: NDBuffer, chunk_spec: ArraySpec) -> Buffer | None:

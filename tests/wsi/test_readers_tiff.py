@@ -12,7 +12,7 @@ import tifffile
 from making import RGB, picture, write_deflate, write_pyramid
 
 from wsi.errors import DamagedSlideError, UnreadableSlideError
-from wsi.readers.jpeg_checks import check_jpeg, jpeg_frame
+from wsi.readers.jpeg import check_jpeg, jpeg_header
 from wsi.readers.tiff_reader import TiffReader
 from wsi.slide import DAMAGED_RGB, Slide, open_slide
 from wsi.units import YX, Box
@@ -183,8 +183,8 @@ def test_a_whole_jpeg_passes_and_a_blank_one_too() -> None:
     check_jpeg(tile_jpeg() + bytes(40), YX(256, 256))
     blank = np.full((256, 256, 3), 255, np.uint8)
     check_jpeg(bytes(imagecodecs.jpeg8_encode(blank, level=30, optimize=True)), YX(256, 256))
-    size, blocks, sequential = jpeg_frame(tile_jpeg())
-    assert (size, blocks, sequential) == (YX(256, 256), 16 * 16 * 6, True)
+    header = jpeg_header(tile_jpeg())
+    assert (header.size, header.blocks, header.frame) == (YX(256, 256), 16 * 16 * 6, 0xC0)
 
 
 def test_a_jpeg_that_is_cut_holed_or_too_large_is_damage() -> None:

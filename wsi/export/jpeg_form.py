@@ -3,17 +3,15 @@
 Sources: ITU-T T.81 annex B; Adobe TN 5116; the rules of libjpeg for files without an Adobe marker.
 """
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
-_SCAN = 0xDA
-_FRAMES = frozenset({0xC0, 0xC1})
-"""Baseline and extended; a TIFF tile is not progressive."""
-_ADOBE, _JFIF = 0xEE, 0xE0
+from wsi.readers.colour import jpeg_space
+from wsi.readers.jpeg import ADOBE, JFIF, SCAN, SEQUENTIAL, jpeg_header, segments
+
 _SUBSAMPLING = {(1, 1): "444", (2, 1): "422", (2, 2): "420"}
 
 
@@ -47,11 +45,13 @@ class JpegForm(NamedTuple):
         if self != ("ycbcr", (1, 1)):
             return whole
         parts, end = [whole[:2]], 2
-        for marker, start, stop in _segments(whole):
+        for marker, start, stop in segments(whole):
+            if marker == SCAN:
+                break
             segment = bytearray(whole[start:stop])
-            if marker in _FRAMES:
+            if marker in SEQUENTIAL:
                 segment[10:19:3] = b"\0\1\2"
-            if marker not in {_JFIF, _ADOBE}:
+            if marker not in {JFIF, ADOBE}:
                 parts.append(bytes(segment))
             end = stop
         scan = bytearray(whole[end : end + 14])
@@ -61,36 +61,14 @@ class JpegForm(NamedTuple):
 
 def jpeg_form(data: bytes | memoryview) -> JpegForm | None:
     """Return the form of a complete JPEG file, None where it is not a colour JPEG that a TIFF tile can hold."""
-    head = bytes(data[:4096])
-    transform, jfif, frame, end = None, False, b"", 2
-    for marker, start, stop in _segments(head):
-        body, end = head[start + 4 : stop], stop
-        if marker == _ADOBE and body[:5] == b"Adobe" and len(body) >= 12:
-            transform = body[11]
-        elif marker == _JFIF and body[:4] == b"JFIF":
-            jfif = True
-        elif marker in _FRAMES:
-            frame = body
-    one_scan = head[end : end + 2] == bytes([0xFF, _SCAN]) and head[end + 4 : end + 5] == b"\3"
-    return _form(frame, transform, jfif) if one_scan else None
-
-
-def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yield (marker, start, stop) of each segment before the scan."""
-    place = 2
-    while place + 4 <= len(data) and data[place] == 0xFF and data[place + 1] != _SCAN:
-        stop = place + 2 + int.from_bytes(data[place + 2 : place + 4], "big")
-        yield data[place + 1], place, stop
-        place = stop
-
-
-def _form(frame: bytes, transform: int | None, jfif: bool) -> JpegForm | None:
-    if len(frame) < 15 or frame[5] != 3:
+    try:
+        header = jpeg_header(bytes(data[:4096]))
+    except ValueError:
         return None
-    (id0, s0), (id1, s1), (id2, s2) = ((frame[6 + 3 * i], frame[7 + 3 * i]) for i in range(3))
-    subsampling = (s0 >> 4, s0 & 15)
-    if (s1, s2) != (0x11, 0x11) or subsampling not in _SUBSAMPLING:
+    if header.frame not in SEQUENTIAL or header.bits != 8 or (len(header.ids), header.scan_components) != (3, 3):
         return None
-    unmarked_rgb = not jfif and bytes([id0, id1, id2]) == b"RGB"  # as libjpeg decides
-    rgb = unmarked_rgb if transform is None else transform == 0
-    return JpegForm("rgb" if rgb else "ycbcr", subsampling)
+    luma, *chroma = header.sampling
+    subsampling = (luma.x, luma.y)
+    if any(factors != (1, 1) for factors in chroma) or subsampling not in _SUBSAMPLING:
+        return None
+    return JpegForm(jpeg_space(header, None).lower(), subsampling)

@@ -174,8 +174,13 @@ class _LevelWriter:
     def tags(self) -> dict[str, Any]:
         """What tifffile is to say of the tiles."""
         if self._form:
-            plain = {"photometric": self._form.photometric, "compression": "jpeg"}
-            return plain | ({"subsampling": self._form.subsampling} if self._form.photometric == "ycbcr" else {})
+            # tifffile tags JPEG tiles with the colours that it would encode them in, not with `photometric`.
+            return {
+                "photometric": self._form.photometric,
+                "compression": "jpeg",
+                "compressionargs": {"outcolorspace": self._form.photometric},
+                "subsampling": self._form.subsampling,
+            }
         named = {"deflate": "adobe_deflate", "zstd": "zstd"}[self._method]
         return {"photometric": "rgb", "compression": named, "predictor": True}
 

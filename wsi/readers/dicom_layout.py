@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from wsi.errors import UnreadableSlideError
+from wsi.readers.colour import DICOM_SPACES
 from wsi.readers.mosaic import one_line
 from wsi.readers.tiff_layout import MAX_TILE_BYTES
 from wsi.units import YX, ceil_div
@@ -19,7 +20,6 @@ RAW = frozenset(("1.2.840.10008.1.2", "1.2.840.10008.1.2.1"))
 JPEG = frozenset(("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"))
 JPEG_LS = frozenset(("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"))
 JPEG_2000 = frozenset(("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91"))
-_PHOTOMETRIC = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "MONOCHROME2")
 _ITEM, _UNDEFINED = b"\xfe\xff\x00\xe0", 0xFFFFFFFF
 
 
@@ -136,8 +136,12 @@ def _refuse(dataset: Any) -> None:
     if syntax not in RAW | JPEG | JPEG_LS | JPEG_2000:
         raise UnreadableSlideError(f"transfer syntax {syntax}: expected raw, JPEG, JPEG-LS or JPEG 2000")
     bits, kind = int(dataset.BitsAllocated), str(dataset.PhotometricInterpretation)
-    if bits != 8 or kind not in _PHOTOMETRIC or int(dataset.SamplesPerPixel) not in {1, 3}:
+    if bits != 8 or kind not in DICOM_SPACES or int(dataset.SamplesPerPixel) not in {1, 3}:
         raise UnreadableSlideError(f"{dataset.SamplesPerPixel} samples of {bits} bits, {kind}: expected 8-bit colour")
+    if syntax in RAW and kind == "YBR_FULL_422":
+        raise UnreadableSlideError(
+            "YBR_FULL_422 that is not compressed: half its chroma is left out, expected all of it"
+        )
     if int(dataset.get("TotalPixelMatrixFocalPlanes", 1)) > 1 or int(dataset.get("NumberOfOpticalPaths", 1)) > 1:
         raise UnreadableSlideError("several focal planes or optical paths: expected one")
     if "ConcatenationUID" in dataset:

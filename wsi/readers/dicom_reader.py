@@ -10,12 +10,12 @@ from pathlib import Path
 
 import imagecodecs
 import numpy as np
-from numpy.typing import NDArray
 
 from wsi.errors import UnreadableSlideError
-from wsi.readers.colour import grey_to_rgb, ycbcr_to_rgb
+from wsi.readers.colour import DICOM_SPACES, grey_to_rgb, jpeg2000_space, jpeg_codec_spaces, ycbcr_to_rgb
 from wsi.readers.dicom_layout import JPEG, JPEG_2000, JPEG_LS, DicomInstance, read_instance, series_of
-from wsi.readers.jpeg_checks import check_jpeg, jpeg2000_size
+from wsi.readers.jpeg import check_jpeg
+from wsi.readers.jpeg2000 import check_jpeg2000
 from wsi.readers.mosaic import Mosaic, TileGrid
 from wsi.slide import RGB, Level, MppClaim
 from wsi.units import Box
@@ -71,7 +71,7 @@ class DicomReader(Mosaic):
             if offset + length > size:
                 raise EOFError(f"expected {length} bytes at {offset}, the file has {size}")
             pieces.append(os.pread(self._descriptors[level], length, offset))
-        return _to_rgb(_samples(b"".join(pieces), instance), instance)
+        return _rgb(b"".join(pieces), instance)
 
     def close(self) -> None:
         """See `wsi.slide.Slide.close`."""
@@ -120,23 +120,19 @@ def _downsample(first: DicomInstance, instance: DicomInstance) -> float:
     return float(nearest) if exact else ratio
 
 
-def _samples(payload: bytes, instance: DicomInstance) -> NDArray[np.uint8]:
-    """Decode one frame to uint8 (rows, columns, samples)."""
-    tile, syntax = instance.tile, instance.transfer_syntax
+def _rgb(payload: bytes, instance: DicomInstance) -> RGB:
+    """Decode one frame to uint8 (rows, columns, 3)."""
+    tile, syntax, tag = instance.tile, instance.transfer_syntax, DICOM_SPACES[instance.photometric]
+    inside = tag
     if syntax in JPEG:
-        check_jpeg(payload, tile)
-        # Marked data say their colours themselves, and rightly; unmarked ones have only DICOM's word for it.
-        marked = b"JFIF\0" in payload[:64] or b"Adobe" in payload[:4096]
-        inside = None if marked or instance.samples == 1 else ("RGB" if instance.photometric == "RGB" else "YCBCR")
-        pixels = imagecodecs.jpeg8_decode(payload, colorspace=inside, outcolorspace="RGB" if inside else None)
+        coded, wanted = jpeg_codec_spaces(check_jpeg(payload, tile), tag)
+        pixels, inside = imagecodecs.jpeg8_decode(payload, colorspace=coded, outcolorspace=wanted), "RGB"
     elif syntax in JPEG_LS:
-        check_jpeg(payload.rstrip(b"\0"), tile)
+        check_jpeg(payload, tile)
         pixels = imagecodecs.jpegls_decode(payload)
     elif syntax in JPEG_2000:
-        declared = jpeg2000_size(payload)
-        if declared is None or declared.y > tile.y or declared.x > tile.x:
-            raise ValueError(f"expected {tile.x} x {tile.y} px, found {declared}")
-        pixels = imagecodecs.jpeg2k_decode(payload)
+        header = check_jpeg2000(payload, tile)
+        pixels, inside = imagecodecs.jpeg2k_decode(payload), jpeg2000_space(header, tag)
     else:
         pixels = np.frombuffer(payload, np.uint8)
         shape = (instance.samples, *tile) if instance.planar else (*tile, instance.samples)
@@ -144,11 +140,6 @@ def _samples(payload: bytes, instance: DicomInstance) -> NDArray[np.uint8]:
     pixels = pixels if pixels.ndim == 3 else pixels[..., None]
     if pixels.shape != (*tile, instance.samples) or pixels.dtype != np.uint8:
         raise ValueError(f"expected a frame of {(*tile, instance.samples)}, found {pixels.shape} {pixels.dtype}")
-    return pixels
-
-
-def _to_rgb(samples: NDArray[np.uint8], instance: DicomInstance) -> RGB:
     if instance.samples == 1:
-        return grey_to_rgb(samples, inverted=False)
-    decoded_to_rgb = instance.transfer_syntax in JPEG or instance.photometric in {"RGB", "YBR_ICT", "YBR_RCT"}
-    return samples if decoded_to_rgb else ycbcr_to_rgb(samples)
+        return grey_to_rgb(pixels, inverted=tag == "MINISWHITE")
+    return ycbcr_to_rgb(pixels) if inside == "YCBCR" else pixels

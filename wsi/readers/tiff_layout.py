@@ -15,8 +15,9 @@ from tifffile import TiffFile, TiffFileError, TiffPage, TiffPageSeries
 from wsi.errors import UnreadableSlideError
 from wsi.readers.bif import refusal, scan_facts
 from wsi.readers.mosaic import one_line
+from wsi.readers.tiff_decode import BYTE_STREAMS, READABLE, YCBCR_READABLE
 from wsi.readers.tiff_directories import lost_directory
-from wsi.readers.tiff_metadata import aperio_facts, mpp_claims, positive
+from wsi.readers.tiff_metadata import aperio_facts, mpp_claims, positive, significant_bits
 from wsi.slide import Level, MppClaim
 from wsi.units import YX, ceil_div
 
@@ -55,6 +56,8 @@ class TiffLayout:
     levels: tuple[Level, ...]
     orientation: int
     """TIFF tag 274, 1 to 8."""
+    significant_bits: int | None
+    """Bits of a sample that carry the picture, where these are fewer than are stored."""
     mpp_claims: tuple[MppClaim, ...]
     objective_power: float | None
     notes: tuple[str, ...]
@@ -96,15 +99,17 @@ def _layout(tiff: TiffFile, lost: int) -> TiffLayout:
     orientation = _orientation(pages[0])
     levels = tuple(_level(level, stored[0], orientation, philips=bool(tiff.is_philips)) for level in stored)
     keep = [i for i, level in enumerate(levels) if i == 0 or _same_shape(level, levels[0])]
+    bits = significant_bits(tiff.ome_metadata or "", pages[0]) if tiff.is_ome else None
     facts = aperio_facts(pages[0]) if tiff.is_svs else scan_facts(tiff) if tiff.is_bif else {}
     return TiffLayout(
         format=series.kind,
         stored_levels=tuple(stored[i] for i in keep),
         levels=tuple(levels[i] for i in keep),
         orientation=orientation,
+        significant_bits=bits,
         mpp_claims=mpp_claims(tiff, pages[0], facts),
         objective_power=positive(facts.get("AppMag") or facts.get("Magnification")),
-        notes=_notes(pages[0], orientation),
+        notes=_notes(pages[0], orientation, bits),
         missing=_missing(tiff, [stored[i] for i in keep], lost),
     )
 
@@ -188,12 +193,16 @@ def _refuse_unreadable(page: TiffPage, stored: YX) -> None:
         raise UnreadableSlideError(
             f"{kind[0]} with {page.samplesperpixel} samples: expected RGB, grey, palette or CMYK"
         )
-    if kind[0] == "YCBCR" and page.compression not in {7, 33003, 50001, 34892}:
+    if kind[0] == "YCBCR" and page.compression not in YCBCR_READABLE:
         raise UnreadableSlideError("YCbCr without JPEG is left to OpenSlide")
     if kind[0] == "PALETTE" and (page.colormap is None or page.bitspersample != 8):
         raise UnreadableSlideError("palette without an 8-bit colour map")
     if page.compression == 6:
         raise UnreadableSlideError("old-style JPEG (compression 6) is left to OpenSlide")
+    if page.compression not in READABLE or (page.compression in BYTE_STREAMS and page.predictor not in {1, 2}):
+        raise UnreadableSlideError(
+            f"compression {page.compression!s} with predictor {page.predictor}: not read by this reader"
+        )
     if kind[0] == "SEPARATED" and page.tags.valueof(332, 1) != 1:
         raise UnreadableSlideError("inks other than cyan, magenta, yellow and black")
 
@@ -226,10 +235,11 @@ def _same_shape(level: Level, first: Level) -> bool:
     return abs(ratios[0] / ratios[1] - 1) < slack or float(level.downsample).is_integer()
 
 
-def _notes(page: TiffPage, orientation: int) -> tuple[str, ...]:
+def _notes(page: TiffPage, orientation: int, bits: int | None) -> tuple[str, ...]:
     notes = []
     if page.bitspersample == 16:
-        notes.append("16-bit samples scaled to 8 bits: round(value / 257)")
+        most = 2 ** (bits or 16) - 1
+        notes.append(f"{bits or 16}-bit samples scaled to 8 bits: round(value * 255 / {most})")
     if page.samplesperpixel == 4 and page.photometric.name == "RGB":
         kind = "straight" if 2 in page.extrasamples else "premultiplied"
         notes.append(f"alpha channel ({kind}) laid on white" if page.extrasamples else "fourth sample ignored")

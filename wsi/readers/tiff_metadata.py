@@ -20,9 +20,9 @@ def aperio_facts(page: TiffPage) -> dict[str, str]:
 
 
 def positive(text: str | None) -> float | None:
-    """Return the number that a text spells, None unless it is finite and above 0."""
+    """Return the number that a text spells, with a decimal point or comma; None unless it is finite and above 0."""
     try:
-        value = float(text) if text else 0.0
+        value = float(text.replace(",", ".")) if text else 0.0
     except ValueError:
         return None
     return value if 0 < value < math.inf else None
@@ -63,9 +63,24 @@ def _tag_mpp(page: TiffPage, um_per_unit: float | None = None) -> tuple[float, f
     return um_per_unit * y[1] / y[0], um_per_unit * x[1] / x[0]
 
 
-def _ome_mpp(xml: str) -> tuple[float, float] | None:
+def significant_bits(xml: str, page: TiffPage) -> int | None:
+    """Return OME's SignificantBits of the picture of a page's size, None where they are as many as are stored."""
+    for node in ome_pixels(xml):
+        bits = positive(node.get("SignificantBits"))
+        size = (positive(node.get("SizeY")), positive(node.get("SizeX")))
+        if size == (page.imagelength, page.imagewidth) and bits and 8 <= bits < page.bitspersample:
+            return int(bits)
+    return None
+
+
+def ome_pixels(xml: str) -> list[ElementTree.Element]:
+    """Return the Pixels elements of an OME-XML, in its order."""
     root = _parsed(xml)
-    pixels = [node for node in root.iter() if node.tag.endswith("}Pixels")] if root is not None else []
+    return [node for node in root.iter() if node.tag.endswith("}Pixels")] if root is not None else []
+
+
+def _ome_mpp(xml: str) -> tuple[float, float] | None:
+    pixels = ome_pixels(xml)
     if not pixels:
         return None
     node = max(pixels, key=lambda n: (positive(n.get("SizeX")) or 0) * (positive(n.get("SizeY")) or 0))

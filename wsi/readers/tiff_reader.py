@@ -9,8 +9,6 @@ import time
 import weakref
 from pathlib import Path
 
-import numpy as np
-
 from wsi.readers.mosaic import Mosaic, TileGrid
 from wsi.readers.tiff_decode import PageDecoder
 from wsi.readers.tiff_layout import read_layout
@@ -52,7 +50,16 @@ class TiffReader(Mosaic):
         self.missing = layout.missing
         self.stored_levels = layout.stored_levels
         self.orientation = layout.orientation
-        self._decoders = [PageDecoder(level.page, level.stored, level.tile) for level in layout.stored_levels]
+        self._decoders = [
+            PageDecoder(
+                level.page,
+                level.stored,
+                level.tile,
+                aperio=layout.format == "svs",
+                significant_bits=layout.significant_bits,
+            )
+            for level in layout.stored_levels
+        ]
         self._by_payload: dict[tuple[int, bytes], RGB] = {}
         self.seconds_reading = 0.0
         """Time spent on getting bytes from the file, since it was opened; on several threads, about."""
@@ -96,13 +103,13 @@ class TiffReader(Mosaic):
         if not payload:
             return None
         if len(payload) > _SMALL_PAYLOAD:
-            return decoder.rgb(decoder.samples(payload, index))
+            return decoder.rgb(payload, index)
         key = (level, payload)
         known = self._by_payload.get(key)
         if known is None:
             if len(self._by_payload) >= _REMEMBERED_PAYLOADS:
                 self._by_payload, self._known = {}, set()
-            known = decoder.rgb(decoder.samples(payload, index))
+            known = decoder.rgb(payload, index)
             self._by_payload[key] = known
             self._known.add(id(known))
         return known
@@ -113,13 +120,9 @@ class TiffReader(Mosaic):
     def _decode_planes(self, level: int, index: int) -> RGB | None:
         decoder, layout = self._decoders[level], self.stored_levels[level]
         stride = layout.grid.y * layout.grid.x
-        planes = []
-        for plane in range(decoder.planes):
-            payload = self.payload(level, index + plane * stride)
-            if not payload:
-                return None
-            planes.append(decoder.samples(payload, index + plane * stride)[..., 0])
-        return decoder.rgb(np.stack(planes, axis=-1))
+        indices = [index + plane * stride for plane in range(decoder.planes)]
+        payloads = [self.payload(level, i) for i in indices]
+        return decoder.rgb_of_planes(payloads, indices) if all(payloads) else None
 
     def payload(self, level: int, index: int) -> bytes:
         """Return a tile's compressed bytes as they lie in the file; empty where the tile was never written.

@@ -33,7 +33,8 @@ def test_jfif_goes_before_a_tag_that_says_rgb(tmp_path: Path) -> None:
     tifffile.imwrite(
         tmp_path / "a.tif", iter([data]), shape=(256, 256, 3), dtype=np.uint8, tile=(256, 256), metadata=None, **options
     )
-    assert tifffile.TiffFile(tmp_path / "a.tif").pages.first.photometric.name == "RGB"
+    with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
+        assert tiff.pages.first.photometric.name == "RGB"
     slide = open_slide(tmp_path / "a.tif", "tiff")
     np.testing.assert_array_equal(slide.read(0, Box(0, 0, 256, 256)), imagecodecs.jpeg8_decode(data))
 

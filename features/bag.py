@@ -11,14 +11,14 @@ In the file (x, y); everywhere in this software (y, x): the exchange happens her
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from features.bag_content import Floats, check_finite, content_of, half_rows
+from features.bag_content import Floats, content_of, half_rows
 from features.bag_forms import OpenBag, header_facts, is_in_um, open_bag, um_coords_message, xy_rows
 from features.hdf5 import Attributes, read_hdf5, writing_hdf5
 from wsi.errors import BagError, RequestError
@@ -234,7 +234,7 @@ def content_sha256(header: BagHeader) -> str:
     return _read_sha256(header.path, (status.st_ino, status.st_size, status.st_mtime_ns))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _read_sha256(path: Path, _state: tuple[int, int, int]) -> str:
     """Read a bag's hash; ``_state`` tells whether the file is still the one that was read."""
     return read_hdf5(path, lambda file: content_of(open_bag(file, path)).sha256)

@@ -53,7 +53,7 @@ def read_hdf5(path: Path, read: Callable[[Any], T]) -> T:
             return _read_once(path, read)
         except OSError as error:
             if pause_s is None:
-                told = f"{error.strerror or error} ({len(PAUSES_S) + 1} attempts): look at the storage, and run it again"
+                told = f"{error.strerror or error} ({len(PAUSES_S) + 1} attempts): see to the storage and run again"
                 raise OSError(error.errno, told, str(path)) from None
             time.sleep(pause_s)
     raise AssertionError("unreachable")

@@ -23,7 +23,7 @@ SLIDE_FACTS = frozenset({"slide", "slide_mpp", "reader", "assume_mpp", "on_damag
 
 
 NEAR_MPP = 1.1
-"""Ratio up to which two um/px are one scale: slides of one scanner differ by some per cent, powers by a half or more."""
+"""Ratio up to which two um/px are one scale: slides of one scanner differ by some per cent, powers by a half."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,9 +184,7 @@ def shared_recipe(recipe: Recipe) -> Recipe:
     return {**recipe, "tiling": {key: value for key, value in tiling.items() if key not in SLIDE_FACTS}}
 
 
-def check_same_making(
-    header: BagHeader, encoder: str, recipe: Recipe, dim: int, scale: Scale, source: str
-) -> None:
+def check_same_making(header: BagHeader, encoder: str, recipe: Recipe, dim: int, scale: Scale, source: str) -> None:
     """Raise `RequestError` naming what differs between a bag and the encoder, shared recipe, width and scale wanted."""
     lines = differences({"encoder": header.encoder, "dim": header.dim}, {"encoder": encoder, "dim": dim})
     lines += differences(shared_recipe(header.recipe), recipe) + scale.other(header)

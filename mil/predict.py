@@ -22,15 +22,14 @@ import numpy as np
 
 from features.bag import find_bags
 from mil.cohort import BagSet, Cohort, cohort_digest, scan_bags
-from mil.ensemble import check_bags_fit, load_ensemble
+from mil.ensemble import check_bags_fit, load_ensemble, scales_of
 from mil.fusion import check_made_alike, open_fused, scan
-from mil.leaks import pictures, seen_pictures
+from mil.leaks import notes_of_training, pictures
 from mil.metrics import Floats
 from mil.options import TrainOptions, resolve
 from mil.run import RunFolder
 from mil.scores import patient_logits
 from mil.slides import Budget, SlideOptions, make_bags
-from mil.splits import read_pictures, read_splits
 from mil.targets import told_by
 from wsi.atomic import make_folder, write_text
 from wsi.claim import claim
@@ -119,7 +118,8 @@ def _given(run: RunFolder, options: PredictOptions) -> tuple[list[ManifestRow], 
     if run.fusion == "none":
         check_bags_fit(run, list(sets[0].headers.values()))
     else:
-        check_made_alike(sets, run.fusion, json.loads(run.config["about"]["bag_recipe"]), f"the run {run.path}")
+        recipe = json.loads(run.config["about"]["bag_recipe"])
+        check_made_alike(sets, run.fusion, recipe, f"the run {run.path}", scales_of(run))
     return rows, sets
 
 
@@ -245,16 +245,8 @@ def _notes(run: RunFolder, cohort: Cohort, patients: Sequence[str], picture_of: 
     uniform = [patient for patient in patients if patient not in usable]
     if uniform:
         notes.append(f"{len(uniform)} patients at equal probabilities, without a usable slide: {', '.join(uniform)}")
-    seen = sorted(set(read_splits(run.path / "splits.csv")) & set(cohort.image_ids))
-    if seen:
-        listed = f"{', '.join(seen[:5])}{' ...' if len(seen) > 5 else ''}"
-        notes.append(
-            f"{len(seen)} slides were in the run's training, their scores flatter: {listed}; see oof.csv instead"
-        )
-    twins = seen_pictures(read_pictures(run.path / "splits.csv"), picture_of)
-    if twins:
-        listed = f"{', '.join(twins[:5])}{' ...' if len(twins) > 5 else ''}"
-        notes.append(f"{len(twins)} slides are pictures of the run's training under other names: {listed}")
+    rows = [ManifestRow(*ids) for ids in zip(cohort.image_ids, cohort.patient_ids, strict=True)]
+    notes += notes_of_training(run.path, rows, picture_of)
     return notes
 
 

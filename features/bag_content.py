@@ -67,10 +67,10 @@ def _is_mappable(features: Any) -> bool:
 
 def _read(bag: OpenBag) -> Floats:
     """Read the features; wider floats become float32, other byte orders this machine's."""
-    rows = np.asarray(bag.features[()]).reshape(bag.shape)
+    rows: Floats = np.asarray(bag.features[()]).reshape(bag.shape)
     kind = np.float16 if rows.dtype.itemsize == 2 else np.float32
     with np.errstate(over="ignore"):
-        cast = np.ascontiguousarray(rows, dtype=kind)
+        cast: Floats = np.ascontiguousarray(rows, dtype=kind)
     check_finite(str(bag.path), cast, original=rows)
     return cast
 

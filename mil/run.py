@@ -28,8 +28,8 @@ from wsi.errors import RecipeMismatchError, RequestError
 from wsi.recipe import Recipe, recipe_hash, refuse_other_recipe
 
 FORMAT = "gigamil-run-1"
-_TOP = ("config.toml", "splits.csv", "others.csv", "oof.csv", "metrics.json", "calibration.json", "report.html")
-_TOP += ("model_card.md",)
+_TABLES = ("splits.csv", "others.csv", "oof.csv")
+_TOP = ("config.toml", *_TABLES, "metrics.json", "calibration.json", "report.html", "model_card.md")
 _MODEL = ("weights.safetensors", "model.json", "scores.csv", "history.csv", "checkpoint.safetensors", EVENTS)
 _PARTIAL = re.compile(r"\..+\.\d+\.partial")
 

@@ -20,6 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from features.bag import find_bags
 from mil.cohort import BagSet, Cohort, cohort_digest, scan_bags
@@ -230,7 +231,7 @@ def _probabilities(
         logits[first : first + len(chunk)] = ensemble.logits(chunk, *others)
         progress.advance(len(chunk))
     progress.end()
-    finite = np.isfinite(logits).all(axis=1)
+    finite: NDArray[np.bool_] = np.asarray(np.isfinite(logits).all(axis=1))
     if cohort.usable_N.any() and not finite[cohort.usable_N].any():
         raise RequestError(f"{run.path}: its models answer no slide with finite numbers: train the run again")
     unanswered = {own for own, fine in zip(cohort.image_ids, finite, strict=True) if not fine}

@@ -9,20 +9,18 @@ In the file (x, y); everywhere in this software (y, x): the exchange happens her
 """
 
 import hashlib
-import io
-import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 
-from features.bag_forms import features_dataset, header_facts, um_coords_message, xy_rows
-from wsi.atomic import replacing
+from features.bag_content import Floats, content_of, half_rows
+from features.bag_forms import OpenBag, header_facts, is_in_um, open_bag, um_coords_message, xy_rows
+from features.hdf5 import Attributes, read_hdf5, writing_hdf5
 from wsi.errors import BagError, RequestError
 from wsi.recipe import Recipe, canonical, recipe_hash
 
@@ -30,7 +28,6 @@ FORMAT = "gigamil-bag/1"
 POWERS = (1.25, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0)
 """Nominal objective powers; the exact um/px stands beside them, at the root."""
 
-Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.int64]
 
 
@@ -53,7 +50,11 @@ class BagHeader:
     level0_shape_yx: tuple[int, int] | None
     """Level-0 pixels of the slide."""
     mpp: float | None
-    """um/px at which the tiles were taken."""
+    """um/px at which the tiles were taken; of TRIDENT's bags by the nominal objective power."""
+    tile_px: float | None = None
+    """Pixels per tile side at that um/px, where the file tells it."""
+    content_sha256: str = ""
+    """Of features and coordinates, as written; empty in a file of another tool."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,40 +99,8 @@ def write_bag(path: Path, blocks: Sequence[Floats], coords_l0_yx: Ints, facts: B
     n_tiles, dim = sum(len(block) for block in blocks), blocks[0].shape[1]
     if coords_l0_yx.shape != (n_tiles, 2):
         raise BagError(f"{path.name}: expected one (y, x) per tile: {n_tiles} tiles, coordinates {coords_l0_yx.shape}")
-    try:
-        with replacing(path) as temporary, _Sink(temporary, "w+") as sink:
-            with h5py.File(sink, "w") as file:
-                _write(file, path.name, blocks, (n_tiles, dim), coords_l0_yx, facts)
-            if sink.error is not None:
-                raise sink.error
-    except OSError as error:
-        raise BagError(f"{path} cannot be written ({error.strerror or error}): make room and run it again") from None
-
-
-class _Sink(io.FileIO):
-    """A file that HDF5 writes to, and that keeps the first error until HDF5 has done.
-
-    HDF5 does not survive an error while it closes a file: it leaks the file, and complains again at the program's end.
-    """
-
-    error: OSError | None = None
-
-    def write(self, data: Any, /) -> int:
-        view = memoryview(data).cast("B")
-        done = 0
-        try:
-            while done < len(view) and self.error is None:
-                done += super().write(view[done:]) or 0
-        except OSError as error:
-            self.error = error
-        return len(view)
-
-    def truncate(self, size: int | None = None, /) -> int:
-        try:
-            return super().truncate(size)
-        except OSError as error:
-            self.error = self.error or error
-            return size or 0
+    with writing_hdf5(path) as file:
+        _write(file, path.name, blocks, (n_tiles, dim), coords_l0_yx, facts)
 
 
 def _write(
@@ -142,7 +111,7 @@ def _write(
     features = file.create_dataset("features", shape=shape, dtype=np.float16)
     row = 0
     for block in blocks:
-        half = _half(name, block, row, coords_l0_yx)
+        half = half_rows(name, block, row, coords_l0_yx)
         if len(half):
             features[row : row + len(half)] = half
         digest.update(half.data)
@@ -157,30 +126,6 @@ def _write(
 def nominal_power(mpp: float) -> float:
     """Return the nominal objective power nearest to ``mpp`` um/px (0.5 is 20x), as a ratio."""
     return min(POWERS, key=lambda power: abs(np.log(power * mpp / 10)))
-
-
-def _half(name: str, block: Floats, first_row: int, coords_l0_yx: Ints) -> npt.NDArray[np.float16]:
-    with np.errstate(over="ignore", invalid="ignore"):
-        half = np.ascontiguousarray(block, dtype=np.float16)
-    check_finite(name, half, first_row, coords_l0_yx, block)
-    return half
-
-
-def check_finite(
-    name: str, rows: Floats, first_row: int = 0, coords_l0_yx: Ints | None = None, original: Floats | None = None
-) -> None:
-    """Raise `BagError` naming the first tile of ``rows`` (n, D) that holds a NaN or an infinite value."""
-    finite = np.isfinite(rows)
-    if finite.all():
-        return
-    row, column = (int(v) for v in np.argwhere(~finite)[0])
-    value = (rows if original is None else original)[row, column]
-    where = "" if coords_l0_yx is None else " at level-0 (y, x) = ({}, {})".format(*coords_l0_yx[first_row + row])
-    what = "NaN" if np.isnan(value) else f"{value:g}, beyond float16's 65504" if np.isfinite(value) else "infinite"
-    raise BagError(
-        f"{name}: feature {column} of tile {first_row + row}{where} is {what}: "
-        "look at that tile and at the encoder's weights, or extract with --precision fp32"
-    )
 
 
 def _trident_attributes(facts: BagFacts) -> dict[str, Any]:
@@ -215,58 +160,28 @@ def _root_attributes(facts: BagFacts, content_sha256: str) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def _open(path: Path) -> Iterator[Any]:
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            yield file
-    except FileNotFoundError:
-        raise BagError(f"{path}: expected a bag of features (.h5), found no file: run gigamil extract") from None
-    except OSError as error:
-        first_line = str(error).splitlines()[0]
-        raise BagError(f"{path}: expected a whole HDF5 file, cannot read it ({first_line}): extract it again") from None
-
-
 def read_header(path: Path) -> BagHeader:
     """Read what a bag says of itself.
 
     Raises
     ------
     BagError
-        The file is missing, truncated, no bag, or has other numbers of features and coordinates.
+        The file is missing, truncated, no bag, has other numbers of features and coordinates, or values of attributes
+        that cannot be.
+    OSError
+        The storage fails.
     """
-    with _open(path) as file:
-        dataset = features_dataset(file, path)
-        n_tiles, dim = dataset.shape[-2:]
-        facts = header_facts(file, path, n_tiles)
-        try:
-            recipe, provenance = (json.loads(file.attrs.get(key, "{}")) for key in ("recipe", "provenance"))
-        except (json.JSONDecodeError, TypeError):
-            raise BagError(f"{path}: its recipe is not JSON: extract it again") from None
-        return BagHeader(
-            path=path,
-            n_tiles=n_tiles,
-            dim=dim,
-            recipe=recipe,
-            recipe_hash=str(file.attrs.get("recipe_hash", "")),
-            provenance=provenance,
-            **facts,
-        )
+    return read_hdf5(path, lambda file: _header(open_bag(file, path)))
+
+
+def _header(bag: OpenBag) -> BagHeader:
+    n_tiles, dim = bag.shape
+    return BagHeader(path=bag.path, n_tiles=n_tiles, dim=dim, **header_facts(bag))
 
 
 def read_features(path: Path) -> Floats:
-    """Read the features: (N, D), the file's float type.
-
-    Raises
-    ------
-    BagError
-        As `read_header`; or a value is NaN or infinite (the message names the tile).
-    """
-    with _open(path) as file:
-        dataset = features_dataset(file, path)
-        rows: Floats = np.asarray(dataset[()]).reshape(dataset.shape[-2:])
-    check_finite(path.name, rows)
-    return rows
+    """Read the features into memory: as `feature_rows`."""
+    return np.array(feature_rows(path))
 
 
 def read_coords(path: Path, l0_mpp: float | None = None) -> Ints:
@@ -278,38 +193,74 @@ def read_coords(path: Path, l0_mpp: float | None = None) -> Ints:
     ------
     BagError
         No usable ``coords``; or they are in micrometres and ``l0_mpp`` is not given.
+    OSError
+        The storage fails.
     """
-    with _open(path) as file:
-        xy = xy_rows(file, path)
-        if str(file.attrs.get("unit", "")) == "um":
-            if l0_mpp is None:
-                raise BagError(um_coords_message(path))
-            xy = np.asarray(xy, dtype=np.float64) / l0_mpp
-    return np.ascontiguousarray(np.rint(xy[:, ::-1]).astype(np.int64))
+
+    def read(file: Any) -> npt.NDArray[Any]:
+        bag = open_bag(file, path)
+        xy = xy_rows(bag)
+        if not is_in_um(bag):
+            return xy
+        if l0_mpp is None:
+            raise BagError(um_coords_message(path))
+        return np.asarray(xy, dtype=np.float64) / l0_mpp
+
+    return np.ascontiguousarray(np.rint(read_hdf5(path, read)[:, ::-1]).astype(np.int64))
 
 
 def feature_rows(path: Path) -> Floats:
-    """Return the features (N, D) memory-mapped where the file holds them contiguously, else read.
+    """Return the features (N, D), float16 or float32, memory-mapped where the file holds them so, else read.
 
-    A memory map reads only the rows that are touched: a bag larger than the memory can be used.
+    All are read once: their content is checked. A memory map holds no open file, and keeps in memory only the rows that
+    are in use: a bag larger than the memory can be used.
+
+    Raises
+    ------
+    BagError
+        As `read_header`; a value is NaN or infinite (the message names the tile); or rows or coordinates are not those
+        that were written, where the file carries their hash.
+    OSError
+        The storage fails.
     """
-    with _open(path) as file:
-        dataset = features_dataset(file, path)
-        shape, dtype, offset = dataset.shape[-2:], dataset.dtype, dataset.id.get_offset()
-        if offset is None or not dtype.isnative or 0 in shape:
-            rows: Floats = np.asarray(dataset[()]).reshape(shape)
-            return rows
-    return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape)
+    return read_hdf5(path, lambda file: _checked_rows(open_bag(file, path)))
+
+
+def content_sha256(header: BagHeader) -> str:
+    """Return the hash of features and coordinates: as the bag carries it, or of another tool's bag by reading it."""
+    if header.content_sha256:
+        return header.content_sha256
+    status = header.path.stat()
+    return _read_sha256(header.path, (status.st_ino, status.st_size, status.st_mtime_ns))
+
+
+@cache
+def _read_sha256(path: Path, _state: tuple[int, int, int]) -> str:
+    """Read a bag's hash; ``_state`` tells whether the file is still the one that was read."""
+    return read_hdf5(path, lambda file: content_of(open_bag(file, path)).sha256)
+
+
+def _checked_rows(bag: OpenBag) -> Floats:
+    content = content_of(bag)
+    root = Attributes(bag.file, bag.path)
+    written = root.text("content_sha256")
+    if written != content.sha256 and (written or root.text("format") == FORMAT):
+        raise BagError(f"{bag.path}: its rows are not those that were written (sha256): extract it again")
+    return content.rows
 
 
 def is_intact(path: Path) -> bool:
-    """Tell whether a bag of ours opens and its rows and coordinates are those that were written (sha256)."""
+    """Tell whether a bag of ours opens and its rows and coordinates are those that were written (sha256).
+
+    Raises
+    ------
+    OSError
+        The storage fails.
+    """
     try:
-        with _open(path) as file:
-            digest = hashlib.sha256(np.ascontiguousarray(file["features"][()]).data)
-            digest.update(np.ascontiguousarray(file["coords"][()]).data)
-            return bool(file.attrs.get("content_sha256") == digest.hexdigest())
-    except (BagError, KeyError):
+        feature_rows(path)
+        return read_header(path).content_sha256 != ""
+    except BagError:
         return False
 
 
@@ -325,11 +276,18 @@ def find_bags(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         if not path.exists():
             raise RequestError(f"{path}: expected a bag (.h5) or a folder of bags, found nothing")
-        inside = [bag for bag in path.glob("*.h5") if not bag.name.startswith(".")] if path.is_dir() else [path]
+        inside = _bags_in(path) if path.is_dir() else [path]
         for bag in inside:
             other = found.setdefault(bag.stem, bag)
             if other.resolve() != bag.resolve():
-                raise RequestError(f"two bags are named {bag.stem}: {other} and {bag}; give one of them")
+                raise RequestError(
+                    f"two bags are named {bag.stem}: {other} and {bag}; give one of them, or join several encoders' "
+                    "bags: gigamil train FOLDER FOLDER --fusion concat (or late)"
+                )
     if not found:
         raise RequestError(f"no bag (*.h5) in {', '.join(map(str, paths)) or 'an empty list'}: run gigamil extract")
     return [found[stem] for stem in sorted(found)]
+
+
+def _bags_in(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("*.h5") if not path.name.startswith(".")]

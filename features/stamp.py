@@ -6,16 +6,21 @@ tile's top-left corner in micrometres; attributes on the file.
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
 import numpy as np
 
-from features.bag import BagHeader, find_bags, read_coords, read_features, read_header
-from wsi.atomic import check_folder, replacing
+from features.bag import BagHeader, content_sha256, feature_rows, find_bags, read_coords, read_header
+from features.bag_content import half_rows, sha256_of
+from features.hdf5 import Attributes, read_hdf5, writing_hdf5
+from wsi.atomic import check_folder
 from wsi.errors import BagError
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
+
+SOURCE = "source_sha256"
+"""Attribute: the content hash of the bag that a file was made of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +35,9 @@ class StampOptions:
 
 
 def export_stamp(options: StampOptions, progress: Progress | None = None) -> Summary:
-    """Write every bag in STAMP's form; files that are there are skipped unless overwriting is asked.
+    """Write every bag in STAMP's form, whole or not at all; whole exports of the same content are skipped.
+
+    Another file of that name is left alone, and its bag fails, unless overwriting is asked.
 
     Raises
     ------
@@ -51,29 +58,42 @@ def export_stamp(options: StampOptions, progress: Progress | None = None) -> Sum
 
 def _exported(path: Path, options: StampOptions) -> Outcome:
     target = options.out / path.name
-    if target.exists() and not options.overwrite:
-        return Outcome(path.stem, Status.SKIPPED, "the file is there")
     try:
         if target.resolve() == path.resolve():
             raise BagError(f"{path}: the bag itself would be replaced: choose another --out")
-        _write(target, read_header(path))
+        header = read_header(path)
+        source = content_sha256(header)
+        if target.exists() and not options.overwrite:
+            _check_is_of(target, source)
+            return Outcome(path.stem, Status.SKIPPED, "the file is there")
+        _write(target, header, source)
     except (BagError, OSError) as error:
         return Outcome(path.stem, Status.FAILED, str(error))
     return Outcome(path.stem, Status.DONE)
 
 
-def _write(target: Path, header: BagHeader) -> None:
-    features, yx = read_features(header.path), read_coords(header.path)
+def _check_is_of(target: Path, source_sha256: str) -> None:
+    """Raise `BagError` unless a file is the whole export of that content."""
+    with suppress(BagError):
+        feature_rows(target)
+        if read_hdf5(target, lambda file: Attributes(file, target).text(SOURCE)) == source_sha256:
+            return
+    raise BagError(f"{target} is there and is not the export of this bag: choose another --out, or give --overwrite")
+
+
+def _write(target: Path, header: BagHeader, source_sha256: str) -> None:
+    features, yx = feature_rows(header.path), read_coords(header.path)
     if header.mpp is None or not header.tile_px_l0:
         raise BagError(
             f"{header.path}: expected a bag that tells its tiles' size and um/px, found none: extract it again"
         )
-    with h5py.File(header.path, "r", locking=False) as file:
-        tile_px = int(file["coords"].attrs.get("patch_size", round(header.tile_px_l0)))
+    tile_px = round(header.tile_px or header.tile_px_l0)
     tile_um = header.mpp * tile_px
-    with replacing(target) as temporary, h5py.File(temporary, "w") as file:
-        file["feats"] = features.astype(np.float16)
-        file["coords"] = (yx[:, ::-1] * (tile_um / header.tile_px_l0)).astype(np.float32)
+    feats = half_rows(str(header.path), features, 0, yx)
+    coords = (yx[:, ::-1] * (tile_um / header.tile_px_l0)).astype(np.float32)
+    with writing_hdf5(target) as file:
+        file["feats"] = feats
+        file["coords"] = coords
         file.attrs.update(
             {
                 "stamp_version": "2.0.0",
@@ -83,5 +103,7 @@ def _write(target: Path, header: BagHeader) -> None:
                 "tile_size_px": tile_px,
                 "code_hash": header.recipe_hash,
                 "feat_type": "tile",
+                "content_sha256": sha256_of([feats, coords]),
+                SOURCE: source_sha256,
             }
         )

@@ -4,14 +4,14 @@ Classes are the labels found in the manifest, sorted, unless they are given. A s
 empty stays in the cohort with zero instances: it is named, never trained on, and predicted at equal probabilities.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from features.bag import BagHeader, check_finite, feature_rows, find_bags, read_header
+from features.bag import BagHeader, content_sha256, feature_rows, find_bags, read_header
 from mil.packing import Rows
 from mil.targets import Target
 from wsi.errors import BagError, ManifestError, RequestError
@@ -20,6 +20,36 @@ from wsi.recipe import Recipe, differences, recipe_hash
 
 SLIDE_FACTS = frozenset({"slide", "slide_mpp", "reader", "assume_mpp", "on_damage"})
 """Fields of a tiling recipe that differ from slide to slide within one cohort."""
+
+
+NEAR_MPP = 1.1
+"""Ratio up to which two um/px are one scale: slides of one scanner differ by some per cent, powers by a half."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """At what um/px tiles were taken, and how large; 0 where bags do not tell it."""
+
+    mpp: float = 0.0
+    tile_px: float = 0.0
+
+    def other(self, header: BagHeader) -> list[str]:
+        """Return what differs in a bag, as ``found ..., wanted ...``; what either does not tell is not compared."""
+        lines = []
+        if self.mpp and header.mpp and abs(np.log(header.mpp / self.mpp)) > np.log(NEAR_MPP):
+            lines.append(f"um/px: found {header.mpp:g}, wanted {self.mpp:g}")
+        if self.tile_px and header.tile_px and header.tile_px != self.tile_px:
+            lines.append(f"pixels per tile side: found {header.tile_px:g}, wanted {self.tile_px:g}")
+        return lines
+
+
+def _scale_of(headers: Iterable[BagHeader]) -> Scale:
+    """Return the first um/px and tile side that any of the bags tells."""
+    known = list(headers)
+    return Scale(
+        next((header.mpp for header in known if header.mpp), 0.0),
+        next((header.tile_px for header in known if header.tile_px), 0.0),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +64,7 @@ class BagSet:
     recipe: Recipe
     """What the bags share: without the facts of single slides."""
     dim: int
+    scale: Scale = Scale()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +96,14 @@ class Cohort:
         return len(self.image_ids)
 
     def first(self, count: int) -> "Cohort":
-        """Return the cohort of the first slides."""
-        ids = self.image_ids[:count]
+        """Return the cohort of the first slides; the failures of all stay named."""
         return replace(
             self,
-            image_ids=ids,
+            image_ids=self.image_ids[:count],
             patient_ids=self.patient_ids[:count],
             center_ids=self.center_ids[:count],
             labels_N=self.labels_N[:count],
             bags=self.bags[:count],
-            failures={i: why for i, why in self.failures.items() if i in set(ids)},
         )
 
     def by_patient(self) -> "Cohort":
@@ -140,11 +169,11 @@ def scan_bags(paths: Sequence[Path], wanted: Sequence[str]) -> BagSet:
     failures = {image_id: reason for image_id, reason in failures.items() if image_id not in headers}
     if not headers:
         return BagSet(headers, failures, "", {}, 0)
-    first = next(iter(headers.values()))
+    first, scale = next(iter(headers.values())), _scale_of(headers.values())
     recipe = shared_recipe(first.recipe)
     for header in headers.values():
-        check_same_making(header, first.encoder, recipe, first.dim, str(first.path))
-    return BagSet(headers, failures, first.encoder, recipe, first.dim)
+        check_same_making(header, first.encoder, recipe, first.dim, scale, str(first.path))
+    return BagSet(headers, failures, first.encoder, recipe, first.dim, scale)
 
 
 def shared_recipe(recipe: Recipe) -> Recipe:
@@ -155,27 +184,37 @@ def shared_recipe(recipe: Recipe) -> Recipe:
     return {**recipe, "tiling": {key: value for key, value in tiling.items() if key not in SLIDE_FACTS}}
 
 
-def check_same_making(header: BagHeader, encoder: str, recipe: Recipe, dim: int, source: str) -> None:
-    """Raise `RequestError` naming what differs between a bag and the encoder, shared recipe and width expected."""
-    lines = differences({"encoder": encoder, "dim": dim}, {"encoder": header.encoder, "dim": header.dim})
-    lines += differences(recipe, shared_recipe(header.recipe))
+def check_same_making(header: BagHeader, encoder: str, recipe: Recipe, dim: int, scale: Scale, source: str) -> None:
+    """Raise `RequestError` naming what differs between a bag and the encoder, shared recipe, width and scale wanted."""
+    lines = differences({"encoder": header.encoder, "dim": header.dim}, {"encoder": encoder, "dim": dim})
+    lines += differences(shared_recipe(header.recipe), recipe) + scale.other(header)
     if lines:
         raise RequestError(
-            f"bag {header.path} was not made like {source} ({'; '.join(lines[:6])}): "
+            f"bag {header.path} was not made like {source} ({shortened(lines)}): "
             "extract all bags with one encoder and one recipe"
         )
 
 
+def shortened(lines: Sequence[str]) -> str:
+    """Return the first differences, each cut to what a person reads."""
+    told = [line if len(line) <= 120 else f"{line[:117]}..." for line in lines[:6]]
+    return "; ".join([*told, f"and {len(lines) - 6} more"] if len(lines) > 6 else told)
+
+
 def load_rows(header: BagHeader) -> Rows:
-    """Return a bag's features (n, D), memory-mapped where the file allows.
+    """Return a bag's features (n, D), memory-mapped where the file allows; their content has been checked.
 
     Raises
     ------
     BagError
-        A feature is not finite (the message names the tile), or the file cannot be read.
+        A feature is not finite (the message names the tile), or the file is not as it was written, or changed its shape
+        since its header was read.
+    OSError
+        The storage fails: nothing is known to be wrong with the bag.
     """
     rows = feature_rows(header.path)
-    check_finite(str(header.path), rows)
+    if rows.shape != (header.n_tiles, header.dim):
+        raise BagError(f"{header.path}: the bag was replaced while it was used: run it again")
     return rows
 
 
@@ -228,9 +267,16 @@ def open_cohort(rows: Sequence[ManifestRow], bags: BagSet, classes: Sequence[str
 
 
 def cohort_digest(rows: Sequence[ManifestRow], headers: Mapping[str, BagHeader]) -> str:
-    """Return one hash of who is in the cohort: ids, patients, labels, centers, and each bag's recipe and size."""
+    """Return one hash of who is in the cohort: ids, patients, labels, centers, and each bag's recipe, size, content."""
     table = [
-        [row.image_id, row.patient_id, row.label, row.center_id, *((bag.recipe_hash, bag.n_tiles) if bag else ())]
+        [row.image_id, row.patient_id, row.label, row.center_id, *(_identity(bag) if bag else ())]
         for row, bag in ((row, headers.get(row.image_id)) for row in rows)
     ]
     return recipe_hash({"rows": table})
+
+
+def _identity(header: BagHeader) -> tuple[str, int, str]:
+    try:
+        return header.recipe_hash, header.n_tiles, content_sha256(header)
+    except BagError:
+        return header.recipe_hash, header.n_tiles, ""  # damaged: it is named when the bags are opened

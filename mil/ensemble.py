@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 
 from features.bag import BagHeader
 from mil.calibrate import Calibration, calibration_of
-from mil.cohort import check_same_making
+from mil.cohort import Scale, check_same_making
 from mil.metrics import Floats
 from mil.model import BagModel, load_model
 from mil.options import TrainOptions
 from mil.packing import Rows, pack
 from mil.run import RunFolder
 from mil.scoring import autocast, score
+from wsi.errors import RequestError
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,9 @@ def load_ensemble(run: RunFolder, options: TrainOptions) -> Ensemble:
         The run is not finished or its files are damaged.
     """
     recipe = run.recipe
-    calibration = calibration_of(run.read_json("calibration.json"))
+    calibration = _calibration(run)
+    if int(recipe["folds"]) < 2 or run.models_per_fold < 1:
+        raise RequestError(f"{run.path}: expected models of two folds or more in config.toml, found none: train again")
     members = tuple(
         Member(fold, seed, load_model(run.model(run.head, fold, seed), options.device)[0])
         for fold in range(int(recipe["folds"]))
@@ -88,10 +91,30 @@ def load_ensemble(run: RunFolder, options: TrainOptions) -> Ensemble:
     return Ensemble(run, members, calibration, replace(options, precision=str(recipe["precision"])))
 
 
+def _calibration(run: RunFolder) -> Calibration:
+    """Return the run's calibration, of which every number is finite."""
+    told = run.read_json("calibration.json")
+    try:
+        found = calibration_of(told)
+        if np.isfinite([found.temperature, found.floor, *found.shift]).all() and found.temperature > 0:
+            return found
+    except (KeyError, TypeError, ValueError, AttributeError):
+        pass
+    raise RequestError(f"{run.path}/calibration.json: expected finite numbers, a temperature above 0: train it again")
+
+
 def check_bags_fit(run: RunFolder, headers: Sequence[BagHeader]) -> None:
-    """Raise `RequestError` naming a bag whose encoder, recipe or width is not that of the run's bags."""
+    """Raise `RequestError` naming a bag whose encoder, recipe width or scale is not that of the run's bags."""
     config = run.config
     made = config["recipe"]["bags"]
     recipe = json.loads(config["about"]["bag_recipe"])
+    scale = next(iter(scales_of(run)), Scale())
     for header in headers:
-        check_same_making(header, str(made["encoder"]), recipe, int(made["dim"]), f"the bags of the run {run.path}")
+        check_same_making(
+            header, str(made["encoder"]), recipe, int(made["dim"]), scale, f"the bags of the run {run.path}"
+        )
+
+
+def scales_of(run: RunFolder) -> list[Scale]:
+    """Return the um/px and tile side of the bags of each encoder of a run; none where an older run does not tell."""
+    return [Scale(float(one["mpp"]), float(one["tile_px"])) for one in run.config["about"].get("bag_scales", [])]

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from features.bag import BagHeader, read_coords
-from mil.cohort import BagSet, Cohort, load_rows, open_cohort, scan_bags
+from mil.cohort import BagSet, Cohort, Scale, check_same_making, load_rows, open_cohort, scan_bags
 from mil.packing import Rows
 from wsi.errors import BagError, RequestError
 from wsi.manifest import ManifestRow
-from wsi.recipe import Recipe, differences
+from wsi.recipe import Recipe, canonical
 
 FUSIONS = ("none", "concat", "late", "folds")
 APART = ("late", "folds")
@@ -58,10 +58,6 @@ def fused(sets: Sequence[BagSet], fusion: str) -> BagSet:
         },
         dim=sum(own.dim for own in sets) if fusion == "concat" else sets[0].dim,
     )
-
-
-def _made(bags: BagSet) -> Recipe:
-    return {"encoder": bags.encoder, "dim": bags.dim, "recipe": bags.recipe}
 
 
 def open_fused(
@@ -136,8 +132,21 @@ def _length(bag: Rows | BagError | None) -> int:
     return 0 if bag is None or isinstance(bag, BagError) else len(bag)
 
 
-def check_made_alike(sets: Sequence[BagSet], fusion: str, recipe: Recipe, source: str) -> None:
+def check_made_alike(
+    sets: Sequence[BagSet], fusion: str, recipe: Recipe, source: str, scales: Sequence[Scale] = ()
+) -> None:
     """Raise `RequestError` naming what differs between the bags and those of a run whose bags were fused."""
-    lines = differences(recipe, fused(sets, fusion).recipe)
-    if lines:
-        raise RequestError(f"the bags are not those of {source}, in its order of encoders ({'; '.join(lines[:6])})")
+    made, wanted = ([canonical(own) for own in one["bags"]] for one in (fused(sets, fusion).recipe, recipe))
+    if made != wanted and sorted(made) == sorted(wanted):
+        names = ", then ".join(str(own["encoder"]) or "those without a name" for own in recipe["bags"])
+        raise RequestError(f"the bags are those of {source}, but not in its order of encoders: give {names}")
+    if len(made) != len(wanted):
+        raise RequestError(
+            f"expected a folder of bags for each of the {len(wanted)} encoders of {source}, in its order of encoders; "
+            f"found {len(made)}"
+        )
+    for number, (own, one) in enumerate(zip(sets, recipe["bags"], strict=True)):
+        scale = scales[number] if number < len(scales) else Scale()
+        for header in own.headers.values():
+            where = f"the bags of {source}, in its order of encoders"
+            check_same_making(header, str(one["encoder"]), one["recipe"], int(one["dim"]), scale, where)

@@ -8,7 +8,7 @@ import numpy as np
 
 from mil.cohort import BagSet, Cohort, cohort_digest
 from mil.fusion import fused, open_fused, scan
-from mil.leaks import check_pictures, pictures
+from mil.leaks import check_pictures
 from mil.lineage import check_unseen
 from mil.metrics import Ints
 from mil.options import TrainOptions
@@ -108,7 +108,12 @@ class Material:
     def about(self) -> dict[str, Any]:
         """Return what config.toml tells beside the recipe: versions, and how the bags were made (canonical JSON)."""
         encoder = next(iter(self.bags.headers.values())).provenance.get("encoder", {})
-        return {"versions": versions(), "bag_recipe": canonical(self.bags.recipe), "encoder": canonical(encoder)}
+        return {
+            "versions": versions(),
+            "bag_recipe": canonical(self.bags.recipe),
+            "encoder": canonical(encoder),
+            "bag_scales": [{"mpp": own.scale.mpp, "tile_px": own.scale.tile_px} for own in self.sets],
+        }
 
 
 def gather(options: TrainOptions) -> Material:
@@ -130,8 +135,9 @@ def gather(options: TrainOptions) -> Material:
     if not bags.headers:
         raise RequestError(f"no bag can be read: {next(iter(bags.failures.values()))}")
     rows, notes = _with_bags(everyone, known, bags)
-    others = [row for row in others if row.image_id in bags.headers]
-    notes += check_pictures([*rows, *others], pictures(bags.headers))
+    if options.other is not None and not any(row.image_id in bags.headers for row in others):
+        raise RequestError(f"--other {options.other}: expected bags of its slides, found none that can be read")
+    notes += dict.fromkeys(note for own in sets for note in check_pictures([*rows, *others], own.headers))
     task = read_task(options.target, rows, options.classes, options.folds)
     folds = _folds(options, rows, task)
     patients = [row.patient_id for row in rows]

@@ -1,5 +1,6 @@
 """A head together with the standardisation of its features: what is trained, stored and loaded as one."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,8 +64,9 @@ def save_model(folder: Path, model: BagModel, facts: dict[str, Any]) -> None:
 
     with replacing(folder / "weights.safetensors") as temporary:
         save_file({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, temporary)
+    told = {"spec": model.spec.as_dict(), **facts, "weights_sha256": _sha256(folder / "weights.safetensors")}
     with replacing(folder / "model.json") as temporary:
-        temporary.write_text(json.dumps({"spec": model.spec.as_dict(), **facts}, indent=1) + "\n")
+        temporary.write_text(json.dumps(told, indent=1) + "\n")
 
 
 def load_model(folder: Path, device: torch.device | str = "cpu") -> tuple[BagModel, dict[str, Any]]:
@@ -73,7 +75,9 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> tuple[BagMod
     Raises
     ------
     RequestError
-        The files are missing or do not fit each other.
+        The files are missing or do not fit each other, or the weights are not those that were written, or not finite.
+    OSError
+        The storage fails.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -81,7 +85,21 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> tuple[BagMod
     try:
         facts = json.loads((folder / "model.json").read_text())
         model = BagModel(HeadSpec(**facts["spec"]))
+        if facts.get("weights_sha256") not in (None, _sha256(folder / "weights.safetensors")):
+            raise ValueError("weights.safetensors is not the file that was written, by its sha256")
         model.load_state_dict(load_file(folder / "weights.safetensors"))
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        _check_finite(model)
+    except (FileNotFoundError, AttributeError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise RequestError(f"{folder}: no whole model is there ({error}); train the run again") from None
     return model.to(device).eval(), facts
+
+
+def _check_finite(model: BagModel) -> None:
+    for name, value in model.state_dict().items():
+        if not torch.isfinite(value).all():
+            raise ValueError(f"{name} holds NaN or infinite numbers")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

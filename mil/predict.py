@@ -7,6 +7,7 @@ said of anybody.
 """
 
 import csv
+import hashlib
 import io
 import json
 import re
@@ -19,18 +20,18 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from features.bag import find_bags
 from mil.cohort import BagSet, Cohort, cohort_digest, scan_bags
-from mil.ensemble import check_bags_fit, load_ensemble
+from mil.ensemble import check_bags_fit, load_ensemble, scales_of
 from mil.fusion import check_made_alike, open_fused, scan
-from mil.leaks import pictures, seen_pictures
+from mil.leaks import notes_of_training, pictures
 from mil.metrics import Floats
 from mil.options import TrainOptions, resolve
 from mil.run import RunFolder
 from mil.scores import patient_logits
 from mil.slides import Budget, SlideOptions, make_bags
-from mil.splits import read_pictures, read_splits
 from mil.targets import told_by
 from wsi.atomic import make_folder, write_text
 from wsi.claim import claim
@@ -119,7 +120,8 @@ def _given(run: RunFolder, options: PredictOptions) -> tuple[list[ManifestRow], 
     if run.fusion == "none":
         check_bags_fit(run, list(sets[0].headers.values()))
     else:
-        check_made_alike(sets, run.fusion, json.loads(run.config["about"]["bag_recipe"]), f"the run {run.path}")
+        recipe = json.loads(run.config["about"]["bag_recipe"])
+        check_made_alike(sets, run.fusion, recipe, f"the run {run.path}", scales_of(run))
     return rows, sets
 
 
@@ -169,13 +171,16 @@ def _write(
     cohort = cohorts[0]
     if run.recipe.get("aggregate") == "bag":
         cohorts = tuple(own.by_patient() for own in cohorts)
-    patients, probs = _probabilities(run, options, cohorts, progress)
+    patients, probs, unanswered = _probabilities(run, options, cohorts, progress)
+    cohort = _without(cohort, unanswered)
     notes = _notes(run, cohort, patients, pictures(sets[0].headers))
     for note in notes:
         progress.note(note)
-    write_text(options.out, _table(patients, run.classes, probs))
-    about = {"recipe": recipe, "failures": cohort.failures, "notes": notes}
+    table = _table(patients, run.classes, probs)
+    about = {"recipe": recipe, "table_sha256": _sha256(table.encode()), "failures": cohort.failures, "notes": notes}
+    # the sidecar first: without its table it counts for nothing, a table without it could not be taken up
     write_text(options.out.with_suffix(".json"), json.dumps(about, indent=1) + "\n")
+    write_text(options.out, table)
     done = Outcome(str(options.out), Status.DONE, facts={"patients": len(patients), "notes": notes})
     return [done, *_failed(cohort.failures)]
 
@@ -194,11 +199,16 @@ def _earlier(options: PredictOptions, recipe: Recipe) -> dict[str, Any] | None:
     if not options.out.exists():
         return None
     found = _sidecar(options)
-    if found["recipe"] == recipe:
+    if found["recipe"] == recipe and found.get("table_sha256") in (None, _sha256(options.out.read_bytes())):
         return found
     if not options.overwrite:
         refuse_other_recipe(options.out, found["recipe"], recipe)
+        raise RequestError(f"{options.out} is not the table that was written: choose another --out, or --overwrite")
     return None
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _sidecar(options: PredictOptions) -> dict[str, Any]:
@@ -210,7 +220,8 @@ def _sidecar(options: PredictOptions) -> dict[str, Any]:
 
 def _probabilities(
     run: RunFolder, options: PredictOptions, cohorts: Sequence[Cohort], progress: Progress
-) -> tuple[list[str], Floats]:
+) -> tuple[list[str], Floats, set[str]]:
+    """Return the patients, what is told of each, and the slides (or patients, as one bag) that got no finite answer."""
     cohort = cohorts[0]
     ensemble = load_ensemble(run, _device(options.device))
     logits = np.zeros((len(cohort), len(cohort.classes)))
@@ -220,15 +231,31 @@ def _probabilities(
         logits[first : first + len(chunk)] = ensemble.logits(chunk, *others)
         progress.advance(len(chunk))
     progress.end()
+    finite: NDArray[np.bool_] = np.asarray(np.isfinite(logits).all(axis=1))
+    if cohort.usable_N.any() and not finite[cohort.usable_N].any():
+        raise RequestError(f"{run.path}: its models answer no slide with finite numbers: train the run again")
+    unanswered = {own for own, fine in zip(cohort.image_ids, finite, strict=True) if not fine}
+    cohort = _without(cohort, unanswered)
     how = str(run.recipe.get("aggregate", "mean"))
     patients, logits_PC = patient_logits(logits, cohort.patient_ids, cohort.usable_N, how)
     usable = {patient for patient, fine in zip(cohort.patient_ids, cohort.usable_N, strict=True) if fine}
     known_P = np.array([[patient in usable] for patient in patients], bool).reshape(-1, 1)
     if run.target == "classes":
         equal = np.full(logits_PC.shape, 1 / logits_PC.shape[1])
-        return patients, np.where(known_P, ensemble.calibration.probabilities(logits_PC), equal)
-    return patients, np.where(
-        known_P, told_by(run.target, logits_PC), np.array(run.read_json("metrics.json")["default"])
+        return patients, np.where(known_P, ensemble.calibration.probabilities(logits_PC), equal), unanswered
+    default = np.array(run.read_json("metrics.json")["default"])
+    return patients, np.where(known_P, told_by(run.target, logits_PC), default), unanswered
+
+
+def _without(cohort: Cohort, unanswered: set[str]) -> Cohort:
+    """Return the cohort with these slides, or these patients' slides, failed and without tiles."""
+    ids = zip(cohort.image_ids, cohort.patient_ids, strict=True)
+    lost = [image_id if {image_id, patient_id} & unanswered else "" for image_id, patient_id in ids]
+    why = "the models' answer is not finite: expected features of the size that was trained on; extract it again"
+    return replace(
+        cohort,
+        bags=tuple(bag[:0] if own else bag for bag, own in zip(cohort.bags, lost, strict=True)),
+        failures=cohort.failures | {image_id: why for image_id in lost if image_id},
     )
 
 
@@ -245,16 +272,8 @@ def _notes(run: RunFolder, cohort: Cohort, patients: Sequence[str], picture_of: 
     uniform = [patient for patient in patients if patient not in usable]
     if uniform:
         notes.append(f"{len(uniform)} patients at equal probabilities, without a usable slide: {', '.join(uniform)}")
-    seen = sorted(set(read_splits(run.path / "splits.csv")) & set(cohort.image_ids))
-    if seen:
-        listed = f"{', '.join(seen[:5])}{' ...' if len(seen) > 5 else ''}"
-        notes.append(
-            f"{len(seen)} slides were in the run's training, their scores flatter: {listed}; see oof.csv instead"
-        )
-    twins = seen_pictures(read_pictures(run.path / "splits.csv"), picture_of)
-    if twins:
-        listed = f"{', '.join(twins[:5])}{' ...' if len(twins) > 5 else ''}"
-        notes.append(f"{len(twins)} slides are pictures of the run's training under other names: {listed}")
+    rows = [ManifestRow(*ids) for ids in zip(cohort.image_ids, cohort.patient_ids, strict=True)]
+    notes += notes_of_training(run.path, rows, picture_of)
     return notes
 
 

@@ -7,6 +7,7 @@ fold<f>/seed<s>/                     weights.safetensors  model.json  scores.csv
 baselines/<head>/fold<f>/seed<s>/    the same for the heads trained for comparison
 baselines/oof.csv                    out-of-fold predictions of every model and baseline
 heatmaps/<image_id>.png, .csv        the examples in the report
+others.csv                           slides that were trained on only, where there are such
 """
 
 import json
@@ -27,7 +28,8 @@ from wsi.errors import RecipeMismatchError, RequestError
 from wsi.recipe import Recipe, recipe_hash, refuse_other_recipe
 
 FORMAT = "gigamil-run-1"
-_TOP = ("config.toml", "splits.csv", "oof.csv", "metrics.json", "calibration.json", "report.html", "model_card.md")
+_TABLES = ("splits.csv", "others.csv", "oof.csv")
+_TOP = ("config.toml", *_TABLES, "metrics.json", "calibration.json", "report.html", "model_card.md")
 _MODEL = ("weights.safetensors", "model.json", "scores.csv", "history.csv", "checkpoint.safetensors", EVENTS)
 _PARTIAL = re.compile(r"\..+\.\d+\.partial")
 

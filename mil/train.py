@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from mil.evaluate import evaluate, evidence_of
 from mil.evaluate_target import evaluate_target
 from mil.evidence import read_history
 from mil.jobs import FitJob
-from mil.leaks import pictures
+from mil.leaks import OTHERS, pictures
 from mil.material import Material, gather
 from mil.metrics import Ints
 from mil.options import TrainOptions, resolve
@@ -27,6 +28,7 @@ from mil.trackers import check_trackers, publish
 from mil.workers import fit_all, fit_in_group, is_whole, threads_for
 from wsi.claim import claim
 from wsi.errors import GigamilError, RequestError
+from wsi.manifest import ManifestRow
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.recipe import recipe_hash
 from wsi.store import TileStore, find_stores
@@ -155,17 +157,24 @@ def _open(task: _Task, progress: Progress) -> tuple[tuple[Cohort, ...], list[str
         notes.append(f"{len(cohort.empty)} slides without tiles, not trained on: {', '.join(cohort.empty)}")
     for note in notes:
         progress.note(note)
-    rows = material.rows[: material.tested_rows]
+    tested = material.tested_rows
+    picture_of = pictures(material.bags.headers)
+    _write_splits(task.run.path / "splits.csv", material.rows[:tested], material.row_folds[:tested], picture_of)
+    if tested < len(material.rows):
+        _write_splits(task.run.path / OTHERS, material.rows[tested:], material.row_folds[tested:], picture_of)
+    return cohorts, notes
+
+
+def _write_splits(path: Path, rows: Sequence[ManifestRow], folds: Ints, picture_of: dict[str, str]) -> None:
     write_splits(
-        task.run.path / "splits.csv",
+        path,
         [row.image_id for row in rows],
         [row.patient_id for row in rows],
         [row.label or row.value or row.time or "" for row in rows],
         [row.center_id for row in rows],
-        material.row_folds[: len(rows)],
-        pictures(material.bags.headers),
+        folds,
+        picture_of,
     )
-    return cohorts, notes
 
 
 class _Results:

@@ -89,7 +89,7 @@ def test_bags_made_otherwise_are_refused_by_field(trained: Trained, tmp_path: Pa
     width = DIM + 1 if change == "width" else DIM
     recipe = "two" if change == "recipe" else "one"
     write_bag(tmp_path / "x_0.h5", [np.zeros((5, width), np.float16)], grid(5), facts("x_0", recipe=recipe))
-    expected = "dim: found 24, wanted 25" if change == "width" else 'settings: found "one", wanted "two"'
+    expected = "dim: found 25, wanted 24" if change == "width" else 'settings: found "two", wanted "one"'
     with pytest.raises(RequestError, match=expected):
         predict(PredictOptions(run=trained.out, bags=(tmp_path / "x_0.h5",), out=tmp_path / "out.csv"))
 

@@ -279,7 +279,7 @@ def _write(options: PredictOptions, asked: Sequence[_Asked], combine: Combiner, 
     patients, known_RP = told[0].patients, np.stack([one.known_P for one in told])
     values_PC = combine([one.values_PC for one in told], known_RP)
     notes = list(dict.fromkeys(note for one in told for note in one.notes))
-    uniform = [patient for patient, known in zip(patients, known_RP.any(axis=0).tolist(), strict=True) if not known]
+    uniform = [patient for patient, known in zip(patients, known_RP.T, strict=True) if not known.any()]
     if uniform:
         notes.append(f"{len(uniform)} patients at {UNKNOWN[run.target]}, without a usable slide: {', '.join(uniform)}")
     score = combine.score()

@@ -9,12 +9,19 @@ from cli.options import Json, Manifest, Overwrite, Workers
 
 
 def predict(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of `gigamil train`.")],
     items: Annotated[
         list[Path],
-        typer.Argument(metavar="SLIDES", help="Slides or bags (.h5), or folders of either."),
+        typer.Argument(
+            metavar="[RUN] SLIDES...", help="Run folder of `gigamil train`; slides or bags (.h5), or folders of either."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Table to write: patient_id, then one column per class.")],
+    runs: Annotated[
+        list[Path] | None, typer.Option("--run", help="A run; several are combined. Or a folder of `gigamil compare`.")
+    ] = None,
+    combine: Annotated[
+        str, typer.Option("--combine", help="Several runs: mean, or stack, as compare has them.")
+    ] = "mean",
     manifest: Manifest = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:<n>.")] = "auto",
     work: Annotated[
@@ -37,14 +44,21 @@ def predict(
 ) -> None:
     """Predict every patient: one row per patient, rows sum to 1, failures at equal probabilities and named."""
     from cli.console import one_line_errors, run_stage
+    from mil.inference.combine import is_run
+    from mil.inference.inputs import sort_items
     from mil.predict import PredictOptions
     from mil.predict import predict as run
     from mil.slides import SlideOptions
+    from wsi.errors import RequestError
 
     with one_line_errors():
-        from_bags = any(item.suffix == ".h5" or any(item.glob("*.h5")) for item in items)
+        first = [] if runs and not is_run(items[0]) else items[:1]
+        named, items = [*first, *(runs or [])], items[len(first) :]
+        if not items:
+            raise RequestError("expected slides or bags after the run, found none")
+        bags, files = sort_items(items)
         slides = SlideOptions(
-            slides=tuple(items),
+            slides=files,
             weights=weights,
             random_weights=random_weights,
             assume_mpp=assume_mpp,
@@ -53,9 +67,11 @@ def predict(
             device=device,
         )
         options = PredictOptions(
-            run=run_folder,
-            bags=tuple(items) if from_bags else (),
-            slides=None if from_bags else slides,
+            run=named[0],
+            others=tuple(named[1:]),
+            combine=combine,
+            bags=bags,
+            slides=None if bags else slides,
             work=work,
             time_budget_min=time_budget,
             out=out,

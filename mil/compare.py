@@ -5,9 +5,7 @@ them: the mean of their calibrated log probabilities, and a stack, a logistic re
 patients only (five parts of the patients, by the patient).
 """
 
-import csv
-import io
-import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,16 +20,20 @@ from mil.delong import DeLong, delong
 from mil.evidence import read_evidence
 from mil.figures import compare_figure
 from mil.metrics import CLIP, METRICS, Floats, Ints, finite, ones, softmax
+from mil.outputs import Tables
 from mil.page import fill
 from mil.report_html import METRIC_NAMES, image, interval, number, table
 from mil.run import RunFolder
-from wsi.atomic import make_folder, write_text
+from wsi.atomic import check_folder, make_folder
+from wsi.claim import claim
 from wsi.errors import RequestError
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
+from wsi.tables import csv_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+MARK = "gigamil-compare-1"
 MEAN, STACK = "mean of the runs", "stack of the runs"
 PARTS = 5
 NOT_ALIKE = (
@@ -52,6 +54,7 @@ class CompareOptions:
     """Folder of compare.csv, compare.json and compare.html."""
     seed: int = 0
     """Of the bootstrap."""
+    overwrite: bool = False
 
     def __post_init__(self) -> None:
         if len({run.resolve() for run in self.runs}) < 2 or len(set(self.runs)) < len(self.runs):
@@ -79,17 +82,31 @@ def compare(options: CompareOptions, progress: Progress | None = None) -> Summar
         A run is not finished, classes or labels differ, or no patient is in all of them.
     """
     start, progress = time.monotonic(), progress or Silent()
+    if (options.out / "config.toml").exists():
+        raise RequestError(f"--out {options.out}: expected a folder for the comparison, found a run: choose another")
     shared = read_shared(options.runs)
+    tables = Tables(options.out / "compare.json", (options.out / "compare.csv", options.out / "compare.html"), MARK)
+    recipe = {"runs": folders_told(options.runs, options.out), "seed": options.seed}
+    check_folder(options.out)
+    with claim(options.out):
+        if tables.earlier(recipe, overwrite=options.overwrite) is not None:
+            return Summary("compare", [Outcome(str(options.out), Status.SKIPPED)], time.monotonic() - start)
+        return _compared(options, shared, tables, recipe, start, progress)
+
+
+def _compared(
+    options: CompareOptions, shared: Shared, tables: Tables, recipe: Json, start: float, progress: Progress
+) -> Summary:
+    """Compare, and write the table, its JSON and the page."""
     for note in shared.notes:
         progress.note(note)
     progress.begin("compare", len(shared.probs), "runs")
     rows = compared(shared, options.seed, lambda: progress.advance(1))
     progress.end()
     make_folder(options.out)
-    content = {"patients": len(shared.ids), "classes": list(shared.classes), "notes": list(shared.notes), "runs": rows}
-    write_text(options.out / "compare.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
-    write_text(options.out / "compare.csv", _csv(rows))
-    write_text(options.out / "compare.html", _page(shared, rows))
+    about = {"patients": len(shared.ids), "classes": list(shared.classes), "notes": list(shared.notes), "runs": rows}
+    texts = {tables.files[0]: _csv(rows), tables.files[1]: _page(shared, rows)}
+    tables.write(recipe, texts, {"folders": recipe["runs"], **about})
     facts = {"patients": len(shared.ids), "auc": {name: row["metrics"]["auc"]["value"] for name, row in rows.items()}}
     return Summary("compare", [Outcome(str(options.out), Status.DONE, facts=facts)], time.monotonic() - start)
 
@@ -124,6 +141,14 @@ def read_shared(runs: Sequence[Path]) -> Shared:
     return Shared(ids, labels_P, classes, probs, tuple(notes))
 
 
+def folders_told(runs: Sequence[Path], out: Path) -> list[Json]:
+    """Return what compare.json says of where its runs lie, seen from its own folder."""
+    return [
+        {"folder": os.path.relpath(run.resolve(), out.resolve()), "recipe_hash": RunFolder(run).config["recipe_hash"]}
+        for run in runs
+    ]
+
+
 def _names(runs: Sequence[Path]) -> list[str]:
     """Return the folders' names, with as many parents as make them different."""
     depth = 1
@@ -134,25 +159,39 @@ def _names(runs: Sequence[Path]) -> list[str]:
 
 def mean_of(shared: Shared) -> Floats:
     """Return the probabilities of the mean of the runs' log probabilities (P, C)."""
-    return softmax(np.mean([np.log(np.clip(probs, CLIP, 1)) for probs in shared.probs.values()], axis=0))
+    return mean_probs(list(shared.probs.values()))
+
+
+def mean_probs(tables: Sequence[Floats]) -> Floats:
+    """Return the probabilities (P, C) of the mean of several tables' log probabilities."""
+    return softmax(np.mean([np.log(np.clip(probs, CLIP, 1)) for probs in tables], axis=0))
 
 
 def stack_of(shared: Shared, seed: int) -> Floats:
     """Return the probabilities (P, C) of a logistic regression on the runs' logits, fitted on the other patients."""
-    from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold
 
-    logits_PK = np.concatenate([np.log(np.clip(probs, 1e-6, 1))[:, 1:] - np.log(np.clip(probs, 1e-6, 1))[:, :1]
-                                for probs in shared.probs.values()], axis=1)  # fmt: skip
+    logits_PK = stack_inputs(list(shared.probs.values()))
     parts = int(min(PARTS, np.bincount(shared.labels_P).min()))
     if parts < 2:
         return mean_of(shared)
     result = np.zeros((len(shared.ids), len(shared.classes)))
     for train, test in StratifiedKFold(parts, shuffle=True, random_state=seed).split(logits_PK, shared.labels_P):
-        model = LogisticRegression(class_weight="balanced", C=1.0, max_iter=1000)
-        model.fit(logits_PK[train], shared.labels_P[train])
-        result[test] = model.predict_proba(logits_PK[test])
+        result[test] = fit_stack(logits_PK[train], shared.labels_P[train]).predict_proba(logits_PK[test])
     return result
+
+
+def stack_inputs(tables: Sequence[Floats]) -> Floats:
+    """Return what the stack takes: the logits (P, K) of every run, each class against the first."""
+    logs = [np.log(np.clip(probs, 1e-6, 1)) for probs in tables]
+    return np.concatenate([log[:, 1:] - log[:, :1] for log in logs], axis=1)
+
+
+def fit_stack(logits_PK: Floats, labels_P: Ints) -> Any:
+    """Return the logistic regression of the stack, fitted on these patients."""
+    from sklearn.linear_model import LogisticRegression
+
+    return LogisticRegression(class_weight="balanced", C=1.0, max_iter=1000).fit(logits_PK, labels_P)
 
 
 def compared(shared: Shared, seed: int, tell: "Callable[[], None]" = lambda: None) -> dict[str, Json]:
@@ -195,22 +234,20 @@ def _tested(labels_P: Ints, first: Floats, second: Floats) -> DeLong:
 
 
 def _csv(rows: Mapping[str, Json]) -> str:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
     columns = [
         f"{key}{part}"
         for key in METRICS
         for part in ("", "_low", "_high", "_difference", "_difference_low", "_difference_high")
     ]
-    writer.writerow(["run", *columns, "delong_p"])
+    lines: list[list[Any]] = [["run", *columns, "delong_p"]]
     for name, row in rows.items():
         cells: list[Any] = []
         for key in METRICS:
             gap = row.get("difference", {}).get(key, {})
             cells += [row["metrics"][key][part] for part in ("value", "low", "high")]
             cells += [gap.get(part) for part in ("value", "low", "high")]
-        writer.writerow([name, *("" if cell is None else repr(cell) for cell in cells), _p(row)])
-    return text.getvalue()
+        lines.append([name, *cells, _p(row)])
+    return csv_text(lines)
 
 
 def _p(row: Json) -> str:

@@ -87,7 +87,12 @@ class Evidence:
         ):
             lines.append(
                 f"the features tell the center (balanced accuracy {probe['balanced_accuracy']['value']:.2f}, chance "
-                f"{probe['chance']:.2f}): hold out whole centers (--split centers) to see what remains"
+                f"{probe['chance']:.2f}): "
+                + (
+                    "whole centers were held out, so the result does not rest on those it was tested on"
+                    if self.config["recipe"].get("split") == "centers"
+                    else "hold out whole centers (--split centers) to see what remains"
+                )
             )
         center = self.metrics["models"].get("center_only")
         if center and center["auc"]["low"] is not None and center["auc"]["low"] > 0.5:

@@ -13,7 +13,6 @@ others.csv                           slides that were trained on only, where the
 import json
 import platform
 import re
-import tomllib
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -22,12 +21,12 @@ from typing import Any
 
 import tomli_w
 
+from mil.run_checks import CONTENTS, FORMAT, checked_config, damaged, no_number
 from mil.trackers import EVENTS
 from wsi.atomic import write_bytes, write_text
 from wsi.errors import RecipeMismatchError, RequestError
 from wsi.recipe import Recipe, recipe_hash, refuse_other_recipe
 
-FORMAT = "gigamil-run-1"
 _TABLES = ("splits.csv", "others.csv", "oof.csv")
 _TOP = ("config.toml", *_TABLES, "metrics.json", "calibration.json", "report.html", "model_card.md")
 _MODEL = ("weights.safetensors", "model.json", "scores.csv", "history.csv", "checkpoint.safetensors", EVENTS)
@@ -55,12 +54,12 @@ class RunFolder:
             The folder holds no run of ours.
         """
         try:
-            config = tomllib.loads((self.path / "config.toml").read_text())
-        except (OSError, ValueError) as error:
-            raise RequestError(f"{self.path}: expected a run folder with config.toml: {error}") from None
-        if config.get("format") != FORMAT:
-            raise RequestError(f"{self.path}: expected format {FORMAT} in config.toml, found {config.get('format')!r}")
-        return config
+            text = (self.path / "config.toml").read_text("utf-8")
+        except (FileNotFoundError, NotADirectoryError):
+            raise RequestError(f"{self.path}: expected a run folder with config.toml{_inside(self.path)}") from None
+        except ValueError as error:
+            raise damaged(self.path / "config.toml", str(error)) from None
+        return checked_config(self.path / "config.toml", text)
 
     @property
     def recipe(self) -> Recipe:
@@ -99,17 +98,45 @@ class RunFolder:
         """Return the classes in the order of the logits."""
         return tuple(self.recipe["classes"])
 
+    @property
+    def bag_encoders(self) -> list[tuple[str, int]]:
+        """Return name and width of the encoder of the bags, or of each encoder where bags of several are fused."""
+        config = self.config
+        if self.fusion == "none":
+            return [(config["recipe"]["bags"]["encoder"], config["recipe"]["bags"]["dim"])]
+        return [(str(own["encoder"]), int(own["dim"])) for own in json.loads(config["about"]["bag_recipe"])["bags"]]
+
     def read_json(self, name: str) -> dict[str, Any]:
-        """Return a JSON file of the run, or raise `RequestError` when the run is not finished."""
+        """Return metrics.json or calibration.json, checked.
+
+        Raises
+        ------
+        RequestError
+            The run is not finished, or the file is damaged.
+        """
+        path = self.path / name
         try:
-            content: dict[str, Any] = json.loads((self.path / name).read_text())
-        except (OSError, ValueError) as error:
-            raise RequestError(f"{self.path}: the run is not finished ({name}: {error}); train it to its end") from None
-        return content
+            content = json.loads(path.read_text("utf-8"), parse_constant=no_number)
+        except FileNotFoundError:
+            raise RequestError(f"{self.path}: the run is not finished (no {name}): train it to its end") from None
+        except (ValueError, RecursionError) as error:
+            raise damaged(path, str(error)) from None
+        problem = CONTENTS[name](content, self.recipe) if isinstance(content, dict) else "it is no JSON object"
+        if problem:
+            raise damaged(path, problem)
+        return dict(content)
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         """Write a JSON file of the run."""
         write_text(self.path / name, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def _inside(path: Path) -> str:
+    """Return what to give in place of a folder that holds runs, or nothing."""
+    runs = sorted(own.parent.name for own in path.glob("*/config.toml"))
+    if not runs:
+        return ""
+    return f"; it holds {len(runs)} runs ({', '.join(runs[:3])}{', ...' if len(runs) > 3 else ''}): give one of them"
 
 
 def prepare_run(path: Path, recipe: Recipe, about: dict[str, Any], *, overwrite: bool) -> RunFolder:

@@ -18,9 +18,9 @@ from mil.run import RunFolder
 from wsi.atomic import make_folder, write_text
 from wsi.cohort import Job
 from wsi.cpu import usable_cpus
-from wsi.errors import RequestError
+from wsi.errors import RecipeMismatchError, RequestError
 from wsi.fingerprint import slide_bytes
-from wsi.outcome import Progress, Status, Summary
+from wsi.outcome import Outcome, Progress, Status, Summary
 from wsi.recipe import Recipe, differences
 from wsi.tiler import TileOptions, tile
 
@@ -53,8 +53,8 @@ class SlideOptions:
 class SlideBags:
     """What became of the slides."""
 
-    bags: Path
-    """Folder of the bags."""
+    bags: tuple[Path, ...]
+    """The bags that were made, or found to be what would be made."""
     failures: dict[str, str]
     """Image id -> why there is no bag."""
 
@@ -76,7 +76,7 @@ class Budget:
 
 class _Sink(Progress, Protocol):
     def found(self, result: dict[str, str]) -> None:
-        """Take in failures: image id -> reason."""
+        """Take in what became of slides: image id -> why there is no bag, or nothing where there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +88,7 @@ class _Plan:
     extraction: dict[str, Any]
     """Options of `ExtractOptions`, as the run's bags were made."""
     work: Path
+    overwrite: bool
     chunks: tuple[tuple[Job, ...], ...]
 
 
@@ -98,33 +99,39 @@ def make_bags(
     work: Path,
     budget: Budget | None,
     progress: Progress,
+    *,
+    overwrite: bool = False,
 ) -> SlideBags:
     """Tile and encode the slides into the work folder; with a budget, those that are done in time.
 
-    What lies in the folder already, made by the same recipe, is used. Small slides come first under a budget.
+    What lies in the folder already, made by the same recipe from the same slide, is used. Small slides come first under
+    a budget.
 
     Raises
     ------
     RequestError
         The run does not know how its bags were made, or the encoder's weights are not those of the run.
+    RecipeMismatchError
+        A store or bag in the folder was made otherwise, or from another slide, and ``overwrite`` is not given.
     """
     recipe = _recipe(run)
-    plan = _Plan(options, _tiling(recipe), options_of(recipe), work, ())
+    plan = _Plan(options, _tiling(recipe), options_of(recipe), work, overwrite, ())
     _check_encoder(run, plan, recipe)
     make_folder(work)
-    failures = {job.image_id: job.problem for job in jobs if job.problem}
+    ended = {job.image_id: job.problem for job in jobs if job.problem}
     sound = [job for job in jobs if not job.problem]
     if budget is None:
         sink = _Collected(progress)
         _make(replace(plan, chunks=(tuple(sound),) if sound else ()), sink)
-        return SlideBags(work / "bags", failures | sink.failures)
-    work_in_chunks = partial(_make, replace(plan, chunks=_chunks(sound, options)))
-    found, _ = work_until(work_in_chunks, budget.deadline_of_bags, progress)
-    for part in found:
-        failures |= part
-    late = [job for job in sound if job.image_id not in failures and not _bag(work, job).exists()]
-    failures |= {job.image_id: f"not done within the time budget of {budget.minutes:g} min" for job in late}
-    return SlideBags(work / "bags", failures)
+        ended |= sink.ended
+    else:
+        work_in_chunks = partial(_make, replace(plan, chunks=_chunks(sound, options)))
+        found, _ = work_until(work_in_chunks, budget.deadline_of_bags, progress)
+        for part in found:
+            ended |= part
+    late = f"not done within the time budget of {budget.minutes:g} min" if budget else "not done"
+    failures = {job.image_id: why for job in jobs if (why := ended.get(job.image_id, late))}
+    return SlideBags(tuple(_bag(work, job) for job in sound if job.image_id not in failures), failures)
 
 
 class _Collected:
@@ -133,10 +140,10 @@ class _Collected:
     def __init__(self, progress: Progress) -> None:
         self.begin, self.grow, self.advance = progress.begin, progress.grow, progress.advance
         self.note, self.end = progress.note, progress.end
-        self.failures: dict[str, str] = {}
+        self.ended: dict[str, str] = {}
 
     def found(self, result: dict[str, str]) -> None:
-        self.failures |= result
+        self.ended |= result
 
 
 def _recipe(run: RunFolder) -> Recipe:
@@ -185,28 +192,14 @@ def _chunks(jobs: Sequence[Job], options: SlideOptions) -> tuple[tuple[Job, ...]
 
 def _make(plan: _Plan, sink: "_Sink | Channel") -> None:
     for number, chunk in enumerate(plan.chunks):
-        failures = _make_chunk(plan, number, [job for job in chunk if not _bag(plan.work, job).exists()], sink)
-        sink.found(failures)
+        failures = _make_chunk(plan, number, chunk, sink)
+        sink.found({job.image_id: failures.get(job.image_id, "") for job in chunk})
 
 
 def _make_chunk(plan: _Plan, number: int, jobs: Sequence[Job], progress: Progress) -> dict[str, str]:
-    if not jobs:
-        return {}
+    """Tile and encode some slides; what is there and was made alike is kept, by the rules of tiling and extraction."""
     stores, options = plan.work / "stores", plan.options
-    manifest = plan.work / f"chunk{number}.csv"
-    write_text(manifest, _manifest(jobs))
-    tiled = tile(
-        TileOptions(
-            slides=(),
-            out=stores,
-            manifest=manifest,
-            workers=options.workers,
-            **plan.tiling | {"assume_mpp": options.assume_mpp, "on_damage": options.on_damage},
-        ),
-        progress,
-    )
-    manifest.unlink()
-    failures = _failures(tiled)
+    failures = _tiled(plan, number, jobs, progress)
     made = tuple(stores / f"{job.image_id}.zarr" for job in jobs if job.image_id not in failures)
     if not made:
         return failures
@@ -218,11 +211,44 @@ def _make_chunk(plan: _Plan, number: int, jobs: Sequence[Job], progress: Progres
             weights=options.weights,
             random_weights=options.random_weights,
             device=str(resolve_device(options.device)),
+            overwrite=plan.overwrite,
             **plan.extraction,
         ),
         progress,
     )
     return failures | _failures(extracted)
+
+
+def _tiled(plan: _Plan, number: int, jobs: Sequence[Job], progress: Progress) -> dict[str, str]:
+    """Tile some slides; return what failed. A store of other settings is made anew only on request."""
+    manifest, options = plan.work / f"chunk{number}.csv", plan.options
+    try:
+        request = TileOptions(
+            slides=(),
+            out=plan.work / "stores",
+            manifest=manifest,
+            workers=options.workers,
+            **plan.tiling | {"assume_mpp": options.assume_mpp, "on_damage": options.on_damage},
+        )
+    except TypeError as error:
+        raise RequestError(f"the recipe of the run's bags holds a value of another kind ({error})") from None
+    write_text(manifest, _manifest(jobs))
+    try:
+        outcomes = list(tile(request, progress).outcomes)
+        other = [outcome for outcome in outcomes if outcome.facts.get("mismatch")]
+        if other and not plan.overwrite:
+            raise RecipeMismatchError(other[0].reason)
+    except RecipeMismatchError as error:
+        if not plan.overwrite:
+            raise
+        other, outcomes = [Outcome(job.image_id, Status.FAILED, str(error)) for job in jobs], []
+    if other:
+        again = {outcome.item_id for outcome in other}
+        write_text(manifest, _manifest([job for job in jobs if job.image_id in again]))
+        anew = tile(replace(request, overwrite=True), progress).outcomes
+        outcomes = [outcome for outcome in outcomes if outcome.item_id not in again] + list(anew)
+    manifest.unlink()
+    return _failures(Summary("tile", outcomes, 0.0))
 
 
 def _failures(summary: Summary) -> dict[str, str]:
@@ -234,8 +260,7 @@ def _bag(work: Path, job: Job) -> Path:
 
 
 def _manifest(jobs: Sequence[Job]) -> str:
+    rows = [[job.image_id, os.fspath(job.path), "" if job.mpp is None else repr(job.mpp)] for job in jobs]
     text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image_id", "path", "mpp"])
-    writer.writerows([job.image_id, os.fspath(job.path), "" if job.mpp is None else repr(job.mpp)] for job in jobs)
+    csv.writer(text, lineterminator="\n").writerows([["image_id", "path", "mpp"], *rows])
     return text.getvalue()

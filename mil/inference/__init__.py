@@ -1,0 +1,1 @@
+"""A finished run asked about slides that it has not seen."""

@@ -1,0 +1,152 @@
+"""The one door to a run folder's files: whether every value in them is of the kind that the rest relies on."""
+
+import json
+import tomllib
+from collections.abc import Callable
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from wsi.errors import RequestError
+from wsi.recipe import Recipe, recipe_hash
+
+FORMAT = "gigamil-run-1"
+
+
+def damaged(path: Path, why: str) -> RequestError:
+    """Return the one error for a file of a run that is not as it was written."""
+    return RequestError(f"{path} is damaged ({why}): copy it again, or train the run again")
+
+
+def no_number(name: str) -> float:
+    """Refuse NaN and the infinities, which JSON does not know."""
+    raise ValueError(f"{name} is no number")
+
+
+def checked_config(path: Path, text: str) -> dict[str, Any]:
+    """Return config.toml when every field that is used has the kind of value that it must have."""
+    try:
+        config = tomllib.loads(text)
+    except ValueError as error:
+        raise damaged(path, str(error)) from None
+    if config.get("format") != FORMAT:
+        raise RequestError(f"{path.parent}: expected format {FORMAT} in config.toml, found {config.get('format')!r}")
+    problem = _problem_of_config(config)
+    if problem:
+        raise damaged(path, problem)
+    return config
+
+
+def _problem_of_config(config: dict[str, Any]) -> str:
+    recipe, about = config.get("recipe"), config.get("about")
+    if not isinstance(recipe, dict) or not isinstance(about, dict):
+        return "expected the tables recipe and about"
+    for name, fits, wanted in _FIELDS:
+        if name in recipe and not fits(recipe[name]):
+            return f"{name}: expected {wanted}, found {recipe[name]!r}"
+    absent = [name for name in ("head", "folds", "seeds", "classes", "precision", "bags") if name not in recipe]
+    if absent:
+        return f"{absent[0]} is missing"
+    try:
+        bag_recipe, encoder = json.loads(about["bag_recipe"]), json.loads(about["encoder"])
+    except (KeyError, ValueError, TypeError, RecursionError):
+        return "about.bag_recipe and about.encoder: expected JSON"
+    if not isinstance(bag_recipe, dict) or not isinstance(encoder, dict | list):
+        return "about.bag_recipe and about.encoder: expected JSON objects"
+    if not isinstance(about.get("versions", {}), dict):
+        return "about.versions: expected a table"
+    if recipe_hash(bag_recipe) != recipe["bags"].get("recipe_hash"):
+        return "about.bag_recipe is not the one that the run was trained with"
+    if recipe_hash(recipe) != config.get("recipe_hash"):
+        return "its recipe is not the one that the run was trained with: recipe_hash differs"
+    return ""
+
+
+def _is_count(value: Any, least: int = 1, most: int = 1 << 20) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def _is_bags(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("encoder"), str) and _is_count(value.get("dim"))
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(own, str) and own for own in value)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+_FIELDS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("head", _is_text, "the name of a head"),
+    ("folds", lambda value: _is_count(value, 2), "a number of 2 or more"),
+    ("seeds", _is_count, "a number of 1 or more"),
+    ("models_per_fold", _is_count, "a number of 1 or more"),
+    ("classes", _is_names, "a list of names"),
+    ("precision", lambda value: value in ("fp32", "bf16", "fp16"), "fp32, bf16 or fp16"),
+    ("bags", _is_bags, "encoder and dim"),
+    ("target", lambda value: value in ("classes", "labels", "value", "survival"), "a target"),
+    ("fusion", lambda value: value in ("none", "concat", "late", "folds"), "a fusion"),
+    ("aggregate", _is_text, "a word"),
+    ("split", _is_text, "a word"),
+)
+"""Fields of the recipe: whether a value fits, and what is expected."""
+
+
+def _problem_of_metrics(content: dict[str, Any], recipe: Recipe) -> str:
+    models, head = content.get("models"), content.get("head")
+    if content.get("classes") != recipe["classes"] or head != recipe["head"]:
+        return "head and classes: expected those of config.toml"
+    if not isinstance(models, dict) or not isinstance(models.get(head), dict):
+        return "models: expected the metrics of the run's head"
+    for model, found in models.items():
+        if not isinstance(found, dict) or not all(_is_estimate(own) for own in found.values()):
+            return f"models.{model}: expected value, low and high of each metric"
+    kinds = {"failures": dict, "warnings": list, "seen_stores": list, "patients": int, "slides": int}
+    wrong = next((name for name, kind in kinds.items() if not isinstance(content.get(name), kind)), None)
+    if wrong is not None:
+        return f"{wrong}: expected a {kinds[wrong].__name__}"
+    if recipe.get("target", "classes") != "classes":
+        default = content.get("default")
+        fine = isinstance(default, list) and len(default) == len(recipe["classes"]) and all(map(_is_number, default))
+        return "" if fine else "default: expected a number for each output"
+    wanted = ("patients_per_class", "confusion", "folds", "centers", "center_probe", "bootstrap")
+    absent = next((name for name in wanted if name not in content), None)
+    return "" if absent is None else f"{absent} is missing"
+
+
+def _is_estimate(value: Any) -> bool:
+    parts = [value.get(part, "") for part in ("value", "low", "high")] if isinstance(value, dict) else [""]
+    return all(part is None or _is_number(part) for part in parts)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+
+
+def _problem_of_calibration(content: dict[str, Any], recipe: Recipe) -> str:
+    folds = content.get("folds", [])
+    if recipe.get("target", "classes") == "classes" and (not isinstance(folds, list) or len(folds) != recipe["folds"]):
+        return f"folds: expected {recipe['folds']}"
+    return next((problem for own in (content, *folds) if (problem := _problem_of_one(own, len(recipe["classes"])))), "")
+
+
+def _problem_of_one(values: Any, n_classes: int) -> str:
+    if not isinstance(values, dict) or not isinstance(values.get("method"), str):
+        return "expected a method"
+    shift, floor = values.get("shift", []), values.get("floor", 0)
+    if not (_is_number(values.get("temperature")) and values["temperature"] > 0):
+        return f"temperature: expected a number above 0, found {values.get('temperature')!r}"
+    if not isinstance(shift, list) or len(shift) not in (0, n_classes) or not all(map(_is_number, shift)):
+        return f"shift: expected no number or {n_classes}, found {shift!r}"
+    if not _is_number(floor) or not 0 <= floor * n_classes < 1:
+        return f"floor: expected a probability, found {floor!r}"
+    return ""
+
+
+CONTENTS: dict[str, Callable[[dict[str, Any], Recipe], str]] = {
+    "metrics.json": _problem_of_metrics,
+    "calibration.json": _problem_of_calibration,
+}
+"""What is wrong with the content of a file; nothing where it is as it must be."""

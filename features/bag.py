@@ -27,6 +27,8 @@ from wsi.errors import BagError, RequestError
 from wsi.recipe import Recipe, canonical, recipe_hash
 
 FORMAT = "gigamil-bag/1"
+_MARK_WITHIN = 1 << 20
+"""Bytes from either end of a file among which HDF5 keeps the root's attributes."""
 POWERS = (1.25, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0)
 """Nominal objective powers; the exact um/px stands beside them, at the root."""
 
@@ -99,13 +101,27 @@ def write_bag(path: Path, blocks: Sequence[Floats], coords_l0_yx: Ints, facts: B
     if coords_l0_yx.shape != (n_tiles, 2):
         raise BagError(f"{path.name}: expected one (y, x) per tile: {n_tiles} tiles, coordinates {coords_l0_yx.shape}")
     try:
-        with replacing(path) as temporary, _Sink(temporary, "w+") as sink:
+        with replacing(path, is_our_bag) as temporary, _Sink(temporary, "w+") as sink:
             with h5py.File(sink, "w") as file:
                 _write(file, path.name, blocks, (n_tiles, dim), coords_l0_yx, facts)
             if sink.error is not None:
                 raise sink.error
     except OSError as error:
         raise BagError(f"{path} cannot be written ({error.strerror or error}): make room and run it again") from None
+
+
+def is_our_bag(path: Path) -> bool:
+    """Tell whether a file is a bag that this package wrote, whole or damaged; an empty file counts, too."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            for start in {0, max(0, size - _MARK_WITHIN)}:
+                file.seek(start)
+                if FORMAT.partition("/")[0].encode() in file.read(_MARK_WITHIN):
+                    return True
+    except OSError:
+        return False
+    return size == 0
 
 
 class _Sink(io.FileIO):

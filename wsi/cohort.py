@@ -11,6 +11,7 @@ from pathlib import Path
 
 from wsi.errors import RequestError, UnreadableSlideError
 from wsi.manifest import ManifestRow, check_id, load_manifest
+from wsi.store_metadata import is_our_store
 
 EXTENSIONS = frozenset(
     ".svs .tif .tiff .ndpi .mrxs .scn .vms .vmu .bif .dcm .svslide .czi .qptiff".split()  # noqa: SIM905
@@ -85,12 +86,10 @@ def _files(path: Path) -> list[tuple[Path, str]]:
 
 def _below(folder: Path) -> Iterable[Path]:
     """Give the slides under a folder, without looking into zarr folders or hidden ones."""
-    from wsi.readers.ome_zarr_reader import is_own_store
-
     for base, folders, names in os.walk(folder):
         for name in folders:
             path = Path(base, name)
-            if name.lower().endswith(_ZARR) and not name.startswith(".") and not is_own_store(path):
+            if name.lower().endswith(_ZARR) and not name.startswith(".") and not is_our_store(path):
                 yield path
         folders[:] = [n for n in folders if not n.startswith(".") and not n.lower().endswith((_ZARR, ".zarr.partial"))]
         for name in names:

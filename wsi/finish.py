@@ -1,8 +1,6 @@
 """The last task of a slide: coarse levels, mask, overview, tile list, root metadata; then the store is whole."""
 
 import json
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -19,11 +17,13 @@ from wsi.layout import FILL, FORMAT_VERSION, group, multiscales, omero, shard_pa
 from wsi.options import AREA, DCT
 from wsi.plan import SlidePlan, plan_hash, read_overview, read_tissue
 from wsi.region import Receipt, raise_damage, read_receipt
+from wsi.replace import discard, put
 from wsi.resample import halve
 from wsi.scores.artefacts import OVERVIEW_SCORES
 from wsi.scores.drop import dropped
 from wsi.scores.quality import TILE_SCORES, focus_notes
 from wsi.shards import ShardFile, write_shard
+from wsi.store_metadata import is_our_store
 from wsi.units import YX, ceil_div
 
 _PACKAGES = ("gigamil", "imagecodecs", "numpy", "opencv-python-headless", "openslide-python", "tifffile", "zarr")
@@ -47,24 +47,11 @@ def finish(plan: SlidePlan, regions: Sequence[YX]) -> dict[str, Any]:
     _write_overview(plan)
     facts = _facts(plan, receipts, listed)
     for left_over in plan.partial.rglob(f".*{PARTIAL}"):  # by a worker that was killed
-        left_over.unlink()
+        discard(left_over)
     write_json(plan.partial / "zarr.json", group({"ome": _ome(plan), "gigamil": _meta(plan, facts)}))
-    shutil.rmtree(plan.work)
-    if plan.out.exists():
-        _replace(plan)
-    else:
-        os.rename(plan.partial, plan.out)
+    discard(plan.work)
+    put(plan.partial, plan.out, is_our_store)
     return facts
-
-
-def _replace(plan: SlidePlan) -> None:
-    """Put the new store in the place of the old one (--overwrite): the old goes only when the new is whole."""
-    old = plan.out.with_name(f".{plan.out.name}.old")
-    if old.exists():
-        shutil.rmtree(old)
-    os.rename(plan.out, old)
-    os.rename(plan.partial, plan.out)
-    shutil.rmtree(old)
 
 
 def _receipt(plan: SlidePlan, region: YX) -> Receipt:

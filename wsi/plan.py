@@ -6,7 +6,6 @@ between tasks lies in the work folder inside the unfinished store.
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -30,12 +29,14 @@ from wsi.overview import OverviewPlan, overview_band, plan_overview
 from wsi.passthrough import copied_levels
 from wsi.recipe import canonical, recipe_hash
 from wsi.reduced_jpeg import can_reduce
+from wsi.replace import remove
 from wsi.resolution import Resolution, resolve_mpp
 from wsi.roi import roi_file, roi_hash, roi_mask
 from wsi.scaling import Scaling, choose_scaling
 from wsi.scores.artefacts import assess
 from wsi.single_pass import SinglePass, plan_single_pass
 from wsi.slide import RGB, Slide, open_slide
+from wsi.store_metadata import is_our_partial
 from wsi.tissue import fill_holes, find_tissue
 from wsi.units import YX
 
@@ -203,8 +204,8 @@ def start_partial(plan: SlidePlan) -> None:
     wanted = canonical(plan.recipe)
     if marker.is_file() and marker.read_text("utf-8") == wanted:
         return
-    if plan.partial.exists():
-        shutil.rmtree(plan.partial)
+    remove(plan.partial, is_our_partial)
+    plan.work.mkdir(parents=True)  # the mark, before anything else
     write_image_arrays(plan.partial, plan.grid, plan.codecs)
     write_text(marker, wanted)
 

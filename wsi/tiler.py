@@ -5,10 +5,9 @@ regions, finish. Tasks of several slides are under way at once, in a bounded win
 end. Workers send receipts back, never pixels.
 """
 
-import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +18,7 @@ from wsi.atomic import make_folder
 from wsi.claim import claim
 from wsi.cluster import dask_client
 from wsi.cohort import Job, find_jobs
-from wsi.errors import ClaimedError, GigamilError, RecipeMismatchError, RequestError, SchedulerLostError, StoreError
+from wsi.errors import GigamilError, RecipeMismatchError, RequestError, SchedulerLostError, StoreError
 from wsi.fingerprint import slide_bytes
 from wsi.finish import finish
 from wsi.options import TileOptions
@@ -27,8 +26,10 @@ from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.plan import SlidePlan, TissuePlan, make_band, make_plan, make_tissue, partial_path, start_partial, store_path
 from wsi.recipe import refuse_other_recipe
 from wsi.region import make_region, make_region_once
+from wsi.replace import refuse_foreign, refuse_input, remove
 from wsi.settle import settle_region, unsettled_regions
 from wsi.store import TileStore
+from wsi.store_metadata import is_our_partial, is_our_store
 from wsi.units import YX
 
 Task = tuple[Callable[..., Any], tuple[Any, ...]]
@@ -119,7 +120,8 @@ class _Run:
             facts = {"mismatch": True} if isinstance(self.failure, RecipeMismatchError) else {}
             self.outcome = Outcome(self.job.image_id, Status.FAILED, reason(self.failure), facts)
             if self.plan is not None and not facts:
-                shutil.rmtree(partial_path(self.plan.out), ignore_errors=True)
+                with suppress(OSError, RequestError):
+                    remove(partial_path(self.plan.out), is_our_partial)
         self.held.close()
 
 
@@ -217,9 +219,12 @@ class _Engine:
             try:
                 if job.problem:
                     raise StoreError(job.problem)
-                held.enter_context(claim(store_path(self._options.out, job.image_id)))
-            except (StoreError, ClaimedError) as error:
-                outcomes[job.image_id] = Outcome(job.image_id, Status.FAILED, str(error))
+                out = store_path(self._options.out, job.image_id)
+                refuse_input(out, [job.path])
+                refuse_foreign(out, is_our_store)
+                held.enter_context(claim(out))
+            except (GigamilError, OSError) as error:
+                outcomes[job.image_id] = Outcome(job.image_id, Status.FAILED, reason(error))
                 continue
             yield _Run(job, self._options, held, self._sizes[job.image_id])
 

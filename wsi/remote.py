@@ -6,6 +6,7 @@ neighbouring chunks come in one request, and requests run side by side.
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from itertools import product
 from typing import Any
@@ -45,12 +46,7 @@ class RemoteFolder:
     def _filesystem(self) -> tuple[Any, str]:
         """Return fsspec's file system and the store's path in it, as opened by this process."""
         if self._opened is None or self._opened[0] != os.getpid():
-            try:
-                from fsspec.core import url_to_fs
-
-                self._opened = (os.getpid(), *url_to_fs(self._url, **self._options))
-            except Exception as error:
-                raise _store_error(self._url, error) from None
+            self._opened = (os.getpid(), *_opened(self._url, self._options))
         return self._opened[1], self._opened[2].rstrip("/")
 
     def _get(self, ranges: Sequence[Range]) -> list[bytes | None]:
@@ -136,6 +132,22 @@ class RemoteFolder:
         return sorted(name[len(root) + 1 :] for name in found)
 
 
+def _opened(url: str, options: Options) -> tuple[Any, str]:
+    """Return fsspec's file system for a URL, and the path in it."""
+    if re.match(r"(s3a?|gc?s)://[^/]*:.*@", url):
+        raise StoreError(
+            f"{url}: credentials in a URL are not read, and stand in the shell's history: give them to the environment "
+            "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE)"
+        )
+    try:
+        from fsspec.core import url_to_fs
+
+        filesystem, root = url_to_fs(url, **options)
+    except Exception as error:
+        raise _store_error(url, error) from None
+    return filesystem, root
+
+
 def coalesce(parts: Sequence[tuple[str, int, int]]) -> dict[tuple[str, int, int], list[tuple[str, int, int]]]:
     """Merge neighbouring byte ranges of one file.
 
@@ -161,10 +173,8 @@ def coalesce(parts: Sequence[tuple[str, int, int]]) -> dict[tuple[str, int, int]
 
 def find_remote_stores(url: str, suffix: str, options: Options | None = None) -> list[str]:
     """Return the URLs of the stores in a folder behind a URL, one level deep, sorted."""
+    filesystem, root = _opened(url, options or {})
     try:
-        from fsspec.core import url_to_fs
-
-        filesystem, root = url_to_fs(url, **(options or {}))
         names = [str(name).rstrip("/").rsplit("/", 1)[-1] for name in filesystem.ls(root, detail=False, refresh=True)]
     except FileNotFoundError:
         return []

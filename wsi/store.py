@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from wsi.atomic import PARTIAL
 from wsi.channels import smallest
 from wsi.codecs import ChunkCodec, codec
-from wsi.errors import RequestError, StoreError
+from wsi.errors import RequestError, StoreError, masked
 from wsi.grid import Grid
 from wsi.layout import FILL, FORMAT_VERSION, SUFFIX, shard_key
 from wsi.slide import RGB
@@ -52,7 +52,7 @@ class TileStore:
         return TileStore, (self.path, self._options)
 
     def __repr__(self) -> str:
-        return f"TileStore({str(self.path)!r})"
+        return f"TileStore({masked(str(self.path))!r})"
 
     @cached_property
     def _meta(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from wsi.atomic import write_text
-from wsi.errors import RequestError
+from wsi.errors import RequestError, masked
 from wsi.outcome import Summary
 from wsi.replace import refuse_foreign
 
@@ -38,13 +38,13 @@ def write_summary(path: Path, summary: Summary) -> None:
     """Write the table as CSV, or all that is known as JSON, by the file's ending."""
     check_summary_path(path)
     if path.suffix == ".json":
-        write_text(path, json.dumps(summary.as_dict(), indent=1, default=str) + "\n", _is_ours)
+        write_text(path, masked(json.dumps(summary.as_dict(), indent=1, default=str)) + "\n", _is_ours)
         return
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(summary_rows(summary))
-    write_text(path, text.getvalue(), _is_ours)
+    write_text(path, masked(text.getvalue()), _is_ours)
 
 
 def _is_ours(path: Path) -> bool:

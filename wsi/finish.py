@@ -15,15 +15,17 @@ from wsi.errors import StoreError
 from wsi.grid import SHARD_TILES, TASK_LEVELS
 from wsi.layout import FILL, FORMAT_VERSION, group, multiscales, omero, shard_path, write_json, write_small_array
 from wsi.options import AREA, DCT
-from wsi.plan import SlidePlan, plan_hash, read_overview, read_tissue
+from wsi.plan import SlidePlan, read_overview, read_tissue
+from wsi.recipe import Recipe, recipe_hash
 from wsi.region import Receipt, raise_damage, read_receipt
 from wsi.replace import discard, put
 from wsi.resample import halve
 from wsi.scores.artefacts import OVERVIEW_SCORES
-from wsi.scores.drop import dropped
+from wsi.scores.drop import Rule, dropped
 from wsi.scores.quality import TILE_SCORES, focus_notes
 from wsi.shards import ShardFile, write_shard
 from wsi.store_metadata import is_our_store
+from wsi.tile_recipe import finished
 from wsi.units import YX, ceil_div
 
 _PACKAGES = ("gigamil", "imagecodecs", "numpy", "opencv-python-headless", "openslide-python", "tifffile", "zarr")
@@ -48,7 +50,8 @@ def finish(plan: SlidePlan, regions: Sequence[YX]) -> dict[str, Any]:
     facts = _facts(plan, receipts, listed)
     for left_over in plan.partial.rglob(f".*{PARTIAL}"):  # by a worker that was killed
         discard(left_over)
-    write_json(plan.partial / "zarr.json", group({"ome": _ome(plan), "gigamil": _meta(plan, facts)}))
+    recipe = _recipe(plan, facts, listed)
+    write_json(plan.partial / "zarr.json", group({"ome": _ome(plan), "gigamil": _meta(plan, facts, recipe)}))
     discard(plan.work)
     put(plan.partial, plan.out, is_our_store)
     return facts
@@ -109,6 +112,8 @@ class _TileList:
     """Of the tiles whose pixels were looked at: a few where tiles are copied."""
     dropped: int
     """Tiles that rules left out."""
+    dropping: tuple[Rule, ...]
+    """The rules that left any out."""
 
 
 def _write_tiles(plan: SlidePlan, receipts: Sequence[Receipt]) -> _TileList:
@@ -121,6 +126,7 @@ def _write_tiles(plan: SlidePlan, receipts: Sequence[Receipt]) -> _TileList:
     focus = looked_at["focus"][~np.isnan(looked_at["focus"])]
     scores = {name: values for name, values in looked_at.items() if not np.isnan(values).any()}
     kept = ~dropped(plan.options.rules, scores, int(listed.sum()))
+    dropping = tuple(rule for rule in plan.options.rules if dropped([rule], scores, int(listed.sum())).any())
     yx = np.argwhere(listed)[kept].astype(np.int32)
     scores = {name: values[kept] for name, values in scores.items()}
     folder = plan.partial / "tiles"
@@ -130,7 +136,7 @@ def _write_tiles(plan: SlidePlan, receipts: Sequence[Receipt]) -> _TileList:
     write_small_array(folder / "damaged", damaged, ("tile", "yx"))
     for name, values in scores.items():
         write_small_array(folder / name, values, ("tile",))
-    return _TileList(yx, scores, focus, int((~kept).sum()))
+    return _TileList(yx, scores, focus, int((~kept).sum()), dropping)
 
 
 def _scores(
@@ -223,7 +229,13 @@ def _facts(plan: SlidePlan, receipts: Sequence[Receipt], listed: _TileList) -> d
     }
 
 
-def _meta(plan: SlidePlan, facts: dict[str, Any]) -> dict[str, Any]:
+def _recipe(plan: SlidePlan, facts: dict[str, Any], listed: _TileList) -> Recipe:
+    damaged = bool(facts["damaged_tiles"] or facts["tissue"]["damaged_overview"] or plan.missing)
+    filled = bool(facts["tissue"]["holes_filled"])
+    return finished(plan.recipe, plan.options, damaged=damaged, dropping=listed.dropping, filled=filled)
+
+
+def _meta(plan: SlidePlan, facts: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
     """Return our own attributes: an allow-list; nothing that the scanner wrote as free text is copied."""
     return {
         "format": FORMAT_VERSION,
@@ -239,8 +251,8 @@ def _meta(plan: SlidePlan, facts: dict[str, Any]) -> dict[str, Any]:
         "codecs": list(plan.codecs),
         "n_tiles": facts["tiles"],
         "scores": facts["scores"],
-        "recipe": plan.recipe,
-        "recipe_hash": plan_hash(plan),
+        "recipe": recipe,
+        "recipe_hash": recipe_hash(recipe),
         "provenance": {
             "format": plan.format,
             "reader": plan.reader,

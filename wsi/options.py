@@ -91,7 +91,7 @@ class TileOptions:
                 )
 
     def recipe(self) -> dict[str, Any]:
-        """Return what shapes the pixels and the tile list, as JSON values."""
+        """Return what was asked that shapes every slide, as JSON values; `wsi.tile_recipe` adds what comes of it."""
         return {
             "target_mpp": self.target_mpp,
             "tile_px": self.tile_px,
@@ -99,13 +99,10 @@ class TileOptions:
             "downscale": self.downscale,
             "min_tissue": self.min_tissue,
             "keep_background": self.keep_background,
-            "assume_mpp": self.assume_mpp,
-            "on_damage": self.on_damage,
             "roi_mode": self.roi_mode,
             "fill_holes": self.fill_holes,
             "drop": [str(rule) for rule in self.rules],
             "scores": self.scores,
-            "reader": self.reader,
         }
 
     @property

@@ -8,6 +8,8 @@ from wsi.slide import MppClaim
 
 PLAUSIBLE_MPP = (0.05, 20.0)
 """um/px outside this is a placeholder or an error: 25.4 dpi gives 1000, 72 dpi gives 352.8."""
+ASSUMED = "assumed"
+"""The source where the slide says nothing that can be believed."""
 MAX_ANISOTROPY = 1.10
 """x and y may differ by this factor at most."""
 
@@ -56,7 +58,7 @@ def resolve_mpp(
         else:
             return Resolution(mpp, f"objective power {objective_power:g}", tuple(rejected))
     if assume_mpp is not None:
-        return Resolution(assume_mpp, "assumed", tuple(rejected))
+        return Resolution(assume_mpp, ASSUMED, tuple(rejected))
     found = "; ".join(rejected) or "the file says nothing"
     raise ResolutionError(
         f"um/px unknown ({found}): give it in the manifest's mpp column, or with --assume-mpp for all such slides"

@@ -72,6 +72,12 @@ def verify(options: VerifyOptions, progress: Progress | None = None) -> Summary:
     return Summary("verify", outcomes, time.perf_counter() - started)
 
 
+def verify_quickly(store: TileStore) -> Outcome:
+    """Verify one store without decoding its tiles: the indexes of its shards, its metadata, tile list and pictures."""
+    with ThreadPoolExecutor(1) as pool:
+        return _verify_one(store, pool, 2, True, Silent())
+
+
 def _verify_one(store: TileStore, pool: ThreadPoolExecutor, window: int, quick: bool, progress: Progress) -> Outcome:
     try:
         problems = [*_recipe(store), *_metadata(store), *_left_over(store), *_pictures(store)]
@@ -87,7 +93,7 @@ def _verify_one(store: TileStore, pool: ThreadPoolExecutor, window: int, quick: 
         return Outcome(store.image_id, Status.FAILED, str(error))
     if problems:
         more = f"; {len(problems) - 1} more problems" if len(problems) > 1 else ""
-        return Outcome(store.image_id, Status.FAILED, f"{problems[0]}{more}: tile the slide again", facts)
+        return Outcome(store.image_id, Status.FAILED, f"{problems[0]}{more}: remove it and tile the slide again", facts)
     return Outcome(store.image_id, Status.DONE, "", facts)
 
 

@@ -68,12 +68,13 @@ def make(job: Job, options: TileOptions) -> SlidePlan:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[SlidePlan, dict[str, bytes]] | str]:
     """Give a function that makes a store of a slide by options, each once: its plan and content, or why there is none."""
     folder = tmp_path_factory.mktemp("recipes")
-    ringed = picture(400, 420)
-    ringed[100:180, 90:160] = (236, 238, 237)  # a hole in the tissue
+    pixels, holed = picture(400, 420), picture(1800, 1820)
+    holed[430:830, 366:726] = (236, 238, 237)  # a hole too large to be taken for tissue anyway
     slides = {
-        "plain": write_deflate(folder / "plain.tif", ringed, resolution=None),
-        "jpeg": write_pyramid(folder / "jpeg.tif", ringed, 0.25, tile=(128, 128)),
-        "bad": write_deflate(folder / "bad.tif", ringed, resolution=None),
+        "plain": write_deflate(folder / "plain.tif", pixels, resolution=None),
+        "holed": write_deflate(folder / "holed.tif", holed, resolution=None),
+        "jpeg": write_pyramid(folder / "jpeg.tif", pixels, 0.25, tile=(128, 128)),
+        "bad": write_deflate(folder / "bad.tif", pixels, resolution=None),
     }
     spoil_tile(slides["bad"], 5)
 
@@ -137,7 +138,8 @@ BASE = tuple(values[0] for values in CHOICES.values())
         ("jpeg", "assume_mpp", 0.3, True),
         ("plain", "on_damage", "fail", True),
         ("plain", "drop", ("pen>0.99",), True),
-        ("plain", "fill_holes", True, False),
+        ("plain", "fill_holes", True, True),
+        ("holed", "fill_holes", True, False),
         ("jpeg", "target_mpp", 0.505, True),
         ("jpeg", "tile_px", "native", True),
         ("plain", "codec", "zstd", True),
@@ -169,6 +171,16 @@ def test_skipped_damage_stands_in_the_recipe(made: Any) -> None:
     options = TileOptions(slides=(plan.path,), out=plan.out.parent, workers=0, **(chosen | {"on_damage": "fail"}))
     with pytest.raises(RecipeMismatchError, match='on_damage: found "skip", wanted "fail"'):
         check_finished(make_plan(Job("bad", plan.path), options))
+
+
+@pytest.mark.parametrize("slide", ["plain", "holed"])
+def test_filled_holes_stand_in_the_recipe(made: Any, slide: str) -> None:
+    filled = tuple((dict(zip(CHOICES, BASE, strict=True)) | {"fill_holes": True}).values())
+    (plan, without), (other, within) = made(slide, BASE), made(slide, filled)
+    recipes = [TileStore(one.out).recipe for one in (plan, other)]
+    assert [recipe["effect"]["fill_holes"] for recipe in recipes] == [False, slide == "holed"]
+    assert [recipe["fill_holes"] for recipe in recipes] == [False, True]
+    assert (without == within) == (slide == "plain")
 
 
 def test_rules_keep_every_digit() -> None:

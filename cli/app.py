@@ -14,6 +14,7 @@ from cli.extract import extract
 from cli.finetune import finetune
 from cli.heatmap import heatmap
 from cli.info import info
+from cli.options import claiming
 from cli.predict import predict
 from cli.qc import qc
 from cli.report import report
@@ -53,7 +54,7 @@ for _verb in (
     compare,
     similar,
 ):
-    app.command()(_verb)
+    app.command()(_verb if _verb in {info, verify, encoders} else claiming(_verb))
 
 
 def _version(wanted: bool) -> None:

@@ -1,16 +1,19 @@
 """Where tasks run: worker processes of this machine, or a Dask scheduler that is already there."""
 
 import logging
+import os
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 from distributed import Client, LocalCluster
 
 from wsi.cpu import usable_cpus
 from wsi.errors import RequestError
 from wsi.interrupts import interrupts_held
+from wsi.replace import discard, temporary_path
 
 _CONNECT_SECONDS = 10
 _PARTS = ("client", "core", "nanny", "scheduler", "utils", "worker")
@@ -61,3 +64,19 @@ def dask_client(workers: int | None, scheduler: str | None) -> Iterator[tuple[Cl
             # In good order this takes seconds: workers finish their tasks first, which the next run does anew anyway.
             threading.Thread(target=closing.pop_all().close, daemon=True).start()
             raise
+
+
+def check_shared(client: Client, folder: Path) -> None:
+    """Raise `RequestError` naming the workers of a scheduler that do not see a folder of this machine."""
+    probe = temporary_path(folder / "probe")
+    probe.touch()
+    try:
+        seen = client.run(os.path.exists, str(probe))
+    finally:
+        discard(probe)
+    blind = sorted(worker for worker, sees in seen.items() if not sees)
+    if blind:
+        raise RequestError(
+            f"--out {folder}: the workers {', '.join(blind[:5])}{' ...' if len(blind) > 5 else ''} do not see this "
+            "folder: give one on a disk that all machines share"
+        )

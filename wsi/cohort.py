@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsi.errors import RequestError, UnreadableSlideError
+from wsi.errors import ManifestError, RequestError, UnreadableSlideError
 from wsi.manifest import ManifestRow, check_id, load_manifest
 from wsi.store_metadata import is_our_store
 
@@ -47,7 +47,7 @@ def find_jobs(slides: Iterable[Path], manifest: Path | None) -> list[Job]:
     """
     files = dict(found for path in slides for found in _files(path))
     if manifest is None:
-        jobs = [Job(check_id(name, str(file)), file.absolute()) for file, name in files.items()]
+        jobs = [Job(name, file.absolute(), problem=_unfit(name)) for file, name in files.items()]
     else:
         jobs = _manifest_jobs(load_manifest(manifest), files, manifest)
     seen: dict[str, Path] = {}
@@ -59,6 +59,15 @@ def find_jobs(slides: Iterable[Path], manifest: Path | None) -> list[Job]:
             )
         seen[job.image_id] = job.path
     return jobs
+
+
+def _unfit(name: str) -> str:
+    """Return why a file's name cannot become an id, "" where it can."""
+    try:
+        check_id(name, "its name")
+    except ManifestError as error:
+        return f"{error}: give it an id in a --manifest with a path column"
+    return ""
 
 
 def _stem(file: Path) -> str:

@@ -3,7 +3,8 @@
     GigamilError (Exception)
     ├── RequestError (ValueError)      the request is wrong: an option, a manifest, a path        exit code 2
     │   ├── ManifestError              a cohort table breaks its contract
-    │   └── RecipeMismatchError        the output exists and was made with other settings
+    │   ├── RecipeMismatchError        the output exists and was made with other settings
+    │   └── NoLocksError               the output's file system has no file locks
     ├── ClaimedError (OSError)         another run is writing this output                          exit code 2
     ├── SchedulerLostError (OSError)   the Dask scheduler went away                                exit code 1
     └── ItemError (RuntimeError)       one item failed, the others go on                          exit code 1
@@ -52,6 +53,10 @@ class ManifestError(RequestError):
 
 class RecipeMismatchError(RequestError):
     """An output of that name exists and was made with other settings."""
+
+
+class NoLocksError(RequestError):
+    """The output's file system has no file locks."""
 
 
 class ClaimedError(GigamilError, OSError):

@@ -1,6 +1,6 @@
 """The options of the tiling stage."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,16 @@ class TileOptions:
                 raise RequestError(
                     f"--{name} {getattr(self, name.replace('-', '_'), '')}: expected {expected}".replace("  ", " ")
                 )
+
+    def absolute(self) -> "TileOptions":
+        """Return the same options with every path absolute."""
+        paths = {
+            "slides": tuple(path.absolute() for path in self.slides),
+            "out": self.out.absolute(),
+            "manifest": self.manifest and self.manifest.absolute(),
+            "roi": self.roi and self.roi.absolute(),
+        }
+        return replace(self, **paths)
 
     def recipe(self) -> dict[str, Any]:
         """Return what was asked that shapes every slide, as JSON values; `wsi.tile_recipe` adds what comes of it."""

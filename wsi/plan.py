@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 import numpy as np
@@ -133,6 +134,8 @@ def make_plan(job: Job, options: TileOptions) -> SlidePlan:
     SlideError
         The slide cannot be read, or its um/px is not known or too coarse.
     """
+    if not options.out.is_dir():
+        raise RequestError(f"--out {options.out}: the worker on {gethostname()} does not see this folder")
     slide = cached_slide(job.path, options.reader)
     if slide.missing and options.on_damage == "fail":
         raise DamagedSlideError(f"{slide.missing}: copy the file again, or give --on-damage skip")

@@ -16,9 +16,9 @@ from distributed.comm import CommClosedError
 
 from wsi.atomic import make_folder
 from wsi.claim import claim
-from wsi.cluster import dask_client
+from wsi.cluster import check_shared, dask_client
 from wsi.cohort import Job, find_jobs
-from wsi.errors import GigamilError, RecipeMismatchError, RequestError, SchedulerLostError, StoreError
+from wsi.errors import GigamilError, NoLocksError, RecipeMismatchError, RequestError, SchedulerLostError, StoreError
 from wsi.fingerprint import slide_bytes
 from wsi.finish import finish
 from wsi.options import TileOptions
@@ -205,11 +205,14 @@ def tile(options: TileOptions, progress: Progress | None = None) -> Summary:
     """
     started = time.perf_counter()
     progress = progress or Silent()
+    options = options.absolute()  # a worker elsewhere has another working folder
     jobs = find_jobs(options.slides, options.manifest)
     make_folder(options.out)
-    sizes = {job.image_id: slide_bytes(job.path) if job.path.exists() else 0 for job in jobs}
+    sizes = {job.image_id: 0 if job.problem else slide_bytes(job.path) for job in jobs}
     progress.begin("tile", sum(sizes.values()), "B")
     with dask_client(options.workers, options.scheduler) as (client, threads):
+        if options.scheduler is not None:
+            check_shared(client, options.out)
         outcomes = _Engine(client, threads, options, progress, sizes).run(jobs)
     progress.end()
     mismatches = [o for o in outcomes if o.facts.get("mismatch")]
@@ -262,6 +265,8 @@ class _Engine:
                 refuse_input(out, [job.path])
                 refuse_foreign(out, is_our_store)
                 held.enter_context(claim(out))
+            except NoLocksError:
+                raise
             except (GigamilError, OSError) as error:
                 outcomes[job.image_id] = Outcome(job.image_id, Status.FAILED, reason(error))
                 continue

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import zarr
-from making import picture
+from making import write_ome_zarr
 
 import wsi
 from wsi import replace
@@ -32,20 +31,9 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def write_foreign_slide(path: Path) -> Path:
-    """Write an OME-Zarr 0.5 slide as another program would."""
-    group = zarr.open_group(path, mode="w", zarr_format=3)
-    array = group.create_array("0", shape=(3, 600, 700), chunks=(3, 256, 256), dtype="uint8")
-    array[:] = picture(600, 700).transpose(2, 0, 1)
-    axes = [{"name": "c", "type": "channel"}, *({"name": n, "type": "space", "unit": "micrometer"} for n in "yx")]
-    datasets = [{"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [1.0, 0.5, 0.5]}]}]
-    group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": datasets}]}
-    return path
-
-
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_slide_is_never_replaced_by_its_own_store(tmp_path: Path, overwrite: bool) -> None:
-    slide = write_foreign_slide(tmp_path / "slide.zarr")
+    slide = write_ome_zarr(tmp_path / "slide.zarr")
     before = content(tmp_path)
     summary = tile(TileOptions(slides=(tmp_path,), out=tmp_path, workers=0, overwrite=overwrite))
     assert [o.status for o in summary.outcomes] == [Status.FAILED]
@@ -68,7 +56,7 @@ def test_a_store_that_is_the_slide_is_never_replaced(tmp_path: Path, deflate_sli
 
 @pytest.mark.parametrize("name", ["049194_0.zarr", "049194_0.zarr.partial"])
 def test_a_foreign_folder_of_that_name_stays(tmp_path: Path, deflate_slide: Path, name: str) -> None:
-    write_foreign_slide(tmp_path / name)
+    write_ome_zarr(tmp_path / name)
     before = content(tmp_path)
     summary = tile(TileOptions(slides=(deflate_slide,), out=tmp_path, assume_mpp=0.5, workers=0, overwrite=True))
     assert summary.outcomes[0].status is Status.FAILED

@@ -4,7 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from making import picture, spoil_tile, write_deflate, write_pyramid
 from wsi import plan as plan_module
 from wsi.cohort import Job
 from wsi.errors import DamagedSlideError, GigamilError, RecipeMismatchError
-from wsi.finish import finish
 from wsi.fingerprint import fingerprint
+from wsi.finish import finish
 from wsi.options import TileOptions
 from wsi.outcome import Status
 from wsi.plan import SlidePlan, make_plan, make_tissue, start_partial
@@ -48,6 +48,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 
 def make(job: Job, options: TileOptions) -> SlidePlan:
     """Make one store, step by step, as the tiler does."""
+    options.out.mkdir(exist_ok=True)
     plan = make_plan(job, options)
     start_partial(plan)
     everywhere = [YX(y, x) for y in range(plan.grid.regions.y) for x in range(plan.grid.regions.x)]
@@ -78,7 +79,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[SlideP
     }
     spoil_tile(slides["bad"], 5)
 
-    @lru_cache(maxsize=None)
+    @cache
     def run(slide: str, chosen: tuple[Any, ...]) -> tuple[SlidePlan, dict[str, bytes]] | str:
         path = slides[slide]
         out = folder / f"{slide}{abs(hash(chosen))}"

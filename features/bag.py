@@ -25,6 +25,7 @@ from features.bag_forms import features_dataset, header_facts, um_coords_message
 from wsi.atomic import replacing
 from wsi.errors import BagError, RequestError
 from wsi.recipe import Recipe, canonical, recipe_hash
+from wsi.regular import irregular, open_regular
 
 FORMAT = "gigamil-bag/1"
 _MARK_WITHIN = 1 << 20
@@ -113,7 +114,7 @@ def write_bag(path: Path, blocks: Sequence[Floats], coords_l0_yx: Ints, facts: B
 def is_our_bag(path: Path) -> bool:
     """Tell whether a file is a bag that this package wrote, whole or damaged; an empty file counts, too."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             size = file.seek(0, 2)
             for start in {0, max(0, size - _MARK_WITHIN)}:
                 file.seek(start)
@@ -233,6 +234,8 @@ def _root_attributes(facts: BagFacts, content_sha256: str) -> dict[str, Any]:
 
 @contextmanager
 def _open(path: Path) -> Iterator[Any]:
+    if kind := irregular(path):
+        raise BagError(f"{path} is {kind}: expected a bag of features (.h5)")
     try:
         with h5py.File(path, "r", locking=False) as file:
             yield file

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import cv2
 from distributed import Client, LocalCluster
 
 from wsi.cpu import usable_cpus
@@ -32,9 +33,32 @@ def dask_client(workers: int | None, scheduler: str | None) -> Iterator[tuple[Cl
     RequestError
         No scheduler answers at that address.
     """
-    for name in _LOUD:
-        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
-    warnings.filterwarnings("ignore", "Creating scratch directories", UserWarning)  # a busy disk, and no fault
+    with _settings_kept():
+        for name in _LOUD:
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+        warnings.filterwarnings("ignore", "Creating scratch directories", UserWarning)  # a busy disk, and no fault
+        with _connected(workers, scheduler) as client:
+            yield client
+
+
+@contextmanager
+def _settings_kept() -> Iterator[None]:
+    """Give the caller's process back its loggers, warning filters and OpenCV threads: tasks may have run in it."""
+    loggers = [logging.getLogger(name) for name in (None, *_LOUD)]
+    levels = [(logger, logger.level, list(logger.handlers), logger.propagate) for logger in loggers]
+    threads = cv2.getNumThreads()
+    try:
+        with warnings.catch_warnings():
+            yield
+    finally:
+        cv2.setNumThreads(threads)
+        for logger, level, handlers, propagate in levels:
+            logger.setLevel(level)
+            logger.handlers[:], logger.propagate = handlers, propagate
+
+
+@contextmanager
+def _connected(workers: int | None, scheduler: str | None) -> Iterator[Client]:
     if scheduler is not None:
         try:
             client = Client(scheduler, timeout=_CONNECT_SECONDS)

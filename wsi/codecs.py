@@ -78,10 +78,8 @@ class Jpeg:
 
 def jpeg_pixels(data: Any, tile_px: int) -> RGB:
     """Return a JPEG chunk's pixels, uint8 (T, T, 3), contiguous."""
-    pixels = imagecodecs.jpeg8_decode(data)
-    if pixels.shape != (tile_px, tile_px, 3):
-        raise ValueError(f"expected a JPEG of {tile_px} x {tile_px} in colour, found {pixels.shape}")
-    return pixels
+    # Given its place, the decoder refuses a picture of another size before it makes room for it.
+    return imagecodecs.jpeg8_decode(data, out=np.empty((tile_px, tile_px, 3), np.uint8))
 
 
 def planar(tile: RGB) -> NDArray[np.uint8]:

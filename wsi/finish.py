@@ -13,7 +13,7 @@ from wsi.atomic import PARTIAL
 from wsi.codecs import codec
 from wsi.errors import StoreError
 from wsi.grid import SHARD_TILES, TASK_LEVELS
-from wsi.layout import FILL, FORMAT_VERSION, group, multiscales, omero, shard_path, write_json, write_small_array
+from wsi.layout import FILL, group, multiscales, omero, shard_path, write_json, write_small_array
 from wsi.options import AREA, DCT
 from wsi.plan import SlidePlan, read_overview, read_tissue
 from wsi.recipe import Recipe, recipe_hash
@@ -24,7 +24,7 @@ from wsi.scores.artefacts import OVERVIEW_SCORES
 from wsi.scores.drop import Rule, dropped
 from wsi.scores.quality import TILE_SCORES, focus_notes
 from wsi.shards import ShardFile, write_shard
-from wsi.store_metadata import is_our_store
+from wsi.store_metadata import FORMAT_VERSION, is_our_store
 from wsi.tile_recipe import finished
 from wsi.units import YX, ceil_div
 

@@ -92,13 +92,13 @@ class TileOptions:
 
     def absolute(self) -> "TileOptions":
         """Return the same options with every path absolute."""
-        paths = {
-            "slides": tuple(path.absolute() for path in self.slides),
-            "out": self.out.absolute(),
-            "manifest": self.manifest and self.manifest.absolute(),
-            "roi": self.roi and self.roi.absolute(),
-        }
-        return replace(self, **paths)
+        return replace(
+            self,
+            slides=tuple(path.absolute() for path in self.slides),
+            out=self.out.absolute(),
+            manifest=self.manifest and self.manifest.absolute(),
+            roi=self.roi and self.roi.absolute(),
+        )
 
     def recipe(self) -> dict[str, Any]:
         """Return what was asked that shapes every slide, as JSON values; `wsi.tile_recipe` adds what comes of it."""

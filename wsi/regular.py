@@ -51,6 +51,20 @@ def read_regular(path: Path, most_bytes: int | None = None) -> bytes:
         return file.read()
 
 
+def irregular_below(folder: Path) -> str:
+    """Name the first entry below a folder that is neither a regular file nor a folder, as a clause; "" without one.
+
+    What a link leads to counts; a link that leads to nothing is no entry. Nothing is opened, and few files are asked.
+    """
+    for entry in os.scandir(folder):
+        if entry.is_dir(follow_symlinks=False):
+            if found := irregular_below(Path(entry.path)):
+                return found
+        elif not entry.is_file() and not entry.is_dir() and (kind := irregular(Path(entry.path))):
+            return f"{entry.name} is {kind}, expected a regular file"
+    return ""
+
+
 def _kind(mode: int) -> str:
     return "" if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "no regular file")
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi.errors import RequestError, SlideError
+from wsi.regular import read_regular
 from wsi.roi_label import is_label, label_hash, label_of, read_label
 from wsi.units import YX
 
@@ -200,6 +201,6 @@ def _rings(coordinates: Any, file: Path) -> list[Ring]:
 
 def _bytes(file: Path) -> bytes:
     try:
-        return file.read_bytes()
+        return read_regular(file)
     except OSError as error:
         raise SlideError(f"{file}: cannot be read: {error.strerror or error}") from None

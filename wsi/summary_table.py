@@ -8,6 +8,7 @@ from pathlib import Path
 from wsi.atomic import write_text
 from wsi.errors import RequestError, masked
 from wsi.outcome import Summary
+from wsi.regular import open_regular
 from wsi.replace import refuse_foreign
 
 STEPS = ("read", "decode", "scale", "score", "encode", "write")
@@ -51,7 +52,7 @@ def _is_ours(path: Path) -> bool:
     """Tell whether a file is a summary, which another one may take the place of."""
     start = ('{\n "stage": ' if path.suffix == ".json" else ",".join(COLUMNS)).encode()
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return file.read(len(start)) == start
     except OSError:
         return False

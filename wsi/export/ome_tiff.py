@@ -33,6 +33,7 @@ from wsi.layout import FILL, shard_key
 from wsi.ordered import ordered
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.recipe import recipe_hash
+from wsi.regular import check_regular
 from wsi.replace import refuse_input
 from wsi.storage import Location
 from wsi.store import TileStore
@@ -115,6 +116,7 @@ def export_ome_tiff(options: OmeTiffOptions, progress: Progress | None = None) -
 
 def _software(path: Path) -> str:
     try:
+        check_regular(path)
         with tifffile.TiffFile(path) as tiff:
             return str(tiff.pages.first.software)
     except (tifffile.TiffFileError, OSError, ValueError, IndexError):

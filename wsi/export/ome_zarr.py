@@ -26,6 +26,7 @@ from wsi.layout import FILL, multiscales, omero
 from wsi.ordered import ordered
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.recipe import recipe_hash, refuse_other_recipe
+from wsi.regular import read_regular
 from wsi.replace import discard, put, refuse_foreign, refuse_input, temporary_path
 from wsi.storage import Location
 from wsi.store import TileStore
@@ -93,7 +94,7 @@ def export_ome_zarr(options: OmeZarrOptions, progress: Progress | None = None) -
 
 def _exported_recipe(out: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads((out / ".zattrs").read_text("utf-8"))["gigamil"]["recipe"])
+        return dict(json.loads(read_regular(out / ".zattrs", 1 << 24))["gigamil"]["recipe"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {"form": "not an export of ours"}
 

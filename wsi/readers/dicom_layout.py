@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 from wsi.errors import UnreadableSlideError
 from wsi.readers.mosaic import one_line
 from wsi.readers.tiff_layout import MAX_TILE_BYTES
+from wsi.regular import irregular
 from wsi.units import YX, ceil_div
 
 WSI_CLASS = "1.2.840.10008.5.1.4.1.1.77.1.6"
@@ -83,6 +84,8 @@ def series_of(path: Path) -> tuple[str, str]:
         stat = path.stat()
     except OSError as error:
         raise UnreadableSlideError(f"{path.name} cannot be opened: {error.strerror or error}") from None
+    if kind := irregular(path):
+        raise UnreadableSlideError(f"{path.name} is {kind}, expected a regular file")
     found = _series_of(path, stat.st_size, stat.st_mtime_ns)
     if isinstance(found, str):
         raise UnreadableSlideError(found)

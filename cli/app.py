@@ -1,5 +1,6 @@
 """The command line's door: the verbs by name, and the version. Heavy imports wait inside the verbs."""
 
+from inspect import signature
 from typing import Annotated
 
 import typer
@@ -14,7 +15,7 @@ from cli.extract import extract
 from cli.finetune import finetune
 from cli.heatmap import heatmap
 from cli.info import info
-from cli.options import claiming
+from cli.options import claiming, with_columns
 from cli.predict import predict
 from cli.qc import qc
 from cli.report import report
@@ -54,7 +55,11 @@ for _verb in (
     compare,
     similar,
 ):
-    app.command()(_verb if _verb in {info, verify, encoders} else claiming(_verb))
+    if "manifest" in signature(_verb).parameters:
+        _verb = with_columns(_verb)
+    if _verb not in {verify, encoders} and _verb.__name__ != "info":
+        _verb = claiming(_verb)
+    app.command()(_verb)
 
 
 def _version(wanted: bool) -> None:

@@ -33,6 +33,7 @@ def check_regular(path: Path) -> None:
 
 def open_regular(path: Path) -> BinaryIO:
     """Open a regular file for reading; an `OSError` names the path where it is none. Never waits."""
+    check_regular(path)  # a socket cannot even be opened
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | getattr(os, "O_CLOEXEC", 0))
     try:
         _check(os.fstat(descriptor).st_mode, path)
@@ -56,12 +57,13 @@ def irregular_below(folder: Path) -> str:
 
     What a link leads to counts; a link that leads to nothing is no entry. Nothing is opened, and few files are asked.
     """
-    for entry in os.scandir(folder):
-        if entry.is_dir(follow_symlinks=False):
-            if found := irregular_below(Path(entry.path)):
-                return found
-        elif not entry.is_file() and not entry.is_dir() and (kind := irregular(Path(entry.path))):
-            return f"{entry.name} is {kind}, expected a regular file"
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                if found := irregular_below(Path(entry.path)):
+                    return found
+            elif not entry.is_file() and not entry.is_dir() and (kind := irregular(Path(entry.path))):
+                return f"{entry.name} is {kind}, expected a regular file"
     return ""
 
 

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from cli.app import app
 from wsi.atomic import write_text
 from wsi.claim import NO_LOCK, claim
+from wsi.cohort import find_jobs
 from wsi.errors import NoLocksError, RequestError
 from wsi.options import TileOptions
 from wsi.outcome import Status
@@ -176,3 +177,57 @@ def test_pipes_and_sockets_are_no_slides(tmp_path: Path, deflate_slide: Path) ->
     assert "it is a named pipe, expected a regular file" in found["pipe"][1]
     assert "it is a socket, expected a regular file" in found["s"][1]
     assert threading.active_count() < 50
+
+
+def test_linked_folders_are_followed_once_and_dead_links_are_named(tmp_path: Path, deflate_slide: Path) -> None:
+    slides, elsewhere = tmp_path / "slides", tmp_path / "elsewhere"
+    for folder in (slides, elsewhere):
+        folder.mkdir()
+    shutil.copy(deflate_slide, elsewhere / "a.tif")
+    (elsewhere / "back").symlink_to(slides)
+    (slides / "first").symlink_to(elsewhere)
+    (slides / "second").symlink_to(elsewhere)
+    (slides / "gone.svs").symlink_to(tmp_path / "nowhere.svs")
+    (slides / "disk").symlink_to(tmp_path / "unmounted")
+    (slides / "notes.txt").symlink_to(tmp_path / "nowhere.txt")
+    (slides / "b.dicom").write_bytes(b"x")
+    jobs = {job.image_id: job for job in find_jobs([slides], None)}
+    assert set(jobs) == {"a", "gone", "disk", "b"}
+    assert jobs["gone"].problem == f"a link to {tmp_path / 'nowhere.svs'}, which is not there"
+    assert jobs["disk"].problem == f"a link to {tmp_path / 'unmounted'}, which is not there"
+    assert not jobs["a"].problem
+
+
+def test_ids_find_slides_whatever_their_ending_and_capitals(tmp_path: Path) -> None:
+    for name in ("S1.tif", "s2.SVS", "Case 3.ome.tiff"):
+        (tmp_path / name).touch()
+    (tmp_path / "m.csv").write_text("slide_id;age\nS1.tif;61\nS2;\ncase 3;70\nS4;1\n")
+    jobs = find_jobs([tmp_path], tmp_path / "m.csv")
+    assert [(job.image_id, job.path.name) for job in jobs[:3]] == [
+        ("S1", "S1.tif"),
+        ("S2", "s2.SVS"),
+        ("case 3", "Case 3.ome.tiff"),
+    ]
+    assert [bool(job.problem) for job in jobs] == [False, False, False, True]
+
+
+def test_headers_of_a_folder_of_dicom_slides_are_parsed_once_each(
+    tmp_path: Path, real_slides: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from wsi.readers import dicom_layout
+
+    source = next(iter(sorted((real_slides / "dicom").rglob("*.dcm"))))
+    for number in range(6):
+        shutil.copy(source, tmp_path / f"{number}.dcm")
+    parsed: list[str] = []
+    real = dicom_layout.header
+
+    def counted(path: Path) -> object:
+        parsed.append(path.name)
+        return real(path)
+
+    monkeypatch.setattr(dicom_layout, "header", counted)
+    for number in range(6):
+        dicom_layout.series_of(tmp_path / f"{number}.dcm")
+        dicom_layout.series_files(tmp_path / f"{number}.dcm")
+    assert sorted(parsed) == sorted({*parsed})

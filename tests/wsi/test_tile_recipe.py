@@ -67,7 +67,7 @@ def make(job: Job, options: TileOptions) -> SlidePlan:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[SlidePlan, dict[str, bytes]] | str]:
-    """Give a function that makes a store of a slide by options, each once: its plan and content, or why there is none."""
+    """Give a function that makes a store of a slide by options, once each: plan and content, or why not."""
     folder = tmp_path_factory.mktemp("recipes")
     pixels, holed = picture(400, 420), picture(1800, 1820)
     holed[430:830, 366:726] = (236, 238, 237)  # a hole too large to be taken for tissue anyway

@@ -36,8 +36,8 @@ def info(
     from wsi.errors import masked
     from wsi.info import InfoOptions, describe_all
 
-    options = InfoOptions(target_mpp=mpp, assume_mpp=assume_mpp, reader=reader, verify=verify)
     with one_line_errors():
+        options = InfoOptions(target_mpp=mpp, assume_mpp=assume_mpp, reader=reader, verify=verify)
         rows = describe_all(tuple(slides or ()), manifest, options)
     if json:
         typer.echo(masked(json_module.dumps(rows, indent=1)))

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 
 from wsi.errors import ManifestError
+from wsi.resolution import POSSIBLE_MPP, is_possible_mpp
 from wsi.table import DELIMITERS, Table, read_table
 
 COLUMNS = ("image_id", "patient_id", "label", "center_id", "image_num", "other_specified", "path", "mpp")
@@ -229,8 +230,8 @@ def _mpp(where: str, text: str | None) -> float | None:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not (0 < value < math.inf):
-        raise ManifestError(f"{where}: mpp {text!r}: expected um/px as a number above 0")
+    if not is_possible_mpp(value):
+        raise ManifestError(f"{where}: mpp {text!r}: expected {POSSIBLE_MPP}")
     return value
 
 

@@ -150,12 +150,15 @@ def read_polygons(file: Path) -> list[list[Ring]]:
     try:
         document = json.loads(_bytes(file).decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise SlideError(f"{file}: cannot be read as GeoJSON ({error})") from None
+        told = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise SlideError(f"{file}: cannot be read as GeoJSON ({told})") from None
     polygons: list[list[Ring]] = []
     other: set[str] = set()
     for geometry in _geometries(document, file):
         kind, coordinates = geometry.get("type"), geometry.get("coordinates")
-        if kind == "Polygon":
+        if kind in {"Polygon", "MultiPolygon"} and coordinates == []:
+            other.add(f"empty {kind}s")
+        elif kind == "Polygon":
             polygons.append(_rings(coordinates, file))
         elif kind == "MultiPolygon" and isinstance(coordinates, list):
             polygons += [_rings(part, file) for part in coordinates]
@@ -195,7 +198,11 @@ def _rings(coordinates: Any, file: Path) -> list[Ring]:
             rings = []
             break
     if not rings:
-        raise SlideError(f"{file}: a polygon is not a list of rings of at least 3 points [x, y]: export it again")
+        found = str(coordinates)
+        raise SlideError(
+            f"{file}: expected a polygon's rings of at least 3 points [x, y] each, found "
+            f"{found if len(found) <= 60 else found[:57] + '...'}: export it again"
+        )
     return rings
 
 

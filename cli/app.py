@@ -55,11 +55,9 @@ for _verb in (
     compare,
     similar,
 ):
-    if "manifest" in signature(_verb).parameters:
-        _verb = with_columns(_verb)
-    if _verb not in {verify, encoders} and _verb.__name__ != "info":
-        _verb = claiming(_verb)
-    app.command()(_verb)
+    _reads_manifest, _writes = "manifest" in signature(_verb).parameters, _verb not in {info, verify, encoders}
+    _verb = with_columns(_verb) if _reads_manifest else _verb
+    app.command()(claiming(_verb) if _writes else _verb)
 
 
 def _version(wanted: bool) -> None:

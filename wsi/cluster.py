@@ -37,8 +37,8 @@ def dask_client(workers: int | None, scheduler: str | None) -> Iterator[tuple[Cl
         for name in _LOUD:
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)
         warnings.filterwarnings("ignore", "Creating scratch directories", UserWarning)  # a busy disk, and no fault
-        with _connected(workers, scheduler) as client:
-            yield client
+        with _connected(workers, scheduler) as connected:
+            yield connected
 
 
 @contextmanager
@@ -50,6 +50,9 @@ def _settings_kept() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             yield
+    except KeyboardInterrupt:
+        levels = []  # the process ends, and a cluster that is being closed still complains
+        raise
     finally:
         cv2.setNumThreads(threads)
         for logger, level, handlers, propagate in levels:
@@ -58,7 +61,7 @@ def _settings_kept() -> Iterator[None]:
 
 
 @contextmanager
-def _connected(workers: int | None, scheduler: str | None) -> Iterator[Client]:
+def _connected(workers: int | None, scheduler: str | None) -> Iterator[tuple[Client, int]]:
     if scheduler is not None:
         try:
             client = Client(scheduler, timeout=_CONNECT_SECONDS)

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import json
 import os
 import shutil
 import socket
@@ -13,7 +14,7 @@ from pathlib import Path
 import cv2
 import pytest
 from distributed import LocalCluster
-from making import write_ome_zarr
+from making import picture, write_deflate, write_ome_zarr
 from typer.testing import CliRunner
 
 from cli.app import app
@@ -21,6 +22,7 @@ from wsi.atomic import write_text
 from wsi.claim import NO_LOCK, claim
 from wsi.cohort import find_jobs
 from wsi.errors import NoLocksError, RequestError
+from wsi.manifest import NAMES
 from wsi.options import TileOptions
 from wsi.outcome import Status
 from wsi.tiler import reason, tile
@@ -231,3 +233,27 @@ def test_headers_of_a_folder_of_dicom_slides_are_parsed_once_each(
         dicom_layout.series_of(tmp_path / f"{number}.dcm")
         dicom_layout.series_files(tmp_path / f"{number}.dcm")
     assert sorted(parsed) == sorted({*parsed})
+
+
+def test_columns_is_an_option_of_every_verb_with_a_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(NAMES, "")
+    for verb in ("info", "tile", "finetune", "train", "tune", "predict"):
+        assert "--columns" in CliRunner().invoke(app, [verb, "--help"]).output, verb
+    shutil.copy(write_deflate(tmp_path / "x.tif", picture(300, 300)), tmp_path / "S1.tif")
+    (tmp_path / "m.csv").write_text("Filename;um\nS1.tif;0,5\n")
+    arguments = [
+        "info",
+        str(tmp_path),
+        "-m",
+        str(tmp_path / "m.csv"),
+        "--columns",
+        "image_id=Filename,mpp=um",
+        "--json",
+    ]
+    run = CliRunner().invoke(app, arguments)
+    assert run.exit_code == 0, run.output
+    (row,) = json.loads(run.output)
+    assert (row["image_id"], row["mpp"], row["mpp_source"]) == ("S1", "0.5", "manifest")
+    run = CliRunner().invoke(app, ["info", str(tmp_path), "--columns", "slide=x"])
+    assert run.exit_code == 2
+    assert "expected OURS=THEIRS" in run.output

@@ -103,7 +103,7 @@ def test_um_per_px_that_cannot_be_is_one_line_with_the_value(tmp_path: Path, def
 
 @pytest.mark.parametrize(
     ("dtype", "told"),
-    [("float32", "32 bits, floating point"), ("int16", "16 bits, with a sign"), ("complex64", "64 bits, complex")],
+    [("float32", "32 bits, floating point"), ("int32", "32 bits, with a sign"), ("complex64", "64 bits, complex")],
 )
 def test_pixels_that_are_no_colours_are_named_for_a_person(tmp_path: Path, dtype: str, told: str) -> None:
     tifffile.imwrite(tmp_path / "a.tif", picture(300, 300).astype(dtype), photometric="rgb", tile=(128, 128))

@@ -112,7 +112,7 @@ def write_bag(path: Path, blocks: Sequence[Floats], coords_l0_yx: Ints, facts: B
 
 
 def is_our_bag(path: Path) -> bool:
-    """Tell whether a file is a bag that this package wrote, whole or damaged; an empty file counts, too."""
+    """Tell whether a file is a bag that this package wrote; what is empty or cut short is nobody's, and counts, too."""
     try:
         with open_regular(path) as file:
             size = file.seek(0, 2)
@@ -122,7 +122,15 @@ def is_our_bag(path: Path) -> bool:
                     return True
     except OSError:
         return False
-    return size == 0
+    return size == 0 or _is_cut_short(path)
+
+
+def _is_cut_short(path: Path) -> bool:
+    try:
+        with h5py.File(path, "r", locking=False):
+            return False
+    except OSError as error:
+        return "truncated file" in str(error)
 
 
 class _Sink(io.FileIO):

@@ -144,14 +144,15 @@ def _manifest_jobs(rows: Iterable[ManifestRow], files: dict[Path, str], manifest
         other = by_id.setdefault(name, file)
         if other != file:
             raise RequestError(f"{other} and {file} both fit image_id {name}: name one in the manifest's path column")
-    jobs = []
+    jobs, lost = [], 0
     for row in rows:
         path = row.path or by_id.get(row.image_id) or _of_other_case(row.image_id, by_id)
         problem = "" if path else f"no slide of that name under the given folders, and no path here in {manifest.name}"
+        lost += path is None
         if path:
             problem = _problem(path, row.image_id)
         jobs.append(Job(row.image_id, (path or Path(row.image_id)).absolute(), row.mpp, problem))
-    if jobs and all(job.problem for job in jobs):
+    if jobs and lost == len(jobs):
         raise RequestError(
             f"{manifest}: not one of its {len(jobs)} slides was found: name their folder, or add a path column"
         )

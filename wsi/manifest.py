@@ -220,7 +220,7 @@ def _path(table: Path, given: str | None) -> Path | None:
         if windows.drive:
             return None  # of another machine: the slide is looked for by its name
         given = windows.as_posix()
-    return (table.parent / given).resolve()
+    return Path(os.path.realpath(table.parent / given))  # resolve() does not survive a link to itself
 
 
 def _mpp(where: str, text: str | None) -> float | None:

@@ -5,6 +5,7 @@ neighbouring chunks come in one request, and requests run side by side.
 """
 
 import json
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -23,6 +24,8 @@ _GAP = 32 << 10
 """Bytes between two chunks that are rather fetched along than asked for by a request of their own."""
 _REQUEST = 8 << 20
 """Most bytes of one merged request."""
+_MOST_CHUNKS = 1 << 14
+"""Chunks of an array that is read whole."""
 _INDEXES = 4096
 """Shard indexes kept; 4 kB each."""
 
@@ -187,6 +190,8 @@ def _chunk_keys(document: dict[str, Any]) -> list[str]:
     """Return the keys of all chunk files of an array (default chunk key encoding)."""
     chunks = document["chunk_grid"]["configuration"]["chunk_shape"]
     counts = [ceil_div(side, chunk) for side, chunk in zip(document["shape"], chunks, strict=True)]
+    if math.prod(counts) > _MOST_CHUNKS:
+        raise ValueError(f"{document['shape']} in chunks of {chunks} is no small array")
     return ["/".join(["c", *map(str, place)]) for place in product(*map(range, counts))]
 
 

@@ -29,9 +29,9 @@ _NAME_BYTES = 255
 
 def refuse_input(output: Path, inputs: Iterable[Path]) -> None:
     """Raise `RequestError` where an output is one of the inputs, holds one, or would lie inside one."""
-    place = output.resolve()
+    place = Path(os.path.realpath(output))  # resolve() does not survive a link to itself
     for path in inputs:
-        source = path.resolve()
+        source = Path(os.path.realpath(path))
         if place == source or place in source.parents or source in place.parents:
             raise RequestError(f"{output} would be written over its own input {path}: choose another --out")
 

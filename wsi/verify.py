@@ -114,7 +114,7 @@ def _metadata(store: TileStore) -> Iterator[str]:
     for level, (shape, name) in enumerate(zip(levels, store.codec_names, strict=True)):
         try:
             document = json.loads(found[level + 1] or b"missing")
-        except ValueError:
+        except (ValueError, RecursionError):
             document = None
         if document != json.loads(json.dumps(image_array(shape, store.grid, level, name))):
             yield f"{level}/zarr.json is missing or differs from what the store's layout says"
@@ -142,11 +142,13 @@ def _pictures(store: TileStore) -> Iterator[str]:
             datasets = json.loads(text or b"missing")["attributes"]["ome"]["multiscales"][0]["datasets"]
             if n_levels and len(datasets) != n_levels:
                 yield f"{folder}: expected {n_levels} levels, found {len(datasets)}"
-            for dataset in datasets:
+            for i, dataset in enumerate(datasets):
+                if dataset["path"] != str(i):  # it could lead anywhere
+                    raise ValueError(f"level {i} is said to lie at {str(dataset['path'])[:40]!r}")
                 pixels = store.read_array(f"{folder}/{dataset['path']}")
                 if n_levels and pixels.size and pixels.max() > 1:
                     yield f"{folder}/{dataset['path']}: expected 0 and 1, found {pixels.max()}"
-        except (ValueError, KeyError, IndexError, TypeError, StoreError) as error:
+        except (ValueError, KeyError, IndexError, TypeError, RecursionError, StoreError) as error:
             yield f"{folder} cannot be read ({error})"
 
 

@@ -213,28 +213,6 @@ def test_ids_find_slides_whatever_their_ending_and_capitals(tmp_path: Path) -> N
     assert [bool(job.problem) for job in jobs] == [False, False, False, True]
 
 
-def test_headers_of_a_folder_of_dicom_slides_are_parsed_once_each(
-    tmp_path: Path, real_slides: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from wsi.readers import dicom_layout
-
-    source = next(iter(sorted((real_slides / "dicom").rglob("*.dcm"))))
-    for number in range(6):
-        shutil.copy(source, tmp_path / f"{number}.dcm")
-    parsed: list[str] = []
-    real = dicom_layout.header
-
-    def counted(path: Path) -> object:
-        parsed.append(path.name)
-        return real(path)
-
-    monkeypatch.setattr(dicom_layout, "header", counted)
-    for number in range(6):
-        dicom_layout.series_of(tmp_path / f"{number}.dcm")
-        dicom_layout.series_files(tmp_path / f"{number}.dcm")
-    assert sorted(parsed) == sorted({*parsed})
-
-
 def test_columns_is_an_option_of_every_verb_with_a_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(NAMES, "")
     for verb in ("info", "tile", "finetune", "train", "tune", "predict"):

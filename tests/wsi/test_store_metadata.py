@@ -15,10 +15,13 @@ from typer.testing import CliRunner
 
 from cli.app import app
 from wsi.codecs import CODECS
+from wsi.cohort import find_jobs
 from wsi.errors import StoreError
 from wsi.layout import write_small_array
+from wsi.outcome import Status
 from wsi.store import TileStore
 from wsi.store_metadata import parse_metadata
+from wsi.verify import VerifyOptions, verify
 
 DEEP = "[" * 100_000
 
@@ -139,3 +142,31 @@ def test_a_store_without_a_known_fault_parses(small_store: TileStore, second_sto
     for opened in (small_store, second_store):
         text = (Path(opened.path) / "zarr.json").read_bytes()
         assert parse_metadata(text, "x") == json.loads(text)["attributes"]["gigamil"]
+
+
+@pytest.mark.parametrize("path", ["../../../x/0", "/etc", 7])
+def test_a_level_that_lies_elsewhere_is_not_looked_at(store: Path, path: Any) -> None:
+    for folder in ("labels/tissue", "overview"):
+        document = json.loads((store / folder / "zarr.json").read_text())
+        document["attributes"]["ome"]["multiscales"][0]["datasets"][0]["path"] = path
+        (store / folder / "zarr.json").write_text(json.dumps(document))
+    (outcome,) = verify(VerifyOptions(stores=(store,), quick=True)).outcomes
+    assert outcome.status is Status.FAILED
+    assert "is said to lie at" in outcome.reason
+
+
+@pytest.mark.parametrize("key", ["0", "labels/tissue", "overview", "tiles/yx"])
+def test_deep_metadata_is_damage(store: Path, key: str) -> None:
+    (store / key / "zarr.json").write_text(DEEP)
+    (outcome,) = verify(VerifyOptions(stores=(store,), quick=True)).outcomes
+    assert outcome.status is Status.FAILED
+    assert "unexpected" not in outcome.reason
+
+
+def test_a_link_to_itself_is_no_store(tmp_path: Path) -> None:
+    (tmp_path / "s.zarr").symlink_to("s.zarr")
+    with pytest.raises(StoreError):
+        _ = TileStore(tmp_path / "s.zarr").n_tiles
+    (tmp_path / "m.csv").write_text("image_id,path\na,s.zarr\n")
+    (job,) = find_jobs([], tmp_path / "m.csv")
+    assert "which is not there" in job.problem

@@ -51,7 +51,7 @@ def test_paths_are_relative_to_the_table(tmp_path: Path) -> None:
         ("name;label\na;b\n", "found name, label \\(parted by semicolons\\)"),
         ("Label,label,image_id\na,b,c\n", "stands twice"),
         (",".join(map(str, range(10**6))) + "\n1\n", "more than 4096 columns"),
-        ("image_id,lable\na,b\n", "lable: is label meant"),
+        ("image_id,labels\na,b\n", "labels: is label meant"),
         ("image_id,patientid\na,b\n", "patientid: is patient_id meant"),
         ("image_id,image_id\na,b\n", "stands twice"),
         ("image_id\n", "no rows"),

@@ -116,7 +116,7 @@ def _below(folder: Path) -> Iterable[Path]:
         for name in names:
             path = Path(base, name)
             dangling = path.is_symlink() and not path.exists() and not path.suffix
-            if not name.startswith(".") and (path.suffix.lower() in EXTENSIONS or dangling):
+            if not name.startswith(".") and (path.suffix.lower() in EXTENSIONS | {_ZARR} or dangling):
                 yield path
 
 

@@ -41,7 +41,7 @@ def read_table(path: Path) -> Table:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
         lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
     except (OSError, ValueError, csv.Error) as error:
-        told = f"it {error.strerror}".removeprefix("it it ") if isinstance(error, OSError) else str(error)
+        told = error.strerror if isinstance(error, OSError) else error
         raise ManifestError(f"{path}: cannot be read as a UTF-8 CSV table: {told}") from None
     filled = [(number, cells) for number, cells in lines if any(cells)]
     if not filled:

@@ -185,7 +185,7 @@ def test_filled_holes_stand_in_the_recipe(made: Any, slide: str) -> None:
 
 
 def test_rules_keep_every_digit() -> None:
-    one, other = parse_rules(["focus<0.0400001"]), parse_rules(["focus<0.0400002"])
+    one, other = parse_rules(["focus<0.040000001"]), parse_rules(["focus<0.040000002"])
     assert str(one[0]) != str(other[0])
     assert parse_rules([str(one[0])]) == one
 

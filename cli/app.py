@@ -1,5 +1,6 @@
 """The command line's door: the verbs by name, and the version. Heavy imports wait inside the verbs."""
 
+from inspect import signature
 from typing import Annotated
 
 import typer
@@ -14,6 +15,7 @@ from cli.extract import extract
 from cli.finetune import finetune
 from cli.heatmap import heatmap
 from cli.info import info
+from cli.options import claiming, with_columns
 from cli.predict import predict
 from cli.qc import qc
 from cli.report import report
@@ -53,7 +55,9 @@ for _verb in (
     compare,
     similar,
 ):
-    app.command()(_verb)
+    _reads_manifest, _writes = "manifest" in signature(_verb).parameters, _verb not in {info, verify, encoders}
+    _verb = with_columns(_verb) if _reads_manifest else _verb
+    app.command()(claiming(_verb) if _writes else _verb)
 
 
 def _version(wanted: bool) -> None:

@@ -21,7 +21,7 @@ from rich.progress import (
 from rich.text import Text
 
 from cli import stopping
-from wsi.errors import ClaimedError, GigamilError, RequestError
+from wsi.errors import ClaimedError, GigamilError, RequestError, masked
 from wsi.outcome import Progress as ProgressSink
 from wsi.outcome import Status, Summary
 
@@ -52,7 +52,7 @@ class Bars:
 
     def begin(self, title: str, total: float, unit: str) -> None:
         self.end()
-        self._task = self._progress.add_task(title, total=total, unit=unit)
+        self._task = self._progress.add_task(masked(title), total=total, unit=unit)
 
     def grow(self, amount: float) -> None:
         if self._task is not None:
@@ -64,7 +64,7 @@ class Bars:
             self._progress.advance(self._task, amount)  # type: ignore[arg-type]
 
     def note(self, line: str) -> None:
-        self._progress.console.print(line, markup=False)
+        self._progress.console.print(masked(line), markup=False)
 
     def end(self) -> None:
         self._task = None
@@ -108,7 +108,7 @@ def stopped_in_one_line() -> Iterator[None]:
 
 def fail(line: str, code: int) -> NoReturn:
     """Print one line on standard error and leave with the code."""
-    stderr.print(f"gigamil: {line}", markup=False, soft_wrap=True)
+    stderr.print(f"gigamil: {masked(line)}", markup=False, soft_wrap=True)
     raise typer.Exit(code)
 
 
@@ -129,7 +129,7 @@ def run_stage(
         if table and path:
             table(path, summary)
         if json_output:
-            sys.stdout.write(json.dumps(summary.as_dict(), indent=1, default=str) + "\n")
+            sys.stdout.write(masked(json.dumps(summary.as_dict(), indent=1, default=str)) + "\n")
         else:
             show(summary)
     if summary.exit_code:
@@ -147,4 +147,4 @@ def show(summary: Summary) -> None:
             alike.setdefault((outcome.status, outcome.reason), []).append(outcome.item_id)
     for (status, reason), items in alike.items():
         named = ", ".join(items[:_NAMED]) + (f" and {len(items) - _NAMED} more" if len(items) > _NAMED else "")
-        stderr.print(f"  {_MARKS[status]} {named}: {reason}", markup=False, soft_wrap=True)
+        stderr.print(masked(f"  {_MARKS[status]} {named}: {reason}"), markup=False, soft_wrap=True)

@@ -33,13 +33,14 @@ def info(
     from rich.console import Console
 
     from cli.console import one_line_errors
+    from wsi.errors import masked
     from wsi.info import InfoOptions, describe_all
 
-    options = InfoOptions(target_mpp=mpp, assume_mpp=assume_mpp, reader=reader, verify=verify)
     with one_line_errors():
+        options = InfoOptions(target_mpp=mpp, assume_mpp=assume_mpp, reader=reader, verify=verify)
         rows = describe_all(tuple(slides or ()), manifest, options)
     if json:
-        typer.echo(json_module.dumps(rows, indent=1))
+        typer.echo(masked(json_module.dumps(rows, indent=1)))
     else:
         console = Console(width=None if Console().is_terminal else 200)
         _show_slides(console, rows)
@@ -53,11 +54,13 @@ def _show_slides(console: "Console", rows: list[dict[str, Any]]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from wsi.errors import masked
+
     table = Table("image", "size", "levels", "reader, and why", "um/px", "from", "tiling", "notes", show_lines=True)
     for row in rows:
         why = f"{row['reader']}: {row['reader_because']}" if row["reader"] else ""
         cells = [row["image_id"], row["size"], row["levels"], why, row["mpp"], row["mpp_source"], row["tiling"]]
-        table.add_row(*map(escape, [*cells, row["notes"]]))
+        table.add_row(*(escape(masked(cell)) for cell in [*cells, row["notes"]]))
     console.print(table)
 
 

@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import numpy.typing as npt
 
@@ -23,8 +24,11 @@ from features.bag_forms import OpenBag, header_facts, is_in_um, open_bag, um_coo
 from features.hdf5 import Attributes, read_hdf5, writing_hdf5
 from wsi.errors import BagError, RequestError
 from wsi.recipe import Recipe, canonical, recipe_hash
+from wsi.regular import open_regular
 
 FORMAT = "gigamil-bag/1"
+_MARK_WITHIN = 1 << 20
+"""Bytes from either end of a file among which HDF5 keeps the root's attributes."""
 POWERS = (1.25, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0)
 """Nominal objective powers; the exact um/px stands beside them, at the root."""
 
@@ -99,8 +103,30 @@ def write_bag(path: Path, blocks: Sequence[Floats], coords_l0_yx: Ints, facts: B
     n_tiles, dim = sum(len(block) for block in blocks), blocks[0].shape[1]
     if coords_l0_yx.shape != (n_tiles, 2):
         raise BagError(f"{path.name}: expected one (y, x) per tile: {n_tiles} tiles, coordinates {coords_l0_yx.shape}")
-    with writing_hdf5(path) as file:
+    with writing_hdf5(path, is_our_bag) as file:
         _write(file, path.name, blocks, (n_tiles, dim), coords_l0_yx, facts)
+
+
+def is_our_bag(path: Path) -> bool:
+    """Tell whether a file is a bag that this package wrote; what is empty or cut short is nobody's, and counts, too."""
+    try:
+        with open_regular(path) as file:
+            size = file.seek(0, 2)
+            for start in {0, max(0, size - _MARK_WITHIN)}:
+                file.seek(start)
+                if FORMAT.partition("/")[0].encode() in file.read(_MARK_WITHIN):
+                    return True
+    except OSError:
+        return False
+    return size == 0 or _is_cut_short(path)
+
+
+def _is_cut_short(path: Path) -> bool:
+    try:
+        with h5py.File(path, "r", locking=False):
+            return False
+    except OSError as error:
+        return "truncated file" in str(error)
 
 
 def _write(

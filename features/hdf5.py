@@ -20,6 +20,7 @@ import numpy as np
 
 from wsi.atomic import replacing
 from wsi.errors import BagError
+from wsi.replace import Mark
 
 PAUSES_S = (0.1, 0.4)
 """Waits between attempts to read where the storage fails."""
@@ -193,16 +194,18 @@ class Attributes:
 
 
 @contextmanager
-def writing_hdf5(path: Path) -> Iterator[Any]:
+def writing_hdf5(path: Path, ours: Mark | None = None) -> Iterator[Any]:
     """Give a new HDF5 file to fill; it stands at ``path`` when the block has ended without an error, else nothing does.
 
     Raises
     ------
     BagError
         The file cannot be written (the disk is full).
+    RequestError
+        A file stands there of which ``ours`` says that it is another's.
     """
     try:
-        with replacing(path) as temporary, _Sink(temporary, "w+") as sink:
+        with replacing(path, ours) as temporary, _Sink(temporary, "w+") as sink:
             with h5py.File(sink, "w") as file:
                 yield file
             if sink.error is not None:

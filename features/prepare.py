@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from features.bag import is_intact, read_header
+from features.bag import is_intact, is_our_bag, read_header
 from features.encoder import EncoderSpec
 from features.ledger import Ledger
 from features.parts import assemble, covered_rows, remove_parts, remove_unfinished, write_whole
@@ -18,6 +18,7 @@ from wsi.claim import claim
 from wsi.errors import BagError, ClaimedError, ItemError, RequestError, StoreError
 from wsi.outcome import Progress, Status
 from wsi.recipe import Recipe, recipe_hash, refuse_other_recipe
+from wsi.replace import refuse_foreign
 from wsi.store import TileStore, find_stores
 
 FILES_BESIDE_CLAIMS = 512
@@ -185,14 +186,10 @@ def _present(request: Request, slide: SlideJob) -> bool:
     for target in slide.targets:
         if not target.path.exists():
             continue
+        refuse_foreign(target.path, is_our_bag)
         with suppress(BagError):
             header = read_header(target.path)
             if header.recipe_hash != recipe_hash(target.recipe) and not request.overwrite:
-                if not header.recipe:
-                    raise RequestError(
-                        f"{target.path} was not made by gigamil extract: choose another --out, or --overwrite to "
-                        "replace it"
-                    )
                 refuse_other_recipe(target.path, header.recipe, target.recipe)
     return _is_made(slide)
 

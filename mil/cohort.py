@@ -18,7 +18,7 @@ from wsi.errors import BagError, ManifestError, RequestError
 from wsi.manifest import ManifestRow
 from wsi.recipe import Recipe, differences, recipe_hash
 
-SLIDE_FACTS = frozenset({"slide", "slide_mpp", "reader", "assume_mpp", "on_damage"})
+SLIDE_FACTS = frozenset({"slide", "slide_mpp", "reader", "assume_mpp", "on_damage", "effect"})
 """Fields of a tiling recipe that differ from slide to slide within one cohort."""
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
+import zarr
 from numpy.typing import NDArray
 
 SEED = 20240817
@@ -64,3 +65,14 @@ def spoil_tile(path: Path, index: int) -> None:
     with path.open("r+b") as file:
         file.seek(offset)
         file.write(b"\0" * count)
+
+
+def write_ome_zarr(path: Path) -> Path:
+    """Write an OME-Zarr 0.5 slide as another program would."""
+    group = zarr.open_group(path, mode="w", zarr_format=3)
+    array = group.create_array("0", shape=(3, 600, 700), chunks=(3, 256, 256), dtype="uint8")
+    array[:] = picture(600, 700).transpose(2, 0, 1)
+    axes = [{"name": "c", "type": "channel"}, *({"name": n, "type": "space", "unit": "micrometer"} for n in "yx")]
+    datasets = [{"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [1.0, 0.5, 0.5]}]}]
+    group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": datasets}]}
+    return path

@@ -1,14 +1,13 @@
 """Files that are whole or not there: written to a temporary name beside the target, then renamed."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from wsi.errors import RequestError
+from wsi.replace import PARTIAL, Mark, discard, discard_leftovers, put, refuse_foreign, temporary_path
 
-PARTIAL = ".partial"
-"""Suffix of everything that is not yet whole."""
+__all__ = ["PARTIAL", "check_folder", "make_folder", "replacing", "write_bytes", "write_text"]
 
 
 def check_folder(path: Path) -> None:
@@ -18,37 +17,55 @@ def check_folder(path: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make an output folder, or raise `RequestError` with the reason why it cannot be one."""
+    """Make an output folder and rid it of what killed runs left, or raise `RequestError`: why it cannot be one."""
     check_folder(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RequestError(f"--out {path}: the folder cannot be made: {error.strerror}") from None
+    discard_leftovers(path)
 
 
 @contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """Give a temporary path in the target's folder; rename it over the target when the block ends without an error.
+def replacing(target: Path, ours: Mark | None = None) -> Iterator[Path]:
+    """Give a temporary path in the target's folder; put it in the target's place when the block ends without an error.
 
-    On an error the temporary file is removed and the target stays as it was.
+    On an error the temporary file is removed and the target stays as it was; an `OSError` names the target.
+
+    Parameters
+    ----------
+    target
+        The file to be.
+    ours
+        How to tell that a file that is there may be replaced, as `wsi.replace.put` wants it; asked before the block,
+        too. A path that a user named wants one.
+
+    Raises
+    ------
+    RequestError
+        A file is there that is not ours.
     """
+    if ours is not None:
+        refuse_foreign(target, ours)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}{PARTIAL}")
+    temporary = temporary_path(target)
     try:
         yield temporary
-        os.replace(temporary, target)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
+        put(temporary, target, ours)
+    except BaseException as error:
+        with suppress(OSError):
+            discard(temporary)
+        if isinstance(error, OSError) and error.errno and (not error.filename or str(error.filename) == str(temporary)):
+            raise OSError(error.errno, error.strerror, str(target)) from None  # which file the disk had no room for
         raise
 
 
-def write_bytes(target: Path, data: bytes) -> None:
-    """Write ``data`` to ``target``, whole or not at all."""
-    with replacing(target) as temporary:
+def write_bytes(target: Path, data: bytes, ours: Mark | None = None) -> None:
+    """Write ``data`` to ``target``, whole or not at all; see `replacing`."""
+    with replacing(target, ours) as temporary:
         temporary.write_bytes(data)
 
 
-def write_text(target: Path, text: str) -> None:
-    """Write ``text`` (UTF-8) to ``target``, whole or not at all."""
-    write_bytes(target, text.encode())
+def write_text(target: Path, text: str, ours: Mark | None = None) -> None:
+    """Write ``text`` (UTF-8) to ``target``, whole or not at all; see `replacing`."""
+    write_bytes(target, text.encode(), ours)

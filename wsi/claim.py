@@ -1,14 +1,20 @@
 """One writer per output: an atomic claim that the operating system gives back when the holder dies."""
 
+import errno
 import fcntl
+import hashlib
 import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from wsi.errors import ClaimedError
+from wsi.errors import ClaimedError, NoLocksError
+
+NO_LOCK = "GIGAMIL_NO_LOCK"
+"""Environment variable that turns claims off, in this process and in those that it starts."""
+_WITHOUT_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 
 
 @contextmanager
@@ -22,23 +28,40 @@ def claim(output: Path) -> Iterator[None]:
     ------
     ClaimedError
         Another process holds the claim; the message names its host and process id.
+    NoLocksError
+        The output's file system has no locks, and `NO_LOCK` is not set.
+    OSError
+        The lock file cannot be opened or made.
     """
+    if os.environ.get(NO_LOCK):
+        yield
+        return
     output.parent.mkdir(parents=True, exist_ok=True)
-    lock_path = output.parent / f".{output.name}.lock"
+    lock_path = output.parent / _lock_name(output.name)
     descriptor = _locked(lock_path, output)
     try:
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode(), 0)
+        with suppress(OSError):  # a full disk: who holds the claim is then not told
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode(), 0)
         yield
     finally:
-        lock_path.unlink(missing_ok=True)
+        with suppress(OSError):
+            lock_path.unlink(missing_ok=True)
         os.close(descriptor)
+
+
+def _lock_name(name: str) -> str:
+    """Return the lock file's name; that of a long name ends in its hash, as names have 255 bytes at most."""
+    lock = f".{name}.lock"
+    if len(lock.encode()) <= 255:
+        return lock
+    return f".{hashlib.sha256(name.encode()).hexdigest()}.lock"
 
 
 def _locked(lock_path: Path, output: Path) -> int:
     """Return the descriptor of the lock file, locked; the file at that path is still the one that was locked."""
     while True:
-        descriptor = os.open(lock_path, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(descriptor).st_ino == os.stat(lock_path).st_ino:
@@ -49,4 +72,12 @@ def _locked(lock_path: Path, output: Path) -> int:
             raise ClaimedError(f"{output} is being written by {holder}: wait for it, or stop it") from None
         except FileNotFoundError:
             pass
+        except OSError as error:
+            os.close(descriptor)
+            if error.errno in _WITHOUT_LOCKS:
+                raise NoLocksError(
+                    f"{output.parent}: this file system has no file locks ({error.strerror}): give --no-lock, and see "
+                    "to it that only one run writes there"
+                ) from None
+            raise OSError(error.errno, error.strerror, str(lock_path)) from None
         os.close(descriptor)

@@ -1,16 +1,20 @@
 """Where tasks run: worker processes of this machine, or a Dask scheduler that is already there."""
 
 import logging
+import os
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
+import cv2
 from distributed import Client, LocalCluster
 
 from wsi.cpu import usable_cpus
 from wsi.errors import RequestError
 from wsi.interrupts import interrupts_held
+from wsi.replace import discard, temporary_path
 
 _CONNECT_SECONDS = 10
 _PARTS = ("client", "core", "nanny", "scheduler", "utils", "worker")
@@ -29,9 +33,35 @@ def dask_client(workers: int | None, scheduler: str | None) -> Iterator[tuple[Cl
     RequestError
         No scheduler answers at that address.
     """
-    for name in _LOUD:
-        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
-    warnings.filterwarnings("ignore", "Creating scratch directories", UserWarning)  # a busy disk, and no fault
+    with _settings_kept():
+        for name in _LOUD:
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+        warnings.filterwarnings("ignore", "Creating scratch directories", UserWarning)  # a busy disk, and no fault
+        with _connected(workers, scheduler) as connected:
+            yield connected
+
+
+@contextmanager
+def _settings_kept() -> Iterator[None]:
+    """Give the caller's process back its loggers, warning filters and OpenCV threads: tasks may have run in it."""
+    loggers = [logging.getLogger(name) for name in (None, *_LOUD)]
+    levels = [(logger, logger.level, list(logger.handlers), logger.propagate) for logger in loggers]
+    threads = cv2.getNumThreads()
+    try:
+        with warnings.catch_warnings():
+            yield
+    except KeyboardInterrupt:
+        levels = []  # the process ends, and a cluster that is being closed still complains
+        raise
+    finally:
+        cv2.setNumThreads(threads)
+        for logger, level, handlers, propagate in levels:
+            logger.setLevel(level)
+            logger.handlers[:], logger.propagate = handlers, propagate
+
+
+@contextmanager
+def _connected(workers: int | None, scheduler: str | None) -> Iterator[tuple[Client, int]]:
     if scheduler is not None:
         try:
             client = Client(scheduler, timeout=_CONNECT_SECONDS)
@@ -61,3 +91,19 @@ def dask_client(workers: int | None, scheduler: str | None) -> Iterator[tuple[Cl
             # In good order this takes seconds: workers finish their tasks first, which the next run does anew anyway.
             threading.Thread(target=closing.pop_all().close, daemon=True).start()
             raise
+
+
+def check_shared(client: Client, folder: Path) -> None:
+    """Raise `RequestError` naming the workers of a scheduler that do not see a folder of this machine."""
+    probe = temporary_path(folder / "probe")
+    probe.touch()
+    try:
+        seen = client.run(os.path.exists, str(probe))
+    finally:
+        discard(probe)
+    blind = sorted(worker for worker, sees in seen.items() if not sees)
+    if blind:
+        raise RequestError(
+            f"--out {folder}: the workers {', '.join(blind[:5])}{' ...' if len(blind) > 5 else ''} do not see this "
+            "folder: give one on a disk that all machines share"
+        )

@@ -5,15 +5,18 @@ largest file stands for it, and it is named by the folder where nothing else lie
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsi.errors import RequestError, UnreadableSlideError
-from wsi.manifest import ManifestRow, check_id, load_manifest
+from wsi.atomic import PARTIAL
+from wsi.errors import ManifestError, RequestError, UnreadableSlideError
+from wsi.manifest import ManifestRow, check_id, load_manifest, slide_name
+from wsi.readers.dicom_layout import DICOM_ENDINGS, series_of
+from wsi.store_metadata import is_our_store
 
 EXTENSIONS = frozenset(
-    ".svs .tif .tiff .ndpi .mrxs .scn .vms .vmu .bif .dcm .svslide .czi .qptiff".split()  # noqa: SIM905
+    ".svs .tif .tiff .ndpi .mrxs .scn .vms .vmu .bif .dcm .dicom .svslide .czi .qptiff".split()  # noqa: SIM905
 )
 """What is taken for a slide in a folder; a file that is named outright may be called anything."""
 _ZARR = ".zarr"
@@ -46,7 +49,7 @@ def find_jobs(slides: Iterable[Path], manifest: Path | None) -> list[Job]:
     """
     files = dict(found for path in slides for found in _files(path))
     if manifest is None:
-        jobs = [Job(check_id(name, str(file)), file.absolute()) for file, name in files.items()]
+        jobs = [Job(name, file.absolute(), problem=_problem(file, name)) for file, name in files.items()]
     else:
         jobs = _manifest_jobs(load_manifest(manifest), files, manifest)
     seen: dict[str, Path] = {}
@@ -60,12 +63,21 @@ def find_jobs(slides: Iterable[Path], manifest: Path | None) -> list[Job]:
     return jobs
 
 
+def _problem(file: Path, name: str) -> str:
+    """Return why a slide cannot be tiled, as far as its name and place tell; "" where nothing is known against it."""
+    if file.is_symlink() and not file.exists():
+        return f"a link to {file.readlink()}, which is not there"
+    try:
+        check_id(name, "its name")
+    except ManifestError as error:
+        return f"{error}: give it an id in a --manifest with a path column"
+    return ""
+
+
 def _stem(file: Path) -> str:
-    name = file.name
-    for ending in (".ome.tiff", ".ome.tif", ".ome.zarr"):
-        if name.lower().endswith(ending) and len(name) > len(ending):
-            return name[: -len(ending)]
-    return file.stem
+    """Return a slide's name; that of a file which was named outright may end in anything."""
+    name = slide_name(file.name)
+    return file.stem if name == file.name else name
 
 
 def _files(path: Path) -> list[tuple[Path, str]]:
@@ -78,31 +90,38 @@ def _files(path: Path) -> list[tuple[Path, str]]:
     if not found:
         endings = ", ".join(sorted(EXTENSIONS | {_ZARR}))
         raise RequestError(f"{path} holds no slide: expected names that end in {endings}")
-    dicom = [file for file in found if file.suffix.lower() == ".dcm"]
-    others = [(file, _stem(file)) for file in found if file.suffix.lower() != ".dcm"]
+    dicom = [file for file in found if file.suffix.lower() in DICOM_ENDINGS]
+    others = [(file, _stem(file)) for file in found if file.suffix.lower() not in DICOM_ENDINGS]
     return sorted(others + _dicom_slides(dicom, {file.parent for file, _ in others}))
 
 
 def _below(folder: Path) -> Iterable[Path]:
-    """Give the slides under a folder, without looking into zarr folders or hidden ones."""
-    from wsi.readers.ome_zarr_reader import is_own_store
+    """Give the slides under a folder, without looking into zarr folders or hidden ones.
 
-    for base, folders, names in os.walk(folder):
-        for name in folders:
+    Linked folders are followed, each folder once. Links that lead nowhere are given where they may have been a slide or
+    a folder of slides, and so are pipes and the like that are called as slides are: they are named when they fail.
+    """
+    seen: set[tuple[int, int]] = set()
+    for base, folders, names in os.walk(folder, followlinks=True):
+        stat = os.stat(base)
+        if (stat.st_dev, stat.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((stat.st_dev, stat.st_ino))
+        for name in sorted(folders):
             path = Path(base, name)
-            if name.lower().endswith(_ZARR) and not name.startswith(".") and not is_own_store(path):
+            if name.lower().endswith(_ZARR) and not name.startswith(".") and not is_our_store(path):
                 yield path
-        folders[:] = [n for n in folders if not n.startswith(".") and not n.lower().endswith((_ZARR, ".zarr.partial"))]
+        folders[:] = sorted(n for n in folders if not n.startswith(".") and not n.lower().endswith((_ZARR, PARTIAL)))
         for name in names:
             path = Path(base, name)
-            if path.suffix.lower() in EXTENSIONS and not name.startswith(".") and path.is_file():
+            dangling = path.is_symlink() and not path.exists() and not path.suffix
+            if not name.startswith(".") and (path.suffix.lower() in EXTENSIONS | {_ZARR} or dangling):
                 yield path
 
 
 def _dicom_slides(files: list[Path], shared: set[Path]) -> list[tuple[Path, str]]:
     """Return one file for each series of each folder; a file that cannot be parsed stands for itself."""
-    from wsi.readers.dicom_layout import series_of
-
     by_series: dict[tuple[Path, str], list[Path]] = {}
     for file in files:
         try:
@@ -125,13 +144,22 @@ def _manifest_jobs(rows: Iterable[ManifestRow], files: dict[Path, str], manifest
         other = by_id.setdefault(name, file)
         if other != file:
             raise RequestError(f"{other} and {file} both fit image_id {name}: name one in the manifest's path column")
-    jobs = []
+    jobs, lost = [], 0
     for row in rows:
-        path = row.path or by_id.get(row.image_id)
-        problem = "" if path else f"no slide of that name under the given folders, and no path in {manifest.name}"
+        path = row.path or by_id.get(row.image_id) or _of_other_case(row.image_id, by_id)
+        problem = "" if path else f"no slide of that name under the given folders, and no path here in {manifest.name}"
+        lost += path is None
+        if path:
+            problem = _problem(path, row.image_id)
         jobs.append(Job(row.image_id, (path or Path(row.image_id)).absolute(), row.mpp, problem))
-    if jobs and all(job.problem for job in jobs):
+    if jobs and lost == len(jobs):
         raise RequestError(
             f"{manifest}: not one of its {len(jobs)} slides was found: name their folder, or add a path column"
         )
     return jobs
+
+
+def _of_other_case(image_id: str, by_id: Mapping[str, Path]) -> Path | None:
+    """Return the one slide whose name differs in capitals only."""
+    found = [path for name, path in by_id.items() if name.casefold() == image_id.casefold()]
+    return found[0] if len(found) == 1 else None

@@ -3,7 +3,8 @@
     GigamilError (Exception)
     ├── RequestError (ValueError)      the request is wrong: an option, a manifest, a path        exit code 2
     │   ├── ManifestError              a cohort table breaks its contract
-    │   └── RecipeMismatchError        the output exists and was made with other settings
+    │   ├── RecipeMismatchError        the output exists and was made with other settings
+    │   └── NoLocksError               the output's file system has no file locks
     ├── ClaimedError (OSError)         another run is writing this output                          exit code 2
     ├── SchedulerLostError (OSError)   the Dask scheduler went away                                exit code 1
     └── ItemError (RuntimeError)       one item failed, the others go on                          exit code 1
@@ -15,12 +16,31 @@
         └── BagError                   a bag of features is missing, incomplete or damaged
 
 Each carries one message and nothing else, so that pickling (a worker raises, the client prints) keeps it whole.
-A message says what was expected, what was found and what to do.
+A message says what was expected, what was found and what to do. It never tells credentials (`masked`).
 """
+
+import re
+
+_USER = re.compile(r"""((?:[a-z][a-z0-9+.-]*:/+)?)[^\s'"/@:\\]+:(?![/\\]|\d+/)[^\s'"@]*@""", re.IGNORECASE)
+"""``user:password@``, with or without a scheme before it; a password may hold slashes, a port is none."""
+_TOKEN = re.compile(r"""([a-z][a-z0-9+.-]*:/+)[^\s'"/@*]+@""", re.IGNORECASE)
+_QUERY = re.compile(
+    r"""([?&;][\w.-]*(?:sig|signature|token|secret|password|credential|key|accesskeyid)=)[^&;\s'"]+""", re.IGNORECASE
+)
+
+
+def masked(text: str) -> str:
+    """Return a text with the credentials of URLs in it starred: before an ``@``, and in a signed URL's query."""
+    for pattern, stars in ((_USER, r"\1***@"), (_TOKEN, r"\1***@"), (_QUERY, r"\1***")):
+        text = pattern.sub(stars, text)
+    return text
 
 
 class GigamilError(Exception):
     """Base of every error that gigamil raises on purpose."""
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(masked(value) if isinstance(value, str) else value for value in arguments))
 
 
 class RequestError(GigamilError, ValueError):
@@ -33,6 +53,10 @@ class ManifestError(RequestError):
 
 class RecipeMismatchError(RequestError):
     """An output of that name exists and was made with other settings."""
+
+
+class NoLocksError(RequestError):
+    """The output's file system has no file locks."""
 
 
 class ClaimedError(GigamilError, OSError):

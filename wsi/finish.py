@@ -1,8 +1,6 @@
 """The last task of a slide: coarse levels, mask, overview, tile list, root metadata; then the store is whole."""
 
 import json
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -15,15 +13,19 @@ from wsi.atomic import PARTIAL
 from wsi.codecs import codec
 from wsi.errors import StoreError
 from wsi.grid import SHARD_TILES, TASK_LEVELS
-from wsi.layout import FILL, FORMAT_VERSION, group, multiscales, omero, shard_path, write_json, write_small_array
+from wsi.layout import FILL, group, multiscales, omero, shard_path, write_json, write_small_array
 from wsi.options import AREA, DCT
-from wsi.plan import SlidePlan, plan_hash, read_overview, read_tissue
+from wsi.plan import SlidePlan, read_overview, read_tissue
+from wsi.recipe import Recipe, recipe_hash
 from wsi.region import Receipt, raise_damage, read_receipt
+from wsi.replace import discard, put
 from wsi.resample import halve
 from wsi.scores.artefacts import OVERVIEW_SCORES
-from wsi.scores.drop import dropped
+from wsi.scores.drop import Rule, dropped
 from wsi.scores.quality import TILE_SCORES, focus_notes
 from wsi.shards import ShardFile, write_shard
+from wsi.store_metadata import FORMAT_VERSION, is_our_store
+from wsi.tile_recipe import finished
 from wsi.units import YX, ceil_div
 
 _PACKAGES = ("gigamil", "imagecodecs", "numpy", "opencv-python-headless", "openslide-python", "tifffile", "zarr")
@@ -47,24 +49,12 @@ def finish(plan: SlidePlan, regions: Sequence[YX]) -> dict[str, Any]:
     _write_overview(plan)
     facts = _facts(plan, receipts, listed)
     for left_over in plan.partial.rglob(f".*{PARTIAL}"):  # by a worker that was killed
-        left_over.unlink()
-    write_json(plan.partial / "zarr.json", group({"ome": _ome(plan), "gigamil": _meta(plan, facts)}))
-    shutil.rmtree(plan.work)
-    if plan.out.exists():
-        _replace(plan)
-    else:
-        os.rename(plan.partial, plan.out)
+        discard(left_over)
+    recipe = _recipe(plan, facts, listed)
+    write_json(plan.partial / "zarr.json", group({"ome": _ome(plan), "gigamil": _meta(plan, facts, recipe)}))
+    discard(plan.work)
+    put(plan.partial, plan.out, is_our_store)
     return facts
-
-
-def _replace(plan: SlidePlan) -> None:
-    """Put the new store in the place of the old one (--overwrite): the old goes only when the new is whole."""
-    old = plan.out.with_name(f".{plan.out.name}.old")
-    if old.exists():
-        shutil.rmtree(old)
-    os.rename(plan.out, old)
-    os.rename(plan.partial, plan.out)
-    shutil.rmtree(old)
 
 
 def _receipt(plan: SlidePlan, region: YX) -> Receipt:
@@ -122,6 +112,8 @@ class _TileList:
     """Of the tiles whose pixels were looked at: a few where tiles are copied."""
     dropped: int
     """Tiles that rules left out."""
+    dropping: tuple[Rule, ...]
+    """The rules that left any out."""
 
 
 def _write_tiles(plan: SlidePlan, receipts: Sequence[Receipt]) -> _TileList:
@@ -134,6 +126,7 @@ def _write_tiles(plan: SlidePlan, receipts: Sequence[Receipt]) -> _TileList:
     focus = looked_at["focus"][~np.isnan(looked_at["focus"])]
     scores = {name: values for name, values in looked_at.items() if not np.isnan(values).any()}
     kept = ~dropped(plan.options.rules, scores, int(listed.sum()))
+    dropping = tuple(rule for rule in plan.options.rules if dropped([rule], scores, int(listed.sum())).any())
     yx = np.argwhere(listed)[kept].astype(np.int32)
     scores = {name: values[kept] for name, values in scores.items()}
     folder = plan.partial / "tiles"
@@ -143,7 +136,7 @@ def _write_tiles(plan: SlidePlan, receipts: Sequence[Receipt]) -> _TileList:
     write_small_array(folder / "damaged", damaged, ("tile", "yx"))
     for name, values in scores.items():
         write_small_array(folder / name, values, ("tile",))
-    return _TileList(yx, scores, focus, int((~kept).sum()))
+    return _TileList(yx, scores, focus, int((~kept).sum()), dropping)
 
 
 def _scores(
@@ -236,7 +229,13 @@ def _facts(plan: SlidePlan, receipts: Sequence[Receipt], listed: _TileList) -> d
     }
 
 
-def _meta(plan: SlidePlan, facts: dict[str, Any]) -> dict[str, Any]:
+def _recipe(plan: SlidePlan, facts: dict[str, Any], listed: _TileList) -> Recipe:
+    damaged = bool(facts["damaged_tiles"] or facts["tissue"]["damaged_overview"] or plan.missing)
+    filled = bool(facts["tissue"]["holes_filled"])
+    return finished(plan.recipe, plan.options, damaged=damaged, dropping=listed.dropping, filled=filled)
+
+
+def _meta(plan: SlidePlan, facts: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
     """Return our own attributes: an allow-list; nothing that the scanner wrote as free text is copied."""
     return {
         "format": FORMAT_VERSION,
@@ -252,8 +251,8 @@ def _meta(plan: SlidePlan, facts: dict[str, Any]) -> dict[str, Any]:
         "codecs": list(plan.codecs),
         "n_tiles": facts["tiles"],
         "scores": facts["scores"],
-        "recipe": plan.recipe,
-        "recipe_hash": plan_hash(plan),
+        "recipe": recipe,
+        "recipe_hash": recipe_hash(recipe),
         "provenance": {
             "format": plan.format,
             "reader": plan.reader,

@@ -7,11 +7,11 @@ from typing import Any
 
 from wsi.cohort import Job, find_jobs
 from wsi.cpu import usable_cpus
-from wsi.errors import SlideError
+from wsi.errors import RequestError, SlideError
 from wsi.grid import Grid
 from wsi.outcome import Progress
 from wsi.pixel_check import check_pixels
-from wsi.resolution import resolve_mpp
+from wsi.resolution import POSSIBLE_MPP, WANTED_MPP, is_possible_mpp, is_wanted_mpp, resolve_mpp
 from wsi.scaling import choose_scaling
 from wsi.slide import Slide, open_slide
 
@@ -30,6 +30,13 @@ class InfoOptions:
     """Force this reader."""
     verify: bool = False
     """Decode every tile of every level and count the damaged ones."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if not is_wanted_mpp(self.target_mpp):
+            raise RequestError(f"--mpp {self.target_mpp}: expected {WANTED_MPP}")
+        if self.assume_mpp is not None and not is_possible_mpp(self.assume_mpp):
+            raise RequestError(f"--assume-mpp {self.assume_mpp}: expected {POSSIBLE_MPP}")
 
 
 def describe_all(

@@ -23,7 +23,6 @@ from wsi.codecs import codec
 from wsi.grid import Grid
 from wsi.units import YX, ceil_div
 
-FORMAT_VERSION = 1
 SUFFIX = ".zarr"
 FILL = 255
 """Value of a chunk that is not there: white."""

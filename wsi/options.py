@@ -1,11 +1,12 @@
 """The options of the tiling stage."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from wsi.codecs import AUTO, CODEC_CHOICES
 from wsi.errors import RequestError
+from wsi.resolution import POSSIBLE_MPP, WANTED_MPP, is_possible_mpp, is_wanted_mpp
 from wsi.roi import MODES
 from wsi.scores.drop import Rule, parse_rules
 from wsi.scores.quality import TILE_SCORES
@@ -71,12 +72,12 @@ class TileOptions:
         if not self.slides and self.manifest is None:
             raise RequestError("nothing to tile: expected slides, folders of slides, or a --manifest with paths")
         checks = [
-            (0.05 <= self.target_mpp <= 20, "mpp", "0.05 to 20 um/px"),
+            (is_wanted_mpp(self.target_mpp), "mpp", WANTED_MPP),
             (size_fits, "tile-px", f"an even number from 32 to 4096, or {NATIVE}"),
             (self.codec in CODEC_CHOICES, "codec", f"one of {', '.join(CODEC_CHOICES)}"),
             (self.downscale in {AREA, DCT}, "downscale", f"{AREA} or {DCT}"),
             (0 <= self.min_tissue <= 1, "min-tissue", "0 to 1"),
-            (self.assume_mpp is None or 0.05 <= self.assume_mpp <= 100, "assume-mpp", "0.05 to 100 um/px"),
+            (self.assume_mpp is None or is_possible_mpp(self.assume_mpp), "assume-mpp", POSSIBLE_MPP),
             (self.on_damage in {"fail", "skip"}, "on-damage", "fail or skip"),
             (self.roi_mode in MODES, "roi-mode", "and or replace"),
             (self.roi is not None or self.roi_mode == "and", "roi-mode", "--roi beside it"),
@@ -89,12 +90,21 @@ class TileOptions:
         parse_rules(self.drop)
         for fits, name, expected in checks:
             if not fits:
-                raise RequestError(
-                    f"--{name} {getattr(self, name.replace('-', '_'), '')}: expected {expected}".replace("  ", " ")
-                )
+                found = self.target_mpp if name == "mpp" else getattr(self, name.replace("-", "_"))
+                raise RequestError(f"--{name} {found}: expected {expected}")
+
+    def absolute(self) -> "TileOptions":
+        """Return the same options with every path absolute."""
+        return replace(
+            self,
+            slides=tuple(path.absolute() for path in self.slides),
+            out=self.out.absolute(),
+            manifest=self.manifest and self.manifest.absolute(),
+            roi=self.roi and self.roi.absolute(),
+        )
 
     def recipe(self) -> dict[str, Any]:
-        """Return what shapes the pixels and the tile list, as JSON values."""
+        """Return what was asked that shapes every slide, as JSON values; `wsi.tile_recipe` adds what comes of it."""
         return {
             "target_mpp": self.target_mpp,
             "tile_px": self.tile_px,
@@ -102,14 +112,11 @@ class TileOptions:
             "downscale": self.downscale,
             "min_tissue": self.min_tissue,
             "keep_background": self.keep_background,
-            "assume_mpp": self.assume_mpp,
-            "on_damage": self.on_damage,
             "roi_mode": self.roi_mode,
             "roi_class": sorted({name.strip().casefold() for name in self.roi_class}),
             "fill_holes": self.fill_holes,
             "drop": [str(rule) for rule in self.rules],
             "scores": self.scores,
-            "reader": self.reader,
         }
 
     @property

@@ -6,12 +6,12 @@ between tasks lies in the work folder inside the unfinished store.
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 import numpy as np
@@ -28,21 +28,20 @@ from wsi.memory import keep_freed_memory
 from wsi.options import DCT, NATIVE, TileOptions
 from wsi.overview import OverviewPlan, overview_band, plan_overview
 from wsi.passthrough import copied_levels
-from wsi.recipe import canonical, recipe_hash
+from wsi.recipe import canonical
 from wsi.reduced_jpeg import can_reduce
-from wsi.resolution import Resolution, resolve_mpp
+from wsi.replace import remove
+from wsi.resolution import ASSUMED, Resolution, resolve_mpp
 from wsi.roi import roi_file, roi_hash, roi_mask
 from wsi.scaling import Scaling, choose_scaling
 from wsi.scores.artefacts import assess
 from wsi.single_pass import SinglePass, plan_single_pass
 from wsi.slide import RGB, Slide, open_slide
+from wsi.store_metadata import is_our_partial
+from wsi.tile_recipe import ALGORITHM, effect, select_tiles
 from wsi.tissue import fill_holes, find_tissue
 from wsi.units import YX
 
-ALGORITHM = 4
-"""Raised whenever the same settings would give other pixels or another tile list."""
-LEAST_STORED = 0.02
-"""Tiles of which tissue covers this share are stored, whether they are listed or not."""
 _OPEN_SLIDES = 6
 
 
@@ -74,6 +73,8 @@ class SlidePlan:
     """Level-0 pixels."""
     format: str
     notes: tuple[str, ...]
+    missing: bool
+    """The file lacks bytes that it declares."""
     chosen_because: str
     recipe: dict[str, Any]
     bytes: int
@@ -133,6 +134,8 @@ def make_plan(job: Job, options: TileOptions) -> SlidePlan:
     SlideError
         The slide cannot be read, or its um/px is not known or too coarse.
     """
+    if not options.out.is_dir():
+        raise RequestError(f"--out {options.out}: the worker on {gethostname()} does not see this folder")
     slide = cached_slide(job.path, options.reader)
     if slide.missing and options.on_damage == "fail":
         raise DamagedSlideError(f"{slide.missing}: copy the file again, or give --on-damage skip")
@@ -145,16 +148,21 @@ def make_plan(job: Job, options: TileOptions) -> SlidePlan:
     scaling = choose_scaling(slide.levels, resolution.mpp, options.target_mpp)
     grid = Grid(scaling.shape, _tile_px(slide, scaling, options))
     copies = copied_levels(slide, scaling, grid) if options.codec in {AUTO, "jpeg"} else (None,) * TASK_LEVELS
-    recipe = options.recipe() | {
-        "algorithm": ALGORITHM,
-        "reader": slide.reader,
-        "slide_mpp": round(resolution.mpp, 6),
-        "slide": fingerprint(job.path),
-        "roi": roi_hash(roi_file(options.roi, job.image_id)) if options.roi is not None else None,
-    }
     overview = plan_overview(slide, resolution.mpp)
     apart = options.roi is not None or any(source is not None for source in copies)
     by_dct = options.downscale == DCT and can_reduce(slide, scaling.level, scaling.factor)
+    reduction = int(scaling.factor) if by_dct else 1
+    codecs = _codecs(options.codec, copies, len(grid.levels()))
+    recipe = options.recipe() | {
+        "algorithm": ALGORITHM,
+        "reader": slide.reader,
+        "slide_mpp": resolution.mpp,
+        "slide": fingerprint(job.path),
+        "roi": roi_hash(roi_file(options.roi, job.image_id)) if options.roi is not None else None,
+        "effect": effect(options, scaling, grid.tile_px, codecs, copies, reduction),
+    }
+    if resolution.source == ASSUMED:
+        recipe["assume_mpp"] = options.assume_mpp
     return SlidePlan(
         image_id=job.image_id,
         path=job.path,
@@ -163,15 +171,16 @@ def make_plan(job: Job, options: TileOptions) -> SlidePlan:
         reader=slide.reader,
         scaling=scaling,
         grid=grid,
-        codecs=_codecs(options.codec, copies, len(grid.levels())),
+        codecs=codecs,
         copies=copies,
         overview=overview,
-        reduction=int(scaling.factor) if by_dct else 1,
+        reduction=reduction,
         single_pass=None if apart else plan_single_pass(slide, scaling, grid, overview),
         resolution=resolution,
         slide_shape=slide.levels[0].shape,
         format=slide.format,
         notes=tuple(slide.notes),
+        missing=bool(slide.missing),
         chosen_because=slide.chosen_because,
         recipe=recipe,
         bytes=slide_bytes(job.path),
@@ -200,11 +209,11 @@ def _tile_px(slide: Slide, scaling: Scaling, options: TileOptions) -> int:
 def start_partial(plan: SlidePlan) -> None:
     """Make the unfinished store, or take up one that an earlier run with the same recipe left."""
     marker = plan.work / "recipe.json"
-    wanted = canonical(plan.recipe)
+    wanted = canonical(plan.recipe | {"on_damage": plan.options.on_damage})
     if marker.is_file() and marker.read_text("utf-8") == wanted:
         return
-    if plan.partial.exists():
-        shutil.rmtree(plan.partial)
+    remove(plan.partial, is_our_partial)
+    plan.work.mkdir(parents=True)  # the mark, before anything else
     write_image_arrays(plan.partial, plan.grid, plan.codecs)
     write_text(marker, wanted)
 
@@ -270,14 +279,15 @@ def make_tissue(plan: SlidePlan) -> TissuePlan:
     """Find the tissue on the overview; put mask, tissue fractions and the overview's scores into the work folder."""
     rgb, damaged = read_overview(plan)
     tissue = find_tissue(rgb, plan.mask_mpp, damaged)
-    tissue = replace(tissue, mask=_final_mask(plan, tissue.mask, damaged))
+    mask = _final_mask(plan, tissue.mask, damaged, filled=plan.options.fill_holes)
+    filled = plan.options.fill_holes and (mask != _final_mask(plan, tissue.mask, damaged, filled=False)).any()
+    tissue = replace(tissue, mask=mask)
     fractions = means_over_tiles(plan, tissue.mask)
     assessed = assess(rgb, tissue, plan.mask_mpp, fractions, partial(means_over_tiles, plan))
     notes = (*tissue.notes, *assessed.notes)
     # Damaged places are stored, too, so that they show as such and are listed.
-    listed = (fractions >= plan.options.min_tissue) & (fractions > 0)
-    damage = means_over_tiles(plan, damaged) > 0
-    wanted = listed | (fractions >= LEAST_STORED) | damage | plan.options.keep_background
+    listed, stored = select_tiles(fractions, plan.options.min_tissue, plan.options.keep_background)
+    wanted = stored | (means_over_tiles(plan, damaged) > 0)
     scores = {f"score_{name}": grid for name, grid in assessed.scores.items()}
     with replacing(plan.work / "tissue.npz") as temporary, temporary.open("wb") as file:
         np.savez(
@@ -288,7 +298,11 @@ def make_tissue(plan: SlidePlan) -> TissuePlan:
             listed=listed,
             **scores,  # type: ignore[arg-type]  # no score is called allow_pickle
         )
-    facts = asdict(tissue) | assessed.facts | {"notes": notes}
+    facts = (
+        asdict(tissue)
+        | assessed.facts
+        | {"notes": notes, "holes_filled": bool(filled), "damaged_overview": bool(damaged.any())}
+    )
     del facts["mask"]
     write_text(plan.work / "tissue.json", json.dumps(facts))
     regions = [
@@ -300,15 +314,17 @@ def make_tissue(plan: SlidePlan) -> TissuePlan:
     return TissuePlan(tuple(regions), int(wanted.sum()), notes)
 
 
-def _final_mask(plan: SlidePlan, mask: NDArray[np.uint8], damaged: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Join the tissue that was found with the regions that were drawn, as the options want it."""
+def _final_mask(
+    plan: SlidePlan, mask: NDArray[np.uint8], damaged: NDArray[np.uint8], *, filled: bool
+) -> NDArray[np.uint8]:
+    """Join the tissue that was found with the regions that were drawn, the holes of both filled or not."""
     options = plan.options
-    if options.fill_holes:
+    if filled:
         mask = fill_holes(mask)
     if options.roi is not None:
         file = roi_file(options.roi, plan.image_id)
         drawn = roi_mask(file, plan.slide_shape, plan.overview.shape, plan.overview.l0_per_o, options.roi_class)
-        if options.fill_holes:
+        if filled:
             drawn = fill_holes(drawn)
         mask = drawn if options.roi_mode == "replace" else drawn & mask
     return np.where(damaged > 0, 0, mask).astype(np.uint8)
@@ -316,9 +332,14 @@ def _final_mask(plan: SlidePlan, mask: NDArray[np.uint8], damaged: NDArray[np.ui
 
 def means_over_tiles(plan: SlidePlan, picture: NDArray[Any]) -> NDArray[np.float32]:
     """Return the mean of a picture in the overview's frame over every tile of the grid, float32 (rows, columns)."""
+    tile, extent = tiles_in_overview(plan)
+    return tile_means(picture, tile, plan.grid.tiles, extent)
+
+
+def tiles_in_overview(plan: SlidePlan) -> tuple[float, tuple[float, float]]:
+    """Return the side of a tile, and height and width of the store, in overview pixels."""
     o_per_s = plan.scaling.l0_per_s / plan.overview.l0_per_o
-    extent = (plan.grid.shape.y * o_per_s, plan.grid.shape.x * o_per_s)
-    return tile_means(picture, plan.grid.tile_px * o_per_s, plan.grid.tiles, extent)
+    return plan.grid.tile_px * o_per_s, (plan.grid.shape.y * o_per_s, plan.grid.shape.x * o_per_s)
 
 
 def read_tissue(plan: SlidePlan, *names: str) -> dict[str, NDArray[Any]]:
@@ -328,11 +349,6 @@ def read_tissue(plan: SlidePlan, *names: str) -> dict[str, NDArray[Any]]:
     """
     with np.load(plan.work / "tissue.npz") as file:
         return {name: file[name] for name in names or file.files}
-
-
-def plan_hash(plan: SlidePlan) -> str:
-    """Return the recipe's sha256."""
-    return recipe_hash(plan.recipe)
 
 
 @contextmanager

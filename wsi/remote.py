@@ -5,7 +5,9 @@ neighbouring chunks come in one request, and requests run side by side.
 """
 
 import json
+import math
 import os
+import re
 from collections.abc import Sequence
 from itertools import product
 from typing import Any
@@ -22,6 +24,8 @@ _GAP = 32 << 10
 """Bytes between two chunks that are rather fetched along than asked for by a request of their own."""
 _REQUEST = 8 << 20
 """Most bytes of one merged request."""
+_MOST_CHUNKS = 1 << 14
+"""Chunks of an array that is read whole."""
 _INDEXES = 4096
 """Shard indexes kept; 4 kB each."""
 
@@ -45,12 +49,7 @@ class RemoteFolder:
     def _filesystem(self) -> tuple[Any, str]:
         """Return fsspec's file system and the store's path in it, as opened by this process."""
         if self._opened is None or self._opened[0] != os.getpid():
-            try:
-                from fsspec.core import url_to_fs
-
-                self._opened = (os.getpid(), *url_to_fs(self._url, **self._options))
-            except Exception as error:
-                raise _store_error(self._url, error) from None
+            self._opened = (os.getpid(), *_opened(self._url, self._options))
         return self._opened[1], self._opened[2].rstrip("/")
 
     def _get(self, ranges: Sequence[Range]) -> list[bytes | None]:
@@ -136,6 +135,22 @@ class RemoteFolder:
         return sorted(name[len(root) + 1 :] for name in found)
 
 
+def _opened(url: str, options: Options) -> tuple[Any, str]:
+    """Return fsspec's file system for a URL, and the path in it."""
+    if re.match(r"(s3a?|gc?s)://[^/]*:.*@", url):
+        raise StoreError(
+            f"{url}: credentials in a URL are not read, and stand in the shell's history: give them to the environment "
+            "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE)"
+        )
+    try:
+        from fsspec.core import url_to_fs
+
+        filesystem, root = url_to_fs(url, **options)
+    except Exception as error:
+        raise _store_error(url, error) from None
+    return filesystem, root
+
+
 def coalesce(parts: Sequence[tuple[str, int, int]]) -> dict[tuple[str, int, int], list[tuple[str, int, int]]]:
     """Merge neighbouring byte ranges of one file.
 
@@ -161,10 +176,8 @@ def coalesce(parts: Sequence[tuple[str, int, int]]) -> dict[tuple[str, int, int]
 
 def find_remote_stores(url: str, suffix: str, options: Options | None = None) -> list[str]:
     """Return the URLs of the stores in a folder behind a URL, one level deep, sorted."""
+    filesystem, root = _opened(url, options or {})
     try:
-        from fsspec.core import url_to_fs
-
-        filesystem, root = url_to_fs(url, **(options or {}))
         names = [str(name).rstrip("/").rsplit("/", 1)[-1] for name in filesystem.ls(root, detail=False, refresh=True)]
     except FileNotFoundError:
         return []
@@ -177,6 +190,8 @@ def _chunk_keys(document: dict[str, Any]) -> list[str]:
     """Return the keys of all chunk files of an array (default chunk key encoding)."""
     chunks = document["chunk_grid"]["configuration"]["chunk_shape"]
     counts = [ceil_div(side, chunk) for side, chunk in zip(document["shape"], chunks, strict=True)]
+    if math.prod(counts) > _MOST_CHUNKS:
+        raise ValueError(f"{document['shape']} in chunks of {chunks} is no small array")
     return ["/".join(["c", *map(str, place)]) for place in product(*map(range, counts))]
 
 

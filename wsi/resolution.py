@@ -8,6 +8,10 @@ from wsi.slide import MppClaim
 
 PLAUSIBLE_MPP = (0.05, 20.0)
 """um/px outside this is a placeholder or an error: 25.4 dpi gives 1000, 72 dpi gives 352.8."""
+ASSUMED = "assumed"
+"""The source where the slide says nothing that can be believed."""
+WANTED_MPP = "0.05 to 20 um/px"
+POSSIBLE_MPP = "0.05 to 100 um/px"
 MAX_ANISOTROPY = 1.10
 """x and y may differ by this factor at most."""
 
@@ -22,6 +26,16 @@ class Resolution:
     """``manifest``, ``assumed``, or the place in the file."""
     rejected: tuple[str, ...]
     """One line for each value that was found and not believed."""
+
+
+def is_wanted_mpp(mpp: float) -> bool:
+    """Tell whether a store can be asked for at that um/px: `WANTED_MPP`."""
+    return 0.05 <= mpp <= 20
+
+
+def is_possible_mpp(mpp: float) -> bool:
+    """Tell whether a person may say that a slide has that um/px: `POSSIBLE_MPP`."""
+    return 0.05 <= mpp <= 100
 
 
 def resolve_mpp(
@@ -56,7 +70,7 @@ def resolve_mpp(
         else:
             return Resolution(mpp, f"objective power {objective_power:g}", tuple(rejected))
     if assume_mpp is not None:
-        return Resolution(assume_mpp, "assumed", tuple(rejected))
+        return Resolution(assume_mpp, ASSUMED, tuple(rejected))
     found = "; ".join(rejected) or "the file says nothing"
     raise ResolutionError(
         f"um/px unknown ({found}): give it in the manifest's mpp column, or with --assume-mpp for all such slides"

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi.errors import RequestError, SlideError
+from wsi.regular import read_regular
 from wsi.roi_label import is_label, label_hash, label_of, read_label
 from wsi.units import YX
 
@@ -230,7 +231,8 @@ def read_regions(file: Path) -> list[Region]:
         document = json.loads(_bytes(file).decode("utf-8-sig"))
         geometries = list(_geometries(document, file))
     except (ValueError, RecursionError) as error:
-        raise SlideError(f"{file}: cannot be read as GeoJSON ({error})") from None
+        told = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise SlideError(f"{file}: cannot be read as GeoJSON ({told})") from None
     regions: list[Region] = []
     other: set[str] = set()
     for geometry, classes in geometries:
@@ -291,12 +293,16 @@ def _rings(coordinates: Any, file: Path) -> list[Ring]:
             rings = []
             break
     if not rings:
-        raise SlideError(f"{file}: a polygon is not a list of rings of at least 3 points [x, y]: export it again")
+        found = str(coordinates)
+        raise SlideError(
+            f"{file}: expected a polygon's rings of at least 3 points [x, y] each, found "
+            f"{found if len(found) <= 60 else found[:57] + '...'}: export it again"
+        )
     return rings
 
 
 def _bytes(file: Path) -> bytes:
     try:
-        return file.read_bytes()
+        return read_regular(file)
     except OSError as error:
         raise SlideError(f"{file}: cannot be read: {error.strerror or error}") from None

@@ -19,6 +19,7 @@ from wsi.region import (
     task_levels,
     write_receipt,
 )
+from wsi.replace import discard
 from wsi.shards import ShardFile, write_shard
 from wsi.units import YX
 
@@ -53,7 +54,7 @@ def settle_region(plan: SlidePlan, region: YX) -> None:
     wanted = in_region(plan, region, read_tissue(plan, "wanted")["wanted"])
     if _is_settled(receipt, wanted):
         return
-    receipt_path(plan, region).unlink(missing_ok=True)  # a run that is killed from here on makes the region anew
+    discard(receipt_path(plan, region))  # a run that is killed from here on makes the region anew
     if receipt is not None and set(np.flatnonzero(wanted).tolist()) <= set(receipt.kept):
         _trim(plan, receipt, wanted)
     else:
@@ -72,5 +73,5 @@ def _trim(plan: SlidePlan, receipt: Receipt, wanted: NDArray[np.bool_]) -> None:
             chunks = {place: data for place, data in found.items() if data is not None}
             receipt.bytes_written += write_shard(path, chunks, count)
         else:
-            path.unlink(missing_ok=True)
+            discard(path)
     write_receipt(plan, receipt)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from wsi.atomic import replacing
 from wsi.errors import StoreError
+from wsi.regular import open_regular
 
 ABSENT = 2**64 - 1
 """Offset and size of a chunk that is not there."""
@@ -91,7 +92,7 @@ class ShardFile:
     """A shard open for reading, memory-mapped."""
 
     def __init__(self, path: Path, n_chunks: int) -> None:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             try:
                 self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             except ValueError:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi.errors import RequestError, UnreadableSlideError
+from wsi.regular import irregular_below, open_regular
 from wsi.units import YX, Box
 
 RGB = NDArray[np.uint8]
@@ -161,10 +162,12 @@ def _suitable(path: Path) -> tuple[str, ...]:
     if path.is_dir():
         if not any((path / name).is_file() for name in _ZARR_MARKERS):
             raise UnreadableSlideError(f"{path.name} is a folder: expected a slide file, or an OME-Zarr folder")
+        if odd := irregular_below(path):
+            raise UnreadableSlideError(f"{path.name}: {odd}")
         return ("ome-zarr",)
     try:
         size = path.stat().st_size
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             head = file.read(132)
     except OSError as error:
         raise UnreadableSlideError(f"{path.name} cannot be opened: {error.strerror or error}") from None

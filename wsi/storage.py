@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi.errors import StoreError
+from wsi.regular import irregular_below, read_regular
 from wsi.shards import ShardFile, open_shard
 
 Location = Path | str
@@ -19,6 +20,8 @@ Bytes = bytes | memoryview
 Options = Mapping[str, Any]
 """What the file system behind a URL wants beside it, as fsspec's ``storage_options``: endpoint_url, key, secret."""
 
+_MOST_METADATA = 16 << 20
+"""Bytes of a zarr.json; ours have some kB."""
 _URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(?=[^/])")
 
 
@@ -93,7 +96,7 @@ class LocalFolder:
 
     def _read(self, path: Path) -> bytes | None:
         try:
-            return path.read_bytes()
+            return read_regular(path, _MOST_METADATA if path.name == "zarr.json" else None)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
@@ -127,6 +130,8 @@ class LocalFolder:
         import wsi.zarr_jpeg  # noqa: F401  (registers the codec)
 
         try:
+            if odd := irregular_below(self.path / key):
+                raise ValueError(odd)
             return zarr.open_array(self.path / key, mode="r")
         except Exception as error:  # zarr-python raises nearly anything on damaged files
             raise StoreError(f"{self.path / key}: cannot be read as a zarr array ({error})") from None

@@ -1,7 +1,6 @@
 """The tile store, read: what stands in it, its tile list, and its tiles straight from the shards."""
 
 import hashlib
-import json
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -17,13 +16,16 @@ from numpy.typing import NDArray
 from wsi.atomic import PARTIAL
 from wsi.channels import smallest
 from wsi.codecs import ChunkCodec, codec
-from wsi.errors import RequestError, StoreError
+from wsi.errors import RequestError, StoreError, masked
 from wsi.grid import Grid
-from wsi.layout import FILL, FORMAT_VERSION, SUFFIX, shard_key
+from wsi.layout import FILL, SUFFIX, shard_key
 from wsi.slide import RGB
 from wsi.storage import Location, Options, locate, open_folder
+from wsi.store_metadata import parse_metadata
 from wsi.units import YX
 
+_MOST_BYTES = 2 << 30
+"""Of an array that is read whole."""
 _BLOCK = 256
 """Chunks fetched together: bounds the maps held and, from an object store, the compressed bytes in memory."""
 
@@ -52,7 +54,7 @@ class TileStore:
         return TileStore, (self.path, self._options)
 
     def __repr__(self) -> str:
-        return f"TileStore({str(self.path)!r})"
+        return f"TileStore({masked(str(self.path))!r})"
 
     @cached_property
     def _meta(self) -> dict[str, Any]:
@@ -116,7 +118,7 @@ class TileStore:
     @cached_property
     def tiles_yx(self) -> NDArray[np.int32]:
         """Tile list, int32 (n, 2): row and column, sorted by row, then column."""
-        return self._column("yx", np.int32)
+        return self._column("yx", np.int32, (self.n_tiles, 2))
 
     @cached_property
     def tissue(self) -> NDArray[np.float32]:
@@ -273,14 +275,25 @@ class TileStore:
     def read_array(self, key: str) -> NDArray[Any]:
         """Return one of the store's arrays, whole, through zarr-python; for the small ones."""
         try:
-            return np.asarray(self.folder.array(key)[...])
+            array = self.folder.array(key)
+            if array.nbytes > _MOST_BYTES:
+                raise StoreError(f"{self.path}: {key} declares {array.shape}, which is no small array")
+            return np.asarray(array[...])
         except StoreError as error:
             raise StoreError(f"{error}: tile the slide again") from None
         except Exception as error:  # zarr-python raises nearly anything on damaged files
             raise StoreError(f"{self.path}: {key} cannot be read ({error}): tile the slide again") from None
 
-    def _column(self, name: str, dtype: type[np.generic]) -> NDArray[Any]:
-        return self.read_array(f"tiles/{name}").astype(dtype, copy=False)
+    def _column(self, name: str, dtype: type[np.generic], shape: tuple[int, ...] | None = None) -> NDArray[Any]:
+        """Return a column of the tile list of the shape that it must have: one value per listed tile."""
+        values = self.read_array(f"tiles/{name}")
+        shape = shape or (self.n_tiles,)
+        if values.shape != shape or values.dtype.kind not in "iuf":
+            raise StoreError(
+                f"{self.path}: tiles/{name}: expected numbers of shape {shape}, found {values.dtype} {values.shape}: "
+                "tile the slide again"
+            )
+        return values.astype(dtype, copy=False)
 
 
 @lru_cache(maxsize=4)
@@ -292,18 +305,7 @@ def _pool(threads: int, _process: int) -> ThreadPoolExecutor:
 def _read_meta(path: Location, text: bytes | None) -> dict[str, Any]:
     if text is None:
         raise StoreError(f"{path} is not a tile store: expected a folder with a zarr.json, made by `gigamil tile`")
-    try:
-        document = json.loads(text)
-        meta = document["attributes"]["gigamil"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(
-            f"{path}/zarr.json cannot be read as a tile store's ({type(error).__name__}: {error})"
-        ) from None
-    if meta.get("format") != FORMAT_VERSION:
-        raise StoreError(f"{path}: store format {meta.get('format')}, expected {FORMAT_VERSION}: tile the slide again")
-    if not meta.get("complete"):
-        raise StoreError(f"{path} is not finished: run `gigamil tile` again")
-    return dict(meta)
+    return parse_metadata(text, str(path))
 
 
 def find_stores(paths: Sequence[Location], storage_options: Options | None = None) -> list[TileStore]:

@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 from wsi.atomic import write_text
-from wsi.errors import RequestError
+from wsi.errors import RequestError, masked
 from wsi.outcome import Summary
+from wsi.regular import open_regular
+from wsi.replace import refuse_foreign
 
 STEPS = ("read", "decode", "scale", "score", "encode", "write")
 """Seconds that a slide's regions took, summed over the workers. What a reader does not tell apart stands in decode."""
@@ -16,9 +18,10 @@ ENDINGS = (".csv", ".json")
 
 
 def check_summary_path(path: Path) -> None:
-    """Raise `RequestError` where the file's ending is not known."""
+    """Raise `RequestError` where the file's ending is not known, or the file is there and is no summary."""
     if path.suffix not in ENDINGS:
         raise RequestError(f"--summary {path}: expected a file that ends in {' or '.join(ENDINGS)}")
+    refuse_foreign(path, _is_ours)
 
 
 def summary_rows(summary: Summary) -> list[dict[str, str | int | float]]:
@@ -36,10 +39,20 @@ def write_summary(path: Path, summary: Summary) -> None:
     """Write the table as CSV, or all that is known as JSON, by the file's ending."""
     check_summary_path(path)
     if path.suffix == ".json":
-        write_text(path, json.dumps(summary.as_dict(), indent=1, default=str) + "\n")
+        write_text(path, masked(json.dumps(summary.as_dict(), indent=1, default=str)) + "\n", _is_ours)
         return
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(summary_rows(summary))
-    write_text(path, text.getvalue())
+    write_text(path, masked(text.getvalue()), _is_ours)
+
+
+def _is_ours(path: Path) -> bool:
+    """Tell whether a file is a summary, which another one may take the place of."""
+    start = ('{\n "stage": ' if path.suffix == ".json" else ",".join(COLUMNS)).encode()
+    try:
+        with open_regular(path) as file:
+            return file.read(len(start)) == start
+    except OSError:
+        return False

@@ -5,10 +5,9 @@ regions, finish. Tasks of several slides are under way at once, in a bounded win
 end. Workers send receipts back, never pixels.
 """
 
-import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,19 +16,33 @@ from distributed.comm import CommClosedError
 
 from wsi.atomic import make_folder
 from wsi.claim import claim
-from wsi.cluster import dask_client
+from wsi.cluster import check_shared, dask_client
 from wsi.cohort import Job, find_jobs
-from wsi.errors import ClaimedError, GigamilError, RecipeMismatchError, RequestError, SchedulerLostError, StoreError
+from wsi.errors import GigamilError, NoLocksError, RecipeMismatchError, RequestError, SchedulerLostError, StoreError
 from wsi.fingerprint import slide_bytes
 from wsi.finish import finish
 from wsi.options import TileOptions
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
-from wsi.plan import SlidePlan, TissuePlan, make_band, make_plan, make_tissue, partial_path, start_partial, store_path
+from wsi.plan import (
+    SlidePlan,
+    TissuePlan,
+    make_band,
+    make_plan,
+    make_tissue,
+    partial_path,
+    start_partial,
+    store_path,
+    tiles_in_overview,
+)
 from wsi.recipe import refuse_other_recipe
 from wsi.region import make_region, make_region_once
+from wsi.replace import refuse_foreign, refuse_input, remove
 from wsi.settle import settle_region, unsettled_regions
 from wsi.store import TileStore
+from wsi.store_metadata import is_our_partial, is_our_store
+from wsi.tile_recipe import wanted_of
 from wsi.units import YX
+from wsi.verify import verify_quickly
 
 Task = tuple[Callable[..., Any], tuple[Any, ...]]
 """A function for a worker, and its arguments."""
@@ -60,6 +73,8 @@ class _Run:
     flying: int = 0
     """Tasks at the workers."""
     failure: BaseException | None = None
+    note: str = ""
+    """What is remarkable about what was there before."""
     outcome: Outcome | None = None
 
     def first(self) -> list[Task]:
@@ -70,6 +85,8 @@ class _Run:
         self.waiting -= 1
         if self.step == "plan":
             return self._planned(result)
+        if self.step == "check":
+            return self._checked(result)
         if self.waiting:
             return []
         plan = self._plan()
@@ -85,7 +102,9 @@ class _Run:
             return self._next("regions", [(settle_region, (plan, region)) for region in result], _SETTLE_SHARE)
         if self.step == "regions":
             return self._finish()
-        self.outcome = Outcome(self.job.image_id, Status.DONE, "; ".join(result["warnings"]), result)
+        self.outcome = Outcome(
+            self.job.image_id, Status.DONE, "; ".join([*filter(None, [self.note]), *result["warnings"]]), result
+        )
         return []
 
     def _next(self, step: str, tasks: list[Task], share: float) -> list[Task]:
@@ -103,10 +122,19 @@ class _Run:
 
     def _planned(self, plan: SlidePlan) -> list[Task]:
         self.plan = plan
-        if plan.out.exists() and not self.options.overwrite:
-            facts = check_finished(plan)
-            self.outcome = Outcome(self.job.image_id, Status.SKIPPED, "", facts)
-            return []
+        if plan.out.exists():
+            return self._next("check", [(check_finished, (plan,))], 0)
+        return self._begin()
+
+    def _checked(self, found: dict[str, Any] | str) -> list[Task]:
+        if isinstance(found, str):
+            self.note = found
+            return self._begin()
+        self.outcome = Outcome(self.job.image_id, Status.SKIPPED, "", found)
+        return []
+
+    def _begin(self) -> list[Task]:
+        plan = self._plan()
         start_partial(plan)
         if plan.single_pass:
             everywhere = (YX(y, x) for y in range(plan.grid.regions.y) for x in range(plan.grid.regions.x))
@@ -119,22 +147,35 @@ class _Run:
             facts = {"mismatch": True} if isinstance(self.failure, RecipeMismatchError) else {}
             self.outcome = Outcome(self.job.image_id, Status.FAILED, reason(self.failure), facts)
             if self.plan is not None and not facts:
-                shutil.rmtree(partial_path(self.plan.out), ignore_errors=True)
+                with suppress(OSError, RequestError):
+                    remove(partial_path(self.plan.out), is_our_partial)
         self.held.close()
 
 
-def check_finished(plan: SlidePlan) -> dict[str, Any]:
-    """Return facts of the finished store if it has the plan's recipe.
+def check_finished(plan: SlidePlan) -> dict[str, Any] | str:
+    """Return facts of the store that is there, or in a text why it is to be made anew ("" where that was asked).
+
+    It stays if making it again would give the same, and all of it is there.
 
     Raises
     ------
     RecipeMismatchError
-        It was made with other settings, or from another file.
+        It was made with other settings, or from another file, and may not be replaced.
     StoreError
-        It cannot be read.
+        It cannot be read, and may not be replaced.
     """
     store = TileStore(plan.out)
-    refuse_other_recipe(plan.out, store.recipe, plan.recipe)
+    try:
+        refuse_other_recipe(
+            plan.out, store.recipe, wanted_of(plan.recipe, plan.options, store, *tiles_in_overview(plan))
+        )
+        outcome = verify_quickly(store)
+    except (RecipeMismatchError, StoreError):
+        if plan.options.overwrite:
+            return ""
+        raise
+    if outcome.status is Status.FAILED:
+        return f"the store that was there is not whole and is made anew ({outcome.reason})"
     return {"tiles": store.n_tiles, "mpp": store.mpp}
 
 
@@ -164,11 +205,14 @@ def tile(options: TileOptions, progress: Progress | None = None) -> Summary:
     """
     started = time.perf_counter()
     progress = progress or Silent()
+    options = options.absolute()  # a worker elsewhere has another working folder
     jobs = find_jobs(options.slides, options.manifest)
     make_folder(options.out)
-    sizes = {job.image_id: slide_bytes(job.path) if job.path.exists() else 0 for job in jobs}
+    sizes = {job.image_id: 0 if job.problem else slide_bytes(job.path) for job in jobs}
     progress.begin("tile", sum(sizes.values()), "B")
     with dask_client(options.workers, options.scheduler) as (client, threads):
+        if options.scheduler is not None:
+            check_shared(client, options.out)
         outcomes = _Engine(client, threads, options, progress, sizes).run(jobs)
     progress.end()
     mismatches = [o for o in outcomes if o.facts.get("mismatch")]
@@ -217,9 +261,14 @@ class _Engine:
             try:
                 if job.problem:
                     raise StoreError(job.problem)
-                held.enter_context(claim(store_path(self._options.out, job.image_id)))
-            except (StoreError, ClaimedError) as error:
-                outcomes[job.image_id] = Outcome(job.image_id, Status.FAILED, str(error))
+                out = store_path(self._options.out, job.image_id)
+                refuse_input(out, [job.path])
+                refuse_foreign(out, is_our_store)
+                held.enter_context(claim(out))
+            except NoLocksError:
+                raise
+            except (GigamilError, OSError) as error:
+                outcomes[job.image_id] = Outcome(job.image_id, Status.FAILED, reason(error))
                 continue
             yield _Run(job, self._options, held, self._sizes[job.image_id])
 

@@ -24,8 +24,8 @@ from features.finetune.model import TileClassifier
 from features.finetune.options import FinetuneOptions
 from features.lineage import KEY
 from wsi.atomic import write_bytes, write_text
-from wsi.errors import RequestError
 from wsi.recipe import canonical, recipe_hash, refuse_other_recipe
+from wsi.replace import refuse_foreign
 
 
 def write_results(options: FinetuneOptions, cohort: Cohort, model: TileClassifier, standing: Standing) -> None:
@@ -47,7 +47,7 @@ def write_results(options: FinetuneOptions, cohort: Cohort, model: TileClassifie
         "weights_file_sha256": hashlib.sha256(weights).hexdigest(),
     }
     write_text(options.beside(".json"), json.dumps(facts, indent=1) + "\n")
-    write_bytes(options.out, weights)
+    write_bytes(options.out, weights, _is_ours)
     options.beside(".checkpoint").unlink(missing_ok=True)
 
 
@@ -61,16 +61,12 @@ def is_made(options: FinetuneOptions, cohort: Cohort) -> bool:
     RequestError
         The file there was not made by this program.
     """
+    refuse_foreign(options.out, _is_ours)
     if options.overwrite and not _has_recipe(options.out, recipe_hash(cohort.recipe)):
         return False
     if not options.out.exists():
         return False
-    found = _recipe(options.out)
-    if found is None:
-        raise RequestError(
-            f"{options.out} was not made by gigamil finetune, or is damaged: choose another --out, or --overwrite"
-        )
-    refuse_other_recipe(options.out, found, cohort.recipe)
+    refuse_other_recipe(options.out, _recipe(options.out) or {}, cohort.recipe)
     with suppress(OSError, ValueError, KeyError, TypeError):
         known = json.loads(options.beside(".json").read_text())["weights_file_sha256"]
         return bool(known == hashlib.sha256(options.out.read_bytes()).hexdigest())
@@ -86,6 +82,10 @@ def last_facts(options: FinetuneOptions) -> dict[str, Any]:
 def _has_recipe(path: Path, wanted: str) -> bool:
     found = _recipe(path)
     return found is not None and recipe_hash(found) == wanted
+
+
+def _is_ours(path: Path) -> bool:
+    return _recipe(path) is not None
 
 
 def _recipe(path: Path) -> dict[str, Any] | None:

@@ -9,7 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from cli.app import app
 from wsi.store import TileStore
 
 GIGAMIL = Path(sys.executable).with_name("gigamil")
@@ -128,3 +130,26 @@ def test_the_readmes_commands_run_as_they_stand_there(demo: Path, tmp_path: Path
     assert header == "patient_id,CE,LAA"
     assert len(rows) == len({row.split(",")[0] for row in rows})
     assert all(abs(sum(map(float, row.split(",")[1:])) - 1) < 1e-6 for row in rows)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("verify", "s3://AKIAKEY:SECRETWORD@bucket/x.zarr"),
+        ("verify", "s3://AKIAKEY:SECRETWORD@bucket/folder"),
+        ("export", "s3://AKIAKEY:SECRETWORD@bucket/x.zarr", "--ome-tiff", "--out", "x.ome.tiff"),
+        ("extract", "s3://AKIAKEY:SECRETWORD@bucket/x.zarr", "--out", "bags"),
+        ("verify", "nosuch://user:SECRETWORD@bucket/x.zarr"),
+        ("info", "s3://AKIAKEY:SECRETWORD@bucket/x.svs"),
+        ("qc", "https://127.0.0.1:1/x.zarr?X-Amz-Signature=SECRETWORD"),
+    ],
+)
+def test_no_verb_prints_credentials(
+    tmp_path: Path, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = CliRunner().invoke(app, arguments)
+    assert run.exit_code in {1, 2}
+    assert "SECRETWORD" not in run.output
+    assert "***" in run.output
+    assert not isinstance(run.exception, Exception) or isinstance(run.exception, SystemExit)

@@ -148,8 +148,11 @@ def test_a_foreign_bag_is_not_replaced(stores: Path, tmp_path: Path) -> None:
 
     with h5py.File(tmp_path / "049194_0.h5", "w") as file:
         file["features"] = np.zeros((2, 3), np.float32)
-    with pytest.raises(RequestError, match="was not made by gigamil extract"):
-        extract(ExtractOptions(stores=(stores,), out=tmp_path))
+    before = (tmp_path / "049194_0.h5").read_bytes()
+    for overwrite in (False, True):
+        with pytest.raises(RequestError, match="was not made by gigamil"):
+            extract(ExtractOptions(stores=(stores,), out=tmp_path, overwrite=overwrite))
+    assert (tmp_path / "049194_0.h5").read_bytes() == before
 
 
 @pytest.mark.parametrize("nproc", [1, pytest.param(2, marks=pytest.mark.slow)])

@@ -311,8 +311,8 @@ def test_finished_is_skipped_and_other_settings_are_refused(cohort: Path, refere
     assert other.outcomes[0].status is Status.DONE
     assert curve(out) != curve(reference)
     out.write_bytes(b"something else")
-    with pytest.raises(RequestError, match="was not made by gigamil finetune"):
-        finetune(chosen(cohort, out, **same))
+    with pytest.raises(RequestError, match="was not made by gigamil"):
+        finetune(chosen(cohort, out, **same, overwrite=True))
 
 
 def test_a_loss_that_is_not_finite_is_named(cohort: Path, tmp_path: Path) -> None:

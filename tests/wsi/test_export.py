@@ -216,7 +216,7 @@ def test_a_second_run_skips_another_store_is_refused(
 def test_what_is_not_ours_is_never_replaced(tmp_path: Path, small_store: TileStore) -> None:
     (tmp_path / "a.zarr").mkdir()
     (tmp_path / "a.zarr" / "thesis.txt").write_text("mine")
-    with pytest.raises(RequestError, match="not an export of ours"):
+    with pytest.raises(RequestError, match="not made by gigamil"):
         export_ome_zarr(OmeZarrOptions(store=small_store.path, out=tmp_path / "a.zarr", overwrite=True))
     assert [p.name for p in tmp_path.iterdir()] == ["a.zarr"]
     assert (tmp_path / "a.zarr" / "thesis.txt").read_text() == "mine"

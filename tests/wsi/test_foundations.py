@@ -25,6 +25,27 @@ def test_errors_survive_pickling(kind: type[errors.GigamilError]) -> None:
     assert str(back) == "expected a, found b"
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("s3://AKIA1:abc/d+e=@bucket/x.zarr: not found", "s3://***@bucket/x.zarr: not found"),
+        ("s3:/AKIA1:abc@bucket/x", "s3:/***@bucket/x"),
+        ("Invalid bucket name 'AKIA1:abc@bucket'", "Invalid bucket name '***@bucket'"),
+        ("https://token123@host/x and ftp://u:p@h", "https://***@host/x and ftp://***@h"),
+        ("https://h/x?X-Amz-Signature=ab1&X-Amz-Date=2", "https://h/x?X-Amz-Signature=***&X-Amz-Date=2"),
+        ("https://h/x?sv=1&sig=a%2Fb", "https://h/x?sv=1&sig=***"),
+        ("tcp://host:8786/a@b", "tcp://host:8786/a@b"),
+        (r"C:\Users\me@home\a.svs", r"C:\Users\me@home\a.svs"),
+        ("/data/a@b/x.svs: 12:30, no key=1", "/data/a@b/x.svs: 12:30, no key=1"),
+    ],
+)
+def test_credentials_are_never_told(text: str, shown: str) -> None:
+    assert errors.masked(text) == shown
+    assert errors.masked(shown) == shown
+    for kind in TREE:
+        assert str(kind(text)) == shown
+
+
 @given(st.dictionaries(st.text(max_size=5), st.one_of(st.integers(), st.text(max_size=5), st.none(), st.booleans())))
 def test_a_recipe_has_one_hash_whatever_its_order(recipe: dict[str, object]) -> None:
     backwards = dict(reversed(recipe.items()))

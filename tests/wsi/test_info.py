@@ -3,11 +3,16 @@
 from pathlib import Path
 
 import pytest
+import tifffile
 from making import picture, spoil_tile, write_deflate, write_pyramid
 
+from wsi.errors import ManifestError, RequestError, SlideError
 from wsi.fingerprint import fingerprint, slide_bytes
 from wsi.info import InfoOptions, count_resolutions, describe_all
+from wsi.manifest import load_manifest
+from wsi.options import TileOptions
 from wsi.pixel_check import check_pixels
+from wsi.roi import read_polygons
 from wsi.slide import open_slide
 
 
@@ -81,3 +86,42 @@ def test_fingerprints_tell_slides_apart_and_not_their_names(tmp_path: Path) -> N
     assert slide_bytes(folder) == 2
     (folder / "zarr.json").write_text("[]")
     assert fingerprint(folder) != before
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf"), 1e-9])
+def test_um_per_px_that_cannot_be_is_one_line_with_the_value(tmp_path: Path, deflate_slide: Path, value: float) -> None:
+    for name, option in (("target_mpp", "--mpp"), ("assume_mpp", "--assume-mpp")):
+        with pytest.raises(RequestError, match=f"{option} {value}: expected 0.05 to"):
+            InfoOptions(**{name: value})
+        with pytest.raises(RequestError, match=f"{option} {value}: expected 0.05 to"):
+            TileOptions(slides=(deflate_slide,), out=tmp_path, **{name: value})  # type: ignore[arg-type]
+    (tmp_path / "m.csv").write_text(f"image_id,mpp\na,{value}\n")
+    if value == value:
+        with pytest.raises(ManifestError, match=r"line 2: mpp '.*': expected 0.05 to 100 um/px"):
+            load_manifest(tmp_path / "m.csv")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "told"),
+    [("float32", "32 bits, floating point"), ("int32", "32 bits, with a sign"), ("complex64", "64 bits, complex")],
+)
+def test_pixels_that_are_no_colours_are_named_for_a_person(tmp_path: Path, dtype: str, told: str) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", picture(300, 300).astype(dtype), photometric="rgb", tile=(128, 128))
+    (row,) = describe_all((tmp_path / "a.tif",))
+    assert row["failed"]
+    assert told in row["notes"]
+    assert "object has no attribute" not in row["notes"]
+
+
+@pytest.mark.parametrize(
+    ("geometry", "told"),
+    [
+        ('{"type": "Polygon", "coordinates": []}', "found only empty Polygons"),
+        ('{"type": "MultiPolygon", "coordinates": []}', "found only empty MultiPolygons"),
+        ('{"type": "Polygon", "coordinates": [[]]}', r"at least 3 points \[x, y\] each, found \[\[\]\]"),
+    ],
+)
+def test_an_empty_polygon_is_told_as_such(tmp_path: Path, geometry: str, told: str) -> None:
+    (tmp_path / "a.geojson").write_text(geometry)
+    with pytest.raises(SlideError, match=told):
+        read_polygons(tmp_path / "a.geojson")

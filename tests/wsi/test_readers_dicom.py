@@ -14,6 +14,8 @@ from pydicom.encaps import encapsulate
 
 from wsi.cohort import find_jobs
 from wsi.errors import DamagedSlideError, UnreadableSlideError
+from wsi.fingerprint import fingerprint, slide_files
+from wsi.readers import dicom_layout
 from wsi.slide import DAMAGED_RGB, Slide, open_slide
 from wsi.units import Box
 
@@ -170,6 +172,37 @@ def test_two_series_in_a_folder_are_two_slides(tmp_path: Path) -> None:
     for name, series in (("a", "1.2.3"), ("b", "1.2.4")):
         write_dicom(tmp_path / f"{name}.dcm", picture(100, 100), SeriesInstanceUID=series)
     assert [job.image_id for job in find_jobs([tmp_path], None)] == ["a", "b"]
+
+
+def test_each_header_of_a_folder_is_parsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(5):
+        write_dicom(tmp_path / f"{number}.dcm", picture(100, 120, number), SeriesInstanceUID=f"1.2.{number}")
+    parsed: list[str] = []
+    real = dicom_layout.header
+
+    def counted(path: Path) -> Dataset:
+        parsed.append(path.name)
+        return real(path)
+
+    monkeypatch.setattr(dicom_layout, "header", counted)
+    jobs = find_jobs([tmp_path], None)
+    assert len(jobs) == 5
+    for job in jobs:
+        assert [file for _, file in slide_files(job.path)] == [job.path]
+        fingerprint(job.path)
+    assert sorted(parsed) == [f"{number}.dcm" for number in range(5)]
+
+
+def test_the_fingerprint_covers_the_series_and_nothing_beside_it(tmp_path: Path) -> None:
+    slide = write_dicom(tmp_path / "a.dcm", picture(300, 320))
+    level = write_dicom(tmp_path / "b.dicom", picture(150, 160))
+    other = write_dicom(tmp_path / "c.dcm", picture(100, 120), SeriesInstanceUID="1.2.3")
+    before = fingerprint(slide)
+    assert {file for _, file in slide_files(slide)} == {slide, level}
+    write_dicom(other, picture(100, 120, 1), SeriesInstanceUID="1.2.3")
+    assert fingerprint(slide) == before
+    write_dicom(level, picture(150, 160, 1))
+    assert fingerprint(slide) != before
 
 
 def test_damage_and_truncation_are_said(tmp_path: Path) -> None:

@@ -119,6 +119,7 @@ def test_opening_costs_one_request_per_file(bucket: str, server: tuple[str, Requ
     assert sorted((method, path.split(".zarr/")[1]) for method, path, _, _ in server[1].seen) == [
         ("GET", "tiles/yx/c/0/0"),
         ("GET", "tiles/yx/zarr.json"),
+        ("GET", "zarr.json"),  # it says how many tiles there are to be
     ]
 
 

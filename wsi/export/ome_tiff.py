@@ -33,6 +33,8 @@ from wsi.layout import FILL, shard_key
 from wsi.ordered import ordered
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.recipe import recipe_hash
+from wsi.regular import check_regular
+from wsi.replace import refuse_input
 from wsi.storage import Location
 from wsi.store import TileStore
 from wsi.units import YX, ceil_div
@@ -44,6 +46,8 @@ _DEFLATE_LEVEL = 6
 _ZSTD_LEVEL = 3
 _CLASSIC_LIMIT = 3_500_000_000
 """Bytes of pixels above which the file is a BigTIFF; classic TIFF ends at 4 GiB."""
+_SOFTWARE = "gigamil export "
+"""How the Software tag of an export begins; the recipe's hash follows."""
 _YCBCR_444 = JpegForm("ycbcr", (1, 1))
 
 
@@ -92,7 +96,8 @@ def export_ome_tiff(options: OmeTiffOptions, progress: Progress | None = None) -
     """
     started, progress = time.perf_counter(), progress or Silent()
     store = TileStore(options.store)
-    software = f"gigamil export {recipe_hash(options.recipe(store))}"
+    software = f"{_SOFTWARE}{recipe_hash(options.recipe(store))}"
+    refuse_input(options.out, [store.path] if isinstance(store.path, Path) else [])
     with claim(options.out):
         if options.out.exists() and not options.overwrite:
             if _software(options.out) != software:
@@ -102,7 +107,7 @@ def export_ome_tiff(options: OmeTiffOptions, progress: Progress | None = None) -
                 )
             done = Outcome(store.image_id, Status.SKIPPED)
         else:
-            with replacing(options.out) as temporary:
+            with replacing(options.out, _is_ours) as temporary:
                 facts = _write(store, temporary, software, options, progress)
                 _link_levels(temporary)
             done = Outcome(store.image_id, Status.DONE, "", facts | {"bytes_out": options.out.stat().st_size})
@@ -111,10 +116,15 @@ def export_ome_tiff(options: OmeTiffOptions, progress: Progress | None = None) -
 
 def _software(path: Path) -> str:
     try:
+        check_regular(path)
         with tifffile.TiffFile(path) as tiff:
             return str(tiff.pages.first.software)
     except (tifffile.TiffFileError, OSError, ValueError, IndexError):
         return ""
+
+
+def _is_ours(path: Path) -> bool:
+    return _software(path).startswith(_SOFTWARE)
 
 
 def _write(store: TileStore, path: Path, software: str, options: OmeTiffOptions, progress: Progress) -> dict[str, Any]:

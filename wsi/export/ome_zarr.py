@@ -8,7 +8,6 @@ Specifications: OME-Zarr (NGFF) 0.4, zarr v2, bioformats2raw.layout 3.
 """
 
 import json
-import shutil
 import time
 from dataclasses import dataclass
 from itertools import product
@@ -18,7 +17,7 @@ from typing import Any
 import imagecodecs
 import numpy as np
 
-from wsi.atomic import PARTIAL, replacing, write_text
+from wsi.atomic import replacing, write_text
 from wsi.claim import claim
 from wsi.cpu import usable_cpus
 from wsi.errors import RequestError
@@ -27,6 +26,8 @@ from wsi.layout import FILL, multiscales, omero
 from wsi.ordered import ordered
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.recipe import recipe_hash, refuse_other_recipe
+from wsi.regular import read_regular
+from wsi.replace import discard, put, refuse_foreign, refuse_input, temporary_path
 from wsi.storage import Location
 from wsi.store import TileStore
 from wsi.units import YX, Box, ceil_div
@@ -74,40 +75,32 @@ def export_ome_zarr(options: OmeZarrOptions, progress: Progress | None = None) -
     started, progress = time.perf_counter(), progress or Silent()
     store = TileStore(options.store)
     recipe = options.recipe(store)
+    refuse_input(options.out, [store.path] if isinstance(store.path, Path) else [])
     with claim(options.out):
         if options.out.exists() and not options.overwrite:
             refuse_other_recipe(options.out, _exported_recipe(options.out), recipe)
             done = Outcome(store.image_id, Status.SKIPPED)
         else:
-            partial = options.out.with_name(options.out.name + PARTIAL)
-            shutil.rmtree(partial, ignore_errors=True)
+            refuse_foreign(options.out, _is_ours)
+            partial = temporary_path(options.out)
             try:
                 facts = _write(store, partial, recipe, options.threads or usable_cpus(), progress)
-                _put(partial, options.out)
-            except BaseException:
-                shutil.rmtree(partial, ignore_errors=True)
-                raise
+                put(partial, options.out, _is_ours)
+            finally:
+                discard(partial)
             done = Outcome(store.image_id, Status.DONE, "", facts)
     return Summary("export", [done], time.perf_counter() - started)
 
 
 def _exported_recipe(out: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads((out / ".zattrs").read_text("utf-8"))["gigamil"]["recipe"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return dict(json.loads(read_regular(out / ".zattrs", 1 << 24))["gigamil"]["recipe"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {"form": "not an export of ours"}
 
 
-def _put(partial: Path, out: Path) -> None:
-    """Rename the finished export to its name; what was there (--overwrite) goes only then."""
-    old = out.with_name(f".{out.name}.old")
-    if out.exists():
-        if "gigamil" not in json.loads((out / ".zattrs").read_text("utf-8") if (out / ".zattrs").is_file() else "{}"):
-            raise RequestError(f"{out} is not an export of ours and is not replaced: choose another --out")
-        shutil.rmtree(old, ignore_errors=True)
-        out.rename(old)
-    partial.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
+def _is_ours(out: Path) -> bool:
+    return "image_id" in _exported_recipe(out)
 
 
 def _chunk_px(store: TileStore) -> int:

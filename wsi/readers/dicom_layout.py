@@ -6,6 +6,7 @@ Source: DICOM PS3.3 A.32.8 (VL Whole Slide Microscopy Image), PS3.5 A.4 (encapsu
 import struct
 import warnings
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,6 +14,7 @@ from wsi.errors import UnreadableSlideError
 from wsi.readers.colour import DICOM_SPACES
 from wsi.readers.mosaic import one_line
 from wsi.readers.tiff_layout import MAX_TILE_BYTES
+from wsi.regular import irregular
 from wsi.units import YX, ceil_div
 
 WSI_CLASS = "1.2.840.10008.5.1.4.1.1.77.1.6"
@@ -20,6 +22,7 @@ RAW = frozenset(("1.2.840.10008.1.2", "1.2.840.10008.1.2.1"))
 JPEG = frozenset(("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"))
 JPEG_LS = frozenset(("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"))
 JPEG_2000 = frozenset(("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91"))
+DICOM_ENDINGS = frozenset((".dcm", ".dicom"))
 _ITEM, _UNDEFINED = b"\xfe\xff\x00\xe0", 0xFFFFFFFF
 
 
@@ -70,18 +73,67 @@ def flavour(dataset: Any) -> str:
 def series_of(path: Path) -> tuple[str, str]:
     """Return the series' UID ("" where it is missing) and the `flavour` of a whole-slide instance.
 
+    A file is parsed once in a process, as long as it is not changed: its folder is looked at for each of its slides.
+
     Raises
     ------
     UnreadableSlideError
         Broken, or no whole-slide image.
     """
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise UnreadableSlideError(f"{path.name} cannot be opened: {error.strerror or error}") from None
+    if kind := irregular(path):
+        raise UnreadableSlideError(f"{path.name} is {kind}, expected a regular file")
+    found = _series_of(path, stat.st_size, stat.st_mtime_ns)
+    if isinstance(found, str):
+        raise UnreadableSlideError(found)
+    return found
+
+
+@lru_cache(maxsize=1 << 16)
+def _series_of(path: Path, _size: int, _mtime_ns: int) -> tuple[str, str] | str:
+    """Return series and flavour, or why there is none."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        dataset = header(path)
         try:
+            dataset = header(path)
             return str(dataset.get("SeriesInstanceUID", "")), flavour(dataset)
+        except UnreadableSlideError as error:
+            return str(error)
         except Exception as error:  # pydicom parses values when they are asked for
-            raise UnreadableSlideError(f"broken DICOM ({one_line(error)})") from None
+            return f"broken DICOM ({one_line(error)})"
+
+
+def series_files(path: Path) -> list[Path]:
+    """Return the instances of the slide itself that lie beside a file and are of its series, the file included.
+
+    Raises
+    ------
+    UnreadableSlideError
+        The file is broken, no whole-slide image, or a label without its slide.
+    """
+    series, kind = series_of(path)
+    beside = [other for other in dicom_files(path.parent) if other != path] if series else []
+    files = [other for other in beside if _belongs(other, series)]
+    if kind in {"", "VOLUME"}:
+        files.insert(0, path)
+    if not files:
+        raise UnreadableSlideError(f"a {kind.lower()} image, and no slide of its series lies beside it")
+    return files
+
+
+def dicom_files(folder: Path) -> list[Path]:
+    """Return the files of a folder that are called as DICOM files are, sorted."""
+    return sorted(f for f in folder.iterdir() if f.suffix.lower() in DICOM_ENDINGS and f.is_file())
+
+
+def _belongs(path: Path, series: str) -> bool:
+    try:
+        return series_of(path) == (series, "VOLUME")
+    except UnreadableSlideError:
+        return False
 
 
 def read_instance(path: Path) -> DicomInstance:

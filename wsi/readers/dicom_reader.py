@@ -11,9 +11,8 @@ from pathlib import Path
 import imagecodecs
 import numpy as np
 
-from wsi.errors import UnreadableSlideError
 from wsi.readers.colour import DICOM_SPACES, grey_to_rgb, jpeg2000_space, jpeg_codec_spaces, ycbcr_to_rgb
-from wsi.readers.dicom_layout import JPEG, JPEG_2000, JPEG_LS, DicomInstance, read_instance, series_of
+from wsi.readers.dicom_layout import JPEG, JPEG_2000, JPEG_LS, DicomInstance, read_instance, series_files
 from wsi.readers.jpeg import check_jpeg
 from wsi.readers.jpeg2000 import check_jpeg2000
 from wsi.readers.mosaic import Mosaic, TileGrid
@@ -90,13 +89,7 @@ def _close_all(descriptors: list[int]) -> None:
 
 def _series(path: Path) -> tuple[DicomInstance, ...]:
     """Return the instances of the file's series that lie in its folder, largest first."""
-    series, kind = series_of(path)
-    beside = [other for other in sorted(path.parent.glob("*.dcm")) if other != path] if series else []
-    files = [other for other in beside if _belongs(other, series)]
-    if kind in {"", "VOLUME"}:
-        files.insert(0, path)
-    if not files:
-        raise UnreadableSlideError(f"a {kind.lower()} image, and no slide of its series lies beside it")
+    files = series_files(path)
     instances = sorted((read_instance(file) for file in files), key=lambda i: -i.shape.y * i.shape.x)
     first = instances[0]
     others = {i.shape: i for i in reversed(instances[1:]) if i.shape != first.shape}
@@ -104,13 +97,6 @@ def _series(path: Path) -> tuple[DicomInstance, ...]:
         i for i in reversed(others.values()) if abs(i.shape.y * first.shape.x / (i.shape.x * first.shape.y) - 1) < 0.05
     ]
     return (first, *same)
-
-
-def _belongs(path: Path, series: str) -> bool:
-    try:
-        return series_of(path) == (series, "VOLUME")
-    except UnreadableSlideError:
-        return False
 
 
 def _downsample(first: DicomInstance, instance: DicomInstance) -> float:

@@ -4,7 +4,6 @@ Takes the axes c, y, x in any order beside t and z, of which the first plane is 
 green and blue. Source: https://ngff.openmicroscopy.org/0.4 and /0.5.
 """
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -137,11 +136,3 @@ def _scale(holder: dict[str, Any], n_axes: int) -> list[float]:
         if transformation.get("type") == "scale":
             return [float(value) for value in transformation["scale"]]
     return [1.0] * n_axes
-
-
-def is_own_store(path: Path) -> bool:
-    """Tell whether a zarr folder is a tile store that this package wrote."""
-    try:
-        return "gigamil" in json.loads((path / "zarr.json").read_text("utf-8")).get("attributes", {})
-    except (OSError, ValueError, AttributeError):
-        return False

@@ -25,6 +25,7 @@ MAX_TILE_BYTES = 1 << 29
 """A decoded tile or strip larger than this is refused: no scanner writes one, and a broken file may claim any size."""
 BAND_BYTES = 1 << 20
 """Uncompressed strips are read in bands of rows of about this size: some files are one single strip."""
+_SAMPLES = {2: "with a sign", 3: "floating point", 5: "complex", 6: "complex"}
 _MASK = 4
 """Bit of TIFF's NewSubfileType: a transparency mask, not a picture."""
 _OTHER_READERS = {"is_ndpi": "NDPI", "is_scn": "Leica SCN"}
@@ -179,7 +180,8 @@ def _refuse_unreadable(page: TiffPage, stored: YX) -> None:
     kind = (page.photometric.name, page.samplesperpixel, page.bitspersample, page.sampleformat)
     if page.sampleformat != 1 or page.bitspersample not in {8, 16}:
         raise UnreadableSlideError(
-            f"samples of {page.bitspersample} bits, format {page.sampleformat}: expected uint8 or uint16"
+            f"samples of {page.bitspersample} bits, {_SAMPLES.get(page.sampleformat, 'of an unknown kind')}: "
+            "expected whole numbers of 8 or 16 bits without a sign"
         )
     samples = {
         "RGB": (3, 4),

@@ -27,7 +27,7 @@ class Rule:
     bound: float
 
     def __str__(self) -> str:
-        return f"{self.score}{self.compare}{self.bound:g}"
+        return f"{self.score}{self.compare}{self.bound!r}"
 
 
 def parse_rules(texts: Iterable[str]) -> tuple[Rule, ...]:

@@ -75,6 +75,8 @@ class ExtractOptions:
     """Local state dict in place of the published weights."""
     random_weights: int | None = None
     """Seed of random weights: untrained features, for trials."""
+    crop: bool = False
+    """Enlarge tiles and cut out their middle where the encoder's own transform does (crop_pct of timm's models)."""
     channels_last: bool = True
     """Keep tensors as (N, H, W, C) in memory, which convolutions are faster in."""
     select: str = "all"
@@ -134,6 +136,7 @@ class ExtractOptions:
 def options_of(recipe: Recipe) -> dict[str, Any]:
     """Return the options of `ExtractOptions` that make bags of a recipe, but for the weights."""
     select, views = recipe.get("select", {}), recipe.get("views", {})
+    encoders = [recipe["encoder"], *recipe["encoder"].get("members", ())]
     return {
         "encoder": str(recipe["encoder"]["name"]),
         "precision": str(recipe["precision"]),
@@ -143,6 +146,7 @@ def options_of(recipe: Recipe) -> dict[str, Any]:
         "stain": recipe.get("stain", "none"),
         "views": views.get("kind", "none"),
         "keep_views": views.get("kept", False),
+        "crop": any("crop_pct" in own for own in encoders),
         "bag_dtype": str(recipe.get("bag_dtype", "float16")),
     }
 
@@ -171,7 +175,7 @@ def extract(options: ExtractOptions, progress: Progress | None = None) -> Summar
 
 
 def _encoder(options: ExtractOptions) -> Encoder:
-    encoder = build_encoder(options.encoder, WeightsChoice(options.weights, options.random_weights))
+    encoder = build_encoder(options.encoder, WeightsChoice(options.weights, options.random_weights), crop=options.crop)
     if options.compiled:
         check_compilable(encoder)
     return encoder
@@ -180,8 +184,8 @@ def _encoder(options: ExtractOptions) -> Encoder:
 def _prepared(
     options: ExtractOptions, spec: EncoderSpec, device: torch.device, progress: Progress, claims: ExitStack
 ) -> tuple[Job, Ledger]:
-    if spec.caution:
-        progress.note(f"caution: {spec.caution}")
+    for line in filter(None, (spec.caution and f"caution: {spec.caution}", spec.weights_note)):
+        progress.note(line)
     request = Request(
         stores=options.stores,
         out=options.out,

@@ -43,6 +43,13 @@ class JointEncoder:
             if isinstance(member, TunedEncoder):
                 member.keep_channels_first()
 
+    def apply_crop(self) -> bool:
+        """Let the members that can take tiles as their own transforms do; False where none crops."""
+        applied = [member.apply_crop() for member in self.members if isinstance(member, TunedEncoder)]
+        self._spec = _joined([member.spec for member in self.members])
+        self._inputs = self._inputs_on(torch.device("cpu"))
+        return any(applied)
+
     def compile(self) -> None:
         """Let torch.compile make kernels for the members that it can be used for."""
         for member in self.members:

@@ -42,10 +42,10 @@ def interrupt_thread(thread: threading.Thread) -> None:
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
 
 
-def leave(code: int) -> NoReturn:
+def leave(code: str | int | None) -> NoReturn:
     """End the process; at once where a thread of ours still computes, which Python's own end cannot survive."""
     if any(thread.name.startswith(THREAD_PREFIX) for thread in threading.enumerate()):
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code)
+        os._exit(code if isinstance(code, int) else code is not None)
     raise SystemExit(code)

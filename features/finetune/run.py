@@ -68,7 +68,7 @@ def _device(options: FinetuneOptions, local_rank: int) -> torch.device:
 
 def _gathered(options: FinetuneOptions, spec: EncoderSpec, device: torch.device, progress: Progress) -> Cohort:
     cohort = gather(options, spec, resolve_precision(options.precision, device, spec))
-    for line in cohort.notes:
+    for line in (*cohort.notes, *filter(None, [spec.weights_note])):
         progress.note(line)
     return cohort
 

@@ -1,6 +1,7 @@
 """What every encoder must satisfy, and the registry."""
 
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -97,7 +98,7 @@ def install(folder: Path, value: str) -> None:
 def test_other_packages_register_by_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(tmp_path, "ours = gigamil_plugin_of_test:ENTRY")
     monkeypatch.syspath_prepend(tmp_path)
-    assert entries()["ours"].name_form == "ours:<size>"
+    assert entries()[0]["ours"].name_form == "ours:<size>"
     assert build_encoder("ours:big").spec.name == "texture"
 
 
@@ -108,8 +109,28 @@ def test_other_packages_register_by_entry_point(tmp_path: Path, monkeypatch: pyt
 def test_a_broken_entry_point_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str, told: str) -> None:
     install(tmp_path, value)
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(RequestError, match=f"entry point .* of gigamil.encoders.*{told}"):
-        entries()
+    known, cautions = entries()
+    assert len(cautions) == 1
+    assert re.search(f"entry point .* of gigamil.encoders.*{told}", cautions[0])
+    assert "ours" not in known
+    assert build_encoder("texture").spec.name == "texture"
+
+
+@pytest.mark.parametrize("code", ["raise ImportError('no such\\nlibrary')", "raise SystemExit(3)", "ENTRY = 5"])
+def test_a_package_that_cannot_be_imported_fails_only_when_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    install(tmp_path, "broken = gigamil_plugin_that_breaks:ENTRY")
+    (tmp_path / "gigamil_plugin_that_breaks.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("texture", "timm:test_vit.r160_in1k"):
+        assert build_encoder(name, NAMES[name]).spec.name == name
+    assert [line for line in entries()[1] if "gigamil_plugin_that_breaks" in line]
+    with pytest.raises(RequestError, match=r"entry point broken of gigamil\.encoders") as caught:
+        build_encoder("broken")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(RequestError, match="--encoder unknown: expected one of texture"):
+        build_encoder("unknown")
 
 
 def test_weights_choice_is_checked(tmp_path: Path) -> None:

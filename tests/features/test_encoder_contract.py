@@ -157,6 +157,30 @@ def test_input_is_timms_own_transform_without_its_crop() -> None:
     assert np.abs(found - expected).mean() <= 0.1 * one_level
 
 
+def test_with_crop_the_input_is_timms_own_transform() -> None:
+    from PIL import Image
+    from timm.data import create_transform
+
+    name = "timm:resnet10t"
+    plain = build_encoder(name, WeightsChoice(random_seed=0)).spec
+    spec = build_encoder(name, WeightsChoice(random_seed=0), crop=True).spec
+    assert plain.crop_pct < 1
+    assert "crop_pct" not in plain.recipe()
+    assert spec.recipe()["crop_pct"] == plain.crop_pct
+    smooth = np.kron(np.random.default_rng(11).integers(0, 256, (16, 16, 3)), np.ones((16, 16, 1))).astype(np.uint8)
+    transform = create_transform(
+        (3, spec.input_px, spec.input_px), mean=spec.mean, std=spec.std, interpolation="bicubic", crop_pct=spec.crop_pct
+    )
+    expected = transform(Image.fromarray(smooth)).numpy()
+    found = TileInput(spec, CPU)(torch.from_numpy(smooth.transpose(2, 0, 1)[None].copy()))[0].numpy()
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).mean() <= 0.1 / 255 / min(spec.std)
+    with pytest.raises(RequestError, match="--crop: the transform of texture crops nothing"):
+        build_encoder("texture", crop=True)
+    joint = build_encoder(f"texture+{name}", WeightsChoice(random_seed=0), crop=True).spec
+    assert [member.cropped for member in joint.members] == [False, True]
+
+
 def test_device_and_precision_are_checked() -> None:
     spec = build_encoder("texture").spec
     assert resolve_precision("auto", CPU, spec) == "fp32"

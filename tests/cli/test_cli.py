@@ -128,3 +128,13 @@ def test_the_readmes_commands_run_as_they_stand_there(demo: Path, tmp_path: Path
     assert header == "patient_id,CE,LAA"
     assert len(rows) == len({row.split(",")[0] for row in rows})
     assert all(abs(sum(map(float, row.split(",")[1:])) - 1) < 1e-6 for row in rows)
+
+
+def test_encoders_as_json_have_types() -> None:
+    done = gigamil("encoders", "resnet10t", "--json")
+    rows = {row["name"]: row for row in json.loads(done.stdout)}
+    assert (rows["uni"]["dim"], rows["uni"]["input_px"], rows["uni"]["mpp"], rows["uni"]["gated"]) == (
+        1024, 224, [0.5], True
+    )  # fmt: skip
+    assert (rows["texture"]["dim"], rows["texture"]["gated"]) == (None, False)
+    assert rows["timm:resnet10t.c3_in1k"]["crop_pct"] == 0.95

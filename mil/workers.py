@@ -136,6 +136,8 @@ def fit_in_group(
     todo: Sequence[FitJob], cohorts: Sequence[Cohort], folds: Ints, threads: int, group: Group, device: torch.device
 ) -> Iterator[tuple[int, dict[str, float]]]:
     """Train the models as one rank of a process group; give the number of each, and its facts."""
+    if todo:
+        group.from_all(None)  # until every rank has loaded: from here on they wait for minutes only
     ranks = Ranks(group.place.rank, group.place.world, group, device)
     for number, job in enumerate(todo):
         own = replace(job, options=replace(job.options, device=str(device)))

@@ -137,4 +137,4 @@ def test_encoders_as_json_have_types() -> None:
         1024, 224, [0.5], True
     )  # fmt: skip
     assert (rows["texture"]["dim"], rows["texture"]["gated"]) == (None, False)
-    assert rows["timm:resnet10t.c3_in1k"]["crop_pct"] == 0.95
+    assert rows["timm:resnet10t.c3_in1k"]["crop_pct"] == 0.875

@@ -315,7 +315,7 @@ def test_a_stopped_run_stops_its_ranks_which_keep_their_rows(
 
 
 DYING_RANKS = """
-import json, multiprocessing, os, signal, sys
+import json, os, signal, sys
 from pathlib import Path
 from features import extract as module, parts
 from wsi.atomic import replacing
@@ -333,7 +333,7 @@ def die_once(path, *arguments, **named):
         die()
 
 write = parts.write_bag
-if multiprocessing.parent_process() is not None:
+if __name__ == "__mp_main__":
     if sys.argv[3] == "loading":
         module._encoder = die
     else:

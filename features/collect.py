@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from features.bag import Floats, check_finite
+from features.bag_content import Floats, check_finite
 from features.parts import assemble, write_part, write_whole
 from features.plan import Item, Job, Rows, Span, joined
 from features.stream import Task, Times

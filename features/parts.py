@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from features.bag import BagFacts, Floats, write_bag
+from features.bag import BagFacts, write_bag
+from features.bag_content import Floats
 from features.plan import Job, Rows, SlideJob, joined
 from features.stain import fit_stain
 from wsi.atomic import PARTIAL, write_bytes

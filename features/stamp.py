@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from features.bag import BagHeader, content_sha256, feature_rows, find_bags, read_coords, read_header
-from features.bag_content import stored_rows, sha256_of
+from features.bag_content import sha256_of, stored_rows
 from features.hdf5 import Attributes, read_hdf5, writing_hdf5
 from wsi.atomic import check_folder
 from wsi.errors import BagError

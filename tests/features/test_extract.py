@@ -370,7 +370,7 @@ def test_a_rank_that_is_killed_while_it_writes_leaves_nothing(
 ) -> None:
     items, out = with_dying_ranks(stores, tmp_path, "writing")
     assert (tmp_path / "died").exists()
-    assert {item["status"] for item in items} == {"done"}
+    assert {item["status"] for item in items} == {"done"}, items
     assert content(out) == content(texture_reference)
 
 

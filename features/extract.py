@@ -233,10 +233,10 @@ def _closed(ledger: Ledger, progress: Progress) -> Ledger:
 def _rounds(options: ExtractOptions, job: Job, ledger: Ledger) -> None:
     """Let ranks work until nothing is left; after a round in which one died, the rest is shared anew.
 
-    Ranks that died while they loaded are not started again. A round that finishes nothing ends it: the slides that are
-    left over fail.
+    Ranks that died while they loaded are not started again. Two rounds in a row that finish nothing end it (one may be
+    the bad luck of a rank that had taken everything): the slides that are left over fail.
     """
-    nproc = options.nproc
+    nproc, barren = options.nproc, 0
     while left := sum(slide.missing() for slide in job.slides):
         ranks = min(nproc, len(job.items(nproc)))
         work: list[RankWork] = [partial(_rank, replace(options, nproc=1), job)] * ranks
@@ -254,7 +254,8 @@ def _rounds(options: ExtractOptions, job: Job, ledger: Ledger) -> None:
             return
         told = ", ".join(end.told() for end in died)
         nproc = max(1, ranks - sum(not end.joined for end in died))
-        if remains >= left and nproc == ranks:
+        barren = barren + 1 if remains >= left and nproc == ranks else 0
+        if barren > 1:
             ledger.close(_why_left(told, died))
             return
         ledger.note(f"{told}: what it had not finished is shared anew among {nproc}")

@@ -1,7 +1,7 @@
 """``gigamil encoders``: which encoders there are."""
 
 import json as json_module
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,8 +10,8 @@ from cli.options import Json
 if TYPE_CHECKING:
     from features.encoder import EncoderEntry
 
-Row = tuple[str, str, str, str, str, str, str]
-"""Name, dim, input px, um/px, gated, licence, description."""
+Row = dict[str, Any]
+"""Name, dim, input_px, mpp (um/px), crop_pct, gated, licence, description; None where it is not one for all models."""
 WIDTH = 200
 """Columns: one line for each encoder; a narrower terminal breaks them."""
 
@@ -24,42 +24,62 @@ def encoders(
     from rich.console import Console
     from rich.table import Column, Table
 
-    from cli.console import one_line_errors
+    from cli.console import one_line_errors, stderr
     from features.encoder import entries
 
     with one_line_errors():
-        rows = [_row(entry) for entry in entries().values()]
-    rows += _timm_rows(search) if search else []
+        known, cautions = entries()
+    rows = [_row(entry) for entry in known.values()] + (_timm_rows(search) if search else [])
+    for line in cautions:
+        stderr.print(f"caution: {line}", markup=False, soft_wrap=True)
     if json:
-        keys = ("name", "dim", "input_px", "mpp", "gated", "licence", "description")
-        typer.echo(json_module.dumps([dict(zip(keys, row, strict=True)) for row in rows], indent=1))
+        typer.echo(json_module.dumps(rows, indent=1))
         return
-    columns = ("dim", "px", "um/px", "gated", "licence", "what it is")
+    columns = ("dim", "px", "um/px", "crop", "gated", "licence", "what it is")
     table = Table(Column("encoder", no_wrap=True), *columns, box=None, pad_edge=False)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(_cell, row.values()))
     Console(width=WIDTH, soft_wrap=True).print(table)
 
 
+def _cell(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(f"{item:g}" for item in value)
+    if isinstance(value, bool):
+        return "yes" if value else ""
+    return "" if value is None else str(value)
+
+
 def _row(entry: "EncoderEntry") -> Row:
-    return (
-        entry.name_form,
-        str(entry.dim or ""),
-        str(entry.input_px or ""),
-        ", ".join(f"{mpp:g}" for mpp in entry.mpps),
-        "yes" if entry.gated else "",
-        entry.licence,
-        entry.description,
-    )
+    return {
+        "name": entry.name_form,
+        "dim": entry.dim,
+        "input_px": entry.input_px,
+        "mpp": list(entry.mpps),
+        "crop_pct": None,
+        "gated": entry.gated,
+        "licence": entry.licence,
+        "description": entry.description,
+    }
 
 
 def _timm_rows(search: str) -> list[Row]:
     import timm
 
-    rows = []
+    rows: list[Row] = []
     for name in timm.list_models(f"*{search}*", pretrained=True):
         config = timm.get_pretrained_cfg(name)
-        size = str(config.input_size[-1]) if config is not None else ""
-        licence = (config.license if config is not None else None) or "see its card"
-        rows.append((f"timm:{name}", "", size, "", "", licence, ""))
+        known = config is not None
+        rows.append(
+            {
+                "name": f"timm:{name}",
+                "dim": None,
+                "input_px": int(config.input_size[-1]) if known else None,
+                "mpp": [],
+                "crop_pct": float(config.crop_pct) if known else None,
+                "gated": False,
+                "licence": (config.license if known else None) or "see its card",
+                "description": "",
+            }
+        )
     return rows

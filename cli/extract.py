@@ -37,6 +37,13 @@ def extract(
     channels_last: Annotated[
         bool, typer.Option(help="Tensors as (N, H, W, C) in memory, which convolutions are faster in.")
     ] = True,
+    crop: Annotated[
+        bool,
+        typer.Option("--crop", help="Enlarge tiles, cut out the middle, as the model's card does (crop_pct)."),
+    ] = False,
+    bag_dtype: Annotated[
+        str, typer.Option(help="Of features in the bags: float16, or float32 for those beyond 65504.")
+    ] = "float16",
     off_recipe: Annotated[
         bool, typer.Option("--off-recipe", help="Encode tiles of a um/px that the encoder was not made for.")
     ] = False,
@@ -70,6 +77,8 @@ def extract(
             keep_views=keep_views,
             compiled=compile_,
             channels_last=channels_last,
+            crop=crop,
+            bag_dtype=bag_dtype,
             weights=weights,
             random_weights=random_weights,
             batch_size=batch_size,
@@ -79,6 +88,7 @@ def extract(
             prefetch_mib=prefetch_mib,
             overwrite=overwrite,
         )
-        if int(os.environ.get("RANK", "0")) > 0:  # rank 0 tells for all
-            raise typer.Exit(run(options).exit_code)
+        if int(os.environ.get("RANK", "0")) > 0:  # rank 0 tells for all, and its exit code is that of the run
+            run(options)
+            return
     run_stage(lambda progress: run(options, progress), json_output=json)

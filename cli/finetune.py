@@ -103,6 +103,7 @@ def finetune(
             prefetch_mib=prefetch_mib,
             overwrite=overwrite,
         )
-        if int(os.environ.get("RANK", "0")) > 0:  # rank 0 tells for all
-            raise typer.Exit(run(options).exit_code)
+        if int(os.environ.get("RANK", "0")) > 0:  # rank 0 tells for all, and its exit code is that of the run
+            run(options)
+            return
     run_stage(lambda progress: run(options, progress), json_output=json)

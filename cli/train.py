@@ -134,8 +134,9 @@ def train(
                 raise RequestError("torchrun excludes --repeats: start each repeat by itself, with its --seed")
         elif repeats < 1:
             raise RequestError(f"--repeats {repeats}: expected 1 or more")
-        if int(os.environ.get("RANK", "0")) > 0:  # rank 0 tells for all
-            raise typer.Exit(run(options).exit_code)
+        if int(os.environ.get("RANK", "0")) > 0:  # rank 0 tells for all, and its exit code is that of the run
+            run(options)
+            return
     if repeats > 1:
         run_stage(lambda progress: train_repeatedly(options, repeats, progress), json_output=json)
         return

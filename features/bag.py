@@ -1,6 +1,6 @@
 """The bag: one HDF5 file per slide, the features of its tiles in the store's tile order.
 
-    features   (N, D) float16, contiguous (so that it can be memory-mapped)   attributes: name, encoder
+    features   (N, D) float16 (or float32), contiguous (so that it can be memory-mapped)   attributes: name, encoder
     coords     (N, 2) int64, (x, y) level-0 pixels of the slide               attributes: as TRIDENT writes them
     root       format, image_id, mpp, recipe, recipe_hash, provenance, content_sha256
 
@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from features.bag_content import Floats, content_of, half_rows
+from features.bag_content import Floats, content_of, stored_rows
 from features.bag_forms import OpenBag, header_facts, is_in_um, open_bag, um_coords_message, xy_rows
 from features.hdf5 import Attributes, read_hdf5, writing_hdf5
 from wsi.errors import BagError, RequestError
@@ -79,7 +79,9 @@ class BagFacts:
     """um/px of the tiles."""
 
 
-def write_bag(path: Path, blocks: Sequence[Floats], coords_l0_yx: Ints, facts: BagFacts) -> None:
+def write_bag(
+    path: Path, blocks: Sequence[Floats], coords_l0_yx: Ints, facts: BagFacts, dtype: str = "float16"
+) -> None:
     """Write a bag, whole or not at all.
 
     Parameters
@@ -93,18 +95,20 @@ def write_bag(path: Path, blocks: Sequence[Floats], coords_l0_yx: Ints, facts: B
         (N, 2) top-left corners, (y, x) level-0 pixels.
     facts
         What is written beside them.
+    dtype
+        Of the features in the file: ``float16`` or ``float32``.
 
     Raises
     ------
     BagError
-        A value is NaN, infinite, or too large for float16 (the message names the tile); the numbers of rows differ; or
+        A value is NaN, infinite, or too large for the type (the message names the tile); the numbers of rows differ; or
         the disk is full.
     """
     n_tiles, dim = sum(len(block) for block in blocks), blocks[0].shape[1]
     if coords_l0_yx.shape != (n_tiles, 2):
         raise BagError(f"{path.name}: expected one (y, x) per tile: {n_tiles} tiles, coordinates {coords_l0_yx.shape}")
     with writing_hdf5(path, is_our_bag) as file:
-        _write(file, path.name, blocks, (n_tiles, dim), coords_l0_yx, facts)
+        _write(file, path.name, blocks, (n_tiles, dim, dtype), coords_l0_yx, facts)
 
 
 def is_our_bag(path: Path) -> bool:
@@ -130,18 +134,19 @@ def _is_cut_short(path: Path) -> bool:
 
 
 def _write(
-    file: Any, name: str, blocks: Sequence[Floats], shape: tuple[int, int], coords_l0_yx: Ints, facts: BagFacts
+    file: Any, name: str, blocks: Sequence[Floats], form: tuple[int, int, str], coords_l0_yx: Ints, facts: BagFacts
 ) -> None:
+    *shape, dtype = form
     coords_xy = np.ascontiguousarray(coords_l0_yx[:, ::-1], dtype=np.int64)
     digest = hashlib.sha256()
-    features = file.create_dataset("features", shape=shape, dtype=np.float16)
+    features = file.create_dataset("features", shape=tuple(shape), dtype=dtype)
     row = 0
     for block in blocks:
-        half = half_rows(name, block, row, coords_l0_yx)
-        if len(half):
-            features[row : row + len(half)] = half
-        digest.update(half.data)
-        row += len(half)
+        stored = stored_rows(name, block, row, coords_l0_yx, dtype)
+        if len(stored):
+            features[row : row + len(stored)] = stored
+        digest.update(stored.data)
+        row += len(stored)
     coords = file.create_dataset("coords", data=coords_xy)
     digest.update(coords_xy.data)
     features.attrs.update({"name": facts.image_id, "encoder": facts.encoder})

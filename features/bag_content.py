@@ -113,12 +113,14 @@ def _errno_of(error: RuntimeError) -> int:
     return int(number) if number.isdigit() else 5
 
 
-def half_rows(name: str, block: Floats, first_row: int, coords_l0_yx: npt.NDArray[np.int64]) -> npt.NDArray[np.float16]:
-    """Return a block as float16, or raise `BagError` naming the first tile that does not fit."""
+def stored_rows(
+    name: str, block: Floats, first_row: int, coords_l0_yx: npt.NDArray[np.int64], dtype: str = "float16"
+) -> Floats:
+    """Return a block in the type that it is stored in, or raise `BagError` naming the first tile that does not fit."""
     with np.errstate(over="ignore", invalid="ignore"):
-        half = np.ascontiguousarray(block, dtype=np.float16)
-    check_finite(name, half, first_row, coords_l0_yx, block)
-    return half
+        rows: Floats = np.ascontiguousarray(block, dtype=dtype)
+    check_finite(name, rows, first_row, coords_l0_yx, block)
+    return rows
 
 
 def check_finite(
@@ -134,12 +136,13 @@ def check_finite(
     row, column = (int(v) for v in np.argwhere(~np.isfinite(rows))[0])
     value = (rows if original is None else original)[row, column]
     where = "" if coords_l0_yx is None else " at level-0 (y, x) = ({}, {})".format(*coords_l0_yx[first_row + row])
-    largest = f"beyond {rows.dtype}'s {np.finfo(rows.dtype).max:.5g}"
-    what = "NaN" if np.isnan(value) else f"{value:g}, {largest}" if np.isfinite(value) else "infinite"
-    raise BagError(
-        f"{name}: feature {column} of tile {first_row + row}{where} is {what}: "
-        "look at that tile and at the encoder's weights, or extract with --precision fp32"
-    )
+    if np.isfinite(value):
+        what = f"{value:g}, beyond {rows.dtype}'s {np.finfo(rows.dtype).max:.5g}"
+        hint = "extract with --bag-dtype float32"
+    else:
+        what = "NaN" if np.isnan(value) else "infinite"
+        hint = "look at that tile and at the encoder's weights, and where it ran in half precision, at --precision fp32"
+    raise BagError(f"{name}: feature {column} of tile {first_row + row}{where} is {what}: {hint}")
 
 
 def _all_finite(rows: Floats) -> bool:

@@ -1,15 +1,17 @@
 """Features back to where they belong: rows gathered into runs, runs written as bags or as parts of bags."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from features.bag_content import Floats, check_finite
 from features.parts import assemble, write_part, write_whole
-from features.plan import Item, Job, Rows, Span
+from features.plan import Item, Job, Rows, Span, joined
 from features.stream import Task, Times
 from wsi.errors import ItemError
+from wsi.store import TileStore
 
 
 class Report(Protocol):
@@ -43,8 +45,14 @@ class _Run:
     """Rows of one slide that one item computes."""
 
     span: Span
-    features_ND: npt.NDArray[np.float16]
-    missing: int
+    features_ND: Floats
+    filled: list[Rows]
+    """Rows of the slide that are there."""
+
+    @property
+    def whole(self) -> bool:
+        """Tell whether no row is missing."""
+        return sum(stop - start for start, stop in self.filled) == len(self.features_ND)
 
 
 class Collector:
@@ -82,21 +90,43 @@ class Collector:
             if start >= stop:
                 continue
             source = task.features[first_row + start - span.start : first_row + stop - span.start]
+            rows = run.features_ND[start - run.span.start : stop - run.span.start]
             with np.errstate(over="ignore", invalid="ignore"):
-                run.features_ND[start - run.span.start : stop - run.span.start] = source
-            run.missing -= stop - start
+                rows[:] = source
+            if not np.isfinite(rows).all() and span.slide not in self._failed:
+                self._fail(span.slide, self._why_not_finite(span.slide, rows, start, source))
+            run.filled.append((start, stop))
             new += stop - start
-            if run.missing == 0:
+            if run.whole:
                 runs.remove(run)
                 self._finish(run)
         return new
+
+    def _why_not_finite(self, index: int, rows: Floats, first_row: int, computed: Floats) -> str:
+        """Return the tile, the value that the encoder gave, and what to do."""
+        slide = self._job.slides[index]
+        try:
+            coords_l0_yx = TileStore(slide.store).coords_l0_yx()[slide.store_rows(0, slide.n_tiles)]
+            check_finite(slide.bag.name, rows, first_row, coords_l0_yx, computed)
+        except ItemError as error:
+            return str(error)
+        raise AssertionError("a value that is not finite was there")
+
+    def keep(self) -> None:
+        """Leave what is there of runs that are not whole as parts, for the run that goes on."""
+        for runs in self._open.values():
+            for run in runs:
+                for start, stop in joined(run.filled) if run.span.slide not in self._failed else ():
+                    with suppress(ItemError, OSError):
+                        rows = run.features_ND[start - run.span.start : stop - run.span.start]
+                        write_part(self._job.slides[run.span.slide], start, rows)
 
     def _runs(self, item: int) -> list[_Run]:
         if item not in self._open:
             spans = self._job.runs(self._items[item])
             sizes = [span.stop - span.start for span in spans]
             self._open[item] = [
-                _Run(span, np.empty((size, self._job.width), np.float16), size)
+                _Run(span, np.empty((size, self._job.width), self._job.bag_dtype), [])
                 for span, size in zip(spans, sizes, strict=True)
             ]
         return self._open[item]

@@ -13,8 +13,6 @@ from features.encoder import Encoder, EncoderSpec, TunedEncoder
 from wsi.errors import RequestError
 
 AUTO = "auto"
-BLANK_PX = 256
-"""Side of the tiles that an encoder of any size is tried on."""
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -43,7 +41,8 @@ def resolve_precision(asked: str, device: torch.device, spec: EncoderSpec) -> st
     if asked == AUTO:
         if device.type == "cpu" or spec.precisions == ("fp32",):
             return "fp32"
-        half = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+        with torch.cuda.device(device):
+            half = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
         return half if half in spec.precisions else "fp32"
     if asked not in PRECISIONS:
         raise RequestError(f"--precision {asked}: expected auto, {', '.join(PRECISIONS)}")
@@ -52,33 +51,27 @@ def resolve_precision(asked: str, device: torch.device, spec: EncoderSpec) -> st
     return asked
 
 
-def compile_encoder(encoder: Encoder, device: torch.device) -> None:
-    """Let torch.compile make kernels, and see that it can: it wants a compiler on this machine.
+def check_precision(precision: str, device: torch.device, rank: int) -> None:
+    """Raise `RequestError` where a rank's GPU cannot compute in the precision that was decided for all."""
+    if device.type == "cuda" and precision == "bf16":
+        with torch.cuda.device(device):
+            able = torch.cuda.is_bf16_supported()
+        if not able:
+            name = torch.cuda.get_device_name(device)
+            raise RequestError(
+                f"rank {rank}: its GPU ({name}) has no bf16, which was decided for all: give --precision fp32"
+            )
 
-    Raises
-    ------
-    RequestError
-        It cannot, or the encoder is none that can be compiled.
-    """
-    name = encoder.spec.name
+
+def check_compilable(encoder: Encoder) -> None:
+    """Raise `RequestError` unless torch.compile can be used for the encoder."""
     if not isinstance(encoder, TunedEncoder):
-        raise RequestError(f"--compile: expected an encoder of timm, found {name}: leave --compile out")
-    encoder.to(device)
-    encoder.compile()
-    side_px = encoder.spec.input_px or BLANK_PX
-    try:
-        with torch.inference_mode():
-            encoder.encode(torch.zeros(2, 3, side_px, side_px, device=device))
-    except Exception as error:  # whatever a compiler, or the lack of one, brings about
-        told = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise RequestError(f"--compile: {name} cannot be compiled here ({told}): leave --compile out") from error
+        raise RequestError(f"--compile: expected an encoder of timm, found {encoder.spec.name}: leave --compile out")
 
 
-@contextmanager
-def forward_mode(device: torch.device, precision: str) -> Iterator[None]:
-    """Run a block of the current thread in inference mode and the given precision."""
-    with torch.inference_mode(), torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32"):
-        yield
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Return the context in which a network's products are in the given precision; nothing else belongs into it."""
+    return torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32")
 
 
 @contextmanager
@@ -112,14 +105,17 @@ class TileInput:
         self._own = threading.local()
 
     def __call__(self, tiles_NCHW: Tensor) -> Tensor:
-        """Return float32 (N, 3, S, S) on the device, from uint8 (N, 3, T, T) anywhere."""
-        tiles = self._as_float(tiles_NCHW)
+        """Return float32 (N, 3, S, S) on the device, from uint8 (N, 3, T, T) anywhere; never in half precision."""
+        with torch.autocast(self._device.type, enabled=False):
+            return self._prepared(self._as_float(tiles_NCHW))
+
+    def _prepared(self, tiles: Tensor) -> Tensor:
         if self._size_px is not None and tiles.shape[2:] != (self._size_px, self._size_px):
             size = (self._size_px, self._size_px)
             tiles = interpolate(tiles, size, mode=self._mode, align_corners=False, antialias=True)
             tiles = tiles.round_().clamp_(0, 255)
         if self._crop_px is not None:
-            first = (tiles.shape[2] - self._crop_px) // 2
+            first = round((tiles.shape[2] - self._crop_px) / 2)
             tiles = tiles[:, :, first : first + self._crop_px, first : first + self._crop_px]
         return tiles.mul_(self._scale).add_(self._shift)
 

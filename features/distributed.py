@@ -1,21 +1,27 @@
 """Several processes on one request: started here (``--nproc``), or by torchrun on one node or many.
 
-The ranks form a torch.distributed process group (NCCL where each has a GPU of its own, else gloo), through which rank 0
-tells the others the job. Work is shared through the group's key-value store: an atomic counter gives the next item,
-so a fast rank takes more. No rank waits for another while there is work, so one that dies takes only its unfinished
-items with it; what it had finished lies on the disk, and the next round does the rest.
+The ranks share a key-value store, through which rank 0 tells the others the job, and in which each gives signs of life:
+who waits for another waits as long as that one lives. Work is shared by an atomic counter, so a fast rank takes more,
+and no rank waits for another while there is work: one that dies takes only its unfinished items with it; what it had
+finished lies on the disk, and the next round does the rest. Ranks that train one model together form a
+torch.distributed process group, too: NCCL where each has a GPU of its own, else gloo.
 """
 
 import multiprocessing as mp
 import os
+import pickle
+import signal
+import socket
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, Protocol
 
@@ -25,10 +31,17 @@ from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-
 from torch.distributed.rendezvous import rendezvous
 
 from wsi.cpu import usable_cpus
-from wsi.errors import GigamilError
+from wsi.errors import GigamilError, ItemError
+from wsi.interrupt import interrupt_on_signals
 
-PATIENCE = timedelta(days=30)
-"""How long ranks wait for each other at the very start and end; dead ranks are noticed by whoever started them."""
+TOGETHER = timedelta(minutes=10)
+"""How long a rank that computes something together with others waits for the slowest of them."""
+BEAT_SECONDS, SILENCE_SECONDS, JOINING_SECONDS = 5.0, 180.0, 1200.0
+"""Between two signs of life; without one, after which a rank is given up; and that it may take to give its first."""
+SECONDS_TO_END = 1.5
+"""How long ranks that are stopped may take to keep what they have finished."""
+PIECE_BYTES = 4 << 20
+"""The store takes no larger values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +96,11 @@ class OwnShares:
 
 
 class Group:
-    """The process group, and the shares in its store."""
+    """The ranks of one request, and what they share through their store."""
 
-    def __init__(self, place: Place, store: Store, device: torch.device) -> None:
+    def __init__(self, place: Place, store: Store) -> None:
         self.place, self._store = place, PrefixStore("work", store)
-        self._device = device
+        self._asked = 0
 
     def next_item(self) -> int:
         """Return the index of the next item; each goes to one rank."""
@@ -102,41 +115,122 @@ class Group:
         return int(self._store.add("tiles", tiles))
 
     def from_first(self, value: Any) -> Any:
-        """Return rank 0's value on every rank (a collective)."""
-        box = [value]
-        dist.broadcast_object_list(box, src=0, device=self._device if dist.get_backend() == "nccl" else None)
-        return box[0]
+        """Return rank 0's value on every rank; all ask, in the same order, and wait as long as rank 0 lives."""
+        self._asked += 1
+        key, others = f"first/{self._asked}", self.place.world - 1
+        if self.place.rank == 0:
+            if others:
+                self._put(key, value)
+            return value
+        found = self._taken(key, 0)
+        if int(self._store.add(f"{key}/read", 1)) == others:
+            self._remove(key)
+        return found
+
+    def from_all(self, value: Any) -> list[Any]:
+        """Return every rank's value, by rank, on every rank; all ask, and wait for those that live."""
+        self._asked += 1
+        self._put(f"all/{self._asked}/{self.place.rank}", value)
+        return [self._taken(f"all/{self._asked}/{rank}", rank) for rank in range(self.place.world)]
 
     def leave(self, message: str) -> None:
         """Tell rank 0 how this one ended."""
-        self._store.set(f"end/{self.place.rank}", message)
+        self._put(f"end/{self.place.rank}", message)
 
-    def ends(self) -> list[str]:
-        """Return what the other ranks left, waiting for each (on rank 0)."""
-        return [self._store.get(f"end/{rank}").decode() for rank in range(1, self.place.world)]
+    def ends(self) -> Iterator[tuple[int, str | None]]:
+        """Yield what each other rank left, waiting for it (on rank 0); None where it is gone without a word."""
+        for rank in range(1, self.place.world):
+            key = f"end/{rank}"
+            yield rank, self._taken(key, rank) if self._comes(key, rank) else None
+
+    def _put(self, key: str, value: Any) -> None:
+        data = pickle.dumps(value)
+        starts = range(0, len(data), PIECE_BYTES)
+        for number, start in enumerate(starts):
+            self._store.set(f"{key}/{number}", data[start : start + PIECE_BYTES])  # type: ignore[arg-type]
+        self._store.add(key, len(starts))
+
+    def _taken(self, key: str, rank: int) -> Any:
+        if not self._comes(key, rank):
+            raise ItemError(
+                f"rank {rank} has given no sign of life for {SILENCE_SECONDS / 60:.0f} minutes: see what became of its "
+                "process and its node, and run the same command again"
+            )
+        pieces = int(self._store.add(key, 0))
+        return pickle.loads(b"".join(self._store.get(f"{key}/{number}") for number in range(pieces)))
+
+    def _remove(self, key: str) -> None:
+        for number in range(int(self._store.add(key, 0))):
+            self._store.delete_key(f"{key}/{number}")
+
+    def _comes(self, key: str, rank: int) -> bool:
+        """Wait for what a rank puts there; False where the rank has fallen silent."""
+        beat, heard, pause = 0, time.monotonic(), 0.01
+        while not int(self._store.add(key, 0)):
+            latest = int(self._store.add(f"beat/{rank}", 0))
+            if latest != beat:
+                beat, heard = latest, time.monotonic()
+            elif time.monotonic() - heard > (SILENCE_SECONDS if beat else JOINING_SECONDS):
+                return False
+            time.sleep(pause)
+            pause = min(0.5, 2 * pause)
+        return True
+
+    @contextmanager
+    def beating(self) -> Iterator[None]:
+        """Give signs of life while the block runs."""
+        ended = threading.Event()
+
+        def beat() -> None:
+            with suppress(RuntimeError):  # the store is gone: whoever needs it is told
+                while True:
+                    self._store.add(f"beat/{self.place.rank}", 1)
+                    if ended.wait(BEAT_SECONDS):
+                        return
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join(1.0)
 
 
-def backend_for(device: torch.device, local_world: int) -> str:
-    """Return ``nccl`` where every rank of the node has a GPU of its own, else ``gloo``."""
-    own = device.type == "cuda" and local_world <= torch.cuda.device_count() and dist.is_nccl_available()
-    return "nccl" if own else "gloo"
+@contextmanager
+def rank_group(place: Place, store: Store | None = None) -> Iterator[Group]:
+    """Join the ranks that share ``store``, or the one that torchrun set up."""
+    group = Group(place, store or next(rendezvous("env://", timeout=TOGETHER))[0])
+    with group.beating():
+        yield group
+
+
+def gpu_of(device: torch.device) -> str:
+    """Return which GPU of which machine the device is; empty for a CPU, or where NCCL cannot use it."""
+    if device.type != "cuda" or not dist.is_nccl_available():
+        return ""
+    return f"{socket.gethostname()}/{torch.cuda.get_device_properties(device).uuid}"
+
+
+def backend_for(gpus: Sequence[str]) -> str:
+    """Return ``nccl`` where every rank has a GPU of its own (`gpu_of`), else ``gloo``: one answer for all ranks."""
+    return "nccl" if all(gpus) and len(set(gpus)) == len(gpus) else "gloo"
 
 
 @contextmanager
 def process_group(place: Place, device: torch.device, store: Store | None = None) -> Iterator[Group]:
-    """Join the group: through ``store``, or through what torchrun set up."""
-    if store is None:
-        store, _, _ = next(rendezvous("env://", timeout=PATIENCE))
-    store.set_timeout(PATIENCE)
+    """Join the ranks that compute together; ranks that share a GPU can, through gloo."""
+    store = store or next(rendezvous("env://", timeout=TOGETHER))[0]
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    backend = backend_for(device, place.local_world)
-    members = PrefixStore("group", store)
-    dist.init_process_group(backend, store=members, rank=place.rank, world_size=place.world, timeout=PATIENCE)
-    try:
-        yield Group(place, store, device)
-    finally:
-        dist.destroy_process_group()
+    with rank_group(place, store) as group:
+        backend = backend_for(group.from_all(gpu_of(device)))
+        members = PrefixStore("group", store)
+        dist.init_process_group(backend, store=members, rank=place.rank, world_size=place.world, timeout=TOGETHER)
+        try:
+            yield group
+        finally:
+            dist.destroy_process_group()
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,60 +241,100 @@ class RankEnd:
     exit_code: int | None
     error: BaseException | None = None
     """What it raised, where it could still tell."""
+    joined: bool = True
+    """False where it had not yet told that it had loaded all it needs."""
+    stopped: bool = False
+    """True where it was told to end."""
 
     @property
     def died(self) -> bool:
-        """True where it ended without a word."""
-        return self.error is None and self.exit_code != 0
+        """True where it ended without a word, and nobody asked it to."""
+        return self.error is None and self.exit_code != 0 and not self.stopped
 
     def told(self) -> str:
         """Return one phrase."""
         code = self.exit_code or 0
-        return f"rank {self.rank} was stopped by signal {-code}" if code < 0 else f"rank {self.rank} ended with {code}"
+        when = "" if self.joined else " while it loaded"
+        if code >= 0:
+            return f"rank {self.rank} ended with {code}{when}"
+        why = ": out of memory, most likely" if -code == signal.SIGKILL else ""
+        try:
+            name = signal.Signals(-code).name
+        except ValueError:
+            name = "unknown"
+        return f"rank {self.rank} was stopped by signal {-code} ({name}{why}){when}"
 
 
 JOINED, RAISED = "joined", "raised"
-"""Messages to whoever started the rank: it has the job and waits for nobody from now on; its last words."""
+"""Messages to whoever started the rank: it has loaded all it needs and waits for nobody from now on; its last words."""
 Message = tuple[str, tuple[Any, ...]]
 """A method of the report, and its arguments."""
 RankWork = Callable[[Place, Store, Callable[[Message], None]], None]
 """What a rank does: its place, the shared store, and where it sends messages. Pickles."""
 
 
-def run_ranks(work: list[RankWork], listen: Callable[[Message], None]) -> list[RankEnd]:
+def run_ranks(work: Sequence[RankWork], listen: Callable[[Message], None], *, together: bool = True) -> list[RankEnd]:
     """Start one process for each entry of ``work``, hand their messages to ``listen``, return how each ended.
 
-    A rank that dies does not stop the others; one that raises does. If this process dies, its ranks end, too.
+    A rank that raises stops the others; so does one that dies before it has joined, where they work ``together``: the
+    others would wait for it. If this process ends, its ranks end, too, and keep what they have finished.
     """
     context = mp.get_context("spawn")
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     ranks = []
-    for rank, task in enumerate(work):
-        here, there = context.Pipe(duplex=False)
-        place = Place(rank, len(work), rank, len(work))
-        process = context.Process(target=_rank_main, args=(place, store.port, there, task), name=f"gigamil-rank-{rank}")
-        process.start()
-        there.close()
-        ranks.append((process, here))
+    unmasked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until a rank can answer it in its own way
+    try:
+        for rank, task in enumerate(work):
+            here, there = context.Pipe(duplex=False)
+            place = Place(rank, len(work), rank, len(work))
+            process = context.Process(
+                target=_rank_main, args=(place, store.port, there, task), name=f"gigamil-rank-{rank}"
+            )
+            process.start()
+            there.close()
+            ranks.append((process, here))
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, unmasked)
     errors: dict[int, BaseException] = {}
+    joining = set(range(len(ranks)))
+    stopped: set[int] = set()
     whole = False
     try:
-        whole = _listen({here: rank for rank, (_, here) in enumerate(ranks)}, listen, errors)
+        whole = _listen({here: rank for rank, (_, here) in enumerate(ranks)}, listen, errors, joining, together)
     finally:
+        if not whole:
+            stopped = _stop([process for process, _ in ranks])
         for process, here in ranks:
-            if not whole:
-                process.terminate()
             process.join()
             here.close()
-    return [RankEnd(rank, process.exitcode, errors.get(rank)) for rank, (process, _) in enumerate(ranks)]
+    return [
+        RankEnd(rank, process.exitcode, errors.get(rank), rank not in joining, rank in stopped)
+        for rank, (process, _) in enumerate(ranks)
+    ]
 
 
-def _listen(pipes: dict[Connection, int], listen: Callable[[Message], None], errors: dict[int, BaseException]) -> bool:
-    """Pass messages on until every rank has closed its end; False where the others must be stopped.
+def _stop(processes: Sequence[BaseProcess]) -> set[int]:
+    """Ask the processes to end, and end those that take too long; return the numbers of those that still ran."""
+    for process in processes:
+        process.join(0.1)  # one whose pipe has just closed ends by itself
+    running = {number for number, process in enumerate(processes) if process.is_alive()}
+    for number in running:
+        processes[number].terminate()
+    deadline = time.monotonic() + SECONDS_TO_END
+    for number in running:
+        processes[number].join(max(0.0, deadline - time.monotonic()))
+        processes[number].kill()
+    return running
 
-    That is so when one has raised, or has died before all had joined: the others would wait for it.
-    """
-    joining = set(pipes.values())
+
+def _listen(
+    pipes: dict[Connection, int],
+    listen: Callable[[Message], None],
+    errors: dict[int, BaseException],
+    joining: set[int],
+    together: bool,
+) -> bool:
+    """Pass messages on until every rank has closed its end; False where the others must be stopped."""
     while pipes:
         for pipe in wait(list(pipes)):
             assert isinstance(pipe, Connection)
@@ -208,7 +342,7 @@ def _listen(pipes: dict[Connection, int], listen: Callable[[Message], None], err
                 name, arguments = pipe.recv()
             except (EOFError, OSError):
                 rank = pipes.pop(pipe)
-                if rank in joining:
+                if together and rank in joining:
                     return False
                 continue
             if name == RAISED:
@@ -222,11 +356,13 @@ def _listen(pipes: dict[Connection, int], listen: Callable[[Message], None], err
 
 
 def _rank_main(place: Place, port: int, pipe: Connection, work: RankWork) -> None:
+    interrupt_on_signals()
     _end_with_parent()
     if sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     try:
-        store = TCPStore("127.0.0.1", port, is_master=False, timeout=timedelta(minutes=5))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        store = TCPStore("127.0.0.1", port, is_master=False, timeout=TOGETHER)
         work(place, store, pipe.send)
     except KeyboardInterrupt:
         os._exit(130)

@@ -8,7 +8,7 @@ Each implementation passes the contract suite in ``tests/features/test_encoder_c
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -43,6 +43,10 @@ class EncoderSpec:
     """How tiles are resized: bicubic or bilinear."""
     resize_px: int | None = None
     """Tiles are first resized to this, then their middle is cut to ``input_px``; None: resized to ``input_px``."""
+    crop_pct: float = 1.0
+    """Share of a tile's side that the model's own transform keeps, by timm; cut away only where ``cropped``."""
+    cropped: bool = False
+    """Tiles are enlarged by it, then their middle is cut to ``input_px``."""
     mpps: tuple[float, ...] = ()
     """um/px of the tiles it was made for; empty where its authors name none."""
     trained: bool
@@ -56,6 +60,8 @@ class EncoderSpec:
     """Those it may run in; the first is the default on a CPU."""
     caution: str = ""
     """One line to show to whoever uses the features; empty where nothing needs saying."""
+    weights_note: str = ""
+    """What was taken from a local file of weights, where it holds more than one model's tensors."""
     lineage: Lineage | None = None
     """Whom fine-tuned weights have seen; None for others. Not part of the recipe: the weights' hash is."""
     members: tuple["EncoderSpec", ...] = ()
@@ -73,12 +79,14 @@ class EncoderSpec:
             "interpolation": self.interpolation,
             "weights_sha256": self.weights_sha256,
             **({"resize_px": self.resize_px} if self.resize_px else {}),
+            **({"crop_pct": self.crop_pct} if self.cropped else {}),
         }
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as JSON values."""
         values = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-        del values["lineage"], values["members"]
+        for name in ("lineage", "members", *(name for name in ("weights_note", "cropped") if not values[name])):
+            del values[name]
         if self.members:
             values["members"] = [member.as_dict() for member in self.members]
         return values if self.lineage is None else {**values, "lineage": self.lineage.as_dict()}
@@ -132,6 +140,9 @@ class TunedEncoder(Protocol):
 
     def keep_channels_first(self) -> None:
         """Leave tensors as (N, C, H, W) in memory, too."""
+
+    def apply_crop(self) -> bool:
+        """Take tiles as the model's own transform does; False where it crops nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +215,8 @@ _BUILT_IN = {
     ),
     "timm": EncoderEntry(
         "timm:<model>",
-        "any image model of the timm library, pooled features before its classifier",
+        "any image model of the timm library, pooled features before its classifier; tiles are resized whole, and its "
+        "crop_pct applied with --crop only",
         "per model; see its card",
         _timm,
     ),
@@ -212,18 +224,44 @@ _BUILT_IN = {
 }
 
 
-def entries() -> dict[str, EncoderEntry]:
-    """Return the registry: the built-in encoders and those of installed packages, by the part before the colon."""
-    found = dict(_BUILT_IN)
+def entries() -> tuple[dict[str, EncoderEntry], list[str]]:
+    """Return the registry by the part before the colon, and a caution for each package whose encoder cannot be had."""
+    found, cautions = dict(_BUILT_IN), []
     for point in entry_points(group=ENTRY_POINTS):
-        where = f"entry point {point.name} of {ENTRY_POINTS} ({point.value})"
-        if point.name in found:
-            raise RequestError(f"{where}: the name is taken; rename it or uninstall its package")
         try:
-            found[point.name] = point.load()
-        except Exception as error:  # a foreign package may raise anything while it is imported
-            raise RequestError(f"{where} cannot be loaded ({error}); repair or uninstall its package") from error
-    return found
+            if point.name in found:
+                raise RequestError(f"{_where(point)}: the name is taken; rename it or uninstall its package")
+            found[point.name] = _loaded(point)
+        except RequestError as error:
+            cautions.append(str(error))
+    return found, cautions
+
+
+def _where(point: EntryPoint) -> str:
+    return f"entry point {point.name} of {ENTRY_POINTS} ({point.value})"
+
+
+def _loaded(point: EntryPoint) -> EncoderEntry:
+    try:
+        entry = point.load()
+    except (Exception, SystemExit) as error:  # a foreign package may do anything while it is imported
+        told = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise RequestError(f"{_where(point)} cannot be loaded ({told}); repair or uninstall its package") from error
+    if not isinstance(entry, EncoderEntry):
+        raise RequestError(f"{_where(point)}: expected an EncoderEntry, found {type(entry).__name__}: repair it")
+    return entry
+
+
+def _entry(name: str) -> EncoderEntry:
+    """Return the line of the registry; other packages are imported only where their own name is asked for."""
+    key = name.partition(":")[0]
+    if key in _BUILT_IN:
+        return _BUILT_IN[key]
+    points = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    if key in points:
+        return _loaded(points[key])
+    forms = ", ".join([*(known.name_form for known in _BUILT_IN.values()), *points])
+    raise RequestError(f"--encoder {name}: expected one of {forms} (gigamil encoders lists them)")
 
 
 def _joint(name: str, weights: WeightsChoice) -> Encoder:
@@ -237,19 +275,17 @@ def _joint(name: str, weights: WeightsChoice) -> Encoder:
     return JointEncoder([build_encoder(own, weights if own != "texture" else None) for own in names])
 
 
-def build_encoder(name: str, weights: WeightsChoice | None = None) -> Encoder:
+def build_encoder(name: str, weights: WeightsChoice | None = None, *, crop: bool = False) -> Encoder:
     """Build an encoder by name, on the CPU, in evaluation mode; names joined by ``+`` stand beside each other.
 
     Raises
     ------
     RequestError
-        The name is unknown, or the weights cannot be had as asked; the message says what to do.
+        The name is unknown, or the weights cannot be had as asked, or there is nothing to crop; the message says what
+        to do.
     """
-    if JOINED in name:
-        return _joint(name, weights or WeightsChoice())
-    registry = entries()
-    entry = registry.get(name.partition(":")[0])
-    if entry is None:
-        forms = ", ".join(known.name_form for known in registry.values())
-        raise RequestError(f"--encoder {name}: expected one of {forms} (gigamil encoders lists them)")
-    return entry.build(name, weights or WeightsChoice())
+    choice = weights or WeightsChoice()
+    encoder = _joint(name, choice) if JOINED in name else _entry(name).build(name, choice)
+    if crop and not (isinstance(encoder, TunedEncoder) and encoder.apply_crop()):
+        raise RequestError(f"--crop: the transform of {name} crops nothing: leave --crop out")
+    return encoder

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,8 @@ from features.collect import Collector, Report
 from features.device import (
     AUTO,
     PRECISIONS,
-    compile_encoder,
+    check_compilable,
+    check_precision,
     device_of_rank,
     reproducible_arithmetic,
     resolve_device,
@@ -27,14 +28,16 @@ from features.distributed import (
     Message,
     OwnShares,
     Place,
+    RankEnd,
     RankWork,
     Shares,
-    process_group,
+    rank_group,
     run_ranks,
     torchrun_place,
 )
-from features.encoder import JOINED, Encoder, TunedEncoder, WeightsChoice, build_encoder
+from features.encoder import JOINED, Encoder, EncoderSpec, TunedEncoder, WeightsChoice, build_encoder
 from features.ledger import Ledger, Messages
+from features.parts import remove_unfinished
 from features.plan import Item, Job
 from features.prepare import Request, prepare, settle
 from features.selection import Selection
@@ -42,12 +45,13 @@ from features.stain import check_stain
 from features.stream import GPU_LANES, StreamOptions, Task, TileStream
 from features.views import check_views
 from wsi.atomic import check_folder
-from wsi.errors import GigamilError, RequestError
+from wsi.errors import RequestError
 from wsi.memory import keep_freed_memory
 from wsi.outcome import Progress, Silent, Summary
 from wsi.recipe import Recipe
 
 MIB = 1 << 20
+BAG_DTYPES = ("float16", "float32")
 UNFINISHED = "not finished: run the same command again"
 
 
@@ -71,6 +75,8 @@ class ExtractOptions:
     """Local state dict in place of the published weights."""
     random_weights: int | None = None
     """Seed of random weights: untrained features, for trials."""
+    crop: bool = False
+    """Enlarge tiles and cut out their middle where the encoder's own transform does (crop_pct of timm's models)."""
     channels_last: bool = True
     """Keep tensors as (N, H, W, C) in memory, which convolutions are faster in."""
     select: str = "all"
@@ -93,6 +99,8 @@ class ExtractOptions:
     """Processes on this machine."""
     prefetch_mib: int = 512
     """Memory for pixels under way, per process."""
+    bag_dtype: str = "float16"
+    """Of the features in the bags: ``float16``, or ``float32`` for an encoder whose features go beyond 65504."""
     overwrite: bool = False
     """Replace bags that were made with other settings."""
 
@@ -104,6 +112,8 @@ class ExtractOptions:
                 raise RequestError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected 1 or more")
         if self.precision not in (AUTO, *PRECISIONS):
             raise RequestError(f"--precision {self.precision}: expected auto, {', '.join(PRECISIONS)}")
+        if self.bag_dtype not in BAG_DTYPES:
+            raise RequestError(f"--bag-dtype {self.bag_dtype}: expected {' or '.join(BAG_DTYPES)}")
         WeightsChoice(self.weights, self.random_weights)
         check_stain(self.stain)
         check_views(self.views)
@@ -126,6 +136,7 @@ class ExtractOptions:
 def options_of(recipe: Recipe) -> dict[str, Any]:
     """Return the options of `ExtractOptions` that make bags of a recipe, but for the weights."""
     select, views = recipe.get("select", {}), recipe.get("views", {})
+    encoders = [recipe["encoder"], *recipe["encoder"].get("members", ())]
     return {
         "encoder": str(recipe["encoder"]["name"]),
         "precision": str(recipe["precision"]),
@@ -135,6 +146,8 @@ def options_of(recipe: Recipe) -> dict[str, Any]:
         "stain": recipe.get("stain", "none"),
         "views": views.get("kind", "none"),
         "keep_views": views.get("kept", False),
+        "crop": any("crop_pct" in own for own in encoders),
+        "bag_dtype": str(recipe.get("bag_dtype", "float16")),
     }
 
 
@@ -144,7 +157,7 @@ def extract(options: ExtractOptions, progress: Progress | None = None) -> Summar
     A store that is damaged fails alone. Bags that are there already, with the same recipe and intact, are skipped; what
     a stopped run had finished of a bag is used. In fp32 on a CPU the features are the same to the last bit for any
     ``nproc``, and within 1e-5 for any ``batch_size``. Under torchrun, rank 0 returns the outcomes of all, the others
-    their own. With ``nproc`` above 1 a program that calls this needs the ``if __name__ == "__main__"`` guard.
+    none. With ``nproc`` above 1 a program that calls this needs the ``if __name__ == "__main__"`` guard.
 
     Raises
     ------
@@ -161,38 +174,26 @@ def extract(options: ExtractOptions, progress: Progress | None = None) -> Summar
     return Summary("extract", ledger.known(), time.perf_counter() - began, asdict(ledger.times))
 
 
-@dataclass(frozen=True, slots=True)
-class _Ready:
-    """An encoder, and where and how it runs."""
-
-    encoder: Encoder
-    device: torch.device
-    precision: str
-
-
-def _ready(options: ExtractOptions, local_rank: int) -> _Ready:
-    asked = resolve_device(options.device)
-    encoder = build_encoder(options.encoder, WeightsChoice(options.weights, options.random_weights))
-    if not options.channels_last and isinstance(encoder, TunedEncoder):
-        encoder.keep_channels_first()
-    device = device_of_rank(asked, local_rank)
+def _encoder(options: ExtractOptions) -> Encoder:
+    encoder = build_encoder(options.encoder, WeightsChoice(options.weights, options.random_weights), crop=options.crop)
     if options.compiled:
-        compile_encoder(encoder, device)
-    return _Ready(encoder, device, resolve_precision(options.precision, asked, encoder.spec))
+        check_compilable(encoder)
+    return encoder
 
 
-def _prepared(options: ExtractOptions, ready: _Ready, progress: Progress, claims: ExitStack) -> tuple[Job, Ledger]:
-    spec = ready.encoder.spec
-    if spec.caution:
-        progress.note(f"caution: {spec.caution}")
+def _prepared(
+    options: ExtractOptions, spec: EncoderSpec, device: torch.device, progress: Progress, claims: ExitStack
+) -> tuple[Job, Ledger]:
+    for line in filter(None, (spec.caution and f"caution: {spec.caution}", spec.weights_note)):
+        progress.note(line)
     request = Request(
         stores=options.stores,
         out=options.out,
         batch_size=options.batch_size,
         overwrite=options.overwrite,
         spec=spec,
-        precision=ready.precision,
-        device_type=ready.device.type,
+        precision=resolve_precision(options.precision, device, spec),
+        device_type=device.type,
         separate=options.separate,
         off_recipe=options.off_recipe,
         compiled=options.compiled,
@@ -201,6 +202,7 @@ def _prepared(options: ExtractOptions, ready: _Ready, progress: Progress, claims
         stain=options.stain,
         views=options.views,
         keep_views=options.keep_views,
+        bag_dtype=options.bag_dtype,
     )
     job, ledger = prepare(request, progress, claims)
     progress.begin(f"extract with {spec.name}", sum(slide.missing() for slide in job.slides), "tiles")
@@ -210,12 +212,12 @@ def _prepared(options: ExtractOptions, ready: _Ready, progress: Progress, claims
 def _from_here(options: ExtractOptions, progress: Progress) -> Ledger:
     """Extract in this process, or in several that it starts."""
     with ExitStack() as claims:
-        ready = _ready(options, 0)
-        job, ledger = _prepared(options, ready, progress, claims)
+        device, encoder = device_of_rank(resolve_device(options.device), 0), _encoder(options)
+        job, ledger = _prepared(options, encoder.spec, device, progress, claims)
         if options.nproc == 1:
-            _encode_share(options, job, ready, Place(), OwnShares(), ledger)
+            _encode_share(options, job, encoder, device, Place(), OwnShares(), ledger)
         else:
-            del ready
+            del encoder
             _rounds(options, job, ledger)
         return _closed(ledger, progress)
 
@@ -231,26 +233,38 @@ def _closed(ledger: Ledger, progress: Progress) -> Ledger:
 def _rounds(options: ExtractOptions, job: Job, ledger: Ledger) -> None:
     """Let ranks work until nothing is left; after a round in which one died, the rest is shared anew.
 
-    A round that finishes nothing ends it: the slides that are left over fail.
+    Ranks that died while they loaded are not started again. Two rounds in a row that finish nothing end it (one may be
+    the bad luck of a rank that had taken everything): the slides that are left over fail.
     """
+    nproc, barren = options.nproc, 0
     while left := sum(slide.missing() for slide in job.slides):
-        ranks = min(options.nproc, len(job.items(options.nproc)))
-        own = replace(options, nproc=1)
-        work: list[RankWork] = [partial(_rank, own, job if rank == 0 else None) for rank in range(ranks)]
-        ends = run_ranks(work, partial(_hear, ledger))
+        ranks = min(nproc, len(job.items(nproc)))
+        work: list[RankWork] = [partial(_rank, replace(options, nproc=1), job)] * ranks
+        ends = run_ranks(work, partial(_hear, ledger), together=False)
+        died = [end for end in ends if end.died]
+        for slide in job.slides if died else ():
+            if slide.wanted:
+                remove_unfinished(slide)
         for end in ends:
             if end.error is not None:
                 raise end.error
         job = settle(job, ledger)
-        died = [end for end in ends if end.died]
-        if died and (remains := sum(slide.missing() for slide in job.slides)):
-            told = ", ".join(end.told() for end in died)
-            if remains >= left:
-                ledger.close(f"{told} while working on it: run it again; if that repeats, tile the slide again")
-                return
-            ledger.note(f"{told}: what it had not finished is shared anew")
-        elif not died:
+        remains = sum(slide.missing() for slide in job.slides)
+        if not died or not remains:
             return
+        told = ", ".join(end.told() for end in died)
+        nproc = max(1, ranks - sum(not end.joined for end in died))
+        barren = barren + 1 if remains >= left and nproc == ranks else 0
+        if barren > 1:
+            ledger.close(_why_left(told, died))
+            return
+        ledger.note(f"{told}: what it had not finished is shared anew among {nproc}")
+
+
+def _why_left(told: str, died: list[RankEnd]) -> str:
+    if any(not end.joined for end in died):
+        return f"not begun, for {told}: give it more memory, fewer --nproc or a smaller encoder"
+    return f"not finished, for {told}: run it again with fewer --nproc or a smaller --batch-size and --prefetch-mib"
 
 
 def _hear(ledger: Ledger, message: Message) -> None:
@@ -258,14 +272,13 @@ def _hear(ledger: Ledger, message: Message) -> None:
     getattr(ledger, name)(*arguments)
 
 
-def _rank(options: ExtractOptions, job: Job | None, place: Place, store: Store, send: Any) -> None:
+def _rank(options: ExtractOptions, job: Job, place: Place, store: Store, send: Any) -> None:
     """Work as one of the ranks that `_rounds` started."""
     torch.set_num_threads(place.cpus())
-    ready = _ready(options, place.local_rank)
-    with process_group(place, ready.device, store) as group:
-        job = group.from_first(job)
+    with rank_group(place, store) as group:
+        device, encoder = device_of_rank(resolve_device(options.device), place.local_rank), _encoder(options)
         send((RANK_JOINED, ()))
-        _encode_share(options, job, ready, place, group, Messages(send))
+        _encode_share(options, job, encoder, device, place, group, Messages(send))
 
 
 class _SharedBar:
@@ -283,27 +296,29 @@ class _SharedBar:
 
 
 def _under_torchrun(options: ExtractOptions, place: Place, progress: Progress) -> Ledger:
-    """Extract as one of the ranks that torchrun started, on one node or many."""
+    """Extract as one of the ranks that torchrun started, on one node or many; rank 0 knows and tells the outcomes."""
     torch.set_num_threads(place.cpus())
-    ready = _ready(options, place.local_rank)
-    with ExitStack() as claims, process_group(place, ready.device) as group:
-        job: Job | GigamilError | None = None
-        ledger: Ledger | None = None
-        if place.rank == 0:
-            try:
-                job, ledger = _prepared(options, ready, progress, claims)
-            except GigamilError as error:
-                job = error
-        job = group.from_first(job)
-        if not isinstance(job, Job):
-            raise job or RequestError("rank 0 sent no job")
-        ledger = ledger or Ledger(job.slides, Silent(), ready.encoder.spec.trained)
-        _encode_share(options, job, ready, place, group, _SharedBar(ledger, group))
+    with ExitStack() as claims, rank_group(place) as group:
+        device, encoder = device_of_rank(resolve_device(options.device), place.local_rank), _encoder(options)
         if place.rank:
-            group.leave(ledger.packed())
-            return ledger
-        for packed in group.ends():
-            ledger.take_in(packed)
+            job = group.from_first(None)
+            if job is not None:
+                own = Ledger(job.slides, Silent(), encoder.spec.trained)
+                _encode_share(options, job, encoder, device, place, group, _SharedBar(own, group))
+                group.leave(own.packed())
+            return Ledger((), Silent(), encoder.spec.trained)
+        try:
+            job, ledger = _prepared(options, encoder.spec, device, progress, claims)
+        except BaseException:
+            group.from_first(None)
+            raise
+        group.from_first(job)
+        _encode_share(options, job, encoder, device, place, group, _SharedBar(ledger, group))
+        for rank, packed in group.ends():
+            if packed is None:
+                ledger.note(f"rank {rank} gives no sign of life any more")
+            else:
+                ledger.take_in(packed)
         return _closed(ledger, progress)
 
 
@@ -314,25 +329,51 @@ def _tasks(items: list[Item], shares: Shares) -> Iterator[Task]:
 
 
 def _encode_share(
-    options: ExtractOptions, job: Job, ready: _Ready, place: Place, shares: Shares, report: Report
+    options: ExtractOptions,
+    job: Job,
+    encoder: Encoder,
+    device: torch.device,
+    place: Place,
+    shares: Shares,
+    report: Report,
 ) -> None:
-    """Take items until none is left; write bags and parts."""
-    if ready.encoder.spec.weights_sha256 != job.weights_sha256:
-        raise RequestError(f"rank {place.rank} has other weights of {job.encoder} than rank 0: give all the same ones")
-    items = job.items(place.world)
-    on_gpu = ready.device.type == "cuda"
+    """Take items until none is left; write bags and parts. Stopped, leave what is finished as parts."""
+    _make_ready(job, encoder, device, place)
+    items, on_gpu = job.items(place.world), device.type == "cuda"
     stream_options = StreamOptions(
-        device=ready.device,
-        precision=ready.precision,
+        device=device,
         readers=max(2, place.cpus()) if on_gpu else max(1, place.cpus() // 2),
         lanes=GPU_LANES if on_gpu else place.cpus(),
         prefetch_bytes=options.prefetch_mib * MIB,
-        views=options.views,
     )
     keep_freed_memory()
+    collector = Collector(job, items, shares, report)
     with reproducible_arithmetic():
-        stream = TileStream(job, _tasks(items, shares), ready.encoder.to(ready.device), stream_options)
-        collector = Collector(job, items, shares, report)
-        for task in stream:
-            collector.take(task)
+        stream = TileStream(job, _tasks(items, shares), encoder.to(device), stream_options)
+        with closing(iter(stream)) as tasks:
+            try:
+                for task in tasks:
+                    collector.take(task)
+            except BaseException:
+                collector.keep()
+                raise
     report.spent(stream.times)
+
+
+def _make_ready(job: Job, encoder: Encoder, device: torch.device, place: Place) -> None:
+    """Let the encoder run as the job wants it; refuse a rank that would make other features than the first."""
+    spec = encoder.spec
+    if spec.weights_sha256 != job.weights_sha256:
+        raise RequestError(f"rank {place.rank} has other weights of {job.encoder} than rank 0: give all the same ones")
+    if device.type != job.device_type:
+        raise RequestError(
+            f"rank {place.rank} would run on {device.type}, and rank 0 on {job.device_type}: give all the same --device"
+        )
+    check_precision(job.precision, device, place.rank)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if isinstance(encoder, TunedEncoder):
+        if not job.channels_last:
+            encoder.keep_channels_first()
+        if job.compiled:
+            encoder.compile()

@@ -20,7 +20,7 @@ class JointEncoder:
     def __init__(self, members: Sequence[Encoder]) -> None:
         self.members = tuple(members)
         self._spec = _joined([member.spec for member in self.members])
-        self._inputs: dict[torch.device, tuple[TileInput, ...]] = {}
+        self._inputs = self._inputs_on(torch.device("cpu"))
 
     @property
     def spec(self) -> EncoderSpec:
@@ -31,13 +31,24 @@ class JointEncoder:
         """Move the members' tensors to the device; return itself."""
         for member in self.members:
             member.to(device)
+        self._inputs = self._inputs_on(device)
         return self
+
+    def _inputs_on(self, device: torch.device) -> tuple[TileInput, ...]:
+        return tuple(TileInput(member.spec, device) for member in self.members)
 
     def keep_channels_first(self) -> None:
         """Leave the members' tensors as (N, C, H, W) in memory; before `to`."""
         for member in self.members:
             if isinstance(member, TunedEncoder):
                 member.keep_channels_first()
+
+    def apply_crop(self) -> bool:
+        """Let the members that can take tiles as their own transforms do; False where none crops."""
+        applied = [member.apply_crop() for member in self.members if isinstance(member, TunedEncoder)]
+        self._spec = _joined([member.spec for member in self.members])
+        self._inputs = self._inputs_on(torch.device("cpu"))
+        return any(applied)
 
     def compile(self) -> None:
         """Let torch.compile make kernels for the members that it can be used for."""
@@ -48,10 +59,7 @@ class JointEncoder:
     def encode(self, tiles_NCHW: Tensor) -> Tensor:
         """Return (N, sum of the members' dim); ``tiles_NCHW``: float32 (N, 3, T, T), RGB in [0, 1]."""
         pixels = (tiles_NCHW * 255).round_().to(torch.uint8)  # exact: they were uint8
-        device = tiles_NCHW.device
-        if device not in self._inputs:
-            self._inputs[device] = tuple(TileInput(member.spec, device) for member in self.members)
-        pairs = zip(self.members, self._inputs[device], strict=True)
+        pairs = zip(self.members, self._inputs, strict=True)
         return torch.cat([member.encode(prepare(pixels)).float() for member, prepare in pairs], dim=1)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -1,6 +1,6 @@
 """Parts of a bag: the features of some rows, each a whole small file in a hidden folder beside the bag.
 
-    .<bag name>.<recipe hash>.parts/<first row>-<end row>.npy      float16 (rows, dim)
+    .<bag name>.<recipe hash>.parts/<first row>-<end row>.npy      float16 or float32 (rows, dim)
 
 Ranks that share a slide leave parts, and so does a run that is stopped; the last one joins and removes them.
 """
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from features.bag import BagFacts, write_bag
+from features.bag_content import Floats
 from features.plan import Job, Rows, SlideJob, joined
 from features.stain import fit_stain
 from wsi.atomic import PARTIAL, write_bytes
@@ -23,7 +24,6 @@ from wsi.recipe import recipe_hash
 from wsi.store import TileStore
 
 HASH_DIGITS = 16
-Half = npt.NDArray[np.float16]
 
 
 def parts_folder(slide: SlideJob) -> Path:
@@ -31,7 +31,7 @@ def parts_folder(slide: SlideJob) -> Path:
     return slide.bag.with_name(f".{slide.bag.name}.{recipe_hash(slide.recipe)[:HASH_DIGITS]}.parts")
 
 
-def write_part(slide: SlideJob, first_row: int, features_ND: Half) -> None:
+def write_part(slide: SlideJob, first_row: int, features_ND: Floats) -> None:
     """Write the features of some rows, whole or not at all; `BagError` where the disk is full."""
     target = parts_folder(slide) / f"{first_row:09d}-{first_row + len(features_ND):09d}.npy"
     buffer = io.BytesIO()  # numpy, writing to a file, keeps quiet about a full disk
@@ -43,12 +43,12 @@ def write_part(slide: SlideJob, first_row: int, features_ND: Half) -> None:
         raise BagError(told) from None
 
 
-def covered_rows(slide: SlideJob, dim: int) -> tuple[Rows, ...]:
+def covered_rows(slide: SlideJob, job: Job) -> tuple[Rows, ...]:
     """Return the rows for which whole parts are there; parts that are not right are removed."""
     rows = []
     for path in parts_folder(slide).glob("*.npy"):
         start, stop = _rows_of(path)
-        if _is_right(path, (stop - start, dim)) and 0 <= start < stop <= slide.n_tiles:
+        if _is_right(path, (stop - start, job.width), job.bag_dtype) and 0 <= start < stop <= slide.n_tiles:
             rows.append((start, stop))
         else:
             path.unlink(missing_ok=True)
@@ -60,12 +60,12 @@ def _rows_of(path: Path) -> Rows:
     return (int(start), int(stop)) if start.isdigit() and stop.isdigit() else (0, 0)
 
 
-def _is_right(path: Path, shape: tuple[int, int]) -> bool:
+def _is_right(path: Path, shape: tuple[int, int], dtype: str) -> bool:
     try:
         part: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return False
-    return part.shape == shape and part.dtype == np.float16
+    return part.shape == shape and part.dtype == dtype
 
 
 def assemble(job: Job, slide: SlideJob) -> None:
@@ -76,7 +76,7 @@ def assemble(job: Job, slide: SlideJob) -> None:
     BagError
         Rows are missing (another program removed parts), or a feature is not finite.
     """
-    blocks: list[Half] = []
+    blocks: list[Floats] = []
     position = 0
     for path in sorted(parts_folder(slide).glob("*.npy")):
         start, stop = _rows_of(path)
@@ -88,10 +88,10 @@ def assemble(job: Job, slide: SlideJob) -> None:
     write_whole(job, slide, blocks)
 
 
-def write_whole(job: Job, slide: SlideJob, blocks: list[Half]) -> None:
+def write_whole(job: Job, slide: SlideJob, blocks: list[Floats]) -> None:
     """Write the bags from blocks of rows (n, width), and remove what is left of parts, of this recipe and of others."""
     store = TileStore(slide.store)
-    blocks = blocks or [np.empty((0, job.width), np.float16)]
+    blocks = blocks or [np.empty((0, job.width), job.bag_dtype)]
     coords_l0_yx = np.repeat(store.coords_l0_yx()[slide.store_rows(0, slide.n_tiles)], job.kept_views, axis=0)
     found = {"overview_sha256": store.overview_sha256()}
     if job.stain != "none":
@@ -107,11 +107,12 @@ def write_whole(job: Job, slide: SlideJob, blocks: list[Half]) -> None:
             level0_shape_yx=store.slide_shape_yx,
             mpp=store.mpp,
         )
-        write_bag(target.path, [_rows(block, job, target.columns) for block in blocks], coords_l0_yx, facts)
+        rows = [_rows(block, job, target.columns) for block in blocks]
+        write_bag(target.path, rows, coords_l0_yx, facts, job.bag_dtype)
     remove_parts(slide)
 
 
-def _rows(block: Half, job: Job, columns: slice) -> Half:
+def _rows(block: Floats, job: Job, columns: slice) -> Floats:
     """Return a bag's rows: its columns of the encoder's, and a row for each view that is kept."""
     views = block.reshape(len(block), job.kept_views, job.dim)[:, :, columns]
     return np.ascontiguousarray(views.reshape(len(block) * job.kept_views, views.shape[2]))

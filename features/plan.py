@@ -129,6 +129,15 @@ class Job:
     """`features.stain`."""
     kept_views: int = 1
     """Rows of a bag for each tile; more than one where test-time views are kept."""
+    views: str = "none"
+    """`features.views`; the mean over them, unless each is kept."""
+    precision: str = "fp32"
+    """Decided once for all ranks, as is the type of the device: ``cpu`` or ``cuda``."""
+    device_type: str = "cpu"
+    compiled: bool = False
+    channels_last: bool = True
+    bag_dtype: str = "float16"
+    """Of the features in bags and parts: ``float16`` or ``float32``."""
 
     @property
     def width(self) -> int:

@@ -46,6 +46,7 @@ class Request:
     stain: str = "none"
     views: str = "none"
     keep_views: bool = False
+    bag_dtype: str = "float16"
 
     def recipe(self, store: TileStore, spec: EncoderSpec) -> Recipe:
         """Return what shapes the bag of a store."""
@@ -55,6 +56,8 @@ class Request:
             recipe["stain"] = self.stain
         if self.views != "none":
             recipe["views"] = {"kind": self.views, "kept": self.keep_views}
+        if self.bag_dtype != "float16":
+            recipe["bag_dtype"] = self.bag_dtype
         return recipe
 
     def targets(self, store: TileStore) -> tuple[Target, ...]:
@@ -127,10 +130,26 @@ def prepare(request: Request, progress: Progress, claims: ExitStack) -> tuple[Jo
                     remove_unfinished(slide)
             except (ClaimedError, OSError) as error:
                 ledger.failed(index, str(error))
+    return settle(_job(request, slides), ledger), ledger
+
+
+def _job(request: Request, slides: list[SlideJob]) -> Job:
     spec = request.spec
-    kept = len(VIEWS[request.views]) if request.keep_views else 1
-    job = Job(tuple(slides), request.batch_size, spec.dim, spec.name, spec.weights_sha256, request.stain, kept)
-    return settle(job, ledger), ledger
+    return Job(
+        slides=tuple(slides),
+        batch_size=request.batch_size,
+        dim=spec.dim,
+        encoder=spec.name,
+        weights_sha256=spec.weights_sha256,
+        stain=request.stain,
+        kept_views=len(VIEWS[request.views]) if request.keep_views else 1,
+        views=request.views,
+        precision=request.precision,
+        device_type=request.device_type,
+        compiled=request.compiled,
+        channels_last=request.channels_last,
+        bag_dtype=request.bag_dtype,
+    )
 
 
 def settle(job: Job, ledger: Ledger) -> Job:
@@ -140,7 +159,7 @@ def settle(job: Job, ledger: Ledger) -> Job:
         if not ledger.is_open(index):
             slides[index] = replace(slide, wanted=False)
             continue
-        slide = replace(slide, covered=covered_rows(slide, job.width))
+        slide = replace(slide, covered=covered_rows(slide, job))
         try:
             if _is_made(slide):
                 ledger.finished(index)

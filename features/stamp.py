@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from features.bag import BagHeader, content_sha256, feature_rows, find_bags, read_coords, read_header
-from features.bag_content import half_rows, sha256_of
+from features.bag_content import sha256_of, stored_rows
 from features.hdf5 import Attributes, read_hdf5, writing_hdf5
 from wsi.atomic import check_folder
 from wsi.errors import BagError
@@ -89,7 +89,7 @@ def _write(target: Path, header: BagHeader, source_sha256: str) -> None:
         )
     tile_px = round(header.tile_px or header.tile_px_l0)
     tile_um = header.mpp * tile_px
-    feats = half_rows(str(header.path), features, 0, yx)
+    feats = stored_rows(str(header.path), features, 0, yx)
     coords = (yx[:, ::-1] * (tile_um / header.tile_px_l0)).astype(np.float32)
     with writing_hdf5(target) as file:
         file["feats"] = feats

@@ -12,8 +12,8 @@ import queue
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,31 +22,31 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from features.device import TileInput, forward_mode
+from features.device import TileInput, autocast
 from features.encoder import Encoder
 from features.plan import Batch, Job, Span
 from features.stain import Fit, fit_stain
 from features.views import VIEWS
-from wsi.errors import RequestError, StoreError
+from wsi.errors import GigamilError, RequestError, StoreError
+from wsi.interrupt import THREAD_PREFIX, interrupt_thread
 from wsi.store import TileStore
 
 OPEN_STORES = 4
 """Per reader: batches touch neighbours only."""
 GPU_LANES = 2
+SECONDS_TO_END = 0.7
+"""How long threads are waited for once nobody wants their results: longer only one that is in a single product."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamOptions:
-    """How the stream runs; nothing here shapes the features but precision and views."""
+    """How the stream runs; nothing here shapes the features."""
 
     device: torch.device
-    precision: str
     readers: int
     lanes: int
     prefetch_bytes: int
     """uint8 pixels between reading and their features' arrival; one batch always fits."""
-    views: str = "none"
-    """`features.views`; the mean over them, unless the job keeps each."""
 
 
 @dataclass(slots=True)
@@ -124,21 +124,27 @@ class TileStream:
         self._running = {"readers": options.readers, "lanes": options.lanes}
         self._failed: dict[int, str] = {}
         self._fits: dict[int, Fit] = {}
-        self._views = VIEWS[options.views]
+        self._views = VIEWS[job.views]
+        self._stop = threading.Event()
         self.times = Times()
 
-    def __iter__(self) -> Iterator[Task]:
-        """Yield tasks with their features; raises what a reader or a lane raised."""
+    def __iter__(self) -> Generator[Task, None, None]:
+        """Yield tasks with their features; raises what a reader or a lane raised.
+
+        Left early, or by an error, it drops what is queued, interrupts its threads, and is gone within a second.
+        """
+        self._warm_up()
         names = ["readers"] * self._options.readers + ["lanes"] * self._options.lanes
         loops: dict[str, Callable[[], None]] = {"readers": self._read_loop, "lanes": self._encode_loop}
         threads = [
-            threading.Thread(target=self._run, args=(name, loops[name]), daemon=True, name=f"gigamil-{name}-{number}")
+            threading.Thread(
+                target=self._run, args=(name, loops[name]), daemon=True, name=f"{THREAD_PREFIX}{name}-{number}"
+            )
             for number, name in enumerate(names)
         ]
-        if self._options.device.type == "cuda":
-            torch.cuda.synchronize(self._options.device)
         for thread in threads:
             thread.start()
+        whole = False
         try:
             while (task := self._done.get()) is not None:
                 if isinstance(task, BaseException):
@@ -147,12 +153,51 @@ class TileStream:
                 yield task
                 self.times.writing += time.perf_counter() - began
                 self._budget.give(task.batch.nbytes)
+            whole = True
         finally:
-            self._budget.close()
-            for _ in range(self._options.lanes):
-                self._read.put(None)
-            for thread in threads:
-                thread.join()
+            self._end([] if whole else threads)
+
+    def _warm_up(self) -> None:
+        """Let the encoder make what it makes at its first batch (constants, compiled kernels) before lanes share it.
+
+        Compiled kernels are made for the batches that come: of that size, in that precision, by as many threads.
+        """
+        device, threads = self._options.device, torch.get_num_threads()
+        if device.type == "cpu":
+            torch.set_num_threads(1)
+        try:
+            with torch.inference_mode(), self._within_memory():
+                for tile_px in sorted({slide.tile_px for slide in self._job.slides if slide.missing()}):
+                    shape = (self._job.batch_size if self._job.compiled else 1, 3, tile_px, tile_px)
+                    self._features(torch.zeros(shape, dtype=torch.uint8, device=device))
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+        except GigamilError:
+            raise
+        except Exception as error:  # whatever a compiler, or the lack of one, brings about
+            if not self._job.compiled:
+                raise
+            told = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            raise RequestError(
+                f"--compile: {self._job.encoder} cannot be compiled here ({told}): leave --compile out"
+            ) from error
+        finally:
+            torch.set_num_threads(threads)
+
+    def _end(self, threads: list[threading.Thread]) -> None:
+        """End the threads: those that wait by themselves, those that work by an interruption."""
+        self._stop.set()
+        self._budget.close()
+        with suppress(queue.Empty):
+            while True:
+                self._read.get_nowait()
+        for _ in range(self._options.lanes):
+            self._read.put(None)
+        deadline = time.monotonic() + SECONDS_TO_END
+        for thread in threads:
+            interrupt_thread(thread)
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def _run(self, name: str, loop: Callable[[], None]) -> None:
         """Run one thread's loop; the last reader ends the lanes, the last lane ends the iteration."""
@@ -180,7 +225,7 @@ class TileStream:
 
     def _next_task(self) -> Task | None:
         with self._lock:
-            task = next(self._tasks, None)
+            task = None if self._stop.is_set() else next(self._tasks, None)
         return task if task is not None and self._budget.take(task.batch.nbytes) else None
 
     def _pixels(self, task: Task, stores: OrderedDict[Path | str, TileStore]) -> npt.NDArray[np.uint8]:
@@ -212,12 +257,12 @@ class TileStream:
         stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         if device.type == "cpu":
             torch.set_num_threads(1)
-        with forward_mode(device, self._options.precision), torch.cuda.stream(stream) if stream else nullcontext():
+        with torch.inference_mode(), torch.cuda.stream(stream) if stream else nullcontext():
             while True:
                 began = time.perf_counter()
                 task = self._read.get()
                 self._count("starving", began)
-                if task is None:
+                if task is None or self._stop.is_set():
                     return
                 began = time.perf_counter()
                 task.features, task.pixels = self._encoded(task), None
@@ -226,15 +271,8 @@ class TileStream:
 
     def _encoded(self, task: Task) -> npt.NDArray[np.float32]:
         assert task.pixels is not None
-        try:
-            tiles = self._stained(task, task.pixels)
-            seen = [self._encoder.encode(self._input(view(tiles))).float() for view in self._views]
-            kept = torch.cat(seen, dim=1) if self._job.kept_views > 1 else sum(seen[1:], seen[0]) / len(seen)
-            features = kept.cpu()
-        except torch.OutOfMemoryError:
-            raise RequestError(
-                f"--batch-size {self._job.batch_size}: the GPU's memory is too small for it: give a smaller one"
-            ) from None
+        with self._within_memory():
+            features = self._features(self._stained(task, task.pixels))
         if features.shape != (task.batch.n_tiles, self._job.width):
             raise RequestError(
                 f"--encoder {self._job.encoder}: expected features of shape {(task.batch.n_tiles, self._job.width)}, "
@@ -242,6 +280,33 @@ class TileStream:
             )
         array: npt.NDArray[np.float32] = features.numpy()
         return array
+
+    def _features(self, tiles_NCHW: Tensor) -> Tensor:
+        """Return float32 (N, width) on the CPU, of uint8 tiles (N, 3, T, T) on the device.
+
+        Only the encoder runs under autocast: colours, views, resizing and normalisation are in float32. Compiled
+        kernels always see a whole batch.
+        """
+        n_tiles, device = len(tiles_NCHW), self._options.device
+        if self._job.compiled and n_tiles < self._job.batch_size:
+            blank = tiles_NCHW.new_zeros((self._job.batch_size - n_tiles, *tiles_NCHW.shape[1:]))
+            tiles_NCHW = torch.cat([tiles_NCHW, blank])
+        seen = []
+        for view in self._views:
+            pixels = self._input(view(tiles_NCHW))
+            with autocast(device, self._job.precision):
+                seen.append(self._encoder.encode(pixels).float())
+        kept = torch.cat(seen, dim=1) if self._job.kept_views > 1 else sum(seen[1:], seen[0]) / len(seen)
+        return kept[:n_tiles].cpu()
+
+    @contextmanager
+    def _within_memory(self) -> Iterator[None]:
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            raise RequestError(
+                f"--batch-size {self._job.batch_size}: the GPU's memory is too small for it: give a smaller one"
+            ) from None
 
     def _stained(self, task: Task, pixels: Tensor) -> Tensor:
         """Return the tiles on the device, each slide's in the colours of the reference."""

@@ -2,11 +2,12 @@
 
 import difflib
 import logging
+import math
 import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
@@ -83,6 +84,14 @@ class TimmEncoder:
         """Leave tensors as (N, C, H, W) in memory, too; before `to`."""
         self._format = torch.contiguous_format
 
+    def apply_crop(self) -> bool:
+        """Take tiles as timm's own transform does: enlarged by the crop, the middle cut out; False where nothing is."""
+        spec = self._spec
+        if spec.input_px is None or spec.resize_px is not None or spec.crop_pct >= 1:
+            return False
+        self._spec = replace(spec, resize_px=math.floor(spec.input_px / spec.crop_pct), cropped=True)
+        return True
+
     def compile(self) -> None:
         """Let torch.compile make kernels for it, at the first batch."""
         self._model.compile()
@@ -146,10 +155,11 @@ def build(name: str, weights: WeightsChoice) -> TimmEncoder:
     if architecture.preset is None:
         _check_known(name, architecture.model)
     model = _create(architecture, weights)
+    note = ""
     if weights.file is not None:
         own = model.model if isinstance(model, ClassAndMean) else model
-        load_weights(own, weights.file, _classifier_prefixes(own))
-    return TimmEncoder(model, _spec(architecture, model, weights), architecture)
+        note = load_weights(own, weights.file, _classifier_prefixes(own))
+    return TimmEncoder(model, _spec(architecture, model, weights, note), architecture)
 
 
 def _check_known(name: str, model_name: str) -> None:
@@ -230,7 +240,7 @@ def _classifier_prefixes(model: Any) -> tuple[str, ...]:
     return tuple(f"{part}." for part in ((named,) if isinstance(named, str) else named))
 
 
-def _spec(architecture: Architecture, model: Any, weights: WeightsChoice) -> EncoderSpec:
+def _spec(architecture: Architecture, model: Any, weights: WeightsChoice, note: str) -> EncoderSpec:
     name, untrained = architecture.name, weights.random_seed is not None
     source = "random weights" if untrained else "weights of a local file" if weights.file else "published weights"
     caution = f"{name} has random weights (seed {weights.random_seed}): untrained, its features mean nothing learnt"
@@ -243,6 +253,7 @@ def _spec(architecture: Architecture, model: Any, weights: WeightsChoice) -> Enc
         lineage=read_lineage(weights.file) if weights.file else None,
         description=f"timm model {architecture.model}, {source}",
         caution=caution if untrained else "",
+        weights_note=note,
         **facts,
     )
 
@@ -259,6 +270,7 @@ def _timm_facts(model: Any) -> dict[str, Any]:
         "mean": tuple(config["mean"]),
         "std": tuple(config["std"]),
         "interpolation": "bilinear" if config["interpolation"] == "bilinear" else "bicubic",
+        "crop_pct": float(config["crop_pct"]),
         "licence": str(model.pretrained_cfg.get("license") or "see the model's card"),
     }
 

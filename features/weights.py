@@ -3,6 +3,7 @@
 import hashlib
 import pickle
 import warnings
+from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,17 @@ from torch import Tensor, nn
 from features.transformers_keys import timm_keys
 from wsi.errors import RequestError
 
-WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
-"""Keys under which training programs put the state dict."""
-PREFIXES = ("module.", "model.", "_orig_mod.")
-"""What DataParallel, Lightning and torch.compile put before every key."""
+AVERAGED = ("state_dict_ema", "model_ema", "ema", "teacher", "momentum_encoder", "target_encoder")
+"""Where training programs put the moving average of the weights: it is what they evaluate, so it is taken first."""
+WRAPPERS = (
+    *AVERAGED,
+    *("state_dict", "model_state_dict", "model", "module", "_orig_mod", "net", "student", "backbone", "encoder"),
+    *("base_encoder", "image_encoder", "visual_encoder", "visual", "trunk"),
+)
+"""What training programs put before the keys of a model, as a dictionary of its own or in the keys themselves:
+DataParallel, Lightning, torch.compile, timm, DINO, iBOT, MoCo, I-JEPA, CLIP."""
+UNUSED = ("mask_token", "num_batches_tracked")
+"""Endings of keys that pre-training leaves in a model, and no feature needs."""
 NAMED = 4
 """Keys named in a message."""
 
@@ -32,41 +40,86 @@ def weights_sha256(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def load_weights(model: nn.Module, file: Path, ignored_prefixes: tuple[str, ...] = ()) -> None:
-    """Load a state dict from a file into the model, every key and shape checked.
+def load_weights(model: nn.Module, file: Path, ignored_prefixes: tuple[str, ...] = ()) -> str:
+    """Load a state dict from a file into the model, every key and shape checked; return what was chosen of it.
 
-    Keys under ``ignored_prefixes`` (the classifier, where the model has none) and batch-norm counters may differ; the
-    transformers library's keys of vision transformers are translated.
+    What stands before the keys may be any of `WRAPPERS`, one after the other: those tensors are taken that are a whole
+    model's, a moving average first. Keys under ``ignored_prefixes`` (the classifier, where the model has none) and
+    `UNUSED` ones may differ; the transformers library's keys of vision transformers are translated.
 
     Raises
     ------
     RequestError
         The file holds no state dict of tensors, or its keys or shapes are not the model's.
     """
-    found, wanted = _without_wrappers(_read(file), file), model.state_dict()
-    found = timm_keys(_without_prefixes(found, wanted))
-    unexpected = [key for key in found if key not in wanted and not key.startswith(ignored_prefixes)]
-    missing = [key for key in wanted if key not in found and not key.endswith("num_batches_tracked")]
-    shapes = [
-        f"{key} {tuple(found[key].shape)} in place of {tuple(wanted[key].shape)}"
-        for key in wanted
-        if key in found and found[key].shape != wanted[key].shape
-    ]
-    problems = [("missing", missing), ("unexpected", unexpected), ("of another shape", shapes)]
-    told = "; ".join(f"{len(keys)} {what} ({_some(keys)})" for what, keys in problems if keys)
+    found, wanted = _tensors(_read(file), file), model.state_dict()
+    choices = []
+    for prefix in _prefixes(found):
+        own = timm_keys({key.removeprefix(prefix): value for key, value in found.items() if key.startswith(prefix)})
+        choices.append((_problems(own, wanted, ignored_prefixes), prefix, own))
+    problems, prefix, own = min(choices, key=lambda choice: (sum(map(len, choice[0].values())), *_rank(choice[1])))
+    told = "; ".join(f"{len(keys)} {what} ({_some(keys)})" for what, keys in problems.items() if keys)
     if told:
         raise RequestError(
             f"--weights {file}: expected the {len(wanted)} tensors of this model, found {told}: give the weights of "
             "this very model, or name the model they belong to"
         )
-    model.load_state_dict({key: found[key] for key in wanted if key in found}, strict=False)
+    model.load_state_dict({key: own[key] for key in wanted if key in own}, strict=False)
+    return _taken(prefix, found)
+
+
+def _prefixes(found: Mapping[str, Tensor]) -> list[str]:
+    """Return every run of known wrappers with which a key begins, the empty one included."""
+    prefixes = {""}
+    for key in found:
+        prefix = ""
+        while (part := key[len(prefix) :].partition(".")[0]) in WRAPPERS:
+            prefix += f"{part}."
+            prefixes.add(prefix)
+    return sorted(prefixes)
+
+
+def _problems(
+    found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], ignored_prefixes: tuple[str, ...]
+) -> dict[str, list[str]]:
+    """Return the keys that keep a state dict from being the model's, by what is wrong with them."""
+    return {
+        "missing": [key for key in wanted if key not in found and not key.endswith("num_batches_tracked")],
+        "unexpected": [
+            key for key in found if not (key in wanted or key.startswith(ignored_prefixes) or key.endswith(UNUSED))
+        ],
+        "of another shape": [
+            f"{key} {tuple(found[key].shape)} in place of {tuple(wanted[key].shape)}"
+            for key in wanted
+            if key in found and found[key].shape != wanted[key].shape
+        ],
+    }
+
+
+def _rank(prefix: str) -> tuple[bool, int, str]:
+    """Return by what one of several whole models in a file is chosen: a moving average, then the shortest prefix."""
+    return not set(prefix.split(".")) & set(AVERAGED), len(prefix), prefix
+
+
+def _taken(prefix: str, found: Mapping[str, Tensor]) -> str:
+    """Return which tensors were taken, where the file holds others, too."""
+    others = [key for key in found if not key.startswith(prefix)]
+    if not others:
+        return ""
+    groups = sorted({key.partition(".")[0] for key in others})
+    average = " (a moving average)" if not _rank(prefix)[0] else ""
+    return (
+        f"of the weights' file the {len(found) - len(others)} tensors under {prefix.rstrip('.')}{average} were taken, "
+        f"{len(others)} others left out ({_some(groups)})"
+    )
 
 
 def _read(file: Path) -> Any:
     try:
         if file.suffix == ".safetensors":
             return safetensors.torch.load_file(file)
-        with warnings.catch_warnings(action="ignore"):  # about the pickle's age; what matters is raised
+        # options of a training run, as argparse keeps them, are values without code; warnings are about a pickle's age
+        with torch.serialization.safe_globals([Namespace]), warnings.catch_warnings(action="ignore"):
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         refused = str(error).split("GLOBAL ")[-1].split(" ")[0] if "GLOBAL " in str(error) else "unknown objects"
@@ -79,26 +132,23 @@ def _read(file: Path) -> Any:
         raise RequestError(f"--weights {file}: expected a .safetensors or .pt state dict, found {told}") from None
 
 
-def _without_wrappers(content: Any, file: Path) -> dict[str, Tensor]:
-    while isinstance(content, Mapping):
-        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        if inner is None:
-            break
-        content = inner
-    tensors = isinstance(content, Mapping) and all(isinstance(value, Tensor) for value in content.values())
-    if not tensors or not content:
+def _tensors(content: Any, file: Path) -> dict[str, Tensor]:
+    """Return the tensors of nested dictionaries by their keys, joined by dots."""
+    tensors = _flat(content, "") if isinstance(content, Mapping) else {}
+    if not tensors:
         kind = f"keys {_some(list(content))}" if isinstance(content, Mapping) else type(content).__name__
         raise RequestError(f"--weights {file}: expected a dictionary of tensors (a state dict), found {kind}")
-    return {str(key): value for key, value in content.items()}
+    return tensors
 
 
-def _without_prefixes(found: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    while not any(key in wanted for key in found):
-        prefix = next((p for p in PREFIXES if all(key.startswith(p) for key in found)), None)
-        if prefix is None:
-            break
-        found = {key.removeprefix(prefix): value for key, value in found.items()}
-    return found
+def _flat(content: Mapping[Any, Any], prefix: str) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for key, value in content.items():
+        if isinstance(value, Tensor):
+            tensors[f"{prefix}{key}"] = value
+        elif isinstance(value, Mapping):
+            tensors |= _flat(value, f"{prefix}{key}.")
+    return tensors
 
 
 def _some(keys: list[Any]) -> str:

@@ -174,7 +174,8 @@ def _tiling(recipe: Recipe) -> dict[str, Any]:
 def _check_encoder(run: RunFolder, plan: _Plan, recipe: Recipe) -> None:
     """Raise `RequestError` unless the encoder can be had and its weights are those of the run."""
     name = plan.extraction["encoder"]
-    encoder = build_encoder(name, WeightsChoice(plan.options.weights, plan.options.random_weights))
+    weights = WeightsChoice(plan.options.weights, plan.options.random_weights)
+    encoder = build_encoder(name, weights, crop=plan.extraction["crop"])
     lines = differences(encoder.spec.recipe(), recipe["encoder"])
     if lines:
         raise RequestError(

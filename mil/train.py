@@ -119,9 +119,11 @@ def _train_under_torchrun(options: TrainOptions, material: Material, place: Plac
             except GigamilError as error:
                 prepared = error
         told = group.from_first(_todo(prepared))
+        if isinstance(prepared, GigamilError):
+            raise prepared
         if isinstance(told, GigamilError):
-            raise told
-        if place.rank > 0 or prepared is None or isinstance(prepared, GigamilError):
+            return []  # rank 0 tells
+        if place.rank > 0 or prepared is None:
             cohorts = material.open_all()
             threads = threads_for(cohorts, place.local_world)
             for _ in fit_in_group(told, cohorts, material.folds, threads, group, device):

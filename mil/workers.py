@@ -122,10 +122,10 @@ def _by_ranks(todo: Sequence[FitJob], threads: int, done: Done) -> None:
 def _rank(todo: Sequence[FitJob], threads: int, place: Place, store: Store, send: Callable[[Message], None]) -> None:
     """Train as one of the ranks that `_by_ranks` started."""
     options = todo[0].options
-    material = gather(options)
-    cohorts = material.open_all()
     device = device_of_rank(torch.device(options.device), place.local_rank)
     with process_group(place, device, store) as group:
+        material = gather(options)
+        cohorts = material.open_all()
         for number, facts in fit_in_group(todo, cohorts, material.folds, threads, group, device):
             if place.rank == 0:
                 send(("fitted", (number, facts)))
@@ -136,6 +136,8 @@ def fit_in_group(
     todo: Sequence[FitJob], cohorts: Sequence[Cohort], folds: Ints, threads: int, group: Group, device: torch.device
 ) -> Iterator[tuple[int, dict[str, float]]]:
     """Train the models as one rank of a process group; give the number of each, and its facts."""
+    if todo:
+        group.from_all(None)  # until every rank has loaded: from here on they wait for minutes only
     ranks = Ranks(group.place.rank, group.place.world, group, device)
     for number, job in enumerate(todo):
         own = replace(job, options=replace(job.options, device=str(device)))

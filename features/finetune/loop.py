@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from features.device import PRECISIONS, TileInput
+from features.device import TileInput, autocast
 from features.distributed import Place
 from features.encoder import EncoderSpec
 from features.finetune.batches import VALIDATION, Draw, bounds, draw_tiles, generator, steps_of
@@ -158,7 +158,7 @@ class Trainer:
         if isinstance(self._parallel, DistributedDataParallel) and not request.last:
             quiet = self._parallel.no_sync()
         with quiet:
-            with autocast(setting):
+            with autocast(setting.device, setting.precision):
                 logits = self._parallel(tiles)
             losses = -(targets * torch.log_softmax(logits.float(), 1)).sum(1)
             self._check_finite(epoch, draw, request, losses)
@@ -260,8 +260,9 @@ class Trainer:
         probs = np.zeros((len(draw), len(self.cohort.classes)))
         with closing(reader.pieces(draw, VALIDATION, wanted, VALIDATION_BATCH, place.cpus())) as pieces:  # type: ignore[type-var]
             for piece in pieces:
-                with autocast(self.setting):
-                    logits = model(prepare(piece.pixels))
+                tiles = prepare(piece.pixels)
+                with autocast(self.setting.device, self.setting.precision):
+                    logits = model(tiles)
                 probs[piece.request.rows] = logits.double().softmax(1).cpu().numpy()
         probs = self._over_ranks(probs)
         if not np.isfinite(probs).all():
@@ -277,11 +278,3 @@ class Trainer:
         box = torch.from_numpy(values).to(self.setting.device)
         dist.all_reduce(box)
         return np.asarray(box.cpu().numpy())
-
-
-def autocast(setting: Setting) -> AbstractContextManager[Any]:
-    """Return the context in which the model runs in its precision."""
-    kind: AbstractContextManager[Any] = torch.autocast(
-        setting.device.type, PRECISIONS[setting.precision], enabled=setting.precision != "fp32"
-    )
-    return kind

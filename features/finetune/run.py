@@ -3,16 +3,22 @@
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch.distributed import Store  # type: ignore[attr-defined]
 
-from features.device import device_of_rank, reproducible_arithmetic, resolve_device, resolve_precision
+from features.device import (
+    check_precision,
+    device_of_rank,
+    reproducible_arithmetic,
+    resolve_device,
+    resolve_precision,
+)
 from features.distributed import JOINED, Group, Message, Place, RankEnd, process_group, run_ranks, torchrun_place
-from features.encoder import build_encoder
+from features.encoder import EncoderSpec, build_encoder
 from features.finetune.checkpoint import Standing, read_standing
 from features.finetune.cohort import Cohort, gather
 from features.finetune.loop import Report, Setting, Trainer
@@ -49,26 +55,20 @@ def finetune(options: FinetuneOptions, progress: Progress | None = None) -> Summ
     return Summary("finetune", outcomes, time.perf_counter() - began)
 
 
-@dataclass(frozen=True, slots=True)
-class _Ready:
-    """The encoder to begin from, and where and how it is trained."""
-
-    encoder: TimmEncoder
-    device: torch.device
-    precision: str
-
-
-def _ready(options: FinetuneOptions, local_rank: int) -> _Ready:
-    asked = resolve_device(options.device)
+def _encoder(options: FinetuneOptions) -> TimmEncoder:
     encoder = build_encoder(options.encoder, options.start())
     if not isinstance(encoder, TimmEncoder):
         raise RequestError(f"--encoder {options.encoder}: expected a model of timm; only these can be fine-tuned")
-    return _Ready(encoder, device_of_rank(asked, local_rank), resolve_precision(options.precision, asked, encoder.spec))
+    return encoder
 
 
-def _gathered(options: FinetuneOptions, ready: _Ready, progress: Progress) -> Cohort:
-    cohort = gather(options, ready.encoder.spec, ready.precision)
-    for line in cohort.notes:
+def _device(options: FinetuneOptions, local_rank: int) -> torch.device:
+    return device_of_rank(resolve_device(options.device), local_rank)
+
+
+def _gathered(options: FinetuneOptions, spec: EncoderSpec, device: torch.device, progress: Progress) -> Cohort:
+    cohort = gather(options, spec, resolve_precision(options.precision, device, spec))
+    for line in (*cohort.notes, *filter(None, [spec.weights_note])):
         progress.note(line)
     return cohort
 
@@ -81,15 +81,15 @@ def _outcomes(options: FinetuneOptions, cohort: Cohort, status: Status) -> list[
 
 
 def _from_here(options: FinetuneOptions, progress: Progress) -> list[Outcome]:
-    ready = _ready(options, 0)
-    cohort = _gathered(options, ready, progress)
+    device, encoder = _device(options, 0), _encoder(options)
+    cohort = _gathered(options, encoder.spec, device, progress)
     with claim(options.out):
         if is_made(options, cohort):
             return _outcomes(options, cohort, Status.SKIPPED)
         if options.nproc == 1:
-            _train(options, cohort, ready, Place(), None, _Bar(progress))
+            _train(options, cohort, encoder, device, Place(), None, _Bar(progress))
         else:
-            del ready
+            del encoder
             own = replace(options, nproc=1)
             _check_ends(run_ranks([partial(_rank, own, cohort)] * options.nproc, partial(_hear, _Bar(progress))))
     return _outcomes(options, cohort, Status.DONE)
@@ -98,7 +98,7 @@ def _from_here(options: FinetuneOptions, progress: Progress) -> list[Outcome]:
 def _check_ends(ends: list[RankEnd]) -> None:
     """Raise what stopped the ranks: an error on purpose first, then a death, then whatever the others met because."""
     errors = [end.error for end in ends if end.error is not None]
-    told = [end for end in ends if end.died and end.exit_code not in (-15, 143)]  # 15: the others, which were stopped
+    told = [end for end in ends if end.died]
     for error in errors:
         if isinstance(error, GigamilError):
             raise error
@@ -106,8 +106,6 @@ def _check_ends(ends: list[RankEnd]) -> None:
         raise ItemError(f"{', '.join(end.told() for end in told)}: {AGAIN}")
     if errors:
         raise errors[0]
-    if any(end.exit_code for end in ends):
-        raise ItemError(f"{', '.join(end.told() for end in ends if end.exit_code)}: {AGAIN}")
 
 
 def _rank(
@@ -115,56 +113,58 @@ def _rank(
 ) -> None:
     """Train as one of the ranks that `_from_here` started."""
     torch.set_num_threads(place.cpus())
-    ready = _ready(options, place.local_rank)
-    with process_group(place, ready.device, store) as group:
-        _train(options, cohort, ready, place, group, _Messages(send) if place.rank == 0 else _Mute())
+    device = _device(options, place.local_rank)
+    with process_group(place, device, store) as group:
+        report: Report = _Messages(send) if place.rank == 0 else _Mute()
+        _train(options, cohort, _encoder(options), device, place, group, report)
         group.from_first(None)  # the others wait until rank 0 has written
     send((JOINED, ()))  # only now: a rank that dies before must stop the others, which would wait for its gradients
 
 
 def _under_torchrun(options: FinetuneOptions, place: Place, progress: Progress) -> list[Outcome]:
+    """Train as one of the ranks that torchrun started; rank 0 tells for all."""
     torch.set_num_threads(place.cpus())
-    ready = _ready(options, place.local_rank)
-    with process_group(place, ready.device) as group:
+    device = _device(options, place.local_rank)
+    with ExitStack() as claims, process_group(place, device) as group:
+        encoder = _encoder(options)
         if place.rank:
             found = group.from_first(None)
-            return _follow(options, found, ready, place, group)
-        with ExitStack() as claims:
-            try:
-                cohort = _gathered(options, ready, progress)
-                claims.enter_context(claim(options.out))
-                made = is_made(options, cohort)
-            except GigamilError as error:
-                group.from_first(error)
-                raise
-            group.from_first(None if made else cohort)
-            if not made:
-                _train(options, cohort, ready, place, group, _Bar(progress))
+            if found is not None:
+                _train(options, found, encoder, device, place, group, _Mute())
                 group.from_first(None)
-            return _outcomes(options, cohort, Status.SKIPPED if made else Status.DONE)
-
-
-def _follow(
-    options: FinetuneOptions, found: Cohort | GigamilError | None, ready: _Ready, place: Place, group: Group
-) -> list[Outcome]:
-    if isinstance(found, GigamilError):
-        raise found
-    if found is not None:
-        _train(options, found, ready, place, group, _Mute())
-        group.from_first(None)
-    return []
+            return []
+        made = True
+        try:
+            cohort = _gathered(options, encoder.spec, device, progress)
+            claims.enter_context(claim(options.out))
+            made = is_made(options, cohort)
+        finally:
+            group.from_first(None if made else cohort)
+        if not made:
+            _train(options, cohort, encoder, device, place, group, _Bar(progress))
+            group.from_first(None)
+        return _outcomes(options, cohort, Status.SKIPPED if made else Status.DONE)
 
 
 def _train(
-    options: FinetuneOptions, cohort: Cohort, ready: _Ready, place: Place, group: Group | None, report: Report
+    options: FinetuneOptions,
+    cohort: Cohort,
+    encoder: TimmEncoder,
+    device: torch.device,
+    place: Place,
+    group: Group | None,
+    report: Report,
 ) -> None:
     """Train to the end as one rank; the first writes the results."""
-    spec = ready.encoder.spec
+    spec, precision = encoder.spec, str(cohort.recipe["precision"])
     if spec.weights_sha256 != cohort.weights_sha256:
         raise RequestError(f"rank {place.rank} has other weights of {spec.name} than rank 0: give all the same ones")
-    setting = Setting(place, ready.device, ready.precision, spec, save=place.rank == 0)
+    check_precision(precision, device, place.rank)
+    if group is not None:
+        group.from_all(None)  # until every rank has loaded: from here on they wait for minutes only
+    setting = Setting(place, device, precision, spec, save=place.rank == 0)
     with reproducible_arithmetic():
-        trainer = Trainer(options, cohort, build_model(options, ready.encoder, len(cohort.classes)), setting, report)
+        trainer = Trainer(options, cohort, build_model(options, encoder, len(cohort.classes)), setting, report)
         standing = _standing(options, cohort, place, group)
         if standing is not None:
             trainer.go_on_from(standing)

@@ -29,7 +29,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from features.device import TileInput, forward_mode, reproducible_arithmetic
+from features.device import TileInput, autocast, reproducible_arithmetic
 from features.encoder import WeightsChoice, build_encoder
 from features.extract import ExtractOptions, extract
 from features.stream import GPU_LANES
@@ -121,7 +121,7 @@ def forward_only(name: str, device: torch.device, precision: str, batch_size: in
         if device.type == "cpu":
             torch.set_num_threads(1)
         stream = torch.cuda.stream(torch.cuda.Stream(device)) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
-        with forward_mode(device, precision):
+        with torch.inference_mode(), autocast(device, precision):
             if stream is not None:
                 stream.__enter__()
             while time.perf_counter() < until:

@@ -153,3 +153,13 @@ def test_no_verb_prints_credentials(
     assert "SECRETWORD" not in run.output
     assert "***" in run.output
     assert not isinstance(run.exception, Exception) or isinstance(run.exception, SystemExit)
+
+
+def test_encoders_as_json_have_types() -> None:
+    done = gigamil("encoders", "resnet10t", "--json")
+    rows = {row["name"]: row for row in json.loads(done.stdout)}
+    assert (rows["uni"]["dim"], rows["uni"]["input_px"], rows["uni"]["mpp"], rows["uni"]["gated"]) == (
+        1024, 224, [0.5], True
+    )  # fmt: skip
+    assert (rows["texture"]["dim"], rows["texture"]["gated"]) == (None, False)
+    assert rows["timm:resnet10t.c3_in1k"]["crop_pct"] == 0.875

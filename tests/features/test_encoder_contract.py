@@ -1,6 +1,7 @@
 """What every encoder must satisfy, and the registry."""
 
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -97,7 +98,7 @@ def install(folder: Path, value: str) -> None:
 def test_other_packages_register_by_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(tmp_path, "ours = gigamil_plugin_of_test:ENTRY")
     monkeypatch.syspath_prepend(tmp_path)
-    assert entries()["ours"].name_form == "ours:<size>"
+    assert entries()[0]["ours"].name_form == "ours:<size>"
     assert build_encoder("ours:big").spec.name == "texture"
 
 
@@ -108,8 +109,28 @@ def test_other_packages_register_by_entry_point(tmp_path: Path, monkeypatch: pyt
 def test_a_broken_entry_point_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str, told: str) -> None:
     install(tmp_path, value)
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(RequestError, match=f"entry point .* of gigamil.encoders.*{told}"):
-        entries()
+    known, cautions = entries()
+    assert len(cautions) == 1
+    assert re.search(f"entry point .* of gigamil.encoders.*{told}", cautions[0])
+    assert "ours" not in known
+    assert build_encoder("texture").spec.name == "texture"
+
+
+@pytest.mark.parametrize("code", ["raise ImportError('no such\\nlibrary')", "raise SystemExit(3)", "ENTRY = 5"])
+def test_a_package_that_cannot_be_imported_fails_only_when_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    install(tmp_path, "broken = gigamil_plugin_that_breaks:ENTRY")
+    (tmp_path / "gigamil_plugin_that_breaks.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("texture", "timm:test_vit.r160_in1k"):
+        assert build_encoder(name, NAMES[name]).spec.name == name
+    assert [line for line in entries()[1] if "gigamil_plugin_that_breaks" in line]
+    with pytest.raises(RequestError, match=r"entry point broken of gigamil\.encoders") as caught:
+        build_encoder("broken")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(RequestError, match="--encoder unknown: expected one of texture"):
+        build_encoder("unknown")
 
 
 def test_weights_choice_is_checked(tmp_path: Path) -> None:
@@ -134,6 +155,30 @@ def test_input_is_timms_own_transform_without_its_crop() -> None:
     one_level = 1 / 255 / min(spec.std)
     assert np.abs(found - expected).max() <= 2.01 * one_level  # Pillow rounds between its two passes, too
     assert np.abs(found - expected).mean() <= 0.1 * one_level
+
+
+def test_with_crop_the_input_is_timms_own_transform() -> None:
+    from PIL import Image
+    from timm.data import create_transform
+
+    name = "timm:resnet10t"
+    plain = build_encoder(name, WeightsChoice(random_seed=0)).spec
+    spec = build_encoder(name, WeightsChoice(random_seed=0), crop=True).spec
+    assert plain.crop_pct < 1
+    assert "crop_pct" not in plain.recipe()
+    assert spec.recipe()["crop_pct"] == plain.crop_pct
+    smooth = np.kron(np.random.default_rng(11).integers(0, 256, (16, 16, 3)), np.ones((16, 16, 1))).astype(np.uint8)
+    transform = create_transform(
+        (3, spec.input_px, spec.input_px), mean=spec.mean, std=spec.std, interpolation="bicubic", crop_pct=spec.crop_pct
+    )
+    expected = transform(Image.fromarray(smooth)).numpy()
+    found = TileInput(spec, CPU)(torch.from_numpy(smooth.transpose(2, 0, 1)[None].copy()))[0].numpy()
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).mean() <= 0.1 / 255 / min(spec.std)
+    with pytest.raises(RequestError, match="--crop: the transform of texture crops nothing"):
+        build_encoder("texture", crop=True)
+    joint = build_encoder(f"texture+{name}", WeightsChoice(random_seed=0), crop=True).spec
+    assert [member.cropped for member in joint.members] == [False, True]
 
 
 def test_device_and_precision_are_checked() -> None:

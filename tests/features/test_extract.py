@@ -15,8 +15,10 @@ import torch
 
 from features.bag import find_bags, is_intact, read_coords, read_features, read_header
 from features.device import TileInput
-from features.encoder import build_encoder
-from features.extract import ExtractOptions, extract
+from features.distributed import Place
+from features.encoder import EncoderSpec, build_encoder
+from features.extract import ExtractOptions, _make_ready, extract, options_of
+from features.plan import Job
 from wsi.errors import RecipeMismatchError, RequestError
 from wsi.outcome import Silent, Status
 from wsi.store import TileStore, find_stores
@@ -155,13 +157,18 @@ def test_a_foreign_bag_is_not_replaced(stores: Path, tmp_path: Path) -> None:
     assert (tmp_path / "049194_0.h5").read_bytes() == before
 
 
+def damage(store: Path) -> None:
+    """Cut every shard of level 0 short."""
+    for shard in (store / "0").rglob("*"):
+        if shard.is_file() and shard.name != "zarr.json":
+            shard.write_bytes(shard.read_bytes()[:100])
+
+
 @pytest.mark.parametrize("nproc", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_damaged_store_fails_alone(stores: Path, tmp_path: Path, texture_reference: Path, nproc: int) -> None:
     batch = tmp_path / "stores"
     shutil.copytree(stores, batch)
-    for shard in (batch / "049194_0.zarr" / "0").rglob("*"):
-        if shard.is_file() and shard.name != "zarr.json":
-            shard.write_bytes(shard.read_bytes()[:100])
+    damage(batch / "049194_0.zarr")
     (batch / "garbage.zarr").mkdir()
     (batch / "garbage.zarr" / "zarr.json").write_text("{")
     out = tmp_path / "bags"
@@ -213,6 +220,7 @@ import sys, time
 from pathlib import Path
 from features import extract as module
 from features.stream import TileStream
+from wsi.interrupt import interrupt_on_signals
 
 original = TileStream._encoded
 def slowly(self, task):
@@ -221,6 +229,7 @@ def slowly(self, task):
 TileStream._encoded = slowly
 
 if __name__ == "__main__":
+    interrupt_on_signals()
     options = module.ExtractOptions(stores=(Path(sys.argv[1]),), out=Path(sys.argv[2]), nproc=int(sys.argv[3]),
         batch_size=8)
     summary = module.extract(options)
@@ -245,6 +254,16 @@ def start_slowly(stores: Path, folder: Path, nproc: int) -> tuple[subprocess.Pop
     return run, out
 
 
+def ranks_of(run: "subprocess.Popen[str]") -> list[int]:
+    """Return the processes that a run has started as ranks."""
+    children = Path(f"/proc/{run.pid}/task/{run.pid}/children")
+    if not children.exists():
+        run.kill()
+        pytest.skip("needs /proc to find the ranks")
+    pids = [int(pid) for pid in children.read_text().split()]
+    return [pid for pid in pids if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
 def test_killed_and_run_again_gives_the_same_bytes(stores: Path, tmp_path: Path, texture_reference: Path) -> None:
     run, out = start_slowly(stores, tmp_path, nproc=1)
     run.send_signal(signal.SIGKILL)
@@ -260,18 +279,191 @@ def test_killed_and_run_again_gives_the_same_bytes(stores: Path, tmp_path: Path,
 
 def test_a_killed_rank_costs_only_its_unfinished_items(stores: Path, tmp_path: Path, texture_reference: Path) -> None:
     run, out = start_slowly(stores, tmp_path, nproc=2)
-    children = Path(f"/proc/{run.pid}/task/{run.pid}/children")
-    if not children.exists():
-        run.kill()
-        pytest.skip("needs /proc to find the ranks")
-    ranks = [
-        int(pid) for pid in children.read_text().split() if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
-    os.kill(ranks[-1], signal.SIGKILL)
+    os.kill(ranks_of(run)[-1], signal.SIGKILL)
     output, errors = run.communicate(timeout=200)
     assert run.returncode == 0, errors
     assert "'done': 3" in output
     assert content(out) == content(texture_reference)
+
+
+def test_an_interrupted_run_keeps_its_finished_rows(stores: Path, tmp_path: Path, texture_reference: Path) -> None:
+    class Impatient(Notes):
+        def advance(self, amount: float) -> None:
+            super().advance(amount)
+            if self.seen >= 24:
+                raise KeyboardInterrupt
+
+    first, second = Impatient(), Notes()
+    with pytest.raises(KeyboardInterrupt):
+        extract(ExtractOptions(stores=(stores,), out=tmp_path, batch_size=8), first)
+    extract(ExtractOptions(stores=(stores,), out=tmp_path, batch_size=8), second)
+    assert (first.seen, second.total) == (24, first.total - 24)
+    assert content(tmp_path) == content(texture_reference)
+
+
+def test_a_stopped_run_stops_its_ranks_which_keep_their_rows(
+    stores: Path, tmp_path: Path, texture_reference: Path
+) -> None:
+    run, out = start_slowly(stores, tmp_path, nproc=2)
+    ranks = ranks_of(run)
+    run.send_signal(signal.SIGTERM)
+    _, errors = run.communicate(timeout=60)
+    assert run.returncode == -signal.SIGINT  # what Python makes of it
+    assert "KeyboardInterrupt: 15" in errors
+    assert not [pid for pid in ranks if Path(f"/proc/{pid}").exists()]
+    notes = Notes()
+    extract(ExtractOptions(stores=(stores,), out=out, batch_size=8), notes)
+    assert notes.total < sum(store.n_tiles for store in find_stores([stores]))
+    assert content(out) == content(texture_reference)
+
+
+DYING_RANKS = """
+import json, os, signal, sys
+from pathlib import Path
+from features import extract as module, parts
+from wsi.atomic import replacing
+
+def die(*arguments, **named):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def die_once(path, *arguments, **named):
+    try:
+        os.close(os.open(sys.argv[4], os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return write(path, *arguments, **named)
+    with replacing(path) as temporary:
+        temporary.write_bytes(b"half a bag")
+        die()
+
+write = parts.write_bag
+if __name__ == "__mp_main__":
+    if sys.argv[3] == "loading":
+        module._encoder = die
+    else:
+        parts.write_bag = die_once
+
+if __name__ == "__main__":
+    summary = module.extract(module.ExtractOptions(stores=(Path(sys.argv[1]),), out=Path(sys.argv[2]), nproc=2,
+        batch_size=8))
+    print(json.dumps(summary.as_dict()))
+"""
+
+
+def with_dying_ranks(stores: Path, folder: Path, when: str) -> tuple[list[dict[str, str]], Path]:
+    """Extract with ranks that are killed, all ``loading`` or one ``writing``; return the summary's items, the bags."""
+    script, out = folder / "dying.py", folder / "bags"
+    script.write_text(DYING_RANKS)
+    command = [sys.executable, str(script), str(stores), str(out), when, str(folder / "died")]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)["items"], out
+
+
+def test_ranks_that_are_killed_while_they_load_are_told_as_that(stores: Path, tmp_path: Path) -> None:
+    items, _ = with_dying_ranks(stores, tmp_path, "loading")
+    assert {item["status"] for item in items} == {"failed"}
+    for item in items:
+        assert "stopped by signal 9 (SIGKILL: out of memory, most likely) while it loaded" in item["reason"]
+        assert "fewer --nproc" in item["reason"]
+        assert "tile" not in item["reason"]
+
+
+def test_a_rank_that_is_killed_while_it_writes_leaves_nothing(
+    stores: Path, tmp_path: Path, texture_reference: Path
+) -> None:
+    items, out = with_dying_ranks(stores, tmp_path, "writing")
+    assert (tmp_path / "died").exists()
+    assert {item["status"] for item in items} == {"done"}, items
+    assert content(out) == content(texture_reference)
+
+
+FOLLOWING = """
+import os, sys, time
+from pathlib import Path
+from features import collect, distributed, extract as module
+
+rank, met = int(os.environ["RANK"]), Path(sys.argv[3])
+fail, take = collect.Collector._fail, distributed.Group.next_item
+
+def failing(self, slide, reason):
+    fail(self, slide, reason)
+    met.touch()
+
+def after_the_other(self):
+    while not met.exists():
+        time.sleep(0.01)
+    return take(self)
+
+if rank:
+    collect.Collector._fail = failing
+else:
+    distributed.Group.next_item = after_the_other
+
+options = module.ExtractOptions(stores=(Path(sys.argv[1]),), out=Path(sys.argv[2]), batch_size=8,
+    views="flips" if rank else "none")
+summary = module.extract(options)
+print(rank, [(o.item_id, o.status.value) for o in summary.outcomes], flush=True)
+sys.exit(summary.exit_code)
+"""
+
+
+def test_a_damaged_store_met_by_another_rank_does_not_stop_torchrun(
+    stores: Path, tmp_path: Path, texture_reference: Path
+) -> None:
+    """Rank 1 meets it, ends with 0, and what it was told otherwise counts nothing: the job is rank 0's."""
+    batch, out, script = tmp_path / "stores", tmp_path / "bags", tmp_path / "following.py"
+    shutil.copytree(stores, batch)
+    damage(batch / "049194_0.zarr")
+    script.write_text(FOLLOWING)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    command += [str(batch), str(out), str(tmp_path / "met")]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=200)
+    assert done.returncode == 1, done.stderr
+    assert "1 []" in done.stdout
+    assert "0 [('008e5c_0', 'done'), ('049194_0', 'failed'), ('049194_1', 'done')]" in done.stdout
+    expected = content(texture_reference)
+    del expected["049194_0.h5"]
+    assert {name: data for name, data in content(out).items() if name.endswith(".h5")} == expected
+
+
+class Loud:
+    """An encoder whose features are larger than float16 can hold."""
+
+    spec = EncoderSpec(name="loud", dim=2, input_px=None, trained=False, weights_sha256="", licence="", description="")
+
+    def to(self, device: torch.device) -> "Loud":
+        return self
+
+    def encode(self, tiles_NCHW: torch.Tensor) -> torch.Tensor:
+        return torch.stack([tiles_NCHW.mean((1, 2, 3)), torch.full((len(tiles_NCHW),), 70_000.0)], 1)
+
+
+def test_features_beyond_float16_are_told_and_fit_into_float32(
+    stores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("features.extract.build_encoder", lambda *_, **__: Loud())
+    summary = extract(ExtractOptions(stores=(stores,), out=tmp_path / "half", batch_size=8))
+    assert {o.status for o in summary.outcomes} == {Status.FAILED}
+    for outcome in summary.outcomes:
+        assert "feature 1 of tile 0 at level-0 (y, x) = (" in outcome.reason
+        assert "is 70000, beyond float16's 65504: extract with --bag-dtype float32" in outcome.reason
+    wide = ExtractOptions(stores=(stores,), out=tmp_path / "single", batch_size=8, bag_dtype="float32")
+    assert extract(wide).exit_code == 0
+    for path in find_bags([wide.out]):
+        features = read_features(path)
+        assert features.dtype == np.float32
+        assert (features[:, 1] == 70_000).all()
+        assert is_intact(path)
+        recipe = read_header(path).recipe
+        assert (recipe["bag_dtype"], options_of(recipe)["bag_dtype"]) == ("float32", "float32")
+    assert {o.status for o in extract(wide).outcomes} == {Status.SKIPPED}
+
+
+def test_a_rank_that_would_make_other_features_is_refused(stores: Path) -> None:
+    encoder = build_encoder("texture")
+    job = Job((), 8, encoder.spec.dim, "texture", encoder.spec.weights_sha256, device_type="cuda", precision="bf16")
+    with pytest.raises(RequestError, match="rank 3 would run on cpu, and rank 0 on cuda"):
+        _make_ready(job, encoder, torch.device("cpu"), Place(3, 4, 3, 4))
 
 
 FULL_DISK = """

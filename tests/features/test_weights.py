@@ -1,6 +1,7 @@
 """Weights from files: there and back, wrong ones, and nothing executed."""
 
 import pickle
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,45 @@ def test_every_form_of_file_gives_the_same_weights(tmp_path: Path, state: dict[s
     model = timm.create_model(NAME.partition(":")[2], num_classes=0)
     model.load_state_dict(state)
     assert hashes == {weights_sha256(model)}
+
+
+def moved(state: dict[str, torch.Tensor], prefix: str, by: float = 0.0) -> dict[str, torch.Tensor]:
+    return {prefix + key: value + by if value.is_floating_point() else value for key, value in state.items()}
+
+
+def test_prefixes_of_training_programs_are_stripped_and_told(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
+    head = {"dino_head.mlp.weight": torch.zeros(3)}
+    forms = {
+        "dino": {"student": moved(state, "module.backbone.", 1), "teacher": moved(state, "backbone."), "epoch": 3,
+                 "args": Namespace(lr=1)},
+        "dinov2": {"teacher": moved(state, "backbone.") | head},
+        "clip": moved(state, "visual.trunk.") | {"logit_scale": torch.zeros(()), "text.w": torch.zeros(2)},
+        "module": moved(state, "module.encoder."),
+        "timm": {"state_dict": moved(state, "", 1), "state_dict_ema": moved(state, "")},
+    }  # fmt: skip
+    told = {
+        "dino": "under teacher.backbone (a moving average) were taken",
+        "dinov2": "1 others left out (teacher)",
+        "clip": "under visual.trunk were taken, 2 others left out (logit_scale, text)",
+        "module": "",
+        "timm": "under state_dict_ema (a moving average) were taken",
+    }
+    model = timm.create_model(NAME.partition(":")[2], num_classes=0)
+    model.load_state_dict(state)
+    for form, content in forms.items():
+        torch.save(content, tmp_path / f"{form}.pt")
+        spec = build_encoder(NAME, WeightsChoice(file=tmp_path / f"{form}.pt")).spec
+        assert spec.weights_sha256 == weights_sha256(model), form
+        assert told[form] in spec.weights_note
+        assert bool(spec.weights_note) == bool(told[form]) == ("weights_note" in spec.as_dict())
+
+
+def test_a_model_that_is_not_whole_under_any_prefix_is_refused(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
+    partly = moved(state, "teacher.backbone.")
+    del partly["teacher.backbone.stem.0.weight"]
+    torch.save(partly, tmp_path / "w.pt")
+    with pytest.raises(RequestError, match=r"found 1 missing \(stem\.0\.weight\)"):
+        built(tmp_path / "w.pt")
 
 
 def test_hash_sees_every_number(state: dict[str, torch.Tensor]) -> None:

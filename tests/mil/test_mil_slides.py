@@ -128,7 +128,7 @@ def test_another_encoders_weights_are_refused_before_the_work(
     class Stranger:
         spec = replace(slides.build_encoder("texture").spec, weights_sha256="0" * 64)
 
-    monkeypatch.setattr(slides, "build_encoder", lambda name, weights: Stranger())
+    monkeypatch.setattr(slides, "build_encoder", lambda name, weights, crop: Stranger())
     with pytest.raises(RequestError, match=r"another texture .weights_sha256.*give the same weights"):
         predict(request(run, new, work=tmp_path / "work"))
     assert not (tmp_path / "work").exists()

@@ -10,7 +10,6 @@ import numpy as np
 
 from mil.baselines import center_only, class_prior, constant, mean_colour, mean_colours
 from mil.bootstrap import REPLICATES, Estimate, draw_patients, estimate_all
-from mil.calibrate import Calibration, fit_calibration
 from mil.cohort import Cohort
 from mil.metrics import METRICS, Floats, Ints, confusion, finite, ones
 from mil.oof import OutOfFold, Patients, collect, patients_of, write_all_models, write_oof
@@ -39,8 +38,7 @@ def evaluate(
     write_oof(run.path / "oof.csv", cohort, folds, patients, own)
     (run.path / "baselines").mkdir(exist_ok=True)
     write_all_models(run.path / "baselines" / "oof.csv", patients, cohort.classes, probs)
-    final = fit_calibration(options.calibrate, own.patient_logits_PC, patients.labels_P, options.seed)
-    run.write_json("calibration.json", _calibration(own, final))
+    run.write_json("calibration.json", _calibration(own))
     run.write_json("metrics.json", _metrics(options, cohort, folds, patients, own, probs, warnings, stores))
     return warnings
 
@@ -67,13 +65,13 @@ def _all_probabilities(
     return probs, failures
 
 
-def _calibration(own: OutOfFold, final: Calibration) -> Json:
+def _calibration(own: OutOfFold) -> Json:
     return {
-        **final.as_dict(),
+        **own.calibration.as_dict(),
         "class_prior": "equal, by class-balanced training weights",
         "fitted_on": "out-of-fold patient logits; used by predict and for new slides",
         "folds": [own.calibrations[fold].as_dict() for fold in sorted(own.calibrations)],
-        "folds_fitted_on": "inner validation patients of each fold; used for the out-of-fold scores",
+        "folds_fitted_on": "out-of-fold patient logits of the other folds; used for the out-of-fold scores",
     }
 
 

@@ -114,9 +114,7 @@ def _temperature_and_share(logits_NC: Floats, labels_N: Ints, doubt: float, log_
     return float(log_t_T[at]), float(shares[share])
 
 
-def _with_shift(
-    logits_NC: Floats, labels_N: Ints, share: float, log_t: float, *, scaled: bool
-) -> tuple[float, Floats]:
+def _with_shift(logits_NC: Floats, labels_N: Ints, share: float, log_t: float, *, scaled: bool) -> tuple[float, Floats]:
     """Return log T, as given unless ``scaled``, and the classes' shifts (C,), which sum to 0."""
     n_rows, n_classes = logits_NC.shape
 

@@ -11,7 +11,7 @@ import numpy as np
 from mil.baselines import center_only, class_prior, constant, mean_colour, mean_colours
 from mil.bootstrap import REPLICATES, Estimate, draw_patients, estimate_all
 from mil.cohort import Cohort
-from mil.metrics import METRICS, Floats, Ints, confusion, finite, ones
+from mil.metrics import Floats, Ints, confusion, finite, metrics_of, ones
 from mil.oof import OutOfFold, Patients, collect, patients_of, write_all_models, write_oof
 from mil.options import TrainOptions
 from mil.probe import center_probe
@@ -95,10 +95,10 @@ def _metrics(
         "patients": len(patients.ids),
         "patients_per_class": np.bincount(patients.labels_P, minlength=len(cohort.classes)).tolist(),
         "bootstrap": {"unit": "patient", "replicates": REPLICATES, "interval": "95 % percentile"},
-        "models": {name: _estimates(patients.labels_P, table, draws) for name, table in probs.items()},
+        "models": {name: _estimates(patients, table, draws) for name, table in probs.items()},
         "slide_level": {
             name: _number(float(metric(cohort.labels_N, own.slide_probs_SC, slide_weights)[0]))
-            for name, metric in METRICS.items()
+            for name, metric in metrics_of(folds).items()
         },
         "confusion": confusion(patients.labels_P, own_probs).tolist(),
         "folds": [_group(patients, own_probs, patients.folds_P == fold, fold=fold) for fold in range(options.folds)],
@@ -115,8 +115,9 @@ def _metrics(
     }
 
 
-def _estimates(labels_P: Ints, probs_PC: Floats, draws: Floats) -> Json:
-    return {name: _finite(estimate) for name, estimate in estimate_all(labels_P, probs_PC, draws).items()}
+def _estimates(patients: Patients, probs_PC: Floats, draws: Floats) -> Json:
+    found = estimate_all(patients.labels_P, probs_PC, draws, metrics_of(patients.folds_P))
+    return {name: _finite(estimate) for name, estimate in found.items()}
 
 
 def _finite(estimate: Estimate) -> Json:
@@ -130,12 +131,12 @@ def _number(value: float) -> float | None:
 def _group(patients: Patients, probs_PC: Floats, chosen_P: np.ndarray[Any, np.dtype[np.bool_]], **name: Any) -> Json:
     """Return counts, AUC and weighted log loss of some patients; None where a class is missing among them."""
     labels, probs = patients.labels_P[chosen_P], probs_PC[chosen_P]
-    weights = ones(len(labels))
+    weights, metrics = ones(len(labels)), metrics_of(patients.folds_P[chosen_P])
     return {
         **name,
         "patients": len(labels),
         "patients_per_class": np.bincount(labels, minlength=probs.shape[1]).tolist(),
-        **{key: _number(float(METRICS[key](labels, probs, weights)[0])) for key in ("weighted_log_loss", "auc")},
+        **{key: _number(float(metrics[key](labels, probs, weights)[0])) for key in ("weighted_log_loss", "auc")},
     }
 
 

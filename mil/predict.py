@@ -271,7 +271,8 @@ def _notes(run: RunFolder, cohort: Cohort, patients: Sequence[str], picture_of: 
     usable = {patient for patient, fine in zip(cohort.patient_ids, cohort.usable_N, strict=True) if fine}
     uniform = [patient for patient in patients if patient not in usable]
     if uniform:
-        notes.append(f"{len(uniform)} patients at equal probabilities, without a usable slide: {', '.join(uniform)}")
+        told = "equal probabilities" if run.target == "classes" else "what is best said of anybody"
+        notes.append(f"{len(uniform)} patients at {told}, without a usable slide: {', '.join(uniform)}")
     rows = [ManifestRow(*ids) for ids in zip(cohort.image_ids, cohort.patient_ids, strict=True)]
     notes += notes_of_training(run.path, rows, picture_of)
     return notes

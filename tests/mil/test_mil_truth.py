@@ -11,7 +11,7 @@ from making import SEED
 from witness import DIM, Trained, Witness, facts, grid, instances
 
 from features.bag import write_bag
-from mil.calibrate import METHODS, Calibration, calibration_of, choose_method, fit_calibration
+from mil.calibrate import METHODS, calibration_of, choose_method, fit_calibration
 from mil.material import gather
 from mil.metrics import ones, softmax, weighted_log_loss
 from mil.predict import PredictOptions, predict

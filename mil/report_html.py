@@ -105,9 +105,9 @@ def protocol(evidence: Evidence) -> str:
         f"{metrics['patients']} patients ({counts}), {metrics['slides']} slides. Patients were divided into "
         f"{recipe['folds']} groups; each group was scored by models trained on the other groups only, and no patient "
         f"stands on both sides. A patient with several slides gets the mean over them. The intervals say how much the "
-        f"number would move with other patients scored by the same models ({metrics['bootstrap']['replicates']:,} draws of "
-        "patients); what other models, trained anew, would add is told by --repeats. The AUC compares patients within a "
-        "fold; pooled, it also compares patients of different folds, whose models need not have one scale."
+        f"number would move with other patients scored by the same models "
+        f"({metrics['bootstrap']['replicates']:,} draws of patients); what other models, trained anew, would add is "
+        "told by --repeats. The AUC compares patients within a fold; pooled, it also compares patients of different folds, whose models need not have one scale."
     )
 
 

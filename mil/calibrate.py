@@ -34,7 +34,7 @@ SOFTER_SD, SHARPER_SD = 1.0, 0.2
 """Standard deviations of log T before any patient is seen: above 0 (less sure than the logits), and below."""
 BOUNDS = (0.5, 50.0)
 """Of T."""
-_LOG_T = np.linspace(*np.log(BOUNDS), 94)
+_LOG_T = np.linspace(np.log(BOUNDS[0]), np.log(BOUNDS[1]), 94)
 """In steps of 5 %: no cohort tells them apart, and a search over steps cannot fail."""
 SHIFT_SD = 0.3
 """Standard deviation of a class's shift before any patient is seen."""

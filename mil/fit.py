@@ -26,7 +26,7 @@ from mil.scores import Scores, write_scores
 from mil.targets import ValueTarget
 from mil.trackers import event_file, write_history
 
-FEATURE_LIMIT = 5.0
+FEATURE_LIMIT = 10.0
 """Standard deviations: a feature that hardly varies among the slides trained on would else outshout all others."""
 LEAST_GAIN = 1e-3
 """A validation loss counts as better when it is lower by more than this."""

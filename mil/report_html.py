@@ -107,7 +107,8 @@ def protocol(evidence: Evidence) -> str:
         f"stands on both sides. A patient with several slides gets the mean over them. The intervals say how much the "
         f"number would move with other patients scored by the same models "
         f"({metrics['bootstrap']['replicates']:,} draws of patients); what other models, trained anew, would add is "
-        "told by --repeats. The AUC compares patients within a fold; pooled, it also compares patients of different folds, whose models need not have one scale."
+        "told by --repeats. The AUC compares patients within a fold; "
+        "pooled, it also compares patients of different folds, whose models need not have one scale."
     )
 
 

@@ -32,7 +32,7 @@ def train(
     ] = 1,
     split: Annotated[str, typer.Option(help="Folds of patients, or of whole centers.")] = "patients",
     calibrate: Annotated[
-        str, typer.Option(help="temperature, prior, platt, clip, none, or auto: chosen on inner patients.")
+        str, typer.Option(help="temperature, prior, platt, none, or auto: chosen on other folds' patients.")
     ] = "temperature",
     aggregate: Annotated[
         str, typer.Option(help="Of a patient's slides: mean or max of their logits; bag: all in one bag.")

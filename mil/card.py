@@ -55,6 +55,8 @@ def _data(evidence: Evidence) -> list[str]:
 def _results(evidence: Evidence) -> list[str]:
     lines = ["## Out-of-fold results, patient level", "", "| metric | value | 95 % interval |", "|---|---|---|"]
     for key, (name, _) in METRIC_NAMES.items():
+        if key not in evidence.own:
+            continue
         found = evidence.own[key]
         lines.append(f"| {name} | {number(found['value'])} | {interval(found)} |")
     lines += ["", "| model | AUC | weighted log loss |", "|---|---|---|"]

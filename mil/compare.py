@@ -57,7 +57,7 @@ class CompareOptions:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        if len({run.resolve() for run in self.runs}) < 2 or len(set(self.runs)) < len(self.runs):
+        if len(self.runs) < 2 or len({run.resolve() for run in self.runs}) < len(self.runs):
             raise RequestError(f"expected two or more different runs, found {', '.join(map(str, self.runs)) or 'none'}")
 
 
@@ -229,7 +229,7 @@ def _tested(labels_P: Ints, first: Floats, second: Floats) -> DeLong:
     if n_classes == 2:
         return delong(labels_P == 1, first[:, 1], second[:, 1])
     tests = [delong(labels_P == c, first[:, c], second[:, c]) for c in range(n_classes)]
-    least = min(tests, key=lambda test: test.p)
+    least = min(tests, key=lambda test: test.p if test.p == test.p else -1.0)  # one that cannot be told comes first
     return DeLong(least.difference, least.deviation, min(1.0, least.p * n_classes))
 
 

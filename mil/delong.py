@@ -23,7 +23,7 @@ class DeLong:
     deviation: float
     """Standard error of the difference."""
     p: float
-    """Two-sided; 1 where the two order all pairs of patients alike."""
+    """Two-sided; 1 where the two order all pairs of patients alike; NaN where a difference shows no variance."""
 
 
 def areas_and_covariance(positive_N: NDArray[np.bool_], scores_KN: Floats) -> tuple[Floats, Floats]:
@@ -53,5 +53,5 @@ def delong(positive_N: NDArray[np.bool_], first_N: Floats, second_N: Floats) -> 
         return DeLong(difference, variance, float("nan"))
     deviation = sqrt(max(variance, 0.0))
     if deviation < 1e-12:
-        return DeLong(difference, 0.0, 1.0 if abs(difference) < 1e-12 else 0.0)
+        return DeLong(difference, 0.0, 1.0 if abs(difference) < 1e-12 else float("nan"))
     return DeLong(difference, deviation, erfc(abs(difference) / deviation / sqrt(2)))

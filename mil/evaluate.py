@@ -10,9 +10,8 @@ import numpy as np
 
 from mil.baselines import center_only, class_prior, constant, mean_colour, mean_colours
 from mil.bootstrap import REPLICATES, Estimate, draw_patients, estimate_all
-from mil.calibrate import Calibration, fit_calibration
 from mil.cohort import Cohort
-from mil.metrics import METRICS, Floats, Ints, confusion, finite, ones
+from mil.metrics import Floats, Ints, confusion, finite, metrics_of, ones
 from mil.oof import OutOfFold, Patients, collect, patients_of, write_all_models, write_oof
 from mil.options import TrainOptions
 from mil.probe import center_probe
@@ -39,8 +38,7 @@ def evaluate(
     write_oof(run.path / "oof.csv", cohort, folds, patients, own)
     (run.path / "baselines").mkdir(exist_ok=True)
     write_all_models(run.path / "baselines" / "oof.csv", patients, cohort.classes, probs)
-    final = fit_calibration(options.calibrate, own.patient_logits_PC, patients.labels_P, options.seed)
-    run.write_json("calibration.json", _calibration(own, final))
+    run.write_json("calibration.json", _calibration(own))
     run.write_json("metrics.json", _metrics(options, cohort, folds, patients, own, probs, warnings, stores))
     return warnings
 
@@ -67,13 +65,13 @@ def _all_probabilities(
     return probs, failures
 
 
-def _calibration(own: OutOfFold, final: Calibration) -> Json:
+def _calibration(own: OutOfFold) -> Json:
     return {
-        **final.as_dict(),
+        **own.calibration.as_dict(),
         "class_prior": "equal, by class-balanced training weights",
         "fitted_on": "out-of-fold patient logits; used by predict and for new slides",
         "folds": [own.calibrations[fold].as_dict() for fold in sorted(own.calibrations)],
-        "folds_fitted_on": "inner validation patients of each fold; used for the out-of-fold scores",
+        "folds_fitted_on": "out-of-fold patient logits of the other folds; used for the out-of-fold scores",
     }
 
 
@@ -97,10 +95,10 @@ def _metrics(
         "patients": len(patients.ids),
         "patients_per_class": np.bincount(patients.labels_P, minlength=len(cohort.classes)).tolist(),
         "bootstrap": {"unit": "patient", "replicates": REPLICATES, "interval": "95 % percentile"},
-        "models": {name: _estimates(patients.labels_P, table, draws) for name, table in probs.items()},
+        "models": {name: _estimates(patients, table, draws) for name, table in probs.items()},
         "slide_level": {
             name: _number(float(metric(cohort.labels_N, own.slide_probs_SC, slide_weights)[0]))
-            for name, metric in METRICS.items()
+            for name, metric in metrics_of(folds).items()
         },
         "confusion": confusion(patients.labels_P, own_probs).tolist(),
         "folds": [_group(patients, own_probs, patients.folds_P == fold, fold=fold) for fold in range(options.folds)],
@@ -117,8 +115,9 @@ def _metrics(
     }
 
 
-def _estimates(labels_P: Ints, probs_PC: Floats, draws: Floats) -> Json:
-    return {name: _finite(estimate) for name, estimate in estimate_all(labels_P, probs_PC, draws).items()}
+def _estimates(patients: Patients, probs_PC: Floats, draws: Floats) -> Json:
+    found = estimate_all(patients.labels_P, probs_PC, draws, metrics_of(patients.folds_P))
+    return {name: _finite(estimate) for name, estimate in found.items()}
 
 
 def _finite(estimate: Estimate) -> Json:
@@ -132,12 +131,12 @@ def _number(value: float) -> float | None:
 def _group(patients: Patients, probs_PC: Floats, chosen_P: np.ndarray[Any, np.dtype[np.bool_]], **name: Any) -> Json:
     """Return counts, AUC and weighted log loss of some patients; None where a class is missing among them."""
     labels, probs = patients.labels_P[chosen_P], probs_PC[chosen_P]
-    weights = ones(len(labels))
+    weights, metrics = ones(len(labels)), metrics_of(patients.folds_P[chosen_P])
     return {
         **name,
         "patients": len(labels),
         "patients_per_class": np.bincount(labels, minlength=probs.shape[1]).tolist(),
-        **{key: _number(float(METRICS[key](labels, probs, weights)[0])) for key in ("weighted_log_loss", "auc")},
+        **{key: _number(float(metrics[key](labels, probs, weights)[0])) for key in ("weighted_log_loss", "auc")},
     }
 
 

@@ -33,6 +33,7 @@ NAMES = {
     "spearman": "Rank correlation",
     "mean_absolute_error": "Mean absolute error",
     "concordance": "Concordance (C)",
+    "concordance_pooled": "Concordance, folds pooled",
     "macro_auc": "AUC, mean over labels",
     "constant": "Constant: nothing known of the patient",
 }
@@ -50,7 +51,10 @@ def evaluate_target(
     tables["constant"] = _constant(target, first, folds)
     usable = patient_logits(np.ones((len(cohort), 1)), cohort.patient_ids, cohort.usable_N)[1][:, 0] > 0
     draws = draw_patients(int(usable.sum()), options.seed).astype(np.int64)
-    models = {name: _estimates(target, first[usable], probs[usable], draws) for name, probs in tables.items()}
+    models = {
+        name: _estimates(target, first[usable], probs[usable], folds[first][usable], draws)
+        for name, probs in tables.items()
+    }
     found = {
         "target": options.target,
         "head": options.head,
@@ -112,7 +116,7 @@ def _constant(target: Target, first: Rows, folds: Ints) -> Floats:
     return np.array(told)
 
 
-def _measures(target: Target, first: Rows, scores_PC: Floats) -> dict[str, Measure]:
+def _measures(target: Target, first: Rows, scores_PC: Floats, folds_P: Rows) -> dict[str, Measure]:
     """Return the metrics as functions of which patients count, one drawn twice standing there twice."""
     if isinstance(target, ValueTarget):
         true, told = target.values_N[first], scores_PC[:, 0]
@@ -123,16 +127,19 @@ def _measures(target: Target, first: Rows, scores_PC: Floats) -> dict[str, Measu
         }
     if isinstance(target, SurvivalTarget):
         times, events, risks = target.times_N[first], target.events_N[first], scores_PC[:, 0]
-        return {"concordance": lambda rows: concordance(times[rows], events[rows], risks[rows])}
+        return {
+            "concordance": lambda rows: concordance(times[rows], events[rows], risks[rows], folds_P[rows]),
+            "concordance_pooled": lambda rows: concordance(times[rows], events[rows], risks[rows]),
+        }
     assert isinstance(target, LabelsTarget)
     present = target.present_NC[first]
     return {"macro_auc": lambda rows: macro_auc(present[rows], scores_PC[rows])}
 
 
-def _estimates(target: Target, first: Rows, scores_PC: Floats, draws: Rows) -> Json:
+def _estimates(target: Target, first: Rows, scores_PC: Floats, folds_P: Rows, draws: Rows) -> Json:
     everyone = np.arange(len(first))
     found = {}
-    for name, measure in _measures(target, first, scores_PC).items():
+    for name, measure in _measures(target, first, scores_PC, folds_P).items():
         values = np.array([measure(np.repeat(everyone, counts)) for counts in draws])
         values = values[np.isfinite(values)]
         low, high = np.percentile(values, [2.5, 97.5]) if len(values) else (np.nan, np.nan)

@@ -20,6 +20,8 @@ TITLES = {
     "class_prior": "Class prior",
     "constant": "Constant, equal probabilities",
 }
+FEW_PATIENTS = 10
+"""Of a class, below which a reader is warned."""
 EXPLAINED = {
     "mean_pool": "same features and splits, every tile counts alike",
     "mean_colour": "logistic regression on three numbers per slide",
@@ -77,6 +79,16 @@ class Evidence:
             lines.append(str(self.encoder["caution"]))
         elif self.encoder.get("trained") is False:
             lines.append(f"the encoder is not trained: {self.encoder.get('description', 'its weights are random')}")
+        few = [
+            f"{name} {count}"
+            for name, count in zip(self.classes, self.metrics["patients_per_class"], strict=True)
+            if count < FEW_PATIENTS
+        ]
+        if few:
+            lines.append(
+                f"so few patients ({', '.join(few)}) carry the result that intervals from resampling are too narrow: "
+                f"expected {FEW_PATIENTS} or more of each class"
+            )
         if self.own["auc"]["value"] == 1:
             lines.append("no patient is misranked: an interval from resampling cannot show how far that may be luck")
         probe = self.metrics["center_probe"]

@@ -26,6 +26,8 @@ from mil.scores import Scores, write_scores
 from mil.targets import ValueTarget
 from mil.trackers import event_file, write_history
 
+FEATURE_LIMIT = 10.0
+"""Standard deviations: a feature that hardly varies among the slides trained on would else outshout all others."""
 LEAST_GAIN = 1e-3
 """A validation loss counts as better when it is lower by more than this."""
 
@@ -68,6 +70,7 @@ def new_model(job: FitJob, cohort: Cohort, parts: Parts, ranks: Ranks) -> BagMod
         target=options.target,
         scale=scale,
         shift=shift,
+        limit=FEATURE_LIMIT,
         margins=_margins(cohort, parts) if options.output == "arcface" else (),
     )
     model = BagModel(spec)

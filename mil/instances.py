@@ -45,6 +45,8 @@ class Instances:
     mean_D: Tensor | None = None
     """Taken off each row, before ``scale_D`` multiplies it."""
     scale_D: Tensor | None = None
+    limit: float = float("inf")
+    """Standardised values beyond it count as the limit."""
     order_N: Tensor | None = None
     """int64; row i is ``rows_ND[order_N[i]]``, where given."""
     large: bool = False
@@ -78,8 +80,8 @@ class Instances:
         if self.mean_D is None or self.scale_D is None:
             return wide(chosen)
         if chosen.dtype in (torch.float32, torch.float64):
-            return (chosen - self.mean_D) * self.scale_D
-        return chosen.float().sub_(self.mean_D).mul_(self.scale_D)
+            return ((chosen - self.mean_D) * self.scale_D).clamp_(-self.limit, self.limit)
+        return chosen.float().sub_(self.mean_D).mul_(self.scale_D).clamp_(-self.limit, self.limit)
 
     def chunks(self) -> Iterator[tuple[int, int, int]]:
         """Yield (bag, start, stop) of chunks of at most `CHUNK` rows, none across the border of two bags."""

@@ -19,7 +19,7 @@ from wsi.errors import RequestError
 from wsi.manifest import ManifestRow, check_disjoint, load_manifest
 from wsi.recipe import Recipe, canonical, recipe_hash
 
-ALGORITHM = 1
+ALGORITHM = 2
 """Raised when the same options come to mean another training, so that an older run is not gone on with."""
 
 

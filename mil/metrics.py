@@ -6,6 +6,7 @@ equally in all of them but AUC and average precision, whatever their share in th
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from math import isfinite
 
 import numpy as np
@@ -77,19 +78,25 @@ def brier(labels_N: Ints, probs_NC: Floats, weights_BN: Floats) -> Floats:
     return balanced_mean(errors_N, labels_N, probs_NC.shape[1], weights_BN)
 
 
-def auc(labels_N: Ints, probs_NC: Floats, weights_BN: Floats) -> Floats:
-    """Return the area under the ROC curve; with more than two classes the mean of each class against the rest."""
+def auc(labels_N: Ints, probs_NC: Floats, weights_BN: Floats, folds_N: Ints | None = None) -> Floats:
+    """Return the area under the ROC curve; with more than two classes the mean of each class against the rest.
+
+    Given folds, only patients of one fold are compared: scores of different models need not have one scale.
+    """
     n_classes = probs_NC.shape[1]
+    folds_N = np.zeros(len(labels_N), np.int64) if folds_N is None else folds_N
     wanted = [1] if n_classes == 2 else range(n_classes)
-    return np.asarray(np.mean([_binary_auc(labels_N == c, probs_NC[:, c], weights_BN) for c in wanted], axis=0))
+    areas = [_binary_auc(labels_N == c, probs_NC[:, c], weights_BN, folds_N) for c in wanted]
+    return np.asarray(np.mean(areas, axis=0))
 
 
-def _binary_auc(positive_N: NDArray[np.bool_], scores_N: Floats, weights_BN: Floats) -> Floats:
+def _binary_auc(positive_N: NDArray[np.bool_], scores_N: Floats, weights_BN: Floats, folds_N: Ints) -> Floats:
     """Return the Mann-Whitney form of the AUC, ties at one half, for each replicate."""
     ups, downs = scores_N[positive_N], scores_N[~positive_N]
-    wins = (ups[:, None] > downs[None]) + 0.5 * (ups[:, None] == downs[None])
+    alike = folds_N[positive_N][:, None] == folds_N[~positive_N][None]
+    wins = ((ups[:, None] > downs[None]) + 0.5 * (ups[:, None] == downs[None])) * alike
     w_up, w_down = weights_BN[:, positive_N], weights_BN[:, ~positive_N]
-    pairs = w_up.sum(axis=1) * w_down.sum(axis=1)
+    pairs = ((w_up @ alike) * w_down).sum(axis=1)
     return np.asarray(((w_up @ wins) * w_down).sum(axis=1) / np.where(pairs > 0, pairs, np.nan))
 
 
@@ -133,6 +140,15 @@ METRICS: dict[str, Metric] = {
     "brier": brier,
     "ece": ece,
 }
+
+
+def metrics_of(folds_N: Ints) -> dict[str, Metric]:
+    """Return the metrics of out-of-fold scores: ``auc`` within the folds, and beside it that of all pooled.
+
+    Pooled, patients of different folds are compared by different models: a guess of each training fold's class shares,
+    which knows nothing, then falls below one half.
+    """
+    return {**METRICS, "auc": partial(auc, folds_N=folds_N), "auc_pooled": auc}
 
 
 def softmax(logits_NC: Floats) -> Floats:

@@ -28,6 +28,7 @@ class BagModel(nn.Module):
         super().__init__()
         self.spec = spec
         self.head = make_head(spec)
+        self.limit = spec.limit or float("inf")
         self.register_buffer("mean_D", torch.zeros(spec.dim))
         self.register_buffer("scale_D", torch.ones(spec.dim))
 
@@ -36,7 +37,7 @@ class BagModel(nn.Module):
 
         ``truth`` is given while training, for the head's own losses.
         """
-        output: HeadOutput = self.head(Instances(rows_ND, offsets, self.mean_D, self.scale_D), truth)
+        output: HeadOutput = self.head(Instances(rows_ND, offsets, self.mean_D, self.scale_D, self.limit), truth)
         if self.training or (self.spec.scale, self.spec.shift) == (1.0, 0.0):
             return output
         return output._replace(logits_BC=output.logits_BC * self.spec.scale + self.spec.shift)

@@ -1,7 +1,8 @@
 """Out-of-fold predictions: every patient scored by models that never saw that patient.
 
-A fold's logits are averaged over its seeds, a patient's over the slides; the temperature of a fold comes from the inner
-validation patients of that fold's own models, never from its test patients.
+A fold's logits are averaged over its seeds, a patient's over the slides. What calibrates a fold's scores is fitted on
+the logits of the patients of all other folds, each told by models that had not seen the patient, and never on the
+patients who are being scored; what calibrates new patients, on those of all folds.
 """
 
 import csv
@@ -11,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mil.calibrate import Calibration, fit_calibration
 from mil.cohort import Cohort
 from mil.metrics import Floats, Ints
 from mil.options import TrainOptions
 from mil.run import RunFolder
-from mil.scores import Scores, patient_logits, read_scores
+from mil.scores import patient_logits, read_scores
 from wsi.atomic import write_text
 
 
@@ -41,7 +43,9 @@ class OutOfFold:
     patient_logits_PC: Floats
     patient_probs_PC: Floats
     calibrations: dict[int, Calibration]
-    """By fold."""
+    """By fold, each fitted on the patients of the others."""
+    calibration: Calibration
+    """Fitted on all patients, for new ones."""
 
 
 def patients_of(cohort: Cohort, folds: Ints) -> Patients:
@@ -61,41 +65,43 @@ def collect(
     options: TrainOptions,
 ) -> OutOfFold:
     """Gather one head's scores.csv files into out-of-fold predictions, calibrated fold by fold."""
+    logits_SC = _slide_logits(run, head, cohort, options)
+    patients = patients_of(cohort, folds)
+    _, patient_PC = patient_logits(logits_SC, cohort.patient_ids, cohort.usable_N, options.aggregate)
+    usable = {patient for patient, fine in zip(cohort.patient_ids, cohort.usable_N, strict=True) if fine}
+    known_P = np.array([patient in usable for patient in patients.ids])
+
+    def fitted(chosen_P: NDArray[np.bool_]) -> Calibration:
+        chosen_P = chosen_P & known_P
+        return fit_calibration(options.calibrate, patient_PC[chosen_P], patients.labels_P[chosen_P], options.seed)
+
+    calibrations = {fold: fitted(patients.folds_P != fold) for fold in range(options.folds)}
+    slide_probs = _calibrated(logits_SC, folds, cohort.usable_N, calibrations)
+    patient_probs = _calibrated(patient_PC, patients.folds_P, known_P, calibrations)
+    return OutOfFold(logits_SC, slide_probs, patient_PC, patient_probs, calibrations, fitted(known_P))
+
+
+def _slide_logits(run: RunFolder, head: str, cohort: Cohort, options: TrainOptions) -> Floats:
+    """Return each slide's logits (S, C), the mean over the models of the fold that tests it."""
     number = {image_id: i for i, image_id in enumerate(cohort.image_ids)}
     logits_SC = np.zeros((len(cohort), len(cohort.classes)))
-    calibrations: dict[int, Calibration] = {}
-    n_seeds = options.models_per_fold
     for fold in range(options.folds):
-        tables = [read_scores(run.model(head, fold, seed) / "scores.csv") for seed in range(n_seeds)]
-        for table in tables:
+        for seed in range(options.models_per_fold):
+            table = read_scores(run.model(head, fold, seed) / "scores.csv")
             rows = [number[i] for i, test in zip(table.image_ids, table.test_S, strict=True) if test]
-            logits_SC[rows] += table.logits_SC[table.test_S] / n_seeds
-        calibrations[fold] = _calibration(tables, cohort, number, options)
-    names, patient_PC = patient_logits(logits_SC, cohort.patient_ids, cohort.usable_N, options.aggregate)
-    fold_of = dict(zip(cohort.patient_ids, folds.tolist(), strict=True))
-    folds_P = np.array([fold_of[name] for name in names])
-    slide_probs, patient_probs = np.zeros_like(logits_SC), np.zeros_like(patient_PC)
+            logits_SC[rows] += table.logits_SC[table.test_S] / options.models_per_fold
+    return logits_SC
+
+
+def _calibrated(
+    logits_NC: Floats, folds_N: Ints, known_N: NDArray[np.bool_], calibrations: Mapping[int, Calibration]
+) -> Floats:
+    """Return probabilities, each row's by its fold's calibration; equal ones for who could not be judged."""
+    probs_NC = np.full(logits_NC.shape, 1 / logits_NC.shape[1])
     for fold, calibration in calibrations.items():
-        slide_probs[folds == fold] = calibration.probabilities(logits_SC[folds == fold])
-        patient_probs[folds_P == fold] = calibration.probabilities(patient_PC[folds_P == fold])
-    return OutOfFold(logits_SC, slide_probs, patient_PC, patient_probs, calibrations)
-
-
-def _calibration(
-    tables: Sequence[Scores], cohort: Cohort, number: Mapping[str, int], options: TrainOptions
-) -> Calibration:
-    """Fit the calibration on the inner validation patients of all seeds of a fold."""
-    logits, labels = [], []
-    for table in tables:
-        rows = [number[i] for i, test in zip(table.image_ids, table.test_S, strict=True) if not test]
-        patients = tuple(cohort.patient_ids[i] for i in rows)
-        names, patient_PC = patient_logits(
-            table.logits_SC[~table.test_S], patients, np.ones(len(rows), bool), options.aggregate
-        )
-        label_of = dict(zip(patients, cohort.labels_N[rows], strict=True))
-        logits.append(patient_PC)
-        labels += [label_of[name] for name in names]
-    return fit_calibration(options.calibrate, np.concatenate(logits), np.array(labels, np.int64), options.seed)
+        rows = known_N & (folds_N == fold)
+        probs_NC[rows] = calibration.probabilities(logits_NC[rows])
+    return probs_NC
 
 
 def write_oof(path: Path, cohort: Cohort, folds: Ints, patients: Patients, oof: OutOfFold) -> None:

@@ -59,7 +59,7 @@ class TrainOptions:
     split: str = "patients"
     """Folds of ``patients``, balanced on label and center, or of whole ``centers``."""
     calibrate: str = "temperature"
-    """`mil.calibrate`: none, temperature, prior, platt, clip, or auto."""
+    """`mil.calibrate`: none, temperature, prior, platt, or auto."""
     aggregate: str = "mean"
     """A patient's logits over the slides: ``mean``, ``max`` for each class; or ``bag``: all slides are one bag."""
     output: str = "linear"

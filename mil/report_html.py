@@ -11,6 +11,10 @@ from mil.evidence import EXPLAINED, TITLES, Evidence
 
 METRIC_NAMES = {
     "auc": ("AUC", "Chance that a patient of one class is ranked above one of the other. 0.5 is chance, 1 is perfect."),
+    "auc_pooled": (
+        "AUC, folds pooled",
+        "As the AUC, but patients of different folds are compared, too, though different models scored them.",
+    ),
     "weighted_log_loss": ("Weighted log loss", "The competition's score, classes count equally. Lower is better."),
     "balanced_accuracy": ("Balanced accuracy", "Mean share of patients found in each class."),
     "average_precision": ("Average precision", "Area under precision and recall of the rarer class."),
@@ -101,7 +105,10 @@ def protocol(evidence: Evidence) -> str:
         f"{metrics['patients']} patients ({counts}), {metrics['slides']} slides. Patients were divided into "
         f"{recipe['folds']} groups; each group was scored by models trained on the other groups only, and no patient "
         f"stands on both sides. A patient with several slides gets the mean over them. The intervals say how much the "
-        f"number would move with other patients ({metrics['bootstrap']['replicates']:,} draws of patients)."
+        f"number would move with other patients scored by the same models "
+        f"({metrics['bootstrap']['replicates']:,} draws of patients); what other models, trained anew, would add is "
+        "told by --repeats. The AUC compares patients within a fold; "
+        "pooled, it also compares patients of different folds, whose models need not have one scale."
     )
 
 
@@ -111,13 +118,15 @@ def cards(evidence: Evidence) -> str:
         f'<div class="card"><div class="k">{name}</div><div class="v">{number(evidence.own[key]["value"])}</div>'
         f'<div class="ci">{interval(evidence.own[key])}</div><p>{text}</p></div>'
         for key, (name, text) in METRIC_NAMES.items()
+        if key in evidence.own  # a run made before there was one
     ]
     return f'<div class="cards">{"".join(parts)}</div>'
 
 
 def models(evidence: Evidence) -> str:
     """Return the table of the model and everything it is compared with."""
-    keys = ("auc", "weighted_log_loss", "balanced_accuracy", "brier", "ece")
+    keys: tuple[str, ...] = ("auc", "auc_pooled", "weighted_log_loss", "balanced_accuracy", "brier", "ece")
+    keys = tuple(key for key in keys if key in evidence.own)
     rows = []
     for name, found in evidence.metrics["models"].items():
         note = f'<br><span class="ci">{escape(EXPLAINED[name])}</span>' if name in EXPLAINED else ""

@@ -10,14 +10,18 @@ from scipy.stats import rankdata
 from mil.metrics import Floats
 
 
-def concordance(times_N: Floats, events_N: NDArray[np.bool_], risks_N: Floats) -> float:
+def concordance(
+    times_N: Floats, events_N: NDArray[np.bool_], risks_N: Floats, folds_N: NDArray[np.int64] | None = None
+) -> float:
     """Return Harrell's C: of the pairs whose order in time is known, how many the risks order rightly; ties one half.
 
     A pair is known when the earlier time is an event, or both are at one time and one alone is an event. Source:
-    Harrell et al. 1982.
+    Harrell et al. 1982. Given folds, only patients of one fold are compared, for models need not have one scale.
     """
     before_NN = (times_N[:, None] < times_N[None]) & events_N[:, None]
     before_NN |= (times_N[:, None] == times_N[None]) & events_N[:, None] & ~events_N[None]
+    if folds_N is not None:
+        before_NN &= folds_N[:, None] == folds_N[None]
     higher_NN = (risks_N[:, None] > risks_N[None]) + 0.5 * (risks_N[:, None] == risks_N[None])
     pairs = int(before_NN.sum())
     return float((before_NN * higher_NN).sum() / pairs) if pairs else float("nan")

@@ -21,14 +21,14 @@ from typing import Any
 import numpy as np
 
 from mil.bootstrap import draw_patients, estimate_all
-from mil.calibrate import fit_temperature
+from mil.calibrate import Calibration, fit_calibration
 from mil.cohort import Cohort
 from mil.fit import fit
 from mil.fusion import APART
 from mil.heads import HEADS
 from mil.jobs import FitJob
 from mil.material import Material, gather
-from mil.metrics import METRICS, Floats, Ints, finite, ones, softmax
+from mil.metrics import METRICS, Floats, Ints, finite, ones
 from mil.options import TrainOptions, resolve
 from mil.scores import Scores, patient_logits, read_scores
 from mil.search import Search
@@ -233,15 +233,16 @@ def _without(cohort: Cohort, left_out_N: Any) -> Cohort:
 
 
 def _loss(table: Scores, cohort: Cohort) -> float:
-    """Return the weighted log loss of a model's test patients, at the temperature of its validation patients."""
+    """Return the weighted log loss of a model's test patients, calibrated on its validation patients."""
     labels, logits = _by_patient(table, cohort, test=True)
-    probs = softmax(logits / _temperature([table], cohort))
+    probs = _calibration([table], cohort).probabilities(logits)
     return float(METRICS["weighted_log_loss"](labels, probs, ones(len(labels)))[0])
 
 
-def _temperature(tables: list[Scores] | tuple[Scores, ...], cohort: Cohort) -> float:
+def _calibration(tables: list[Scores] | tuple[Scores, ...], cohort: Cohort) -> Calibration:
     parts = [_by_patient(table, cohort, test=False) for table in tables]
-    return fit_temperature(np.concatenate([logits for _, logits in parts]), np.concatenate([own for own, _ in parts]))
+    logits_NC = np.concatenate([logits for _, logits in parts])
+    return fit_calibration("temperature", logits_NC, np.concatenate([own for own, _ in parts]))
 
 
 def _by_patient(table: Scores, cohort: Cohort, *, test: bool) -> tuple[Ints, Floats]:
@@ -259,10 +260,10 @@ def _patients(cohort: Cohort, outer: list[_Outer], options: TuneOptions) -> Json
     """Return the nested score: every patient scored once, by a setting found without the patient."""
     labels, probs = [], []
     for part in outer:
-        temperature = _temperature(part.tables, cohort)
         own = [_by_patient(table, cohort, test=True) for table in part.tables]
         labels.append(own[0][0])
-        probs.append(softmax(np.mean([logits for _, logits in own], axis=0) / temperature))
+        mean_PC = np.mean([logits for _, logits in own], axis=0)
+        probs.append(_calibration(part.tables, cohort).probabilities(mean_PC))
     labels_P, probs_PC = np.concatenate(labels), np.concatenate(probs)
     estimates = estimate_all(labels_P, probs_PC, draw_patients(len(labels_P), options.train.seed))
     return {name: finite(asdict(estimate)) for name, estimate in estimates.items()}

@@ -43,6 +43,7 @@ class Dtfd(Head):
             tuple(accumulate(sizes, initial=0)),
             instances.mean_D,
             instances.scale_D,
+            instances.limit,
             order_N if instances.order_N is None else instances.order_N[order_N],
             large=instances.streamed,
         )

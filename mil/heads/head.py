@@ -41,6 +41,8 @@ class HeadSpec:
     """What outputs are multiplied by in evaluation mode: the deviation of the values that were learnt."""
     shift: float = 0.0
     """What is then added: their mean."""
+    limit: float = 0.0
+    """Of standardised features, in standard deviations; 0: none, as in models made before there was one."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "margins", tuple(self.margins))
@@ -48,6 +50,8 @@ class HeadSpec:
             raise RequestError(f"output: expected one of {', '.join(OUTPUTS)}, found {self.output!r}")
         if self.margins and len(self.margins) != self.n_classes:
             raise RequestError(f"margins: expected {self.n_classes}, one for each class, found {len(self.margins)}")
+        if self.limit < 0:
+            raise RequestError(f"limit: expected 0 or more, found {self.limit}")
         if self.subcenters < 1:
             raise RequestError(f"subcenters: expected 1 or more, found {self.subcenters}")
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from wsi.atomic import PARTIAL, replacing, write_text
 from wsi.codecs import AUTO
 from wsi.cohort import Job
-from wsi.errors import DamagedSlideError, RequestError
+from wsi.errors import DamagedSlideError, RequestError, SlideError
 from wsi.fingerprint import fingerprint, slide_bytes
 from wsi.grid import SHARD_TILES, TASK_LEVELS, Grid, tile_means
 from wsi.layout import SUFFIX, write_image_arrays
@@ -39,7 +39,7 @@ from wsi.slide import RGB, Slide, open_slide
 from wsi.tissue import fill_holes, find_tissue
 from wsi.units import YX
 
-ALGORITHM = 3
+ALGORITHM = 4
 """Raised whenever the same settings would give other pixels or another tile list."""
 LEAST_STORED = 0.02
 """Tiles of which tissue covers this share are stored, whether they are listed or not."""
@@ -337,8 +337,10 @@ def plan_hash(plan: SlidePlan) -> str:
 
 @contextmanager
 def slide_errors(plan: SlidePlan) -> Iterator[None]:
-    """Turn a file that vanished or changed under the reader into a `DamagedSlideError`."""
+    """Turn a file that vanished, or a disk that fails, into a `SlideError`: no damage of the slide, it can be tried again."""
     try:
         yield
     except OSError as error:
-        raise DamagedSlideError(f"{plan.path.name}: reading failed: {error.strerror or error}") from None
+        raise SlideError(
+            f"{plan.path.name}: reading failed: {error.strerror or error}: run the same command again"
+        ) from None

@@ -17,7 +17,7 @@ from wsi.readers.colour import grey_to_rgb, ycbcr_to_rgb
 from wsi.readers.dicom_layout import JPEG, JPEG_2000, JPEG_LS, DicomInstance, read_instance, series_of
 from wsi.readers.jpeg_checks import check_jpeg, jpeg2000_size
 from wsi.readers.mosaic import Mosaic, TileGrid
-from wsi.slide import RGB, Level, MppClaim
+from wsi.slide import RGB, Level, MppClaim, level_downsample
 from wsi.units import Box
 
 
@@ -41,6 +41,7 @@ class DicomReader(Mosaic):
         self._closed = weakref.finalize(self, _close_all, self._descriptors)
         self.missing = self._find_missing()
         self.notes = first.notes + ((self.missing,) if self.missing else ())
+        self.notes += self._hole_notes()
         self._probe([i for i, frame in enumerate(self._instances[0].frames) if frame is not None])
 
     def _find_missing(self) -> str:
@@ -54,6 +55,10 @@ class DicomReader(Mosaic):
     def read(self, level: int, box: Box, damaged: list[Box] | None = None) -> RGB:
         """See `wsi.slide.Slide.read`."""
         return self._read_stored(level, box, damaged)
+
+    def _written(self, level: int) -> NDArray[np.bool_]:
+        frames = self._instances[level].frames
+        return np.array([frame is not None for frame in frames], bool).reshape(self._grids[level].grid)
 
     def _position(self, level: int, index: int) -> int:
         frame = self._instances[level].frames[index]
@@ -115,9 +120,7 @@ def _belongs(path: Path, series: str) -> bool:
 
 def _downsample(first: DicomInstance, instance: DicomInstance) -> float:
     ratio = ((first.shape.y / instance.shape.y) * (first.shape.x / instance.shape.x)) ** 0.5
-    nearest = round(ratio)
-    exact = all(abs(b / nearest - a) <= 1 for a, b in zip(instance.shape, first.shape, strict=True))
-    return float(nearest) if exact else ratio
+    return level_downsample(instance.shape, first.shape, ratio)
 
 
 def _samples(payload: bytes, instance: DicomInstance) -> NDArray[np.uint8]:

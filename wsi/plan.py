@@ -337,7 +337,7 @@ def plan_hash(plan: SlidePlan) -> str:
 
 @contextmanager
 def slide_errors(plan: SlidePlan) -> Iterator[None]:
-    """Turn a file that vanished, or a disk that fails, into a `SlideError`: no damage of the slide, it can be tried again."""
+    """Turn a file that vanished, or a disk that fails, into a `SlideError`: that is no damage, and is tried again."""
     try:
         yield
     except OSError as error:

@@ -213,17 +213,20 @@ def test_changed_metadata_are_told(tmp_path: Path, small_store: TileStore) -> No
     assert not is_whole(TileStore(tmp_path / "a.zarr"))
 
 
+_PAYLOAD = TiffReader.payload
+
+
 def test_a_failing_disk_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, write in (("d", write_deflate), ("p", write_pyramid)):
         path = write(tmp_path / f"{name}.tif", picture(900, 1200))
-        payload = TiffReader.payload
+
         for error in (OSError(errno.EIO, "Input/output error"), MemoryError()):
             calls = iter(range(10**6))
 
             def failing(self: TiffReader, level: int, index: int, e: BaseException = error, c: object = calls) -> bytes:
                 if next(c) == 12:  # type: ignore[call-overload]
                     raise e
-                return payload(self, level, index)
+                return _PAYLOAD(self, level, index)
 
             options = TileOptions(
                 slides=(path,), out=tmp_path / "out", workers=0, assume_mpp=0.5, on_damage="skip", overwrite=True

@@ -3,9 +3,12 @@
 A chunk is stored as (3, T, T), as viewers want it; a tile is handed over as (T, T, 3), as slides are read.
 """
 
+import struct
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import cv2
+import google_crc32c
 import imagecodecs
 import numpy as np
 from numcodecs.zstd import compress
@@ -24,6 +27,10 @@ AUTO = "auto"
 class ChunkCodec(Protocol):
     """Both directions, and the zarr v3 codec chain that other readers go by."""
 
+    @property
+    def lossless(self) -> bool:
+        """Whether decoding gives back what was encoded, bit by bit."""
+
     def encode(self, tile: RGB) -> bytes:
         """Compress uint8 (T, T, 3)."""
 
@@ -39,6 +46,8 @@ class ChunkCodec(Protocol):
 
 class Zstd:
     """Lossless, with a checksum in every chunk; every zarr v3 reader knows it."""
+
+    lossless = True
 
     def encode(self, tile: RGB) -> bytes:
         return bytes(compress(planar(tile), ZSTD_LEVEL, checksum=True))
@@ -56,24 +65,50 @@ class Zstd:
         return [{"name": "bytes"}, {"name": "zstd", "configuration": {"level": ZSTD_LEVEL, "checksum": True}}]
 
 
+@dataclass(frozen=True, slots=True)
 class Jpeg:
     """Each chunk is a complete JPEG file, copied from the slide or encoded at quality 90 without chroma subsampling.
 
-    Name and configuration are those of imagecodecs' zarr codecs, so that other readers open it.
+    Behind it stands its CRC-32C (zarr's codec ``crc32c``): a JPEG with a flipped bit decodes without a word. Name and
+    configuration are those of imagecodecs' zarr codecs, so that other readers open it.
     """
 
+    checked: bool = True
+    """Whether chunks carry the checksum; those of earlier versions do not."""
+
+    @property
+    def lossless(self) -> bool:
+        return False
+
     def encode(self, tile: RGB) -> bytes:
-        return bytes(imagecodecs.jpeg8_encode(np.ascontiguousarray(tile), JPEG_QUALITY, subsampling="444"))
+        return self.chunk(bytes(imagecodecs.jpeg8_encode(np.ascontiguousarray(tile), JPEG_QUALITY, subsampling="444")))
+
+    def chunk(self, file: bytes) -> bytes:
+        """Return the chunk that holds a JPEG file."""
+        return file + struct.pack("<I", google_crc32c.value(file)) if self.checked else file
+
+    def file(self, data: Any) -> Any:
+        """Return the JPEG file in a chunk, bytes or a view of them; `ValueError` where it is not what was written."""
+        if not self.checked:
+            return data
+        file = data[:-_CRC_BYTES]
+        if len(data) <= _CRC_BYTES or struct.unpack("<I", data[-_CRC_BYTES:])[0] != google_crc32c.value(bytes(file)):
+            raise ValueError("its bytes do not match their checksum")
+        return file
 
     def decode(self, data: bytes, tile_px: int) -> NDArray[np.uint8]:
-        return planar(jpeg_pixels(data, tile_px))
+        return planar(jpeg_pixels(self.file(data), tile_px))
 
     def decode_into(self, data: Any, out: NDArray[np.uint8]) -> None:
-        cv2.split(jpeg_pixels(data, out.shape[1]), list(out))
+        cv2.split(jpeg_pixels(self.file(data), out.shape[1]), list(out))
 
     def metadata(self) -> list[dict[str, Any]]:
         transpose = {"name": "transpose", "configuration": {"order": [1, 2, 0]}}
-        return [transpose, {"name": "imagecodecs_jpeg", "configuration": {"level": JPEG_QUALITY, "subsampling": "444"}}]
+        jpeg = {"name": "imagecodecs_jpeg", "configuration": {"level": JPEG_QUALITY, "subsampling": "444"}}
+        return [transpose, jpeg, *([{"name": "crc32c"}] if self.checked else [])]
+
+
+_CRC_BYTES = 4
 
 
 def jpeg_pixels(data: Any, tile_px: int) -> RGB:
@@ -95,8 +130,8 @@ CODEC_CHOICES = (AUTO, *CODECS)
 """What ``--codec`` takes."""
 
 
-def codec(name: str) -> ChunkCodec:
-    """Return the codec of that name, or raise `RequestError`."""
+def codec(name: str, *, checked: bool = True) -> ChunkCodec:
+    """Return the codec of that name, or raise `RequestError`; ``checked`` as in `Jpeg`."""
     if name not in CODECS:
         raise RequestError(f"codec {name!r} is not known: expected one of {', '.join(CODECS)}")
-    return CODECS[name]
+    return CODECS[name] if checked or name != "jpeg" else Jpeg(checked=False)

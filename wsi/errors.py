@@ -19,6 +19,7 @@ Each carries one message and nothing else, so that pickling (a worker raises, th
 A message says what was expected, what was found and what to do. It never tells credentials (`masked`).
 """
 
+import errno
 import re
 
 _USER = re.compile(r"""((?:[a-z][a-z0-9+.-]*:/+)?)[^\s'"/@:\\]+:(?![/\\]|\d+/)[^\s'"@]*@""", re.IGNORECASE)
@@ -93,3 +94,19 @@ class StoreError(ItemError):
 
 class BagError(ItemError):
     """A bag of features is missing, incomplete or damaged."""
+
+
+def says_damage(error: BaseException) -> bool:
+    """Tell whether an error that decoding raised speaks of the bytes.
+
+    Disks, networks and memory may do better the next time: what they say is never written down as damage. Codecs raise
+    `OSError`, too (bz2, gzip, Pillow), but without a number; and a broken file may name an impossible place (EINVAL).
+    """
+    if isinstance(error, OSError):
+        return error.errno in {None, errno.EINVAL}
+    no_memory = type(error).__name__ == "error" and getattr(error, "code", 0) == _CV2_NO_MEMORY
+    return not isinstance(error, MemoryError) and not no_memory
+
+
+_CV2_NO_MEMORY = -4
+"""OpenCV's StsNoMem: it has an error class of its own."""

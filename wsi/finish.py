@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -10,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi.atomic import PARTIAL
-from wsi.codecs import codec
 from wsi.errors import StoreError
 from wsi.grid import SHARD_TILES, TASK_LEVELS
-from wsi.layout import FILL, group, multiscales, omero, shard_path, write_json, write_small_array
+from wsi.layout import FILL, group, meta_hash, multiscales, omero, shard_path, write_json, write_small_array
 from wsi.options import AREA, DCT
 from wsi.plan import SlidePlan, read_overview, read_tissue
+from wsi.pyramid import LevelWriter
 from wsi.recipe import Recipe, recipe_hash
 from wsi.region import Receipt, raise_damage, read_receipt
 from wsi.replace import discard, put
@@ -43,15 +45,16 @@ def finish(plan: SlidePlan, regions: Sequence[YX]) -> dict[str, Any]:
     """
     receipts = [_receipt(plan, region) for region in regions]
     raise_damage(plan, receipts)
-    _coarse_levels(plan, regions)
+    _coarse_levels(plan, receipts)
     listed = _write_tiles(plan, receipts)
     _write_mask(plan)
     _write_overview(plan)
     facts = _facts(plan, receipts, listed)
     for left_over in plan.partial.rglob(f".*{PARTIAL}"):  # by a worker that was killed
         discard(left_over)
-    recipe = _recipe(plan, facts, listed)
-    write_json(plan.partial / "zarr.json", group({"ome": _ome(plan), "gigamil": _meta(plan, facts, recipe)}))
+    meta = _meta(plan, facts, _recipe(plan, facts, listed))
+    meta["sha256"] = meta_hash(json.loads(json.dumps(meta)))
+    write_json(plan.partial / "zarr.json", group({"ome": _ome(plan), "gigamil": meta}))
     discard(plan.work)
     put(plan.partial, plan.out, is_our_store)
     return facts
@@ -64,40 +67,29 @@ def _receipt(plan: SlidePlan, region: YX) -> Receipt:
     return receipt
 
 
-def _coarse_levels(plan: SlidePlan, regions: Sequence[YX]) -> None:
+def _coarse_levels(plan: SlidePlan, receipts: Sequence[Receipt]) -> None:
     """Make the levels after the fifth from the fifth, whose shards hold one chunk each."""
-    sizes = plan.grid.levels()
-    if len(sizes) <= TASK_LEVELS:
+    levels, last = range(TASK_LEVELS, len(plan.grid.levels())), TASK_LEVELS - 1
+    if not levels:
         return
-    tile_px, last = plan.grid.tile_px, TASK_LEVELS - 1
-    side, tiles = tile_px // 2, plan.grid.regions
-    pixels = np.full((tiles.y * side, tiles.x * side, 3), FILL, np.uint8)
-    present = np.zeros(tiles, bool)
-    for y, x in regions:
-        data = ShardFile(shard_path(plan.partial, last, y, x), 1).chunk(0)
-        if data is not None:
-            chunk = codec(plan.codecs[last]).decode(data, tile_px).transpose(1, 2, 0)
-            pixels[y * side : (y + 1) * side, x * side : (x + 1) * side] = halve(np.ascontiguousarray(chunk))
-            present[y, x] = True
-    for level in range(TASK_LEVELS, len(sizes)):
-        present = _any_of_four(present)
-        for y, x in np.argwhere(present):
-            tile = np.full((tile_px, tile_px, 3), FILL, np.uint8)
-            part = pixels[y * tile_px : (y + 1) * tile_px, x * tile_px : (x + 1) * tile_px]
-            tile[: part.shape[0], : part.shape[1]] = part
-            encoded = codec(plan.codecs[level]).encode(tile)
-            write_shard(shard_path(plan.partial, level, int(y), int(x)), {0: encoded}, 1)
-        pixels = halve(_even(pixels, FILL))
+
+    def write(level: int, tile: YX, data: bytes) -> None:
+        write_shard(shard_path(plan.partial, level, *tile), {0: data}, 1)
+
+    writer: LevelWriter | None = None
+    for level in (*reversed(levels), last):
+        writer = LevelWriter(plan.grid, level, plan.codecs[level], partial(write, level), _untimed, writer)
+    assert writer is not None
+    for receipt in receipts:
+        if last in receipt.shards:
+            data = ShardFile(shard_path(plan.partial, last, *receipt.region), 1).chunk(0)
+            assert data is not None
+            writer.pass_on(receipt.region, data)
+    writer.end()
 
 
-def _even(pixels: NDArray[np.uint8], fill: int) -> NDArray[np.uint8]:
-    odd = [(0, side % 2) for side in pixels.shape[:2]] + [(0, 0)] * (pixels.ndim - 2)
-    return np.pad(pixels, odd, constant_values=fill)
-
-
-def _any_of_four(present: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    padded = _even(present.astype(np.uint8), 0)
-    return (padded[::2, ::2] | padded[1::2, ::2] | padded[::2, 1::2] | padded[1::2, 1::2]).astype(bool)
+def _untimed(_step: str) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +161,9 @@ def _write_mask(plan: SlidePlan) -> None:
     um = plan.mask_mpp
     label = {
         "version": "0.5",
-        "multiscales": [multiscales("tissue", [YX(*a.shape) for a in levels], um, "yx", (um - plan.scaling.mpp) / 2)],
+        "multiscales": [
+            multiscales("tissue", [YX(*a.shape) for a in levels], um, "yx", (um - plan.scaling.mpp) / 2, averaged=False)
+        ],
         "image-label": {
             "colors": [{"label-value": 1, "rgba": [0, 160, 0, 96]}],
             "properties": [{"label-value": 1, "name": "tissue"}],
@@ -249,6 +243,7 @@ def _meta(plan: SlidePlan, facts: dict[str, Any], recipe: Recipe) -> dict[str, A
         "mask_mpp": plan.mask_mpp,
         "codec": plan.codecs[0],
         "codecs": list(plan.codecs),
+        "jpeg_checksum": "crc32c",
         "n_tiles": facts["tiles"],
         "scores": facts["scores"],
         "recipe": recipe,

@@ -51,6 +51,11 @@ class Grid:
         side, shape = self.tile_px * self.shard_tiles(level), self.levels()[level]
         return region.y * side < shape.y and region.x * side < shape.x
 
+    def level_tiles(self, level: int) -> YX:
+        """Tiles down and across at a level."""
+        height, width = self.levels()[level]
+        return YX(ceil_div(height, self.tile_px), ceil_div(width, self.tile_px))
+
     def region_tiles(self, region: YX) -> Box:
         """Return the tiles of a region as a box in tile indices, cut at the grid's end."""
         y, x = region.y * SHARD_TILES, region.x * SHARD_TILES

@@ -10,6 +10,7 @@
 Specifications: zarr v3, OME-Zarr (NGFF) 0.5.
 """
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -35,12 +36,12 @@ def group(attributes: dict[str, Any]) -> dict[str, Any]:
     return {"zarr_format": 3, "node_type": "group", "attributes": attributes}
 
 
-def image_array(shape: YX, grid: Grid, level: int, codec_name: str) -> dict[str, Any]:
-    """Return the zarr.json of one image level."""
+def image_array(shape: YX, grid: Grid, level: int, codec_name: str, *, checked: bool = True) -> dict[str, Any]:
+    """Return the zarr.json of one image level; ``checked`` as in `wsi.codecs.Jpeg`."""
     side = grid.tile_px * grid.shard_tiles(level)
     sharding = {
         "chunk_shape": [3, grid.tile_px, grid.tile_px],
-        "codecs": codec(codec_name).metadata(),
+        "codecs": codec(codec_name, checked=checked).metadata(),
         "index_codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
         "index_location": "end",
     }
@@ -58,6 +59,12 @@ def image_array(shape: YX, grid: Grid, level: int, codec_name: str) -> dict[str,
     }
 
 
+def meta_hash(meta: dict[str, Any]) -> str:
+    """Return the sha256 of our own attributes of a store's root, but for the field ``sha256`` that holds it."""
+    held = {name: value for name, value in meta.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
+
+
 def shard_key(level: int, row: int, column: int) -> str:
     """Return where a shard of an image level lies inside the store."""
     return f"{level}/c/0/{row}/{column}"
@@ -68,19 +75,35 @@ def shard_path(store: Path, level: int, row: int, column: int) -> Path:
     return store / shard_key(level, row, column)
 
 
-def multiscales(name: str, shapes: list[YX], mpp: float, axes: str, level0_um: float) -> dict[str, Any]:
-    """Return one OME-Zarr multiscales entry; the centres of coarser pixels are shifted as averaging shifts them."""
+def multiscales(
+    name: str, shapes: list[YX], mpp: float, axes: str, level0_um: float, *, averaged: bool = True
+) -> dict[str, Any]:
+    """Return one OME-Zarr multiscales entry.
+
+    Parameters
+    ----------
+    name, shapes, axes
+        Of the picture; the size of each level.
+    mpp
+        um/px of its level 0.
+    level0_um
+        Where the centre of its first pixel lies.
+    averaged
+        Averaging 2 x 2 pixels shifts the centre of a coarser level's first pixel; taking one pixel in four, the first
+        of each block, does not.
+    """
     kinds = {"c": {"name": "c", "type": "channel"}}
     spaces = {a: {"name": a, "type": "space", "unit": "micrometer"} for a in "yx"}
     leading = [1.0] * (len(axes) - 2)
+    kind = "area average" if averaged else "nearest"
     datasets = []
     for level in range(len(shapes)):
-        scale, shift = mpp * 2**level, level0_um + mpp * (2**level - 1) / 2
+        scale, shift = mpp * 2**level, level0_um + (mpp * (2**level - 1) / 2 if averaged else 0.0)
         transforms: list[dict[str, Any]] = [{"type": "scale", "scale": [*leading, scale, scale]}]
         if shift:
             transforms.append({"type": "translation", "translation": [*([0.0] * len(leading)), shift, shift]})
         datasets.append({"path": str(level), "coordinateTransformations": transforms})
-    return {"name": name, "axes": [(kinds | spaces)[a] for a in axes], "datasets": datasets, "type": "area average"}
+    return {"name": name, "axes": [(kinds | spaces)[a] for a in axes], "datasets": datasets, "type": kind}
 
 
 def omero() -> dict[str, Any]:

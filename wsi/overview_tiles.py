@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi.errors import says_damage
 from wsi.readers.tiff_reader import TiffReader
 from wsi.reduced_jpeg import can_reduce, reduced_tile
 from wsi.slide import DAMAGED_RGB, RGB, Slide
@@ -55,7 +56,9 @@ def average_tiles(
             try:
                 small = (average if inside else average_edge)(tile.y * layout.grid.x + tile.x)
                 view[:] = 255 if small is None else small[: view.shape[0], : view.shape[1]]
-            except Exception:  # codecs raise nearly anything on damaged bytes; the caller is told by the damage
+            except Exception as error:  # codecs raise nearly anything on damaged bytes; the damage tells the caller
+                if not says_damage(error):
+                    raise
                 view[:] = DAMAGED_RGB
                 damage[place] = 1
 
@@ -70,7 +73,7 @@ def _edge_averager(slide: TiffReader, level: int, factor: int, keep: bool) -> Ca
             return None
         row, column = divmod(index, layout.grid.x)
         height, width = layout.stored.y - row * layout.tile.y, layout.stored.x - column * layout.tile.x
-        visible = pixels[:height, :width]
+        visible = pixels[: min(height, layout.tile.y), : min(width, layout.tile.x)]
         if visible.shape[:2] != (min(height, layout.tile.y), min(width, layout.tile.x)):
             raise ValueError(f"expected {width} x {height} px at the edge, found {pixels.shape}")
         missing = [(0, -side % factor) for side in visible.shape[:2]]
@@ -82,7 +85,7 @@ def _edge_averager(slide: TiffReader, level: int, factor: int, keep: bool) -> Ca
 
 
 def _averager(slide: TiffReader, level: int, factor: int, keep: bool) -> Callable[[int], RGB | None]:
-    """Return a function from a tile's index to its average, None where the tile was never written."""
+    """Return a function from a tile's index to its average, None where there is nothing."""
     layout = slide.stored_levels[level]
     size = (layout.tile.x // factor, layout.tile.y // factor)
     reduction = min(8, factor)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from wsi.atomic import PARTIAL, replacing, write_text
 from wsi.codecs import AUTO
 from wsi.cohort import Job
-from wsi.errors import DamagedSlideError, RequestError
+from wsi.errors import DamagedSlideError, RequestError, SlideError
 from wsi.fingerprint import fingerprint, slide_bytes
 from wsi.grid import SHARD_TILES, TASK_LEVELS, Grid, tile_means
 from wsi.layout import SUFFIX, write_image_arrays
@@ -353,8 +353,10 @@ def read_tissue(plan: SlidePlan, *names: str) -> dict[str, NDArray[Any]]:
 
 @contextmanager
 def slide_errors(plan: SlidePlan) -> Iterator[None]:
-    """Turn a file that vanished or changed under the reader into a `DamagedSlideError`."""
+    """Turn a file that vanished, or a disk that fails, into a `SlideError`: that is no damage, and is tried again."""
     try:
         yield
     except OSError as error:
-        raise DamagedSlideError(f"{plan.path.name}: reading failed: {error.strerror or error}") from None
+        raise SlideError(
+            f"{plan.path.name}: reading failed: {error.strerror or error}: run the same command again"
+        ) from None

@@ -7,7 +7,7 @@ level of the average in the mean, at about 60 percent of the time for a half and
 import cv2
 import numpy as np
 
-from wsi.errors import DamagedSlideError
+from wsi.errors import DamagedSlideError, says_damage
 from wsi.passthrough import complete_jpeg, is_colour_jpeg
 from wsi.readers.jpeg import check_jpeg
 from wsi.readers.mosaic import one_line
@@ -37,14 +37,25 @@ def reduced_jpeg(data: bytes, reduction: int) -> RGB:
 
 
 def reduced_tile(slide: TiffReader, level: int, index: int, reduction: int) -> RGB | None:
-    """Decode one tile of a slide at a part of its size; None where it was never written."""
+    """Decode one tile of a slide at a part of its size; None where there is nothing.
+
+    Of a tile that the file does not hold, and that reaches beyond the slide, only the part on the slide is given.
+    """
     layout = slide.stored_levels[level]
     payload = slide.payload(level, index)
     if not payload:
-        return None
+        pixels = slide.tile(level, index)
+        return None if pixels is None else _smaller(pixels, reduction)
     page = layout.page
     check_jpeg(payload, layout.tile, page.jpegtables)
     return reduced_jpeg(complete_jpeg(payload, page.jpegtables, page.photometric.name, layout.tile), reduction)
+
+
+def _smaller(pixels: RGB, reduction: int) -> RGB:
+    """Average to a part of the size, rounded up; uint8 (h, w, 3)."""
+    padded = np.pad(pixels, [(0, -side % reduction) for side in pixels.shape[:2]] + [(0, 0)], mode="edge")
+    size = (padded.shape[1] // reduction, padded.shape[0] // reduction)
+    return np.asarray(cv2.resize(padded, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def read_reduced(slide: TiffReader, level: int, box: Box, reduction: int, damaged: list[Box] | None) -> RGB:
@@ -75,8 +86,11 @@ def read_reduced(slide: TiffReader, level: int, box: Box, reduction: int, damage
         try:
             pixels = reduced_tile(slide, level, index, reduction)
             if pixels is not None:
-                view[:] = pixels[max(-y0, 0) :, max(-x0, 0) :][: view.shape[0], : view.shape[1]]
+                part = pixels[max(-y0, 0) :, max(-x0, 0) :][: view.shape[0], : view.shape[1]]
+                view[: part.shape[0], : part.shape[1]] = part
         except Exception as error:  # codecs raise nearly anything on damaged bytes
+            if not says_damage(error):
+                raise
             if damaged is None:
                 raise DamagedSlideError(
                     f"{slide.path.name}: tile {index} of level {level} cannot be decoded ({one_line(error)}): "

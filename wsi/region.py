@@ -1,10 +1,13 @@
 """One Dask task: one region of the slide becomes one whole shard on each of five levels."""
 
 import json
+import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cached_property, partial
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -12,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi.atomic import write_text
-from wsi.codecs import codec, jpeg_pixels
-from wsi.errors import DamagedSlideError, StoreError
+from wsi.codecs import Jpeg
+from wsi.errors import DamagedSlideError, StoreError, says_damage
 from wsi.grid import SHARD_TILES, TASK_LEVELS, runs
 from wsi.layout import FILL, shard_path
 from wsi.overview_tiles import average_tiles
@@ -27,19 +30,21 @@ from wsi.plan import (
     slide_errors,
     write_part,
 )
+from wsi.pyramid import LevelWriter
 from wsi.readers.tiff_reader import TiffReader
-from wsi.reduced_jpeg import read_reduced, reduced_jpeg
-from wsi.resample import area_average, halve, source_box
+from wsi.reduced_jpeg import read_reduced
+from wsi.resample import area_average, source_box
 from wsi.scores.quality import tile_scores
-from wsi.shards import ShardFile, write_shard
+from wsi.shards import ShardFile, ShardWriter, writing_shard
 from wsi.single_pass import may_hold_tissue, region_part
 from wsi.slide import DAMAGED_RGB, RGB, Slide
 from wsi.units import YX, Box
 
 _SAMPLED_EVERY = 16
 """Of copied tiles, one in so many is decoded to see whether the slide is sharp."""
-Chunks = dict[int, bytes]
-"""Compressed chunks by their place in the shard, in C order."""
+_PIECE_BYTES = 16 << 20
+"""Source pixels read at once, as RGB bytes, and what is made of them: whatever slide and scale."""
+_JPEG = Jpeg()
 
 
 @dataclass(slots=True)
@@ -49,6 +54,8 @@ class Receipt:
     region: YX
     n_tiles: int = 0
     bytes_written: int = 0
+    shards: list[int] = field(default_factory=list)
+    """Levels of which a shard was written: a level may end before the region's tiles, or hold none of them."""
     kept: list[int] = field(default_factory=list)
     """Places of the stored tiles in the level-0 shard."""
     damaged: list[tuple[int, int]] = field(default_factory=list)
@@ -97,7 +104,7 @@ def read_receipt(plan: SlidePlan, region: YX) -> Receipt | None:
     receipt.damaged = [(row, column) for row, column in receipt.damaged]
     receipt.scored = [(row, column) for row, column in receipt.scored]
     try:
-        for level in task_levels(plan, region) if receipt.n_tiles else ():
+        for level in receipt.shards:
             ShardFile(shard_path(plan.partial, level, *region), plan.grid.shard_tiles(level) ** 2)
     except (StoreError, OSError, ValueError):
         return None
@@ -196,25 +203,30 @@ class _Region:
         """Decide what of a row of tiles is made; here it is decided already."""
 
     def write(self) -> None:
-        """Write the shard of every level, finest first."""
+        """Write the shard of every level: first those that are made of the finest, then each that is copied."""
         levels = task_levels(self._plan, self._region)
-        half: RGB | None = None
-        for level in levels:
-            if level:
-                self._present = any_of_four(self._present)
-            needed = level + 1 in levels and self._plan.copies[level + 1] is None
-            if self._plan.copies[level] is not None:
-                chunks, half = self._copied(level, needed)
-            elif level == 0:
-                chunks, half = self._made()
-            else:
-                assert half is not None
-                chunks, half = self._averaged(level, half)
-            with self._receipt.timed("write"):
-                path = shard_path(self._plan.partial, level, *self._region)
-                self._receipt.bytes_written += write_shard(path, chunks, self._plan.grid.shard_tiles(level) ** 2)
-            if level == 0:
-                self._receipt.n_tiles, self._receipt.kept = len(chunks), sorted(chunks)
+        heads = [i for i in levels if i == 0 or self._plan.copies[i] is not None]
+        for head, end in pairwise([*heads, len(levels)]):
+            with region_writer(self._plan, self._receipt, range(head, end)) as writer:
+                if self._plan.copies[head] is None:
+                    self._make(writer)
+                else:
+                    self._copy(head, writer)
+
+    def _make(self, writer: LevelWriter) -> None:
+        """Make level 0 from the slide's pixels."""
+        side, most = self._tile_px, max(1, _PIECE_BYTES // (3 * self._tile_px**2))
+        for row in range(SHARD_TILES):
+            self._look_ahead(row)
+            for first, last in runs(self._present[row]):
+                for start in range(first, last, most):
+                    stop = min(start + most, last)
+                    strip = self._strip(row, start, stop)
+                    for column in range(start, stop):
+                        tile = YX(self._tiles.y0 + row, self._tiles.x0 + column)
+                        pixels = strip[:, (column - start) * side : (column - start + 1) * side]
+                        self._score(*tile, pixels)
+                        writer.put(tile, pixels)
 
     def _score(self, row: int, column: int, tile: RGB) -> None:
         """Score the pixels of a tile of the grid."""
@@ -223,109 +235,175 @@ class _Region:
                 scores = tile_scores(tile, self._plan.scaling.mpp)
             self._receipt.score((row, column), scores)
 
-    def _blank(self, level: int) -> RGB:
-        """Return a white region of half that level's size."""
-        side = self._plan.grid.shard_tiles(level) * self._tile_px // 2
-        return np.full((side, side, 3), FILL, np.uint8)
-
-    def _made(self) -> tuple[Chunks, RGB]:
-        """Make level 0 from the slide's pixels; return its chunks and the region at half size."""
-        encode, side, half = codec(self._plan.codecs[0]).encode, self._tile_px, self._blank(0)
-        chunks: Chunks = {}
-        for row in range(SHARD_TILES):
-            self._look_ahead(row)
-            for start, stop in runs(self._present[row]):
-                strip = self._strip(row, start, stop)
-                with self._receipt.timed("encode"):
-                    for column in range(start, stop):
-                        tile = strip[:, (column - start) * side : (column - start + 1) * side]
-                        chunks[row * SHARD_TILES + column] = encode(tile)
-                for column in range(start, stop):
-                    tile = strip[:, (column - start) * side : (column - start + 1) * side]
-                    self._score(self._tiles.y0 + row, self._tiles.x0 + column, tile)
-                with self._receipt.timed("scale"):
-                    half[row * side // 2 : (row + 1) * side // 2, start * side // 2 : stop * side // 2] = halve(strip)
-        return chunks, half
-
     def _strip(self, row: int, start: int, stop: int) -> RGB:
         """Read one row of neighbouring tiles at the store's scale, uint8 (T, n * T, 3); note what is damaged."""
-        side, factor = self._tile_px, self._plan.scaling.factor
+        side = self._tile_px
         row, start, stop = row + self._tiles.y0, start + self._tiles.x0, stop + self._tiles.x0
         out = Box(row * side, start * side, (row + 1) * side, stop * side)
-        source = source_box(out, factor)
         damaged: list[Box] | None = [] if self._skip_damage else None
-        with self._decoding() as slide, slide_errors(self._plan):
-            level = self._plan.scaling.level
-            if self._plan.reduction > 1 and isinstance(slide, TiffReader):
-                strip = pixels = read_reduced(slide, level, source, self._plan.reduction, damaged)
-            else:
-                pixels = slide.read(level, source, damaged)
-        if self._plan.reduction == 1:
-            with self._receipt.timed("scale"):
-                strip = area_average(np.ascontiguousarray(pixels), YX(source.y0, source.x0), out, factor)
-        for part in damaged or ():
-            first, last = int(part.x0 / factor / side), int((part.x1 - 1) / factor / side)
-            for column in range(max(first, start), min(last + 1, stop)):
-                self._receipt.damage((row, column))
-                strip[:, (column - start) * side : (column - start + 1) * side] = DAMAGED_RGB
+        pieces = list(self._pieces(out))
+        if len(pieces) == 1:
+            strip = self._pixels(out, damaged)
+        else:
+            strip = np.empty((*out.shape, 3), np.uint8)
+            for piece in pieces:
+                y, x = piece.y0 - out.y0, piece.x0 - out.x0
+                strip[y : y + piece.shape.y, x : x + piece.shape.x] = self._pixels(piece, damaged)
+        factor = self._plan.scaling.factor
+        lost = {
+            column
+            for part in damaged or ()
+            if row in averaging_tiles(part.y0, part.y1, side, factor)
+            for column in averaging_tiles(part.x0, part.x1, side, factor)
+        }
+        for column in sorted(lost.intersection(range(start, stop))):
+            self._receipt.damage((row, column))
+            strip[:, (column - start) * side : (column - start + 1) * side] = DAMAGED_RGB
         return strip
 
-    def _averaged(self, level: int, pixels: RGB) -> tuple[Chunks, RGB]:
-        """Compress a level whose pixels are there; return its chunks and the region at half size."""
-        encode, side, places = codec(self._plan.codecs[level]).encode, self._tile_px, self._plan.grid.shard_tiles(level)
-        chunks: Chunks = {}
-        with self._receipt.timed("encode"):
-            for row, column in np.argwhere(self._present).tolist():
-                tile = pixels[row * side : (row + 1) * side, column * side : (column + 1) * side]
-                chunks[row * places + column] = encode(tile)
+    def _pieces(self, out: Box) -> Iterator[Box]:
+        """Cut a box into pieces whose source pixels fit into memory; rather square, for tiles at edges decode twice."""
+        scaling = self._plan.scaling
+        if self._plan.reduction > 1:  # decoded tile by tile
+            yield out
+            return
+        height, width = piece_shape(out.shape, scaling.factor, self._native)
+        for y in range(out.y0, out.y1, height):
+            for x in range(out.x0, out.x1, width):
+                yield Box(y, x, min(y + height, out.y1), min(x + width, out.x1))
+
+    @cached_property
+    def _native(self) -> YX | None:
+        """Size of the slide's own tiles."""
+        return cached_slide(self._plan.path, self._plan.reader).levels[self._plan.scaling.level].tile
+
+    def _pixels(self, out: Box, damaged: list[Box] | None) -> RGB:
+        """Return a box of the store's level 0, uint8 (h, w, 3)."""
+        level, factor = self._plan.scaling.level, self._plan.scaling.factor
+        source = source_box(out, factor)
+        with self._decoding() as slide, slide_errors(self._plan):
+            if self._plan.reduction > 1 and isinstance(slide, TiffReader):
+                return read_reduced(slide, level, source, self._plan.reduction, damaged)
+            pixels = slide.read(level, source, damaged)
         with self._receipt.timed("scale"):
-            return chunks, halve(pixels)
+            return area_average(np.ascontiguousarray(pixels), YX(source.y0, source.x0), out, factor)
 
-    def _copied(self, level: int, needed: bool) -> tuple[Chunks, RGB | None]:
-        """Copy a level's JPEG tiles; where ``needed``, decode them at half their size for the next level, too."""
-        places, side = self._plan.grid.shard_tiles(level), self._tile_px // 2
-        corner = YX(self._region.y * places, self._region.x * places)
-        half = self._blank(level) if needed else None
-        chunks: Chunks = {}
-        for row, column in np.argwhere(self._present).tolist():
-            tile = YX(corner.y + row, corner.x + column)
-            data, small = self._copied_tile(level, tile, needed)
-            if data is None:
-                continue
-            chunks[row * places + column] = data
-            if half is not None and small is not None:
-                half[row * side : (row + 1) * side, column * side : (column + 1) * side] = small
-        return chunks, half
+    def _copy(self, level: int, writer: LevelWriter) -> None:
+        """Copy a level's JPEG tiles; decode them where a level is made of them."""
+        present = self._present
+        for _ in range(level):
+            present = any_of_four(present)
+        side, end = self._plan.grid.shard_tiles(level), self._plan.grid.level_tiles(level)
+        for row, column in np.argwhere(present).tolist():
+            tile = YX(self._region.y * side + row, self._region.x * side + column)
+            if tile.y < end.y and tile.x < end.x:  # halving may end just before it
+                writer.put_stored(tile, *self._copied_tile(level, tile, writer))
 
-    def _copied_tile(self, level: int, tile: YX, needed: bool) -> tuple[bytes | None, RGB | None]:
-        """Return a tile's bytes and, where ``needed``, its pixels at half size; score it if its turn has come."""
+    def _copied_tile(self, level: int, tile: YX, writer: LevelWriter) -> tuple[bytes, RGB | None]:
+        """Return a tile's chunk and, where a level is made of it, its pixels; score it if its turn has come."""
         source = self._plan.copies[level]
         assert source is not None
+        scored = level == 0 and self._is_sampled(tile)
         try:
             with self._decoding() as slide:
                 assert isinstance(slide, TiffReader)
-                data = copy_tile(slide, source, *tile)
-                small = reduced_jpeg(data, 2) if data and needed else None
-                pixels = jpeg_pixels(data, self._tile_px) if data and level == 0 and self._is_sampled(tile) else None
+                file = copy_tile(slide, source, *tile)
+                data = _JPEG.chunk(file) if file else _JPEG.encode(self._unwritten(slide, source, tile))
+                pixels = writer.decoded(tile, data) if scored or writer.wants_pixels else None
         except Exception as error:  # codecs raise nearly anything on damaged bytes
+            if not says_damage(error) or (isinstance(error, DamagedSlideError) and not self._skip_damage):
+                raise
             if not self._skip_damage:
-                if isinstance(error, DamagedSlideError):
-                    raise
                 raise DamagedSlideError(
                     f"{self._plan.path.name}: tile {tuple(tile)} of level {source} cannot be decoded ({error}): "
                     "copy the file again, or give --on-damage skip"
                 ) from None
-            pixels, small = None, np.full((self._tile_px // 2, self._tile_px // 2, 3), DAMAGED_RGB, np.uint8)
-            data = codec("jpeg").encode(small.repeat(2, axis=0).repeat(2, axis=1))
+            data = _JPEG.encode(np.full((self._tile_px, self._tile_px, 3), DAMAGED_RGB, np.uint8))
+            pixels, scored = writer.decoded(tile, data), False
             if level == 0:
                 self._receipt.damage(tile)
-        if pixels is not None:
+        if scored and pixels is not None:
             self._score(*tile, pixels)
-        return data, small
+        return data, pixels
+
+    def _unwritten(self, slide: TiffReader, level: int, tile: YX) -> RGB:
+        """Return what stands where the slide holds no tile: its finer level at that place, or background."""
+        out = np.full((self._tile_px, self._tile_px, 3), FILL, np.uint8)
+        pixels = slide.tile(level, tile.y * slide.grid(level).grid.x + tile.x)
+        if pixels is not None:
+            out[: pixels.shape[0], : pixels.shape[1]] = pixels
+        return out
 
     def _is_sampled(self, tile: YX) -> bool:
         """Tell whether a copied tile is decoded for its scores: all of them on request, else a few for the median."""
         return self._plan.options.scores_every_tile or (tile.y * 5 + tile.x) % _SAMPLED_EVERY == 0
+
+
+@contextmanager
+def region_writer(plan: SlidePlan, receipt: Receipt, levels: range) -> Iterator[LevelWriter]:
+    """Give the writer of a region's level; the levels after it are made of it. What is written goes into the receipt.
+
+    Parameters
+    ----------
+    levels
+        Of which the region is a shard, without gaps.
+    """
+    shards: list[tuple[int, ShardWriter]] = []
+    with ExitStack() as opened:
+        writer: LevelWriter | None = None
+        for level in reversed(levels):
+            side = plan.grid.shard_tiles(level)
+            path = shard_path(plan.partial, level, *receipt.region)
+            shards.append((level, opened.enter_context(writing_shard(path, side**2))))
+            sink = partial(_put, shards[-1][1], side, receipt)
+            writer = LevelWriter(plan.grid, level, plan.codecs[level], sink, receipt.timed, writer)
+        assert writer is not None
+        yield writer
+        writer.end()
+    receipt.bytes_written += sum(shard.size for _, shard in shards)
+    for level, shard in shards:
+        receipt.shards += [level] if shard.size else []
+        if level == 0:
+            receipt.kept = shard.kept
+            receipt.n_tiles = len(receipt.kept)
+
+
+def _put(shard: ShardWriter, side: int, receipt: Receipt, tile: YX, data: bytes) -> None:
+    with receipt.timed("write"):
+        shard.put(tile.y % side * side + tile.x % side, data)
+
+
+def piece_shape(out: YX, factor: float, native: YX | None) -> YX:
+    """Return the size of the pieces in which a box is read, so that none takes more than 16 MiB of source pixels.
+
+    Parameters
+    ----------
+    out
+        Size of the box, in the store's pixels.
+    factor
+        Source pixels per store pixel.
+    native
+        Size of the slide's own tiles: one is never cut across its width, as strips would be decoded again and again.
+    """
+    most = _PIECE_BYTES / (3 * factor**2)
+    tile = native or YX(1, 1)
+    height = min(out.y, max(1, int(max(most**0.5, tile.y / factor))))
+    width = min(out.x, max(1, int(max(most / height, tile.x / factor))))
+    return YX(max(1, min(height, int(most / width))), width)
+
+
+def averaging_tiles(start: int, stop: int, tile_px: int, factor: float) -> range:
+    """Return the rows (or columns) of tiles that average any source pixel from ``start`` to ``stop``.
+
+    Parameters
+    ----------
+    start, stop
+        In pixels of the level that is read.
+    tile_px, factor
+        Side of a tile, and source pixels per store pixel. Below 1, pixels are interpolated: a tile reaches further.
+    """
+    reach, tile_v = max(0.0, (1 - factor) / 2), tile_px * factor
+    return range(max(0, math.floor((start - reach) / tile_v + 1e-9)), math.ceil((stop + reach) / tile_v - 1e-9))
 
 
 class _RegionOnce(_Region):

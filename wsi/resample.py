@@ -1,6 +1,7 @@
 """Area averaging: each output pixel is the mean of the input area that it covers."""
 
 from functools import lru_cache
+from typing import Any
 
 import cv2
 import numpy as np
@@ -49,20 +50,22 @@ def area_average(pixels: RGB, origin: YX, out: Box, scale: float) -> RGB:
     """
     if scale == 1:
         return pixels
+    if scale == 2:
+        return halve(pixels, first=(out.y0 + out.x0) % 2)
     if float(scale).is_integer():
         return np.asarray(cv2.resize(pixels, (out.shape.x, out.shape.y), interpolation=cv2.INTER_AREA), np.uint8)
-    rows = _along_first(pixels.astype(np.float32), origin.y, out.y0, out.y1, scale)
+    rows = _along_first(pixels, origin.y, out.y0, out.y1, scale)
     columns = _along_first(np.ascontiguousarray(rows.transpose(1, 0, 2)), origin.x, out.x0, out.x1, scale)
     return np.rint(columns.transpose(1, 0, 2)).astype(np.uint8)
 
 
-def _along_first(values: NDArray[np.float32], origin: int, start: int, stop: int, scale: float) -> NDArray[np.float32]:
+def _along_first(values: NDArray[Any], origin: int, start: int, stop: int, scale: float) -> NDArray[np.float32]:
     flat = values.reshape(len(values), -1)
     out = np.empty((stop - start, flat.shape[1]), np.float32)
     for block in range(start, stop, _BLOCK):
         first, weights = _weights(block, min(block + _BLOCK, stop), scale)
         low = first - origin
-        rows = flat[max(low, 0) : low + weights.shape[1]]
+        rows = flat[max(low, 0) : low + weights.shape[1]].astype(np.float32, copy=False)
         cut = weights[:, max(-low, 0) : max(-low, 0) + len(rows)]
         out[block - start : block - start + len(weights)] = cut @ rows
     return out.reshape(stop - start, *values.shape[1:])
@@ -83,10 +86,25 @@ def _weights(start: int, stop: int, scale: float) -> tuple[int, NDArray[np.float
     return first, (np.maximum(overlap, 0) / scale).astype(np.float32)
 
 
-def halve(pixels: RGB) -> RGB:
-    """Average each 2 x 2 block; an odd last row or column is left out. uint8 (h, w, c) to (h // 2, w // 2, c)."""
+def halve(pixels: RGB, first: int = 0) -> RGB:
+    """Average each 2 x 2 block; an odd last row or column is left out. uint8 (h, w, c) to (h // 2, w // 2, c).
+
+    A mean that ends in one half goes up and down by turns, like the squares of a chessboard, of which the first is
+    ``first`` (0 goes up): so eight levels of halving do not make a slide brighter. Half to even would: of values that
+    are nearly alike it moves each half the same way.
+    """
     height, width = pixels.shape[0] // 2, pixels.shape[1] // 2
     if height == 0 or width == 0:
         return np.empty((height, width, *pixels.shape[2:]), np.uint8)
     even = pixels[: 2 * height, : 2 * width]
-    return np.asarray(cv2.resize(even, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+    up = cv2.resize(even, (width, height), interpolation=cv2.INTER_AREA)  # OpenCV's own: one half goes up
+    down = cv2.bitwise_not(cv2.resize(cv2.bitwise_not(even), (width, height), interpolation=cv2.INTER_AREA))
+    cv2.copyTo(down, _chessboard(height, width, first), up)
+    return np.asarray(up, np.uint8).reshape(height, width, *pixels.shape[2:])
+
+
+@lru_cache(maxsize=16)
+def _chessboard(height: int, width: int, first: int) -> NDArray[np.uint8]:
+    """Return uint8 (height, width), 255 where the halves go down."""
+    y, x = np.ogrid[:height, :width]
+    return ((y + x + first) % 2 * 255).astype(np.uint8)

@@ -1,26 +1,26 @@
 """After a single pass: a region that kept far more tiles than the mask wants is trimmed, one that lacks any made anew.
 
-Trimming copies compressed chunks and decodes nothing. A few tiles too many are left where they are: the tile list says
-which count. A coarser chunk may show a little of the empty slide around the tissue where the tiles below it are absent.
+A few tiles too many are left where they are: the tile list says which count.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi.grid import SHARD_TILES
 from wsi.layout import shard_path
 from wsi.plan import SlidePlan, read_tissue
 from wsi.region import (
     Receipt,
-    any_of_four,
     in_region,
     make_region,
     read_receipt,
     receipt_path,
+    region_writer,
     task_levels,
     write_receipt,
 )
 from wsi.replace import discard
-from wsi.shards import ShardFile, write_shard
+from wsi.shards import ShardFile
 from wsi.units import YX
 
 _SPARE_SHARE, _SPARE_TILES = 0.25, 4
@@ -62,16 +62,14 @@ def settle_region(plan: SlidePlan, region: YX) -> None:
 
 
 def _trim(plan: SlidePlan, receipt: Receipt, wanted: NDArray[np.bool_]) -> None:
-    receipt.kept = np.flatnonzero(wanted).tolist()
-    receipt.n_tiles, receipt.bytes_written = len(receipt.kept), 0
-    for level in task_levels(plan, receipt.region):
-        wanted = any_of_four(wanted) if level else wanted
-        path, count = shard_path(plan.partial, level, *receipt.region), plan.grid.shard_tiles(level) ** 2
-        if receipt.n_tiles:
-            shard = ShardFile(path, count)
-            found = {place: shard.chunk(place) for place in np.flatnonzero(wanted).tolist()}
-            chunks = {place: data for place, data in found.items() if data is not None}
-            receipt.bytes_written += write_shard(path, chunks, count)
-        else:
-            discard(path)
+    """Keep the wanted chunks of level 0 as they are, and make the coarser levels of what is left."""
+    shard = ShardFile(shard_path(plan.partial, 0, *receipt.region), SHARD_TILES**2)
+    corner = plan.grid.region_tiles(receipt.region)
+    receipt.bytes_written, receipt.shards = 0, []
+    with region_writer(plan, receipt, range(len(task_levels(plan, receipt.region)))) as writer:
+        for place in np.flatnonzero(wanted).tolist():
+            row, column = divmod(place, SHARD_TILES)
+            tile, data = YX(corner.y0 + row, corner.x0 + column), shard.chunk(place)
+            assert data is not None
+            writer.put_stored(tile, data, writer.decoded(tile, data))
     write_receipt(plan, receipt)

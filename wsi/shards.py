@@ -6,9 +6,11 @@ little-endian, chunks in C order, 2^64-1 for an absent chunk), then the index's 
 
 import mmap
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO
 
 import google_crc32c
 import numpy as np
@@ -24,30 +26,63 @@ _OPEN_SHARDS = 128
 """Shards that a process keeps mapped; each holds one file descriptor."""
 
 
-def write_shard(path: Path, chunks: Mapping[int, bytes], n_chunks: int) -> int:
-    """Write a shard, whole or not at all; return its size in bytes.
+class ShardWriter:
+    """A shard that is being written, chunk by chunk, so that no more than one of them is in memory."""
+
+    def __init__(self, path: Path, n_chunks: int, opened: ExitStack) -> None:
+        self._path = path
+        self._opened = opened
+        self._file: BinaryIO | None = None
+        self._index = np.full((n_chunks, 2), ABSENT, "<u8")
+        self.size = 0
+        """Bytes written."""
+
+    def put(self, place: int, data: bytes | memoryview) -> None:
+        """Append a compressed chunk; ``place`` is its own in C order."""
+        if self._file is None:
+            self._file = self._opened.enter_context(self._opened.enter_context(replacing(self._path)).open("wb"))
+        self._file.write(data)
+        self._index[place] = self.size, len(data)
+        self.size += len(data)
+
+    @property
+    def kept(self) -> list[int]:
+        """Places of the chunks that were put in, in C order."""
+        places: list[int] = np.flatnonzero(self._index[:, 0] != ABSENT).tolist()
+        return places
+
+    def end(self) -> None:
+        """Append the index, where there is any chunk."""
+        if self._file is not None:
+            encoded = self._index.tobytes()
+            self.size += self._file.write(encoded + struct.pack("<I", google_crc32c.value(encoded)))
+
+
+@contextmanager
+def writing_shard(path: Path, n_chunks: int) -> Iterator[ShardWriter]:
+    """Give a writer; when the block ends without an error the shard is whole. Without chunks there is no file.
 
     Parameters
     ----------
     path
-        Where; the folder is made.
-    chunks
-        Compressed chunks by their place in C order. Empty: nothing is written and 0 returned.
+        Where; the folder is made. A shard that is there already is replaced, or removed where no chunk comes.
     n_chunks
         Number of places in the index.
     """
-    if not chunks:
-        return 0
-    index = np.full((n_chunks, 2), ABSENT, "<u8")
-    offset = 0
-    for place in sorted(chunks):
-        index[place] = offset, len(chunks[place])
-        offset += len(chunks[place])
-    encoded = index.tobytes()
-    checksum = struct.pack("<I", google_crc32c.value(encoded))
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        file.writelines([*(chunks[place] for place in sorted(chunks)), encoded, checksum])
-    return offset + len(encoded) + len(checksum)
+    with ExitStack() as opened:
+        writer = ShardWriter(path, n_chunks, opened)
+        yield writer
+        writer.end()
+    if not writer.size:
+        path.unlink(missing_ok=True)
+
+
+def write_shard(path: Path, chunks: Mapping[int, bytes], n_chunks: int) -> int:
+    """Write a shard of chunks by their place, as `writing_shard` does; return its size in bytes, 0 without chunks."""
+    with writing_shard(path, n_chunks) as writer:
+        for place in sorted(chunks):
+            writer.put(place, chunks[place])
+    return writer.size
 
 
 def parse_index(tail: bytes, n_chunks: int, name: str) -> NDArray[np.uint64]:

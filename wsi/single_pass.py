@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from wsi.background import estimate_background
 from wsi.density import largest_density
+from wsi.errors import says_damage
 from wsi.grid import SHARD_TILES, Grid
 from wsi.overview import OverviewPlan
 from wsi.overview_tiles import can_average_tiles
@@ -71,7 +72,9 @@ def _sampled_background(slide: TiffReader, overview: OverviewPlan) -> tuple[tupl
     for index in chosen.tolist():
         try:
             pixels = slide.tile(overview.level, index)
-        except Exception:  # codecs raise nearly anything on damaged bytes; the pass itself reports it
+        except Exception as error:  # codecs raise nearly anything on damaged bytes; the pass itself reports it
+            if not says_damage(error):
+                raise
             continue
         if pixels is not None:
             patches.append(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))

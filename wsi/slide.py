@@ -36,6 +36,22 @@ class Level:
     """Size of the file's own tiles in pixels, None where the reader does not know."""
 
 
+def level_downsample(shape: tuple[int, int], first: tuple[int, int], ratio: float) -> float:
+    """Return the true factor between a level and level 0.
+
+    Parameters
+    ----------
+    shape, first
+        Pixels of the level and of level 0, along the same axes.
+    ratio
+        Quotient of their sizes. It is off by the rounding of the level's size: 4.0003 is 4 where a quarter of level 0
+        has just that size, and 4.03 is not.
+    """
+    nearest = max(1, round(ratio))
+    whole = all(abs(length / nearest - short) < 1 for short, length in zip(shape, first, strict=True))
+    return float(nearest) if whole else ratio
+
+
 @dataclass(frozen=True, slots=True)
 class MppClaim:
     """What the file says about its resolution, believed or not."""

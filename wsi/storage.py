@@ -134,6 +134,8 @@ class LocalFolder:
                 raise ValueError(odd)
             return zarr.open_array(self.path / key, mode="r")
         except Exception as error:  # zarr-python raises nearly anything on damaged files
+            if isinstance(error, MemoryError):
+                raise
             raise StoreError(f"{self.path / key}: cannot be read as a zarr array ({error})") from None
 
     def find(self, key: str) -> list[str]:

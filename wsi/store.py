@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from wsi.atomic import PARTIAL
 from wsi.channels import smallest
 from wsi.codecs import ChunkCodec, codec
-from wsi.errors import RequestError, StoreError, masked
+from wsi.errors import RequestError, StoreError, masked, says_damage
 from wsi.grid import Grid
 from wsi.layout import FILL, SUFFIX, shard_key
 from wsi.slide import RGB
@@ -146,7 +146,12 @@ class TileStore:
 
     def codec_of(self, level: int) -> ChunkCodec:
         """Return the codec of that level's chunks; levels may differ (JPEG tiles copied from the slide)."""
-        return codec(self.codec_names[level])
+        return codec(self.codec_names[level], checked=self.is_checked)
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether JPEG chunks carry checksums; those of earlier versions do not."""
+        return bool(self._meta.get("jpeg_checksum"))
 
     def read_tiles(
         self,
@@ -198,7 +203,8 @@ class TileStore:
 
         Returns
         -------
-        bool (n,): which of them are stored; what is not leaves ``out`` as it was.
+        bool (n,): which of them are stored; what is not leaves ``out`` as it was. Beyond the slide is white, whatever
+        a scanner's copied tile holds there.
         """
         there = np.zeros(len(places), bool)
         side = self.grid.shard_tiles(level)
@@ -220,14 +226,20 @@ class TileStore:
         self, level: int, places: NDArray[Any], held: list[tuple[int, Any]], out: NDArray[np.uint8], threads: int
     ) -> None:
         decode_into = self.codec_of(level).decode_into
+        height, width = self.grid.levels()[level]
 
         def fill(part: Iterable[tuple[int, Any]]) -> None:
             for i, data in part:
                 try:
                     decode_into(data, out[i])
                 except Exception as error:  # codecs raise nearly anything on damaged bytes
+                    if not says_damage(error):
+                        raise
                     what = f"tile ({places[i][0]}, {places[i][1]})" + (f" of level {level}" if level else "")
                     raise StoreError(f"{self.path}: {what} is damaged ({error}): tile the slide again") from None
+                row, column = places[i]
+                out[i, :, max(0, height - int(row) * self.tile_px) :] = FILL
+                out[i, :, :, max(0, width - int(column) * self.tile_px) :] = FILL
 
         if threads <= 1 or len(held) < 2:
             fill(held)
@@ -282,6 +294,8 @@ class TileStore:
         except StoreError as error:
             raise StoreError(f"{error}: tile the slide again") from None
         except Exception as error:  # zarr-python raises nearly anything on damaged files
+            if not says_damage(error):
+                raise
             raise StoreError(f"{self.path}: {key} cannot be read ({error}): tile the slide again") from None
 
     def _column(self, name: str, dtype: type[np.generic], shape: tuple[int, ...] | None = None) -> NDArray[Any]:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from wsi.atomic import PARTIAL
 from wsi.cpu import usable_cpus
-from wsi.errors import GigamilError, RequestError, StoreError
-from wsi.layout import group, image_array, multiscales, omero, shard_key
+from wsi.errors import GigamilError, RequestError, StoreError, says_damage
+from wsi.layout import group, image_array, meta_hash, multiscales, omero, shard_key
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.recipe import recipe_hash
 from wsi.shards import ABSENT, shard_index
@@ -94,12 +94,16 @@ def _verify_one(store: TileStore, pool: ThreadPoolExecutor, window: int, quick: 
     if problems:
         more = f"; {len(problems) - 1} more problems" if len(problems) > 1 else ""
         return Outcome(store.image_id, Status.FAILED, f"{problems[0]}{more}: remove it and tile the slide again", facts)
-    return Outcome(store.image_id, Status.DONE, "", facts)
+    unchecked = "jpeg" in store.codec_names and not store.is_checked
+    note = "its JPEG chunks were decoded, but carry no checksum: an earlier version made them" if unchecked else ""
+    return Outcome(store.image_id, Status.DONE, note, facts)
 
 
 def _recipe(store: TileStore) -> Iterator[str]:
     if recipe_hash(store.recipe) != store.recipe_hash:
         yield "the recipe does not match its hash: the metadata was changed after tiling"
+    elif store.meta.get("sha256", meta_hash(store.meta)) != meta_hash(store.meta):
+        yield "zarr.json does not match its hash: the metadata was changed after tiling"
 
 
 def _metadata(store: TileStore) -> Iterator[str]:
@@ -116,7 +120,7 @@ def _metadata(store: TileStore) -> Iterator[str]:
             document = json.loads(found[level + 1] or b"missing")
         except (ValueError, RecursionError):
             document = None
-        if document != json.loads(json.dumps(image_array(shape, store.grid, level, name))):
+        if document != json.loads(json.dumps(image_array(shape, store.grid, level, name, checked=store.is_checked))):
             yield f"{level}/zarr.json is missing or differs from what the store's layout says"
 
 
@@ -236,9 +240,11 @@ def _decode_all(store: TileStore, level: int, data: bytes, index: NDArray[np.uin
     for place in np.flatnonzero(index[:, 0] != ABSENT).tolist():
         offset, size = index[place].tolist()
         where = f"{key}: chunk ({place // side}, {place % side})"
-        if jpeg and _JPEG_END not in data[offset + max(0, size - 16) : offset + size]:
+        if jpeg and _JPEG_END not in data[offset + max(0, size - 20) : offset + size]:
             raise StoreError(f"{where} is cut short")  # the decoder would fill it up with grey
         try:
             store.codec_of(level).decode_into(view[offset : offset + size], out)
         except Exception as error:  # codecs raise nearly anything on damaged bytes
+            if not says_damage(error):
+                raise
             raise StoreError(f"{where} cannot be decoded ({error})") from None

@@ -142,7 +142,7 @@ def test_jpeg_tiles_are_copied_undecoded(tmp_path: Path, jpeg_store: TileStore) 
         page = tiff.pages.first
         index = row * -(-page.imagewidth // 256) + column
         tiff.filehandle.seek(page.dataoffsets[index])
-        assert tiff.filehandle.read(page.databytecounts[index]) == bytes(chunk)
+        assert tiff.filehandle.read(page.databytecounts[index]) == bytes(chunk)[:-4]  # without its checksum
         np.testing.assert_array_equal(page.asarray().transpose(2, 0, 1), jpeg_store.read_level(0))
     with openslide.OpenSlide(out) as slide:
         pixels = np.asarray(slide.read_region((0, 0), 0, slide.dimensions))[..., :3]

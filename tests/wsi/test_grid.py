@@ -73,3 +73,10 @@ def test_tissue_fractions_of_a_known_mask() -> None:
     mask = np.zeros((4, 6), np.uint8)
     mask[:2, :3] = 1
     np.testing.assert_allclose(tile_means(mask, 2, YX(2, 3), (4, 6)), [[1, 0.5, 0], [0, 0, 0]])
+
+
+def test_edge_tiles_are_judged_by_what_lies_on_the_slide() -> None:
+    mask = np.zeros((12, 12), np.uint8)
+    mask[:9, :9] = 1
+    np.testing.assert_allclose(tile_means(mask, 4.0, YX(3, 3), (9.0, 9.0)), 1.0)
+    np.testing.assert_allclose(tile_means(mask, 4.0, YX(3, 3), (9.0, 9.5))[0], [1, 1, 1 / 1.5])

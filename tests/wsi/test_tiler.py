@@ -114,18 +114,6 @@ def test_background_tiles_cost_nothing_unless_kept(
     np.testing.assert_array_equal(kept.tiles_yx, small_store.tiles_yx)
 
 
-def test_a_fractional_scale_has_no_seams(tmp_path: Path, deflate_slide: Path, tiled: Tiled) -> None:
-    store = tiled(deflate_slide, tmp_path, target_mpp=0.8, keep_background=True)
-    from wsi.resample import area_average
-    from wsi.slide import open_slide
-    from wsi.units import YX, Box
-
-    source = open_slide(deflate_slide).read(0, Box(0, 0, 1500, 1900))
-    height, width = store.shape_yx
-    whole = area_average(source, YX(0, 0), Box(0, 0, height, width), 1.6)
-    assert np.abs(store.read_level(0).transpose(1, 2, 0).astype(int) - whole).max() <= 1
-
-
 def test_no_path_and_no_scanner_text_goes_into_the_store(tmp_path: Path, tiled: Tiled) -> None:
     secret = "Doe^Jane"
     path = write_pyramid(tmp_path / "x.tif", picture(600, 600), levels=1, description=secret, software=secret)

@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 
 from wsi.atomic import replacing
 from wsi.claim import claim
+from wsi.codecs import Jpeg
 from wsi.cpu import usable_cpus
-from wsi.errors import RecipeMismatchError, RequestError
+from wsi.errors import RecipeMismatchError, RequestError, StoreError
 from wsi.export.jpeg_form import JpegForm, jpeg_form
 from wsi.export.ome_xml import ome_xml
 from wsi.layout import FILL, shard_key
@@ -207,17 +208,27 @@ class _LevelWriter:
         ]
         return self._store.folder.chunks(wanted, side**2)
 
+    def _files(self, row: int) -> list[Any]:
+        """Return the JPEG files of a row's chunks, None where there is none."""
+        codec = self._store.codec_of(self._level)
+        assert isinstance(codec, Jpeg)
+        try:
+            return [None if data is None else codec.file(data) for data in self._chunks(row)]
+        except ValueError as error:
+            where = f"a tile of row {row} of level {self._level}"
+            raise StoreError(f"{self._store.path}: {where} is damaged ({error}): tile the slide again") from None
+
     def _copied_form(self) -> JpegForm | None:
         """Return what all of the level's chunks are alike in, None where they are not JPEG files of one form."""
         if self._store.codec_names[self._level] != "jpeg":
             return None
-        forms = {jpeg_form(data) for row in range(self._count.y) for data in self._chunks(row) if data is not None}
+        forms = {jpeg_form(data) for row in range(self._count.y) for data in self._files(row) if data is not None}
         return forms.pop() if len(forms) == 1 else None
 
     def _row(self, row: int) -> list[bytes]:
         if self._copied and self._form:
             as_tile = self._form.as_tile
-            return [self._blank if data is None else as_tile(data) for data in self._chunks(row)]
+            return [self._blank if data is None else as_tile(data) for data in self._files(row)]
         tile_px, width = self._store.tile_px, self._count.x
         pixels = np.empty((width, 3, tile_px, tile_px), np.uint8)
         places = np.array(list(product([row], range(width))))

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import imagecodecs
 import numpy as np
+from numpy.typing import NDArray
 
 from wsi.readers.colour import DICOM_SPACES, grey_to_rgb, jpeg2000_space, jpeg_codec_spaces, ycbcr_to_rgb
 from wsi.readers.dicom_layout import JPEG, JPEG_2000, JPEG_LS, DicomInstance, read_instance, series_files
 from wsi.readers.jpeg import check_jpeg
 from wsi.readers.jpeg2000 import check_jpeg2000
 from wsi.readers.mosaic import Mosaic, TileGrid
-from wsi.slide import RGB, Level, MppClaim
+from wsi.slide import RGB, Level, MppClaim, level_downsample
 from wsi.units import Box
 
 
@@ -40,6 +41,7 @@ class DicomReader(Mosaic):
         self._closed = weakref.finalize(self, _close_all, self._descriptors)
         self.missing = self._find_missing()
         self.notes = first.notes + ((self.missing,) if self.missing else ())
+        self.notes += self._hole_notes()
         self._probe([i for i, frame in enumerate(self._instances[0].frames) if frame is not None])
 
     def _find_missing(self) -> str:
@@ -53,6 +55,10 @@ class DicomReader(Mosaic):
     def read(self, level: int, box: Box, damaged: list[Box] | None = None) -> RGB:
         """See `wsi.slide.Slide.read`."""
         return self._read_stored(level, box, damaged)
+
+    def _written(self, level: int) -> NDArray[np.bool_]:
+        frames = self._instances[level].frames
+        return np.array([frame is not None for frame in frames], bool).reshape(self._grids[level].grid)
 
     def _position(self, level: int, index: int) -> int:
         frame = self._instances[level].frames[index]
@@ -101,9 +107,7 @@ def _series(path: Path) -> tuple[DicomInstance, ...]:
 
 def _downsample(first: DicomInstance, instance: DicomInstance) -> float:
     ratio = ((first.shape.y / instance.shape.y) * (first.shape.x / instance.shape.x)) ** 0.5
-    nearest = round(ratio)
-    exact = all(abs(b / nearest - a) <= 1 for a, b in zip(instance.shape, first.shape, strict=True))
-    return float(nearest) if exact else ratio
+    return level_downsample(instance.shape, first.shape, ratio)
 
 
 def _rgb(payload: bytes, instance: DicomInstance) -> RGB:

@@ -8,16 +8,23 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from threading import Lock
 
+import cv2
 import numpy as np
+from numpy.typing import NDArray
 
-from wsi.errors import DamagedSlideError, UnreadableSlideError
-from wsi.slide import DAMAGED_RGB, RGB
+from wsi.errors import DamagedSlideError, UnreadableSlideError, says_damage
+from wsi.resample import area_average, source_box
+from wsi.slide import DAMAGED_RGB, RGB, Level
 from wsi.units import YX, Box, ceil_div
 
 CACHE_BYTES = 16 << 20
 """Decoded tiles kept, so that boxes that cut through a tile decode it once."""
+
+_FILL_PIXELS = 4 << 20
+"""Pixels of a finer level read at once, to fill what a coarser one lacks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +72,9 @@ class Mosaic(ABC):
         Tiles of one box decoded at once; codecs release the interpreter's lock.
     """
 
+    levels: tuple[Level, ...]
+    """See `wsi.slide.Slide`."""
+
     def __init__(self, name: str, grids: Sequence[TileGrid], threads: int) -> None:
         self._name = name
         self._grids = tuple(grids)
@@ -88,6 +98,71 @@ class Mosaic(ABC):
         """Tell whether a reader keeps these pixels by itself, so that they need no place in the cache."""
         return False
 
+    def _written(self, level: int) -> NDArray[np.bool_]:
+        """Return which tiles of a level the file holds, bool (rows, columns)."""
+        return np.ones(self._grids[level].grid, bool)
+
+    @cached_property
+    def _there(self) -> list[NDArray[np.bool_]]:
+        """For each level the tiles that have pixels: in the file, or at their place in a finer level."""
+        there = [self._written(0)]
+        for level in range(1, len(self._grids)):
+            written = self._written(level)
+            there.append(written if written.all() else written | self._under(level, there[-1]))
+        return there
+
+    def _under(self, level: int, finer: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return the tiles of a level over any tile of the next finer one that has pixels."""
+        grid, below = self._grids[level], self._grids[level - 1]
+        ratio = self.levels[level].downsample / self.levels[level - 1].downsample
+        edges = []
+        for count, side, finer_side, finer_count in zip(grid.grid, grid.tile, below.tile, below.grid, strict=True):
+            starts = np.arange(count) * side * ratio / finer_side
+            stops = np.minimum(np.ceil(starts + side * ratio / finer_side - 1e-9), finer_count).astype(int)
+            edges.append((np.minimum(np.floor(starts + 1e-9).astype(int), finer_count), stops))
+        table = cv2.integral(finer.astype(np.uint8))
+        (y0, y1), (x0, x1) = edges
+        total = table[np.ix_(y1, x1)] - table[np.ix_(y0, x1)] - table[np.ix_(y1, x0)] + table[np.ix_(y0, x0)]
+        found: NDArray[np.bool_] = total > 0
+        return found
+
+    def _hole_notes(self) -> tuple[str, ...]:
+        """Say which tiles the file does not hold, and what stands in their place."""
+        notes = []
+        for level, there in enumerate(self._there):
+            written = self._written(level)
+            filled, absent = int((there & ~written).sum()), int((~there).sum())
+            if filled:
+                notes.append(f"{filled} tiles of level {level} are not in the file: taken from the finer level")
+            if absent and not level:
+                notes.append(f"{absent} of {there.size} tiles are not in the file: background")
+        return tuple(notes)
+
+    def _filled(self, level: int, index: int) -> RGB | None:
+        """Return what a tile that the file does not hold shows in the next finer level, None where that is empty.
+
+        Raises
+        ------
+        DamagedSlideError
+            Pixels of the finer level cannot be decoded.
+        """
+        if not level or not self._there[level].flat[index]:
+            return None
+        grid = self._grids[level]
+        ratio = self.levels[level].downsample / self.levels[level - 1].downsample
+        out = _overlap(grid.place(index), Box(0, 0, *grid.stored))
+        rows = max(1, int(_FILL_PIXELS / (out.shape.x * ratio**2)))
+        bands = (Box(y, out.x0, min(y + rows, out.y1), out.x1) for y in range(out.y0, out.y1, rows))
+        parts = []
+        for band in bands:
+            box = source_box(band, ratio)
+            pixels = np.ascontiguousarray(self._read_stored(level - 1, box, None))
+            inside = box.clipped(self._grids[level - 1].stored)  # a level may be rounded up beyond the finer one
+            pixels[max(0, inside.y1 - box.y0) :] = pixels[max(0, inside.y1 - box.y0 - 1)]
+            pixels[:, max(0, inside.x1 - box.x0) :] = pixels[:, max(0, inside.x1 - box.x0 - 1)][:, None]
+            parts.append(area_average(pixels, YX(box.y0, box.x0), band, ratio))
+        return np.concatenate(parts)
+
     @abstractmethod
     def _position(self, level: int, index: int) -> int:
         """Return where a tile lies in the file: tiles are decoded in this order."""
@@ -105,6 +180,8 @@ class Mosaic(ABC):
             try:
                 self._tile(0, index)
             except Exception as error:  # codecs raise nearly anything on damaged bytes
+                if not says_damage(error):
+                    raise
                 errors.append(one_line(error))
             else:
                 return
@@ -125,6 +202,8 @@ class Mosaic(ABC):
             try:
                 self._copy_tile(view, level, index, part)
             except Exception as error:  # codecs raise nearly anything on damaged bytes
+                if not says_damage(error):
+                    raise
                 view[:] = DAMAGED_RGB
                 return index, part, error
             return None
@@ -163,14 +242,14 @@ class Mosaic(ABC):
 
     def _copy_tile(self, out: RGB, level: int, index: int, part: Box) -> None:
         pixels = self._tile(level, index)
-        if pixels is None:  # never written: the scanner saw nothing there
+        if pixels is None:  # the scanner saw nothing there
             return
         grid = self._grids[level]
         y0, x0 = index // grid.grid.x * grid.tile.y, index % grid.grid.x * grid.tile.x
         out[:] = pixels[part.y0 - y0 : part.y1 - y0, part.x0 - x0 : part.x1 - x0]
 
     def _tile(self, level: int, index: int) -> RGB | None:
-        """Return one decoded tile, uint8 (rows, columns, 3), None where it was never written.
+        """Return one decoded tile, uint8 (rows, columns, 3), None where neither it nor a finer level holds anything.
 
         Raises
         ------
@@ -183,6 +262,8 @@ class Mosaic(ABC):
                 self._cache.move_to_end(key)
                 return self._cache[key]
         pixels = self._decode(level, index)
+        if pixels is None:
+            pixels = self._filled(level, index)
         if pixels is None:
             return None
         grid = self._grids[level]

@@ -9,7 +9,7 @@ from openslide import OpenSlide, OpenSlideError
 
 from wsi.errors import DamagedSlideError, UnreadableSlideError
 from wsi.readers.tiff_directories import lost_directory
-from wsi.slide import DAMAGED_RGB, RGB, Level, MppClaim
+from wsi.slide import DAMAGED_RGB, RGB, Level, MppClaim, level_downsample
 from wsi.units import YX, Box
 
 _PROBE_PX = 256
@@ -41,7 +41,10 @@ class OpenSlideReader:
         width, height = self._handle.level_dimensions[index]
         tile = [self._handle.properties.get(f"openslide.level[{index}].tile-{side}") for side in ("height", "width")]
         tile_yx = YX(int(tile[0]), int(tile[1])) if tile[0] and tile[1] else None
-        return Level(YX(height, width), _nominal(self._handle.level_downsamples[index]), tile_yx)
+        first_width, first_height = self._handle.level_dimensions[0]
+        ratio = self._handle.level_downsamples[index]
+        downsample = level_downsample((height, width), (first_height, first_width), ratio)
+        return Level(YX(height, width), downsample, tile_yx)
 
     def _probe(self) -> None:
         """Refuse a slide of which not one of nine spots can be read: good metadata, no pixels."""
@@ -124,12 +127,6 @@ def _quarters(box: Box) -> list[Box]:
     rows, columns = ((box.y0, middle_y), (middle_y, box.y1)), ((box.x0, middle_x), (middle_x, box.x1))
     parts = (Box(y0, x0, y1, x1) for y0, y1 in rows for x0, x1 in columns)
     return [part for part in parts if part.shape.y and part.shape.x]
-
-
-def _nominal(downsample: float) -> float:
-    """Undo the rounding of level sizes: OpenSlide reports 4.0003 for a level that is 4 times smaller."""
-    nearest = round(downsample)
-    return float(nearest) if abs(downsample - nearest) < 0.01 * nearest else downsample
 
 
 def _number(text: str | None) -> float | None:

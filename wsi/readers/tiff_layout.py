@@ -18,7 +18,7 @@ from wsi.readers.mosaic import one_line
 from wsi.readers.tiff_decode import BYTE_STREAMS, READABLE, YCBCR_READABLE
 from wsi.readers.tiff_directories import lost_directory
 from wsi.readers.tiff_metadata import aperio_facts, mpp_claims, positive, significant_bits
-from wsi.slide import Level, MppClaim
+from wsi.slide import Level, MppClaim, level_downsample
 from wsi.units import YX, ceil_div
 
 MAX_TILE_BYTES = 1 << 29
@@ -220,15 +220,8 @@ def _level(level: TiffLevel, first: TiffLevel, orientation: int, *, philips: boo
     shape, tile = (YX(p.x, p.y) if swap else p for p in (level.stored, level.tile))
     ratio = math.sqrt((first.stored.y / level.stored.y) * (first.stored.x / level.stored.x))
     # Philips pads every level to whole tiles, so sizes do not tell the factor; it is always a power of two.
-    downsample = 2.0 ** round(math.log2(ratio)) if philips else _nominal(level.stored, first.stored, ratio)
+    downsample = 2.0 ** round(math.log2(ratio)) if philips else level_downsample(level.stored, first.stored, ratio)
     return Level(shape, downsample, tile)
-
-
-def _nominal(size: YX, first: YX, ratio: float) -> float:
-    """Undo the rounding of level sizes: 4.0003 is 4 when a level of a quarter has just that size."""
-    nearest = max(1, round(ratio))
-    exact = all(abs(b / nearest - a) <= 1 for a, b in zip(size, first, strict=True))
-    return float(nearest) if exact else ratio
 
 
 def _same_shape(level: Level, first: Level) -> bool:

@@ -9,6 +9,9 @@ import time
 import weakref
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from wsi.readers.mosaic import Mosaic, TileGrid
 from wsi.readers.tiff_decode import PageDecoder
 from wsi.readers.tiff_layout import read_layout
@@ -70,6 +73,7 @@ class TiffReader(Mosaic):
         self._size = os.fstat(self._descriptor).st_size
         self._closed = weakref.finalize(self, os.close, self._descriptor)
         first = self.stored_levels[0]
+        self.notes += self._hole_notes()
         self._probe([i for i in range(first.grid.y * first.grid.x) if first.byte_counts[i]])
 
     def read(self, level: int, box: Box, damaged: list[Box] | None = None) -> RGB:
@@ -87,10 +91,21 @@ class TiffReader(Mosaic):
     def tile(self, level: int, index: int, *, keep: bool = False) -> RGB | None:
         """Return one decoded tile as stored, uint8 (rows, columns, 3), None where it was never written.
 
-        Equal small payloads give the same array. With ``keep`` the pixels stay in the cache for a `read` that follows.
-        Raises whatever the codec raises on damage.
+        What the file does not hold is taken from the finer level, where that has anything. Equal small payloads give
+        the same array. With ``keep`` the pixels stay in the cache for a `read` that follows. Raises whatever the codec
+        raises on damage.
         """
-        return self._tile(level, index) if keep else self._decode(level, index)
+        if keep:
+            return self._tile(level, index)
+        pixels = self._decode(level, index)
+        return self._filled(level, index) if pixels is None else pixels
+
+    def _written(self, level: int) -> NDArray[np.bool_]:
+        layout = self.stored_levels[level]
+        size = layout.grid.y * layout.grid.x
+        counts = np.array(layout.byte_counts[: size * self._decoders[level].planes])
+        planes = counts.reshape(-1, *layout.grid)
+        return np.asarray(planes.min(axis=0) > 0, bool)
 
     def _position(self, level: int, index: int) -> int:
         return self.stored_levels[level].offsets[index]

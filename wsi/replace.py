@@ -70,7 +70,7 @@ def put(whole: Path, output: Path, ours: Mark | None = None) -> None:
     final = not any(part.endswith(PARTIAL) for part in output.parts)
     if final:
         flush(whole)
-    if output.is_dir() and not output.is_symlink():
+    if whole.is_dir() and output.is_dir() and not output.is_symlink():
         aside = temporary_path(output)
         os.rename(output, aside)
         try:
@@ -80,7 +80,7 @@ def put(whole: Path, output: Path, ours: Mark | None = None) -> None:
             raise
         _delete(aside)
     else:
-        os.replace(whole, output)
+        os.replace(whole, output)  # a file never takes the place of a folder
     if final:
         _flush_folder(output.parent)
 

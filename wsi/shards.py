@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from wsi.atomic import replacing
 from wsi.errors import StoreError
 from wsi.regular import open_regular
+from wsi.replace import remove
 
 ABSENT = 2**64 - 1
 """Offset and size of a chunk that is not there."""
@@ -58,6 +59,11 @@ class ShardWriter:
             self.size += self._file.write(encoded + struct.pack("<I", google_crc32c.value(encoded)))
 
 
+def _is_any(path: Path) -> bool:
+    """Tell that a shard may go whatever is in it: the caller owns the store that it lies in."""
+    return True
+
+
 @contextmanager
 def writing_shard(path: Path, n_chunks: int) -> Iterator[ShardWriter]:
     """Give a writer; when the block ends without an error the shard is whole. Without chunks there is no file.
@@ -74,7 +80,7 @@ def writing_shard(path: Path, n_chunks: int) -> Iterator[ShardWriter]:
         yield writer
         writer.end()
     if not writer.size:
-        path.unlink(missing_ok=True)
+        remove(path, _is_any)
 
 
 def write_shard(path: Path, chunks: Mapping[int, bytes], n_chunks: int) -> int:

@@ -23,6 +23,8 @@ UNKNOWN = -1
 """Class number of a slide without a label."""
 BETWEEN_LABELS = ";"
 """Between the labels of one slide in the manifest, where it may have several."""
+NOT_KNOWN = "?"
+"""Before a label of which it is not known whether it is there."""
 
 
 class Truths(ABC):
@@ -257,23 +259,35 @@ def cox_losses(risks_B: Tensor, times_B: Tensor, events_B: Tensor) -> Tensor:
     return losses_B * len(risks_B) / events_B.sum().clamp(min=1)
 
 
+def labels_of(cell: str) -> frozenset[str]:
+    """Return the parts of a cell such as ``a;?b``, in no order."""
+    return frozenset(part.strip() for part in cell.split(BETWEEN_LABELS)) - {"", "none"}
+
+
 def parse_labels(cells: Sequence[str | None], names: Sequence[str]) -> Floats:
-    """Return (N, C) of 1 and 0 from cells such as ``a;b``; NaN for an empty cell. A cell of ``none`` has no label.
+    """Return (N, C) of 1 and 0 from cells such as ``a;b``; NaN for an empty cell, and for a label written ``?c``.
+
+    A cell of ``none`` has no label. The order of a cell's labels says nothing.
 
     Raises
     ------
     ManifestError
-        A label that is not among the names.
+        A label that is not among the names, or that a cell calls present and unknown.
     """
     present_NC = np.full((len(cells), len(names)), np.nan)
     for row, cell in zip(present_NC, cells, strict=True):
         if not cell:
             continue
-        found = {part.strip() for part in cell.split(BETWEEN_LABELS)} - {"", "none"}
-        unknown = sorted(found - set(names))
+        parts = labels_of(cell)
+        open_ones = {part.removeprefix(NOT_KNOWN).strip() for part in parts if part.startswith(NOT_KNOWN)}
+        found = {part for part in parts if not part.startswith(NOT_KNOWN)}
+        unknown = sorted((found | open_ones) - set(names))
         if unknown:
             raise ManifestError(f"label {unknown[0]!r}: expected labels among {', '.join(names)}, joined by ';'")
-        row[:] = [float(name in found) for name in names]
+        both = sorted(found & open_ones)
+        if both:
+            raise ManifestError(f"label cell {cell!r}: expected {both[0]} either as it is or with a '?', found both")
+        row[:] = [np.nan if name in open_ones else float(name in found) for name in names]
     return present_NC
 
 

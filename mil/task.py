@@ -1,7 +1,7 @@
 """What a run is asked for, read from the manifest: one class of several, several labels, a value, or a survival time.
 
 ``classes``   column label
-``labels``    column label, ``a;b`` for several, ``none`` for none of them
+``labels``    column label, ``a;b`` for several, ``none`` for none of them, ``?c`` for one that is not known
 ``value``     column value: a number
 ``survival``  columns time (above 0) and event (1 it happened, 0 not seen until then)
 
@@ -17,11 +17,12 @@ import numpy as np
 from mil.cohort import choose_classes
 from mil.metrics import Floats
 from mil.targets import (
-    BETWEEN_LABELS,
+    NOT_KNOWN,
     LabelsTarget,
     SurvivalTarget,
     Target,
     ValueTarget,
+    labels_of,
     parse_labels,
     parse_survival,
     parse_values,
@@ -70,8 +71,8 @@ def read_task(kind: str, rows: Sequence[ManifestRow], classes: Sequence[str], n_
     if len(set(patients)) < 2 * n_folds:
         raise RequestError(f"expected {2 * n_folds} or more patients for {n_folds} folds, found {len(set(patients))}")
     outputs, target, strata = _READ[kind](rows, classes)
-    cells = [(row.label, row.value, row.time, row.event) for row in rows]
-    first: dict[str, tuple[str | None, ...]] = {}
+    cells = [(labels_of(row.label or ""), row.value, row.time, row.event) for row in rows]
+    first: dict[str, tuple[object, ...]] = {}
     for patient, cell in zip(patients, cells, strict=True):
         if first.setdefault(patient, cell) != cell:
             raise ManifestError(f"patient {patient}: expected one {kind} for all slides, found two")
@@ -80,12 +81,12 @@ def read_task(kind: str, rows: Sequence[ManifestRow], classes: Sequence[str], n_
 
 def _labels(rows: Sequence[ManifestRow], classes: Sequence[str]) -> tuple[tuple[str, ...], Target, list[str]]:
     cells = [row.label for row in rows]
-    parts = {part.strip() for cell in cells for part in (cell or "").split(BETWEEN_LABELS)}
-    names = tuple(classes) or tuple(sorted(parts - {"", "none"}))
+    parts = {part.removeprefix(NOT_KNOWN).strip() for cell in cells for part in labels_of(cell or "")}
+    names = tuple(classes) or tuple(sorted(parts))
     if not names:
         raise ManifestError("--target labels: expected labels in the manifest, found none")
     present_NC = parse_labels(cells, names)
-    rare = np.argsort(present_NC.sum(axis=0), kind="stable")
+    rare = np.argsort(np.nansum(present_NC, axis=0), kind="stable")
     strata = [next((names[c] for c in rare if row[c] == 1), "none") for row in present_NC]
     return names, LabelsTarget(present_NC), strata
 

@@ -165,11 +165,16 @@ def test_cells_are_read_or_refused_in_one_line() -> None:
     assert np.array_equal(
         parse_labels(["b; a", None, "none"], ["a", "b"]), np.array([[1, 1], [np.nan] * 2, [0, 0]]), equal_nan=True
     )
+    np.testing.assert_array_equal(parse_labels(["a; ?b", "?a", "?b;a"], ["a", "b", "c"]), [
+        [1, np.nan, 0], [np.nan, 0, 0], [1, np.nan, 0],
+    ])  # fmt: skip
     times, events = parse_survival(["3.5", None, "2"], ["1", None, "0"])
     assert times[[0, 2]].tolist() == [3.5, 2.0]
     assert events.tolist() == [True, False, False]
     for call in (
         lambda: parse_labels(["c"], ["a"]),
+        lambda: parse_labels(["?c"], ["a"]),
+        lambda: parse_labels(["a;?a"], ["a"]),
         lambda: parse_values(["x"], "value"),
         lambda: parse_values(["inf"], "value"),
         lambda: parse_survival(["1"], [None]),

@@ -4,13 +4,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
 
-.PHONY: help demo test check format bench bench-wsi bench-mil bench-features clean
+.PHONY: help demo test check format bench bench-wsi bench-mil bench-features mutants clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    the whole pipeline on the sample cohort, to a report (into ./$(DEMO))"
 	@echo "make test    the tests"
 	@echo "make check   formatting, lint, types, import rules, spelling"
+	@echo "make mutants small mistakes on purpose, to see that the tests notice (an hour)"
 	@echo "make bench   the benchmarks, as ratios to limits measured in the same run"
 
 $(VENV)/.installed: pyproject.toml
@@ -48,6 +49,10 @@ bench-features: $(VENV)/.installed
 
 bench-mil: $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/bench_mil.py
+
+mutants: $(VENV)/.installed
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'cosmic-ray>=8.3'
+	$(BIN)/python tests/mutants/run.py
 
 clean:
 	rm -rf $(VENV) $(DEMO) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

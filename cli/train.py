@@ -34,6 +34,9 @@ def train(
     calibrate: Annotated[
         str, typer.Option(help="temperature, prior, platt, none, or auto: chosen on other folds' patients.")
     ] = "temperature",
+    unit: Annotated[
+        str, typer.Option(help="What is judged: patient, or slide by its own label; folds hold patients whole.")
+    ] = "patient",
     aggregate: Annotated[
         str, typer.Option(help="Of a patient's slides: mean or max of their logits; bag: all in one bag.")
     ] = "mean",
@@ -92,6 +95,7 @@ def train(
             target=target,
             split=split,
             calibrate=calibrate,
+            unit=unit,
             aggregate=aggregate,
             output=output,
             other=other,

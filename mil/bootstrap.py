@@ -1,6 +1,6 @@
 """Uncertainty of a metric: patients are drawn with replacement, never slides, which hang together within a patient."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,12 @@ def draw_patients(n_patients: int, seed: int, replicates: int = REPLICATES) -> F
     """Return how often each patient is drawn in each replicate, (B, n): each row sums to n."""
     rng = np.random.default_rng(seed)
     return rng.multinomial(n_patients, np.full(n_patients, 1 / n_patients), size=replicates).astype(np.float64)
+
+
+def draw_groups(groups: Sequence[str], seed: int, replicates: int = REPLICATES) -> Floats:
+    """Return how often each row is drawn, (B, n), when whole groups are: a row as often as its group."""
+    names, group_of = np.unique(np.array(groups, dtype=object).astype(str), return_inverse=True)
+    return draw_patients(len(names), seed, replicates)[:, group_of]
 
 
 def estimate(metric: Metric, labels_N: Ints, probs_NC: Floats, draws_BN: Floats) -> Estimate:

@@ -73,6 +73,7 @@ class Cohort:
 
     image_ids: tuple[str, ...]
     patient_ids: tuple[str, ...]
+    """Whose slides are judged together; the slides themselves where each is judged by itself."""
     center_ids: tuple[str | None, ...]
     labels_N: NDArray[np.int64]
     """Class number, -1 where the manifest gives no label."""
@@ -87,6 +88,17 @@ class Cohort:
     """Classes after those of ``classes`` that are learnt, so that the others are told from them, and never told."""
     strata: tuple[str, ...] = ()
     """Then: what inner splits hold alike shares of."""
+    persons: tuple[str, ...] = ()
+    """The patients of slides that are judged by themselves: no split parts them."""
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Return what no split may part: the patient of each slide."""
+        return self.persons or self.patient_ids
+
+    def by_slide(self) -> "Cohort":
+        """Return the cohort with each slide judged by itself."""
+        return replace(self, patient_ids=self.image_ids, persons=self.groups)
 
     def stratum(self, slide: int) -> str:
         """Return what inner splits hold alike shares of: the class, where there are classes."""
@@ -101,6 +113,7 @@ class Cohort:
             self,
             image_ids=self.image_ids[:count],
             patient_ids=self.patient_ids[:count],
+            persons=self.persons[:count],
             center_ids=self.center_ids[:count],
             labels_N=self.labels_N[:count],
             bags=self.bags[:count],

@@ -114,6 +114,9 @@ def _compared(
 def read_shared(runs: Sequence[Path]) -> Shared:
     """Return what the runs say of the patients that they share, named as shortly as tells them apart."""
     found = [read_evidence(RunFolder(run)) for run in runs]
+    for run in runs:
+        if RunFolder(run).recipe.get("unit") == "slide":
+            raise RequestError(f"{run}: its slides are judged by themselves (--unit slide): expected a run by patient")
     classes = tuple(found[0].classes)
     for run, evidence in zip(runs, found, strict=True):
         if tuple(evidence.classes) != classes:

@@ -50,7 +50,7 @@ def check_teacher(run: RunFolder, cohort: Cohort, folds: Ints) -> None:
     table = run.path / "splits.csv"
     own, given = dict(zip(cohort.image_ids, folds.tolist(), strict=True)), read_splits(table)
     if given == own:
-        folds_of(table, cohort.image_ids, cohort.patient_ids)
+        folds_of(table, cohort.image_ids, cohort.groups)
     else:
         other = sorted(i for i in {*own, *given} if own.get(i) != given.get(i))
         raise RequestError(

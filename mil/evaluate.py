@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mil.baselines import center_only, class_prior, constant, mean_colour, mean_colours
-from mil.bootstrap import REPLICATES, Estimate, draw_patients, estimate_all
+from mil.bootstrap import REPLICATES, Estimate, draw_groups, estimate_all
 from mil.cohort import Cohort
 from mil.metrics import Floats, Ints, confusion, finite, metrics_of, ones
 from mil.oof import OutOfFold, Patients, collect, patients_of, write_all_models, write_oof
@@ -85,7 +85,7 @@ def _metrics(
     warnings: Sequence[str],
     stores: Sequence[TileStore],
 ) -> Json:
-    draws = draw_patients(len(patients.ids), options.seed)
+    draws = draw_groups(patients.groups, options.seed)
     own_probs = own.patient_probs_PC
     slide_weights = ones(len(cohort))
     return {
@@ -94,6 +94,7 @@ def _metrics(
         "slides": len(cohort),
         "patients": len(patients.ids),
         "patients_per_class": np.bincount(patients.labels_P, minlength=len(cohort.classes)).tolist(),
+        "unit": options.unit,
         "bootstrap": {"unit": "patient", "replicates": REPLICATES, "interval": "95 % percentile"},
         "models": {name: _estimates(patients, table, draws) for name, table in probs.items()},
         "slide_level": {

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mil.bootstrap import REPLICATES, draw_patients
+from mil.bootstrap import REPLICATES, draw_groups
 from mil.cohort import Cohort
 from mil.figures import survival_figure, value_figure
 from mil.metrics import Floats, Ints, finite
@@ -50,7 +50,7 @@ def evaluate_target(
     tables = {head: target.scores(_centred_on(target, patients)) for head, (_, patients) in scores.items()}
     tables["constant"] = _constant(target, first, folds)
     usable = patient_logits(np.ones((len(cohort), 1)), cohort.patient_ids, cohort.usable_N)[1][:, 0] > 0
-    draws = draw_patients(int(usable.sum()), options.seed).astype(np.int64)
+    draws = draw_groups([cohort.groups[i] for i in first[usable]], options.seed).astype(np.int64)
     models = {
         name: _estimates(target, first[usable], probs[usable], folds[first][usable], draws)
         for name, probs in tables.items()
@@ -63,6 +63,7 @@ def evaluate_target(
         "patients": len(names),
         "patients_scored": int(usable.sum()),
         "default": np.asarray(tables["constant"]).mean(axis=0).tolist(),
+        "unit": options.unit,
         "bootstrap": {"unit": "patient", "replicates": REPLICATES, "interval": "95 % percentile"},
         "models": models,
         "seen_stores": list(seen_stores),
@@ -168,7 +169,7 @@ def _table(
     writer.writerow(["level", "patient_id", "image_id", "fold", "n_tiles", *truth, *(f"p_{c}" for c in cohort.classes)])
     told_SC = target.scores(_centred_on(target, slides_SC))
     for i, image_id in enumerate(cohort.image_ids):
-        cells = ["slide", cohort.patient_ids[i], image_id, str(int(folds[i])), str(len(cohort.bags[i]))]
+        cells = ["slide", cohort.groups[i], image_id, str(int(folds[i])), str(len(cohort.bags[i]))]
         writer.writerow(cells + _truth_cells(target, i) + [repr(value) for value in told_SC[i].tolist()])
     for name, slide, row in zip(names, first.tolist(), scores_PC.tolist(), strict=True):
         cells = ["patient", name, "", str(int(folds[slide])), ""]

@@ -38,7 +38,7 @@ def divide(cohort: Cohort, folds: Ints, job: FitJob) -> Parts:
     rest = np.flatnonzero((folds != job.fold) & cohort.usable_N)
     asked, only_trained_on = rest[folds[rest] >= 0], rest[folds[rest] < 0]
     labels = [cohort.stratum(i) for i in asked.tolist()]
-    patients = [cohort.patient_ids[i] for i in asked]
+    patients = [cohort.groups[i] for i in asked]
     val = inner_split(labels, patients, job.options.inner_share, seed_of(job, 0, "inner"))
     return Parts(np.concatenate([asked[~val], only_trained_on]), asked[val], np.flatnonzero(folds == job.fold))
 

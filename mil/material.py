@@ -14,9 +14,9 @@ from mil.metrics import Ints
 from mil.options import TrainOptions
 from mil.run import versions
 from mil.splits import center_folds, folds_of, outer_folds, patient_folds
-from mil.task import Task, is_known, read_task
+from mil.task import CLASSES, Task, is_known, read_task
 from wsi.errors import RequestError
-from wsi.manifest import ManifestRow, check_disjoint, load_manifest
+from wsi.manifest import ManifestRow, check_disjoint, check_one_label_per_patient, load_manifest
 from wsi.recipe import Recipe, canonical, recipe_hash
 
 ALGORITHM = 2
@@ -40,6 +40,8 @@ class Material:
     task: Task
     joined: bool
     """A patient's slides are one bag."""
+    unit: str
+    """What is judged: the patient or the slide."""
 
     @property
     def tested_rows(self) -> int:
@@ -76,10 +78,13 @@ class Material:
             extra = tuple(sorted({row.label or "" for row in self.rows[self.tested_rows :]} - set(self.classes)))
             whole = open_fused(self.rows, self.sets, self.fusion, (*self.classes, *extra))
             whole = tuple(replace(own, classes=self.classes, extra_classes=len(extra)) for own in whole)
-            return tuple(own.by_patient() for own in whole) if self.joined else whole
+            return tuple(own.by_patient() for own in whole) if self.joined else self._judged(whole)
         unlabelled = [replace(row, label=None) for row in self.rows]
         cohorts = open_fused(unlabelled, self.sets, self.fusion, self.classes)
-        return tuple(replace(own, target=self.task.target, strata=self.task.strata) for own in cohorts)
+        return self._judged(tuple(replace(own, target=self.task.target, strata=self.task.strata) for own in cohorts))
+
+    def _judged(self, cohorts: tuple[Cohort, ...]) -> tuple[Cohort, ...]:
+        return tuple(own.by_slide() for own in cohorts) if self.unit == "slide" else cohorts
 
     def recipe(self, options: TrainOptions) -> Recipe:
         """Return everything that shapes the run: the options, and what they were applied to."""
@@ -126,6 +131,8 @@ def gather(options: TrainOptions) -> Material:
     """
     everyone = load_manifest(options.manifest)
     known = [row for row in everyone if is_known(options.target, row)]
+    if options.target == CLASSES and options.unit == "patient":
+        check_one_label_per_patient(known, str(options.manifest))
     if not known:
         column = {"value": "value", "survival": "time"}.get(options.target, "label")
         raise RequestError(f"{options.manifest}: expected slides with a {column}, found none")
@@ -138,7 +145,7 @@ def gather(options: TrainOptions) -> Material:
     if options.other is not None and not any(row.image_id in bags.headers for row in others):
         raise RequestError(f"--other {options.other}: expected bags of its slides, found none that can be read")
     notes += dict.fromkeys(note for own in sets for note in check_pictures([*rows, *others], own.headers))
-    task = read_task(options.target, rows, options.classes, options.folds)
+    task = read_task(options.target, rows, options.classes, options.folds, options.unit)
     folds = _folds(options, rows, task)
     patients = [row.patient_id for row in rows]
     if options.fusion == "folds" and len(sets) != options.folds:
@@ -157,7 +164,9 @@ def gather(options: TrainOptions) -> Material:
         )
         folds = np.concatenate([folds, np.full(len(others), -1, np.int64)])
     joined = options.aggregate == "bag"
-    return Material((*rows, *others), sets, options.fusion, task.outputs, folds, tuple(notes), task, joined)
+    return Material(
+        (*rows, *others), sets, options.fusion, task.outputs, folds, tuple(notes), task, joined, options.unit
+    )
 
 
 def _others(options: TrainOptions, everyone: Sequence[ManifestRow]) -> list[ManifestRow]:

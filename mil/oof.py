@@ -31,6 +31,8 @@ class Patients:
     labels_P: Ints
     centers: tuple[str | None, ...]
     folds_P: Ints
+    groups: tuple[str, ...]
+    """Who hang together and are drawn together: themselves, or the patients of slides judged by themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ def patients_of(cohort: Cohort, folds: Ints) -> Patients:
     ids = tuple(sorted(first))
     rows = [first[patient] for patient in ids]
     centers = tuple(cohort.center_ids[i] for i in rows)
-    return Patients(ids, cohort.labels_N[rows], centers, folds[rows])
+    return Patients(ids, cohort.labels_N[rows], centers, folds[rows], tuple(cohort.groups[i] for i in rows))
 
 
 def collect(
@@ -116,7 +118,7 @@ def write_oof(path: Path, cohort: Cohort, folds: Ints, patients: Patients, oof: 
     tiles: dict[str, int] = dict.fromkeys(patients.ids, 0)
     for i, image_id in enumerate(cohort.image_ids):
         tiles[cohort.patient_ids[i]] += len(cohort.bags[i])
-        row = ["slide", cohort.patient_ids[i], image_id, cohort.center_ids[i] or "", cohort.classes[cohort.labels_N[i]]]
+        row = ["slide", cohort.groups[i], image_id, cohort.center_ids[i] or "", cohort.classes[cohort.labels_N[i]]]
         numbers = [
             int(folds[i]),
             len(cohort.bags[i]),

@@ -18,6 +18,7 @@ OPTIMIZERS = ("adamw", "sam")
 BALANCES = ("weights", "sampling")
 SPLITS = ("patients", "centers")
 AGGREGATES = ("mean", "max", "bag")
+UNITS = ("patient", "slide")
 TRACKERS = ("wandb", "mlflow")
 _WHERE = ("bags", "manifest", "out", "stores", "splits", "teacher", "other")
 _HOW = ("device", "precision", "jobs", "nproc", "max_rows", "track", "overwrite")
@@ -36,6 +37,7 @@ _SILENT = (
     "aggregate",
     "output",
     "other_label",
+    "unit",
     *_SOFT,
 )
 """Not in the recipe where they are at their defaults: runs made before they existed keep their hash."""
@@ -60,6 +62,8 @@ class TrainOptions:
     """Folds of ``patients``, balanced on label and center, or of whole ``centers``."""
     calibrate: str = "temperature"
     """`mil.calibrate`: none, temperature, prior, platt, or auto."""
+    unit: str = "patient"
+    """What is told and judged: the ``patient``, or each ``slide`` by a truth of its own. Folds hold patients whole."""
     aggregate: str = "mean"
     """A patient's logits over the slides: ``mean``, ``max`` for each class; or ``bag``: all slides are one bag."""
     output: str = "linear"
@@ -157,7 +161,7 @@ class TrainOptions:
 
     def _check_names(self) -> None:
         choices: dict[str, tuple[str, ...]] = {"precision": PRECISIONS, "optimizer": OPTIMIZERS, "balance": BALANCES}
-        choices |= {"fusion": FUSIONS, "split": SPLITS, "aggregate": AGGREGATES, "output": OUTPUTS}
+        choices |= {"fusion": FUSIONS, "split": SPLITS, "aggregate": AGGREGATES, "output": OUTPUTS, "unit": UNITS}
         choices |= {"calibrate": (*METHODS, AUTO), "target": KINDS}
         for name, known in choices.items():
             if getattr(self, name) not in known:
@@ -177,6 +181,10 @@ class TrainOptions:
         if (self.other is None) != (self.other_label == ""):
             raise RequestError(
                 "--other and --other-label: expected both, a table and the class its slides are taken for"
+            )
+        if self.unit == "slide" and self.aggregate != "mean":
+            raise RequestError(
+                f"--unit slide and --aggregate {self.aggregate} exclude each other: nothing is put together"
             )
         if self.aggregate == "bag" and self.teacher is not None:
             raise RequestError("--aggregate bag and --teacher exclude each other: a teacher scores slides")

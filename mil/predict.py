@@ -1,7 +1,8 @@
 """`gigamil predict`: a run and new slides or bags in, one row of probabilities per patient out.
 
 The table has ``patient_id``, then the classes. It is always complete: every patient of the manifest has a row, rows sum
-to 1, and who could not be judged stands at equal probabilities and is named. Runs with another target give a column for
+to 1, and who could not be judged stands at equal probabilities and is named. Of a run whose slides are judged by
+themselves (``--unit slide``) it has ``image_id``, and a row for each slide. Runs with another target give a column for
 each label (probabilities, each on its own), the value, or the log risk; who could not be judged stands at what is best
 said of anybody.
 """
@@ -288,7 +289,7 @@ def _write(options: PredictOptions, asked: Sequence[_Asked], combine: Combiner, 
         notes.append(_score_note(options.combine, len(told), len(combine.shared.ids), score))
     for note in notes:
         progress.note(note)
-    columns = [["patient_id", *run.classes]]
+    columns = [[run.unit_column, *run.classes]]
     text = csv_text([*columns, *([name, *row] for name, row in zip(patients, values_PC.tolist(), strict=True))])
     about = {"failures": failures, "notes": notes, **({"score": score} if score is not None else {})}
     options.tables.write(recipe, {options.out: text}, about)
@@ -318,6 +319,7 @@ def _told(asked: _Asked, options: PredictOptions, progress: Progress) -> _Told:
     run = asked.run
     slides = open_fused(asked.rows, asked.sets, run.fusion, run.classes)
     cohorts = tuple(own.by_patient() for own in slides) if run.recipe.get("aggregate") == "bag" else slides
+    cohorts = tuple(own.by_slide() for own in cohorts) if run.recipe.get("unit") == "slide" else cohorts
     cohort, ensemble = cohorts[0], load_ensemble(run, _device(options.device))
     logits = np.zeros((len(cohort), len(cohort.classes)))
     progress.begin("predict", len(cohort), "slides")

@@ -45,6 +45,11 @@ class RunFolder:
         return root / f"fold{fold}" / f"seed{seed}"
 
     @property
+    def unit_column(self) -> str:
+        """Return whose row stands in tables of predictions: ``patient_id``, or ``image_id`` of a run by slide."""
+        return "image_id" if self.recipe.get("unit") == "slide" else "patient_id"
+
+    @property
     def config(self) -> dict[str, Any]:
         """Return config.toml.
 

@@ -19,12 +19,24 @@ FIELDS = ("image_id", "patient_id", "label", "center_id", "fold", "overview_sha2
 
 def strata(labels: Sequence[str], centers: Sequence[str | None], patients: Sequence[str], n_folds: int) -> list[str]:
     """Return each slide's stratum: label x center, or label alone where fewer patients than folds share the pair."""
-    first = {patient: (label, center) for patient, label, center in zip(patients, labels, centers, strict=True)}
+    center_of, label_of = dict(zip(patients, centers, strict=True)), rarest_labels(labels, patients)
+    first = {patient: (label, center_of[patient]) for patient, label in label_of.items()}
     count = Counter(first.values())
     return [
-        f"{label}|{first[patient][1]}" if count[first[patient]] >= n_folds else f"{label}|*"
-        for patient, label in zip(patients, labels, strict=True)
+        f"{first[patient][0]}|{first[patient][1]}" if count[first[patient]] >= n_folds else f"{first[patient][0]}|*"
+        for patient in patients
     ]
+
+
+def rarest_labels(labels: Sequence[str], patients: Sequence[str]) -> dict[str, str]:
+    """Return a label for each patient: the one there is, or where slides differ the one of the fewest patients."""
+    held = set(zip(patients, labels, strict=True))
+    count = Counter(label for _, label in held)
+    found: dict[str, str] = {}
+    for patient, label in zip(patients, labels, strict=True):
+        other = found.setdefault(patient, label)
+        found[patient] = min(other, label, key=lambda own: (count[own], own))
+    return found
 
 
 def patient_folds(stratum: Sequence[str], patients: Sequence[str], n_folds: int, seed: int) -> Ints:
@@ -62,7 +74,7 @@ def outer_folds(
     RequestError
         A class has fewer patients than folds.
     """
-    per_class = Counter(dict(zip(patients, labels, strict=True)).values())
+    per_class = Counter(label for _, label in set(zip(patients, labels, strict=True)))
     scarce = {label: count for label, count in per_class.items() if count < n_folds}
     if scarce or len(per_class) < 2:
         found = ", ".join(f"{label}: {count}" for label, count in sorted(per_class.items()))
@@ -113,7 +125,7 @@ def inner_split(labels: Sequence[str], patients: Sequence[str], share: float, se
 
     At least one patient of every class stays on each side; where a class has one patient only, it trains.
     """
-    label_of = dict(zip(patients, labels, strict=True))
+    label_of = rarest_labels(labels, patients)
     rng = np.random.default_rng(seed)
     chosen: set[str] = set()
     for label in sorted(set(labels)):

@@ -5,7 +5,8 @@
 ``value``     column value: a number
 ``survival``  columns time (above 0) and event (1 it happened, 0 not seen until then)
 
-A slide whose cells are empty is not trained on. The truth is the patient's: all slides of a patient have the same.
+A slide whose cells are empty is not trained on. The truth is the patient's: all slides of a patient have the same,
+unless slides are judged by themselves (``--unit slide``).
 """
 
 from collections import Counter
@@ -55,8 +56,10 @@ def is_known(kind: str, row: ManifestRow) -> bool:
     return cell is not None
 
 
-def read_task(kind: str, rows: Sequence[ManifestRow], classes: Sequence[str], n_folds: int) -> Task:
-    """Read the truth about the rows.
+def read_task(
+    kind: str, rows: Sequence[ManifestRow], classes: Sequence[str], n_folds: int, unit: str = "patient"
+) -> Task:
+    """Read the truth about the rows; with the ``unit`` slide, slides of a patient may differ.
 
     Raises
     ------
@@ -74,7 +77,7 @@ def read_task(kind: str, rows: Sequence[ManifestRow], classes: Sequence[str], n_
     cells = [(labels_of(row.label or ""), row.value, row.time, row.event) for row in rows]
     first: dict[str, tuple[object, ...]] = {}
     for patient, cell in zip(patients, cells, strict=True):
-        if first.setdefault(patient, cell) != cell:
+        if first.setdefault(patient, cell) != cell and unit == "patient":
             raise ManifestError(f"patient {patient}: expected one {kind} for all slides, found two")
     return Task(kind, outputs, _merged(strata, patients, n_folds), target)
 

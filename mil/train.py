@@ -239,7 +239,7 @@ def check_trainable(cohort: Cohort, folds: Ints) -> None:
     for fold in np.unique(folds[folds >= 0]):
         chosen = (folds != fold) & (folds >= 0) & cohort.usable_N
         for number, name in enumerate(cohort.classes):
-            patients = {cohort.patient_ids[i] for i in np.flatnonzero(chosen & (cohort.labels_N == number))}
+            patients = {cohort.groups[i] for i in np.flatnonzero(chosen & (cohort.labels_N == number))}
             if len(patients) < 2:
                 raise RequestError(
                     f"class {name} has {len(patients)} patients with tiles outside fold {fold}: expected two or more "

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from mil.bootstrap import draw_patients, estimate_all
+from mil.bootstrap import draw_groups, estimate_all
 from mil.calibrate import Calibration, fit_calibration
 from mil.cohort import Cohort
 from mil.fit import fit
@@ -175,7 +175,7 @@ class _Tuner:
         name = "everybody" if fold == _EVERYBODY else f"fold{fold}"
         cohort = _without(self._cohort, self._folds == fold)
         labels = [cohort.classes[number] for number in cohort.labels_N]
-        inner = outer_folds(labels, cohort.center_ids, cohort.patient_ids, options.inner_folds, options.train.seed)
+        inner = outer_folds(labels, cohort.center_ids, cohort.groups, options.inner_folds, options.train.seed)
         check_trainable(cohort, inner)
         search = Search(self._out / f"search_{name}.json", options.choices, [options.train.seed, fold + 1])
         self._progress.advance(min(len(search), options.trials))
@@ -226,6 +226,7 @@ def _without(cohort: Cohort, left_out_N: Any) -> Cohort:
         cohort,
         image_ids=of(cohort.image_ids),
         patient_ids=of(cohort.patient_ids),
+        persons=of(cohort.persons) if cohort.persons else (),
         center_ids=of(cohort.center_ids),
         labels_N=cohort.labels_N[kept],
         bags=of(cohort.bags),
@@ -234,38 +235,40 @@ def _without(cohort: Cohort, left_out_N: Any) -> Cohort:
 
 def _loss(table: Scores, cohort: Cohort) -> float:
     """Return the weighted log loss of a model's test patients, calibrated on its validation patients."""
-    labels, logits = _by_patient(table, cohort, test=True)
+    _, labels, logits = _by_patient(table, cohort, test=True)
     probs = _calibration([table], cohort).probabilities(logits)
     return float(METRICS["weighted_log_loss"](labels, probs, ones(len(labels)))[0])
 
 
 def _calibration(tables: list[Scores] | tuple[Scores, ...], cohort: Cohort) -> Calibration:
     parts = [_by_patient(table, cohort, test=False) for table in tables]
-    logits_NC = np.concatenate([logits for _, logits in parts])
-    return fit_calibration("temperature", logits_NC, np.concatenate([own for own, _ in parts]))
+    logits_NC = np.concatenate([logits for _, _, logits in parts])
+    return fit_calibration("temperature", logits_NC, np.concatenate([own for _, own, _ in parts]))
 
 
-def _by_patient(table: Scores, cohort: Cohort, *, test: bool) -> tuple[Ints, Floats]:
-    """Return labels (P,) and mean logits (P, C) of the patients of one part, of slides with tiles."""
+def _by_patient(table: Scores, cohort: Cohort, *, test: bool) -> tuple[list[str], Ints, Floats]:
+    """Return the patients of one part, their labels (P,) and mean logits (P, C), of slides with tiles."""
     number = {image_id: i for i, image_id in enumerate(cohort.image_ids)}
     chosen = [i for i, own in enumerate(table.test_S) if own == test]
     slides = [number[table.image_ids[i]] for i in chosen]
     patients = tuple(cohort.patient_ids[i] for i in slides)
     names, logits_PC = patient_logits(table.logits_SC[chosen], patients, cohort.usable_N[slides])
     label_of = dict(zip(patients, cohort.labels_N[slides].tolist(), strict=True))
-    return np.array([label_of[name] for name in names], np.int64), logits_PC
+    return names, np.array([label_of[name] for name in names], np.int64), logits_PC
 
 
 def _patients(cohort: Cohort, outer: list[_Outer], options: TuneOptions) -> Json:
     """Return the nested score: every patient scored once, by a setting found without the patient."""
-    labels, probs = [], []
+    labels, probs, groups = [], [], []
+    person_of = dict(zip(cohort.patient_ids, cohort.groups, strict=True))
     for part in outer:
         own = [_by_patient(table, cohort, test=True) for table in part.tables]
-        labels.append(own[0][0])
-        mean_PC = np.mean([logits for _, logits in own], axis=0)
+        labels.append(own[0][1])
+        groups += [person_of[name] for name in own[0][0]]
+        mean_PC = np.mean([logits for _, _, logits in own], axis=0)
         probs.append(_calibration(part.tables, cohort).probabilities(mean_PC))
     labels_P, probs_PC = np.concatenate(labels), np.concatenate(probs)
-    estimates = estimate_all(labels_P, probs_PC, draw_patients(len(labels_P), options.train.seed))
+    estimates = estimate_all(labels_P, probs_PC, draw_groups(groups, options.train.seed))
     return {name: finite(asdict(estimate)) for name, estimate in estimates.items()}
 
 

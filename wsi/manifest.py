@@ -92,8 +92,8 @@ def load_manifest(path: Path, columns: Mapping[str, str] | None = None) -> tuple
     Raises
     ------
     ManifestError
-        Unreadable file, missing or misspelt columns, an empty or unsafe id, a duplicate image id, a patient with two
-        labels, an mpp that is not a number above 0. The message names the row or the ids.
+        Unreadable file, missing or misspelt columns, an empty or unsafe id, a duplicate image id, an mpp that is
+        not a number above 0. The message names the row or the ids.
     """
     table = read_table(path)
     names = _names(path, table, parse_columns(os.environ.get(NAMES, "")) if columns is None else columns)
@@ -102,7 +102,6 @@ def load_manifest(path: Path, columns: Mapping[str, str] | None = None) -> tuple
     if not rows:
         raise ManifestError(f"{path}: the table has no rows")
     _check_unique(path, rows)
-    check_one_label_per_patient(rows, str(path))
     return rows
 
 

@@ -14,7 +14,7 @@ from features.finetune.options import FinetuneOptions
 from features.finetune.splits import make_folds, read_folds, splits_table
 from features.lineage import Lineage, patient_sha256, read_lineage, splits_hash
 from wsi.errors import RequestError, StoreError
-from wsi.manifest import ManifestRow, load_manifest
+from wsi.manifest import ManifestRow, check_one_label_per_patient, load_manifest
 from wsi.recipe import Recipe, recipe_hash
 from wsi.store import TileStore, find_stores
 
@@ -66,6 +66,7 @@ def gather(options: FinetuneOptions, spec: EncoderSpec, precision: str) -> Cohor
         The manifest, the stores, the splits, the attention or the weights to begin from do not fit each other.
     """
     labelled = [row for row in load_manifest(options.manifest) if row.label is not None]
+    check_one_label_per_patient(labelled, str(options.manifest))
     classes = _classes(labelled, options.classes)
     folds = (
         read_folds(options.splits, labelled) if options.splits else make_folds(labelled, options.folds, options.seed)

@@ -116,13 +116,11 @@ def test_several_labels(bags: Path, shares: np.ndarray, tmp_path: Path) -> None:
 def test_labels_that_are_known_in_part_and_in_another_order(bags: Path, shares: np.ndarray, tmp_path: Path) -> None:
     cells = ["a;b" if share > 0.6 else "?b" if share > 0.3 else "b" for share in shares]
     manifest = write_manifest(tmp_path, "label", cells)
-    first = cells.index("a;b", 1)
     slides = [line for line in manifest.read_text().splitlines() if line.startswith("000_")]
     swapped = slides[1].replace(cells[0], ";".join(reversed(cells[0].split(";"))))
     manifest.write_text(manifest.read_text().replace(slides[1], swapped))
-    run, found = run_of(bags, tmp_path, manifest, "labels")
+    _, found = run_of(bags, tmp_path, manifest, "labels")
     assert found["classes"] == ["a", "b"]
-    assert first
     assert found["models"]["mean_mlp"]["macro_auc"]["value"] > 0.8  # type: ignore[index]
 
 

@@ -112,18 +112,18 @@ def partial_path(store: Path) -> Path:
 
 
 @lru_cache(maxsize=_OPEN_SLIDES)
-def _cached(path: Path, reader: str | None, _size: int, _mtime_ns: int, _process: int) -> Slide:
-    return open_slide(path, reader)
+def _cached(path: Path, reader: str | None, scene: int | None, _size: int, _mtime_ns: int, _process: int) -> Slide:
+    return open_slide(path, reader, scene=scene)
 
 
-def cached_slide(path: Path, reader: str | None) -> Slide:
+def cached_slide(path: Path, reader: str | None, scene: int | None) -> Slide:
     """Return an open slide; each worker process keeps the last few open, for its tasks come from several slides."""
     keep_freed_memory()
     try:
         stat = os.stat(path)
     except OSError:
-        return open_slide(path, reader)  # raises, with its reason
-    return _cached(path, reader, stat.st_size, stat.st_mtime_ns, os.getpid())
+        return open_slide(path, reader, scene=scene)  # raises, with its reason
+    return _cached(path, reader, scene, stat.st_size, stat.st_mtime_ns, os.getpid())
 
 
 def make_plan(job: Job, options: TileOptions) -> SlidePlan:
@@ -136,7 +136,7 @@ def make_plan(job: Job, options: TileOptions) -> SlidePlan:
     """
     if not options.out.is_dir():
         raise RequestError(f"--out {options.out}: the worker on {gethostname()} does not see this folder")
-    slide = cached_slide(job.path, options.reader)
+    slide = cached_slide(job.path, options.reader, options.scene)
     if slide.missing and options.on_damage == "fail":
         raise DamagedSlideError(f"{slide.missing}: copy the file again, or give --on-damage skip")
     resolution = resolve_mpp(
@@ -161,6 +161,8 @@ def make_plan(job: Job, options: TileOptions) -> SlidePlan:
         "roi": roi_hash(roi_file(options.roi, job.image_id)) if options.roi is not None else None,
         "effect": effect(options, scaling, grid.tile_px, codecs, copies, reduction),
     }
+    if len(slide.scenes) > 1:
+        recipe["scene"] = slide.scene
     if resolution.source == ASSUMED:
         recipe["assume_mpp"] = options.assume_mpp
     return SlidePlan(
@@ -223,7 +225,7 @@ def make_band(plan: SlidePlan, index: int) -> None:
     if part_path(plan, YX(index, 0)).is_file():
         return
     with slide_errors(plan):
-        rgb, damaged = overview_band(cached_slide(plan.path, plan.reader), plan.overview, index)
+        rgb, damaged = overview_band(cached_slide(plan.path, plan.reader, plan.options.scene), plan.overview, index)
     refuse_damage(plan, damaged)
     write_part(plan, YX(index, 0), rgb, damaged)
 

@@ -190,6 +190,8 @@ def _refuse(dataset: Any) -> None:
     bits, kind = int(dataset.BitsAllocated), str(dataset.PhotometricInterpretation)
     if bits != 8 or kind not in DICOM_SPACES or int(dataset.SamplesPerPixel) not in {1, 3}:
         raise UnreadableSlideError(f"{dataset.SamplesPerPixel} samples of {bits} bits, {kind}: expected 8-bit colour")
+    if int(dataset.get("BitsStored", bits)) != bits:
+        raise UnreadableSlideError(f"{dataset.BitsStored} of {bits} bits are used: expected 8-bit colour")
     if syntax in RAW and kind == "YBR_FULL_422":
         raise UnreadableSlideError(
             "YBR_FULL_422 that is not compressed: half its chroma is left out, expected all of it"

@@ -17,7 +17,8 @@ from wsi.readers.dicom_layout import JPEG, JPEG_2000, JPEG_LS, DicomInstance, re
 from wsi.readers.jpeg import check_jpeg
 from wsi.readers.jpeg2000 import check_jpeg2000
 from wsi.readers.mosaic import Mosaic, TileGrid
-from wsi.slide import RGB, Level, MppClaim, level_downsample
+from wsi.readers.scenes import refuse_scene
+from wsi.slide import RGB, Level, MppClaim, Opening, level_downsample
 from wsi.units import Box
 
 
@@ -83,9 +84,10 @@ class DicomReader(Mosaic):
         self._closed()
 
 
-def open_with_dicom(path: Path, threads: int = 1) -> DicomReader:
+def open_with_dicom(path: Path, opening: Opening) -> DicomReader:
     """Open a DICOM slide, or raise `UnreadableSlideError` with the reason."""
-    return DicomReader(path, threads)
+    refuse_scene(opening.scene)
+    return DicomReader(path, opening.threads)
 
 
 def _close_all(descriptors: list[int]) -> None:

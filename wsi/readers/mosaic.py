@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from wsi.errors import DamagedSlideError, UnreadableSlideError, says_damage
 from wsi.resample import area_average, source_box
-from wsi.slide import DAMAGED_RGB, RGB, Level
+from wsi.slide import DAMAGED_RGB, RGB, Level, Scene
 from wsi.units import YX, Box, ceil_div
 
 CACHE_BYTES = 16 << 20
@@ -74,6 +74,8 @@ class Mosaic(ABC):
 
     levels: tuple[Level, ...]
     """See `wsi.slide.Slide`."""
+    scenes: tuple[Scene, ...] = ()
+    scene = 0
 
     def __init__(self, name: str, grids: Sequence[TileGrid], threads: int) -> None:
         self._name = name

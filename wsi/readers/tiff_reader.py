@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from wsi.readers.mosaic import Mosaic, TileGrid
 from wsi.readers.tiff_decode import PageDecoder
 from wsi.readers.tiff_layout import read_layout
-from wsi.slide import RGB
+from wsi.slide import RGB, Opening
 from wsi.units import YX, Box
 
 _SMALL_PAYLOAD = 2048
@@ -40,8 +40,8 @@ class TiffReader(Mosaic):
 
     reader = "tiff"
 
-    def __init__(self, path: Path, threads: int = 1) -> None:
-        layout = read_layout(path)
+    def __init__(self, path: Path, threads: int = 1, scene: int | None = None) -> None:
+        layout = read_layout(path, scene)
         super().__init__(path.name, [TileGrid(level.stored, level.tile) for level in layout.stored_levels], threads)
         self.path = path
         self.format = layout.format
@@ -51,6 +51,7 @@ class TiffReader(Mosaic):
         self.objective_power = layout.objective_power
         self.notes = layout.notes + ((layout.missing,) if layout.missing else ())
         self.missing = layout.missing
+        self.scenes, self.scene = layout.scenes, layout.scene.index
         self.stored_levels = layout.stored_levels
         self.orientation = layout.orientation
         self._decoders = [
@@ -162,9 +163,9 @@ class TiffReader(Mosaic):
         self._closed()
 
 
-def open_with_tiff(path: Path, threads: int = 1) -> TiffReader:
+def open_with_tiff(path: Path, opening: Opening) -> TiffReader:
     """Open a TIFF slide, or raise `UnreadableSlideError` with the reason."""
-    return TiffReader(path, threads)
+    return TiffReader(path, opening.threads, opening.scene)
 
 
 def _to_stored(box: Box, shown: YX, *, transpose: bool, flip_y: bool, flip_x: bool) -> Box:

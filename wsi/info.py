@@ -11,6 +11,7 @@ from wsi.errors import RequestError, SlideError
 from wsi.grid import Grid
 from wsi.outcome import Progress
 from wsi.pixel_check import check_pixels
+from wsi.readers.icc import describe_profile
 from wsi.resolution import POSSIBLE_MPP, WANTED_MPP, is_possible_mpp, is_wanted_mpp, resolve_mpp
 from wsi.scaling import choose_scaling
 from wsi.slide import Slide, open_slide
@@ -69,7 +70,7 @@ def describe(job: Job, options: InfoOptions, progress: Progress | None = None) -
             job.path, options.reader, threads=usable_cpus() if options.verify else 1, scene=options.scene
         )
         try:
-            notes += [*slide.notes, *_scenes(slide)]
+            notes += [*slide.notes, *_scenes(slide), *_icc(slide)]
             facts |= _of_file(slide)
             if options.verify:
                 check = check_pixels(slide, progress)
@@ -89,6 +90,12 @@ def _scenes(slide: Slide) -> list[str]:
     """List the scenes of a slide with several; their names are for the screen alone."""
     listed = (f"{s.index} {s.name!r} {s.shape.x} x {s.shape.y}" for s in slide.scenes)
     return [f"scenes: {', '.join(listed)}"] if len(slide.scenes) > 1 else []
+
+
+def _icc(slide: Slide) -> list[str]:
+    if not slide.icc:
+        return []
+    return [f"ICC profile: {describe_profile(slide.icc)} ({len(slide.icc):,} bytes), kept; --icc srgb applies it"]
 
 
 def _of_file(slide: Slide) -> dict[str, str]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from wsi.codecs import AUTO, CODEC_CHOICES
 from wsi.errors import RequestError
+from wsi.readers.icc import SRGB
 from wsi.resolution import POSSIBLE_MPP, WANTED_MPP, is_possible_mpp, is_wanted_mpp
 from wsi.roi import MODES
 from wsi.scores.drop import Rule, parse_rules
@@ -59,6 +60,8 @@ class TileOptions:
     """Force this reader."""
     scene: int | None = None
     """Which scene of files with several, from 0; None: the largest."""
+    icc: str | None = None
+    """``srgb``: the slide's ICC profile is applied, where it has one. None: pixels stay as they are."""
     workers: int | None = None
     """Worker processes; None: one per usable CPU; 0: none, everything runs in this process."""
     scheduler: str | None = None
@@ -88,6 +91,7 @@ class TileOptions:
             (self.scores in {"auto", "all"}, "scores", "auto or all"),
             (self.reader is None or self.reader in READERS, "reader", f"one of {', '.join(READERS)}"),
             (self.scene is None or self.scene >= 0, "scene", "0 or more"),
+            (self.icc in {None, SRGB}, "icc", SRGB),
             (self.workers is None or self.workers >= 0, "workers", "0 (in this process) or more"),
         ]
         parse_rules(self.drop)

@@ -82,6 +82,8 @@ class Opening:
     """Tiles of one box decoded at once."""
     scene: int | None = None
     """Which of several scenes is read; None: the largest."""
+    srgb: bool = False
+    """Apply the slide's ICC profile, where it has one: pixels are given in sRGB."""
 
 
 class Slide(Protocol):
@@ -100,6 +102,8 @@ class Slide(Protocol):
     """All that the file holds and the reader could read; empty where its format has but one."""
     scene: int
     """Index of the one that is read."""
+    icc: bytes
+    """The slide's ICC profile as it stands in the file; empty where there is none."""
     mpp_claims: tuple[MppClaim, ...]
     """In the order in which they are to be believed."""
     objective_power: float | None
@@ -151,7 +155,9 @@ READERS = ("tiff", "openslide", "dicom", "ome-zarr")
 """In the order in which they are asked."""
 
 
-def open_slide(path: Path, reader: str | None = None, *, threads: int = 1, scene: int | None = None) -> Slide:
+def open_slide(
+    path: Path, reader: str | None = None, *, threads: int = 1, scene: int | None = None, srgb: bool = False
+) -> Slide:
     """Open a slide with the first reader that can read it right, or with the one that is named.
 
     Parameters
@@ -164,6 +170,8 @@ def open_slide(path: Path, reader: str | None = None, *, threads: int = 1, scene
         Tiles of one box decoded at once. OpenSlide decodes one after the other whatever is asked.
     scene
         Which of the file's scenes is read, from 0; None: the largest.
+    srgb
+        Apply the slide's ICC profile, where it has one.
 
     Raises
     ------
@@ -183,7 +191,7 @@ def open_slide(path: Path, reader: str | None = None, *, threads: int = 1, scene
     for name in suitable:
         try:
             _check_kind(path, name)
-            slide = openers[name](path, Opening(threads, scene))
+            slide = openers[name](path, Opening(threads, scene, srgb))
         except NotASlideError as error:
             raise NotASlideError(f"{path.name} cannot be read: {_short(str(error))}") from None
         except UnreadableSlideError as error:

@@ -47,6 +47,8 @@ class DicomInstance:
     volume_mpp_yx: tuple[float, float] | None
     """From the imaged volume's size, less trustworthy."""
     objective_power: float | None
+    icc: bytes | None
+    """Of the first optical path."""
     notes: tuple[str, ...]
 
 
@@ -179,6 +181,7 @@ def _instance(path: Path, dataset: Any) -> DicomInstance:
         mpp_yx=_spacing(dataset),
         volume_mpp_yx=_volume_mpp(dataset, shape),
         objective_power=_objective(dataset),
+        icc=next((path.get("ICCProfile") for path in dataset.get("OpticalPathSequence") or ()), None),
         notes=notes,
     )
 

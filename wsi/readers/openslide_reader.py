@@ -9,6 +9,7 @@ from openslide import OpenSlide, OpenSlideError
 from tifffile import TiffFile
 
 from wsi.errors import DamagedSlideError, UnreadableSlideError
+from wsi.readers.icc import checked_profile, to_srgb
 from wsi.readers.scenes import refuse_scene, scene_notes, tiff_scenes
 from wsi.readers.tiff_directories import lost_directory
 from wsi.readers.tiff_metadata import positive
@@ -25,7 +26,7 @@ class OpenSlideReader:
 
     reader = "openslide"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, srgb: bool = False) -> None:
         self.path = path
         self._handle = _open(path)
         self._process = os.getpid()
@@ -40,6 +41,9 @@ class OpenSlideReader:
             raise UnreadableSlideError("OpenSlide reads the first picture alone, and that is not the slide")
         self.notes = scene_notes(self.scenes, self.scenes[0]) if self.scenes else ()
         self.missing = ""
+        profile = self._handle.color_profile
+        self.icc = checked_profile(profile.tobytes()) if profile else b""
+        self._colours = to_srgb(self.icc) if srgb and self.icc else None
         background = properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "FFFFFF")
         self._background = np.array([int(background[i : i + 2], 16) for i in (0, 2, 4)], np.float32)
         self._probe()
@@ -105,10 +109,10 @@ class OpenSlideReader:
             raise
         alpha = rgba[..., 3]
         if alpha.min() == 255:
-            return rgba[..., :3]
+            return self._colours(rgba[..., :3]) if self._colours else rgba[..., :3]
         share = alpha[..., None].astype(np.float32) / 255
         blended: RGB = np.rint(rgba[..., :3] * share + self._background * (1 - share)).astype(np.uint8)
-        return blended
+        return self._colours(blended) if self._colours else blended
 
     def close(self) -> None:
         """See `wsi.slide.Slide.close`."""
@@ -118,7 +122,7 @@ class OpenSlideReader:
 def open_with_openslide(path: Path, opening: Opening) -> OpenSlideReader:
     """Open a slide with OpenSlide, or raise `UnreadableSlideError` with OpenSlide's reason."""
     refuse_scene(opening.scene)
-    return OpenSlideReader(path)
+    return OpenSlideReader(path, srgb=opening.srgb)
 
 
 def _scenes(path: Path) -> tuple[Scene, ...]:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tifffile import TiffFile, TiffFileError, TiffPage
 
@@ -58,6 +59,8 @@ class TiffLayout:
     """TIFF tag 274, 1 to 8."""
     significant_bits: int | None
     """Bits of a sample that carry the picture, where these are fewer than are stored."""
+    icc: Any
+    """TIFF tag 34675 as stored, None where there is none."""
     scenes: tuple[Scene, ...]
     scene: Scene
     """The one that this is the layout of."""
@@ -113,6 +116,7 @@ def _layout(tiff: TiffFile, lost: int, wanted: int | None) -> TiffLayout:
         levels=tuple(levels[i] for i in keep),
         orientation=orientation,
         significant_bits=bits,
+        icc=pages[0].tags.valueof(34675),
         scenes=scenes,
         scene=scene,
         mpp_claims=mpp_claims(tiff, pages[0], facts, scene.index),

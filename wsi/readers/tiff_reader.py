@@ -40,10 +40,11 @@ class TiffReader(Mosaic):
 
     reader = "tiff"
 
-    def __init__(self, path: Path, threads: int = 1, scene: int | None = None) -> None:
+    def __init__(self, path: Path, threads: int = 1, scene: int | None = None, *, srgb: bool = False) -> None:
         layout = read_layout(path, scene)
         super().__init__(path.name, [TileGrid(level.stored, level.tile) for level in layout.stored_levels], threads)
         self.path = path
+        self._profiled(layout.icc, srgb=srgb)
         self.format = layout.format
         self.chosen_because = f"TIFF ({layout.format}) whose tiles decode directly"
         self.levels = layout.levels
@@ -119,13 +120,13 @@ class TiffReader(Mosaic):
         if not payload:
             return None
         if len(payload) > _SMALL_PAYLOAD:
-            return decoder.rgb(payload, index)
+            return self.coloured(decoder.rgb(payload, index))
         key = (level, payload)
         known = self._by_payload.get(key)
         if known is None:
             if len(self._by_payload) >= _REMEMBERED_PAYLOADS:
                 self._by_payload, self._known = {}, set()
-            known = decoder.rgb(payload, index)
+            known = self.coloured(decoder.rgb(payload, index))
             self._by_payload[key] = known
             self._known.add(id(known))
         return known
@@ -138,7 +139,7 @@ class TiffReader(Mosaic):
         stride = layout.grid.y * layout.grid.x
         indices = [index + plane * stride for plane in range(decoder.planes)]
         payloads = [self.payload(level, i) for i in indices]
-        return decoder.rgb_of_planes(payloads, indices) if all(payloads) else None
+        return self.coloured(decoder.rgb_of_planes(payloads, indices)) if all(payloads) else None
 
     def payload(self, level: int, index: int) -> bytes:
         """Return a tile's compressed bytes as they lie in the file; empty where the tile was never written.
@@ -165,7 +166,7 @@ class TiffReader(Mosaic):
 
 def open_with_tiff(path: Path, opening: Opening) -> TiffReader:
     """Open a TIFF slide, or raise `UnreadableSlideError` with the reason."""
-    return TiffReader(path, opening.threads, opening.scene)
+    return TiffReader(path, opening.threads, opening.scene, srgb=opening.srgb)
 
 
 def _to_stored(box: Box, shown: YX, *, transpose: bool, flip_y: bool, flip_x: bool) -> Box:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.options import Json, Manifest
+from cli.options import Json, Manifest, Scene
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,6 +24,7 @@ def info(
     reader: Annotated[
         str | None, typer.Option("--reader", help="Force a reader: tiff, openslide, dicom or ome-zarr.")
     ] = None,
+    scene: Scene = None,
     verify: Annotated[bool, typer.Option("--verify", help="Decode every tile and count the damaged ones.")] = False,
     json: Json = False,
 ) -> None:
@@ -37,7 +38,7 @@ def info(
     from wsi.info import InfoOptions, describe_all
 
     with one_line_errors():
-        options = InfoOptions(target_mpp=mpp, assume_mpp=assume_mpp, reader=reader, verify=verify)
+        options = InfoOptions(target_mpp=mpp, assume_mpp=assume_mpp, reader=reader, scene=scene, verify=verify)
         rows = describe_all(tuple(slides or ()), manifest, options)
     if json:
         typer.echo(masked(json_module.dumps(rows, indent=1)))

@@ -15,6 +15,11 @@ Workers = Annotated[int | None, typer.Option("--workers", "-w", help="Worker pro
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that were made with other settings.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON on standard output.")]
 
+Scene = Annotated[
+    int | None,
+    typer.Option("--scene", help="Of files with several scans: which, from 0, as `gigamil info` lists them."),
+]
+
 Columns = Annotated[
     str | None,
     typer.Option("--columns", help="The table's names of columns: image_id=slide_id,label=Diagnosis."),

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cli.options import Json, Manifest, Out, Overwrite, Workers
+from cli.options import Json, Manifest, Out, Overwrite, Scene, Workers
 
 MinTissue = Annotated[float, typer.Option("--min-tissue", help="Least share of tissue of a listed tile.")]
 TilePx = Annotated[str, typer.Option("--tile-px", help="Side of a tile: 224, 256, 512, ... or native.")]
@@ -46,6 +46,8 @@ def tile(
     drop: Drop = None,
     scores: Scores = "auto",
     reader: Annotated[str | None, typer.Option("--reader", help="Force a reader; see gigamil info.")] = None,
+    scene: Scene = None,
+    icc: Annotated[str | None, typer.Option("--icc", help="srgb: apply the slide's ICC colour profile.")] = None,
     workers: Workers = None,
     scheduler: Annotated[str | None, typer.Option("--scheduler", help="A running Dask scheduler, tcp://...")] = None,
     overwrite: Overwrite = False,
@@ -85,6 +87,8 @@ def tile(
             drop=tuple(drop or ()),
             scores=scores,
             reader=reader,
+            scene=scene,
+            icc=icc,
             workers=workers,
             scheduler=scheduler,
             overwrite=overwrite,

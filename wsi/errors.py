@@ -10,6 +10,7 @@
     └── ItemError (RuntimeError)       one item failed, the others go on                          exit code 1
         ├── SlideError                 a slide cannot be used
         │   ├── UnreadableSlideError   no reader opens it, or none reads its pixels
+        │   │   └── NotASlideError     what is asked of it no reader could give: no other is tried
         │   ├── DamagedSlideError      some of its pixels cannot be decoded
         │   └── ResolutionError        its um/px cannot be believed
         ├── StoreError                 a tile store is missing, incomplete or damaged
@@ -78,6 +79,10 @@ class SlideError(ItemError):
 
 class UnreadableSlideError(SlideError):
     """No reader opens the file, or none reads its pixels."""
+
+
+class NotASlideError(UnreadableSlideError):
+    """The file is understood, and what is asked of it no reader could give: no other need be tried."""
 
 
 class DamagedSlideError(SlideError):

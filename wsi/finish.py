@@ -1,5 +1,6 @@
 """The last task of a slide: coarse levels, mask, overview, tile list, root metadata; then the store is whole."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -11,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi.atomic import PARTIAL
+from wsi.atomic import PARTIAL, write_bytes
 from wsi.errors import StoreError
 from wsi.grid import SHARD_TILES, TASK_LEVELS
-from wsi.layout import FILL, group, meta_hash, multiscales, omero, shard_path, write_json, write_small_array
+from wsi.layout import FILL, ICC_KEY, group, meta_hash, multiscales, omero, shard_path, write_json, write_small_array
 from wsi.options import AREA, DCT
 from wsi.plan import SlidePlan, read_overview, read_tissue
 from wsi.pyramid import LevelWriter
@@ -49,6 +50,8 @@ def finish(plan: SlidePlan, regions: Sequence[YX]) -> dict[str, Any]:
     listed = _write_tiles(plan, receipts)
     _write_mask(plan)
     _write_overview(plan)
+    if plan.icc:
+        write_bytes(plan.partial / ICC_KEY, plan.icc)
     facts = _facts(plan, receipts, listed)
     for left_over in plan.partial.rglob(f".*{PARTIAL}"):  # by a worker that was killed
         discard(left_over)
@@ -231,7 +234,8 @@ def _recipe(plan: SlidePlan, facts: dict[str, Any], listed: _TileList) -> Recipe
 
 def _meta(plan: SlidePlan, facts: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
     """Return our own attributes: an allow-list; nothing that the scanner wrote as free text is copied."""
-    return {
+    profile = {"sha256": hashlib.sha256(plan.icc).hexdigest(), "applied": "icc" in plan.recipe} if plan.icc else None
+    return ({"icc": profile} if profile else {}) | {
         "format": FORMAT_VERSION,
         "complete": True,
         "image_id": plan.image_id,

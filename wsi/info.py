@@ -11,6 +11,7 @@ from wsi.errors import RequestError, SlideError
 from wsi.grid import Grid
 from wsi.outcome import Progress
 from wsi.pixel_check import check_pixels
+from wsi.readers.icc import describe_profile
 from wsi.resolution import POSSIBLE_MPP, WANTED_MPP, is_possible_mpp, is_wanted_mpp, resolve_mpp
 from wsi.scaling import choose_scaling
 from wsi.slide import Slide, open_slide
@@ -28,6 +29,8 @@ class InfoOptions:
     """um/px of slides that do not say it."""
     reader: str | None = None
     """Force this reader."""
+    scene: int | None = None
+    """Which scene of files with several, from 0; None: the largest."""
     verify: bool = False
     """Decode every tile of every level and count the damaged ones."""
 
@@ -63,9 +66,11 @@ def describe(job: Job, options: InfoOptions, progress: Progress | None = None) -
         return facts | {"notes": job.problem}
     notes: list[str] = []
     try:
-        slide = open_slide(job.path, options.reader, threads=usable_cpus() if options.verify else 1)
+        slide = open_slide(
+            job.path, options.reader, threads=usable_cpus() if options.verify else 1, scene=options.scene
+        )
         try:
-            notes += slide.notes
+            notes += [*slide.notes, *_scenes(slide), *_icc(slide)]
             facts |= _of_file(slide)
             if options.verify:
                 check = check_pixels(slide, progress)
@@ -79,6 +84,18 @@ def describe(job: Job, options: InfoOptions, progress: Progress | None = None) -
     except OSError as error:
         return facts | {"notes": "; ".join([*notes, f"reading failed: {error.strerror or error}"])}
     return facts | {"notes": "; ".join(notes), "failed": bool(facts.get("damaged") or slide.missing)}
+
+
+def _scenes(slide: Slide) -> list[str]:
+    """List the scenes of a slide with several; their names are for the screen alone."""
+    listed = (f"{s.index} {s.name!r} {s.shape.x} x {s.shape.y}" for s in slide.scenes)
+    return [f"scenes: {', '.join(listed)}"] if len(slide.scenes) > 1 else []
+
+
+def _icc(slide: Slide) -> list[str]:
+    if not slide.icc:
+        return []
+    return [f"ICC profile: {describe_profile(slide.icc)} ({len(slide.icc):,} bytes), kept; --icc srgb applies it"]
 
 
 def _of_file(slide: Slide) -> dict[str, str]:

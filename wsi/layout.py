@@ -6,6 +6,7 @@
         labels/tissue/0/ 1/ ...   the tissue mask, uint8 (y, x), on its own grid
         tiles/yx, tiles/tissue    the tile list: int32 (n, 2) row and column, float32 (n) share of tissue
         tiles/<score>             float32 (n)
+        icc.icc                   the slide's ICC profile, where it has one
 
 Specifications: zarr v3, OME-Zarr (NGFF) 0.5.
 """
@@ -27,6 +28,8 @@ from wsi.units import YX, ceil_div
 SUFFIX = ".zarr"
 FILL = 255
 """Value of a chunk that is not there: white."""
+ICC_KEY = "icc.icc"
+"""Where the slide's ICC profile lies, as it was in the slide; in stores of slides that have one."""
 _SMALL_ARRAY_LEVEL = 3
 _CHANNELS = (("Red", "FF0000"), ("Green", "00FF00"), ("Blue", "0000FF"))
 

@@ -226,7 +226,7 @@ def _mpp(where: str, text: str | None) -> float | None:
     if not text:
         return None
     try:
-        value = float(text)
+        value = float(text.replace(",", "."))
     except ValueError:
         value = math.nan
     if not is_possible_mpp(value):

@@ -6,6 +6,7 @@ from typing import Any
 
 from wsi.codecs import AUTO, CODEC_CHOICES
 from wsi.errors import RequestError
+from wsi.readers.icc import SRGB
 from wsi.resolution import POSSIBLE_MPP, WANTED_MPP, is_possible_mpp, is_wanted_mpp
 from wsi.roi import MODES
 from wsi.scores.drop import Rule, parse_rules
@@ -57,6 +58,10 @@ class TileOptions:
     """``auto``: score the pixels of tiles that are decoded anyway. ``all``: decode tiles for that, too."""
     reader: str | None = None
     """Force this reader."""
+    scene: int | None = None
+    """Which scene of files with several, from 0; None: the largest."""
+    icc: str | None = None
+    """``srgb``: the slide's ICC profile is applied, where it has one. None: pixels stay as they are."""
     workers: int | None = None
     """Worker processes; None: one per usable CPU; 0: none, everything runs in this process."""
     scheduler: str | None = None
@@ -85,6 +90,8 @@ class TileOptions:
             (self.roi is None or self.roi.exists(), "roi", "a GeoJSON, a PNG or a folder of them that exists"),
             (self.scores in {"auto", "all"}, "scores", "auto or all"),
             (self.reader is None or self.reader in READERS, "reader", f"one of {', '.join(READERS)}"),
+            (self.scene is None or self.scene >= 0, "scene", "0 or more"),
+            (self.icc in {None, SRGB}, "icc", SRGB),
             (self.workers is None or self.workers >= 0, "workers", "0 (in this process) or more"),
         ]
         parse_rules(self.drop)

@@ -28,6 +28,7 @@ from wsi.memory import keep_freed_memory
 from wsi.options import DCT, NATIVE, TileOptions
 from wsi.overview import OverviewPlan, overview_band, plan_overview
 from wsi.passthrough import copied_levels
+from wsi.readers.icc import SRGB
 from wsi.recipe import canonical
 from wsi.reduced_jpeg import can_reduce
 from wsi.replace import remove
@@ -72,6 +73,8 @@ class SlidePlan:
     slide_shape: YX
     """Level-0 pixels."""
     format: str
+    icc: bytes
+    """The slide's ICC profile; may be empty."""
     notes: tuple[str, ...]
     missing: bool
     """The file lacks bytes that it declares."""
@@ -112,18 +115,20 @@ def partial_path(store: Path) -> Path:
 
 
 @lru_cache(maxsize=_OPEN_SLIDES)
-def _cached(path: Path, reader: str | None, _size: int, _mtime_ns: int, _process: int) -> Slide:
-    return open_slide(path, reader)
+def _cached(
+    path: Path, reader: str | None, scene: int | None, srgb: bool, _size: int, _mtime_ns: int, _process: int
+) -> Slide:
+    return open_slide(path, reader, scene=scene, srgb=srgb)
 
 
-def cached_slide(path: Path, reader: str | None) -> Slide:
+def cached_slide(path: Path, reader: str | None, options: TileOptions) -> Slide:
     """Return an open slide; each worker process keeps the last few open, for its tasks come from several slides."""
     keep_freed_memory()
     try:
         stat = os.stat(path)
     except OSError:
-        return open_slide(path, reader)  # raises, with its reason
-    return _cached(path, reader, stat.st_size, stat.st_mtime_ns, os.getpid())
+        return open_slide(path, reader, scene=options.scene)  # raises, with its reason
+    return _cached(path, reader, options.scene, options.icc == SRGB, stat.st_size, stat.st_mtime_ns, os.getpid())
 
 
 def make_plan(job: Job, options: TileOptions) -> SlidePlan:
@@ -136,7 +141,7 @@ def make_plan(job: Job, options: TileOptions) -> SlidePlan:
     """
     if not options.out.is_dir():
         raise RequestError(f"--out {options.out}: the worker on {gethostname()} does not see this folder")
-    slide = cached_slide(job.path, options.reader)
+    slide = cached_slide(job.path, options.reader, options)
     if slide.missing and options.on_damage == "fail":
         raise DamagedSlideError(f"{slide.missing}: copy the file again, or give --on-damage skip")
     resolution = resolve_mpp(
@@ -147,7 +152,12 @@ def make_plan(job: Job, options: TileOptions) -> SlidePlan:
     )
     scaling = choose_scaling(slide.levels, resolution.mpp, options.target_mpp)
     grid = Grid(scaling.shape, _tile_px(slide, scaling, options))
-    copies = copied_levels(slide, scaling, grid) if options.codec in {AUTO, "jpeg"} else (None,) * TASK_LEVELS
+    converted = bool(options.icc and slide.icc)
+    copies = (
+        copied_levels(slide, scaling, grid)
+        if options.codec in {AUTO, "jpeg"} and not converted
+        else (None,) * TASK_LEVELS
+    )
     overview = plan_overview(slide, resolution.mpp)
     apart = options.roi is not None or any(source is not None for source in copies)
     by_dct = options.downscale == DCT and can_reduce(slide, scaling.level, scaling.factor)
@@ -161,6 +171,10 @@ def make_plan(job: Job, options: TileOptions) -> SlidePlan:
         "roi": roi_hash(roi_file(options.roi, job.image_id)) if options.roi is not None else None,
         "effect": effect(options, scaling, grid.tile_px, codecs, copies, reduction),
     }
+    if len(slide.scenes) > 1:
+        recipe["scene"] = slide.scene
+    if converted:
+        recipe["icc"] = options.icc
     if resolution.source == ASSUMED:
         recipe["assume_mpp"] = options.assume_mpp
     return SlidePlan(
@@ -179,6 +193,7 @@ def make_plan(job: Job, options: TileOptions) -> SlidePlan:
         resolution=resolution,
         slide_shape=slide.levels[0].shape,
         format=slide.format,
+        icc=slide.icc,
         notes=tuple(slide.notes),
         missing=bool(slide.missing),
         chosen_because=slide.chosen_because,
@@ -223,7 +238,7 @@ def make_band(plan: SlidePlan, index: int) -> None:
     if part_path(plan, YX(index, 0)).is_file():
         return
     with slide_errors(plan):
-        rgb, damaged = overview_band(cached_slide(plan.path, plan.reader), plan.overview, index)
+        rgb, damaged = overview_band(cached_slide(plan.path, plan.reader, plan.options), plan.overview, index)
     refuse_damage(plan, damaged)
     write_part(plan, YX(index, 0), rgb, damaged)
 

@@ -48,7 +48,8 @@ def reduced_tile(slide: TiffReader, level: int, index: int, reduction: int) -> R
         return None if pixels is None else _smaller(pixels, reduction)
     page = layout.page
     check_jpeg(payload, layout.tile, page.jpegtables)
-    return reduced_jpeg(complete_jpeg(payload, page.jpegtables, page.photometric.name, layout.tile), reduction)
+    whole = complete_jpeg(payload, page.jpegtables, page.photometric.name, layout.tile)
+    return slide.coloured(reduced_jpeg(whole, reduction))
 
 
 def _smaller(pixels: RGB, reduction: int) -> RGB:

@@ -192,7 +192,7 @@ class _Region:
     @contextmanager
     def _decoding(self) -> Iterator[Slide]:
         """Give the slide; add the block's time to reading, as far as the reader tells it apart, and to decoding."""
-        slide = cached_slide(self._plan.path, self._plan.reader)
+        slide = cached_slide(self._plan.path, self._plan.reader, self._plan.options)
         before, start = getattr(slide, "seconds_reading", 0.0), time.perf_counter()
         yield slide
         reading = getattr(slide, "seconds_reading", 0.0) - before
@@ -275,7 +275,9 @@ class _Region:
     @cached_property
     def _native(self) -> YX | None:
         """Size of the slide's own tiles."""
-        return cached_slide(self._plan.path, self._plan.reader).levels[self._plan.scaling.level].tile
+        return (
+            cached_slide(self._plan.path, self._plan.reader, self._plan.options).levels[self._plan.scaling.level].tile
+        )
 
     def _pixels(self, out: Box, damaged: list[Box] | None) -> RGB:
         """Return a box of the store's level 0, uint8 (h, w, 3)."""

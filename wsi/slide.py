@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi.errors import RequestError, UnreadableSlideError
+from wsi.errors import NotASlideError, RequestError, UnreadableSlideError
 from wsi.regular import irregular_below, open_regular
 from wsi.units import YX, Box
 
@@ -62,6 +62,30 @@ class MppClaim:
     """Where it stands in the file, such as ``aperio.MPP`` or ``TIFF resolution``."""
 
 
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One scan among those that a file holds."""
+
+    index: int
+    """Its number in the file's order, from 0; label and macro count, and are no scenes."""
+    name: str
+    """As the file gives it, "" where it does not: free text, never kept in a store."""
+    shape: YX
+    """Pixels of its largest level, as stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """How a slide is opened."""
+
+    threads: int = 1
+    """Tiles of one box decoded at once."""
+    scene: int | None = None
+    """Which of several scenes is read; None: the largest."""
+    srgb: bool = False
+    """Apply the slide's ICC profile, where it has one: pixels are given in sRGB."""
+
+
 class Slide(Protocol):
     """A slide that is open for reading. Not picklable: a worker opens its own."""
 
@@ -74,6 +98,12 @@ class Slide(Protocol):
     """Why this reader took the file."""
     levels: tuple[Level, ...]
     """Largest first."""
+    scenes: tuple[Scene, ...]
+    """All that the file holds and the reader could read; empty where its format has but one."""
+    scene: int
+    """Index of the one that is read."""
+    icc: bytes
+    """The slide's ICC profile as it stands in the file; empty where there is none."""
     mpp_claims: tuple[MppClaim, ...]
     """In the order in which they are to be believed."""
     objective_power: float | None
@@ -104,8 +134,7 @@ class Slide(Protocol):
         """Close the file."""
 
 
-Opener = Callable[[Path, int], Slide]
-"""Takes the path and the number of threads that may decode the tiles of one box."""
+Opener = Callable[[Path, Opening], Slide]
 
 
 def _openers() -> Mapping[str, Opener]:
@@ -126,7 +155,9 @@ READERS = ("tiff", "openslide", "dicom", "ome-zarr")
 """In the order in which they are asked."""
 
 
-def open_slide(path: Path, reader: str | None = None, *, threads: int = 1) -> Slide:
+def open_slide(
+    path: Path, reader: str | None = None, *, threads: int = 1, scene: int | None = None, srgb: bool = False
+) -> Slide:
     """Open a slide with the first reader that can read it right, or with the one that is named.
 
     Parameters
@@ -137,6 +168,10 @@ def open_slide(path: Path, reader: str | None = None, *, threads: int = 1) -> Sl
         One of `READERS`; None asks each that suits the kind of file.
     threads
         Tiles of one box decoded at once. OpenSlide decodes one after the other whatever is asked.
+    scene
+        Which of the file's scenes is read, from 0; None: the largest.
+    srgb
+        Apply the slide's ICC profile, where it has one.
 
     Raises
     ------
@@ -147,13 +182,18 @@ def open_slide(path: Path, reader: str | None = None, *, threads: int = 1) -> Sl
     """
     if reader is not None and reader not in READERS:
         raise RequestError(f"reader {reader!r} is not known: expected one of {', '.join(READERS)}")
+    from wsi.readers.scenes import refuse_without_pixels
+
+    refuse_without_pixels(path)
     suitable = (reader,) if reader else _suitable(path)
     openers = _openers()
     reasons: list[str] = []
     for name in suitable:
         try:
             _check_kind(path, name)
-            slide = openers[name](path, threads)
+            slide = openers[name](path, Opening(threads, scene, srgb))
+        except NotASlideError as error:
+            raise NotASlideError(f"{path.name} cannot be read: {_short(str(error))}") from None
         except UnreadableSlideError as error:
             reasons.append(f"{name}: {_short(str(error))}")
             continue

@@ -18,7 +18,7 @@ from wsi.channels import smallest
 from wsi.codecs import ChunkCodec, codec
 from wsi.errors import RequestError, StoreError, masked, says_damage
 from wsi.grid import Grid
-from wsi.layout import FILL, SUFFIX, shard_key
+from wsi.layout import FILL, ICC_KEY, SUFFIX, shard_key
 from wsi.slide import RGB
 from wsi.storage import Location, Options, locate, open_folder
 from wsi.store_metadata import parse_metadata
@@ -114,6 +114,17 @@ class TileStore:
     def provenance(self) -> dict[str, Any]:
         """Reader, versions, where the um/px came from, notes and warnings."""
         return dict(self._meta["provenance"])
+
+    @property
+    def icc_profile(self) -> bytes:
+        """The slide's ICC profile; empty where it has none. ``meta["icc"]["applied"]``: the pixels are sRGB already."""
+        told = self._meta.get("icc")
+        if not isinstance(told, dict):
+            return b""
+        data = self.folder.read([ICC_KEY])[0] or b""
+        if hashlib.sha256(data).hexdigest() != told.get("sha256"):
+            raise StoreError(f"{self.path}: its ICC profile is missing or changed: tile the slide again")
+        return data
 
     @cached_property
     def tiles_yx(self) -> NDArray[np.int32]:

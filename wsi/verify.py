@@ -104,6 +104,7 @@ def _recipe(store: TileStore) -> Iterator[str]:
         yield "the recipe does not match its hash: the metadata was changed after tiling"
     elif store.meta.get("sha256", meta_hash(store.meta)) != meta_hash(store.meta):
         yield "zarr.json does not match its hash: the metadata was changed after tiling"
+    store.icc_profile  # noqa: B018  raises where it is missing or changed
 
 
 def _metadata(store: TileStore) -> Iterator[str]:

@@ -134,14 +134,6 @@ def test_bits_that_are_no_slide_are_refused(tmp_path: Path) -> None:
         open_slide(tmp_path / "bits.tif")
 
 
-def test_two_images_of_one_size_are_refused(tmp_path: Path) -> None:
-    with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
-        for seed in (1, 2):
-            tiff.write(picture(128, 128, seed), photometric="rgb", tile=(64, 64), metadata=None)
-    with pytest.raises(UnreadableSlideError, match="nothing says which"):
-        open_slide(tmp_path / "a.tif", "tiff")
-
-
 # JPEG: against OpenSlide, and damage that libjpeg only warns of
 
 
@@ -460,3 +452,27 @@ def test_what_openslide_cannot_open_equals_tifffile(real_slides: Path) -> None:
         np.testing.assert_array_equal(whole(open_slide(real_slides / name)), tifffile.imread(real_slides / name))
     planes = tifffile.imread(real_slides / "edge/cells.ome.tif")
     np.testing.assert_array_equal(whole(open_slide(real_slides / "edge/cells.ome.tif")), planes.transpose(1, 2, 0))
+
+
+@pytest.mark.parametrize("reader", ["tiff", "openslide"])
+def test_a_decimal_comma_is_read(tmp_path: Path, reader: str) -> None:
+    description = "Aperio Image Library v11.2.1\n256x256 (256x256) JPEG/RGB Q=70|AppMag = 40|MPP = 0,2528"
+    write(tmp_path / "a.svs", picture(256, 256), tile=(256, 256), compression="jpeg", description=description)
+    slide = open_slide(tmp_path / "a.svs", reader)
+    assert (slide.mpp_claims[0].mpp_yx, slide.objective_power) == ((0.2528, 0.2528), 40)
+
+
+@pytest.mark.parametrize("by", ["MaxSampleValue", "OME", "statistic"])
+def test_twelve_bits_in_sixteen_scale_to_white(tmp_path: Path, by: str) -> None:
+    pixels = np.linspace(0, 4095, 128 * 128 * 3).reshape(128, 128, 3).astype(np.uint16)
+    path = tmp_path / "a.ome.tif"
+    if by == "OME":
+        options = {"axes": "YXS", "SignificantBits": 12}
+        tifffile.imwrite(path, pixels, photometric="rgb", tile=(64, 64), metadata=options, ome=True)
+    else:
+        most = 4095 if by == "MaxSampleValue" else 3000
+        write(path, pixels, extratags=[(281, 3, 3, (most,) * 3, True)])
+    scale = 65535 if by == "statistic" else 4095
+    slide = open_slide(path, "tiff")
+    np.testing.assert_array_equal(whole(slide), np.floor(pixels * (255 / scale) + 0.5).astype(np.uint8))
+    assert any(f"* 255 / {scale}" in note for note in slide.notes)

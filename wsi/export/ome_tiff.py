@@ -134,6 +134,7 @@ def _write(store: TileStore, path: Path, software: str, options: OmeTiffOptions,
     progress.begin(f"export {store.image_id}", sum(n.y * n.x for n in counts), "tiles")
     big = sum(shape.y * shape.x * 3 for shape in levels) > _CLASSIC_LIMIT
     used = []
+    profile = None if store.meta.get("icc", {}).get("applied") else store.icc_profile or None
     with tifffile.TiffWriter(path, bigtiff=big, byteorder="<") as tiff:
         for level, shape in enumerate(levels):
             writer = _LevelWriter(store, level, options.compression)
@@ -150,6 +151,7 @@ def _write(store: TileStore, path: Path, software: str, options: OmeTiffOptions,
                 resolution=(per_cm, per_cm),
                 resolutionunit="CENTIMETER",
                 software=software,
+                iccprofile=profile,
                 metadata=None,
                 **writer.tags,
             )

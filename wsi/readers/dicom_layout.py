@@ -47,6 +47,8 @@ class DicomInstance:
     volume_mpp_yx: tuple[float, float] | None
     """From the imaged volume's size, less trustworthy."""
     objective_power: float | None
+    icc: bytes | None
+    """Of the first optical path."""
     notes: tuple[str, ...]
 
 
@@ -179,6 +181,7 @@ def _instance(path: Path, dataset: Any) -> DicomInstance:
         mpp_yx=_spacing(dataset),
         volume_mpp_yx=_volume_mpp(dataset, shape),
         objective_power=_objective(dataset),
+        icc=next((path.get("ICCProfile") for path in dataset.get("OpticalPathSequence") or ()), None),
         notes=notes,
     )
 
@@ -190,6 +193,8 @@ def _refuse(dataset: Any) -> None:
     bits, kind = int(dataset.BitsAllocated), str(dataset.PhotometricInterpretation)
     if bits != 8 or kind not in DICOM_SPACES or int(dataset.SamplesPerPixel) not in {1, 3}:
         raise UnreadableSlideError(f"{dataset.SamplesPerPixel} samples of {bits} bits, {kind}: expected 8-bit colour")
+    if int(dataset.get("BitsStored", bits)) != bits:
+        raise UnreadableSlideError(f"{dataset.BitsStored} of {bits} bits are used: expected 8-bit colour")
     if syntax in RAW and kind == "YBR_FULL_422":
         raise UnreadableSlideError(
             "YBR_FULL_422 that is not compressed: half its chroma is left out, expected all of it"

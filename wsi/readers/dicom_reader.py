@@ -17,7 +17,8 @@ from wsi.readers.dicom_layout import JPEG, JPEG_2000, JPEG_LS, DicomInstance, re
 from wsi.readers.jpeg import check_jpeg
 from wsi.readers.jpeg2000 import check_jpeg2000
 from wsi.readers.mosaic import Mosaic, TileGrid
-from wsi.slide import RGB, Level, MppClaim, level_downsample
+from wsi.readers.scenes import refuse_scene
+from wsi.slide import RGB, Level, MppClaim, Opening, level_downsample
 from wsi.units import Box
 
 
@@ -28,11 +29,12 @@ class DicomReader(Mosaic):
     format = "dicom"
     chosen_because = "DICOM whole-slide image whose frames decode directly"
 
-    def __init__(self, path: Path, threads: int = 1) -> None:
+    def __init__(self, path: Path, threads: int = 1, *, srgb: bool = False) -> None:
         self.path = path
         self._instances = _series(path)
         super().__init__(path.name, [TileGrid(i.shape, i.tile) for i in self._instances], threads)
         first = self._instances[0]
+        self._profiled(first.icc, srgb=srgb)
         self.levels = tuple(Level(i.shape, _downsample(first, i), i.tile) for i in self._instances)
         claims = ((first.mpp_yx, "DICOM PixelSpacing"), (first.volume_mpp_yx, "DICOM imaged volume"))
         self.mpp_claims = tuple(MppClaim(mpp_yx, source) for mpp_yx, source in claims if mpp_yx and min(mpp_yx) > 0)
@@ -76,16 +78,17 @@ class DicomReader(Mosaic):
             if offset + length > size:
                 raise EOFError(f"expected {length} bytes at {offset}, the file has {size}")
             pieces.append(os.pread(self._descriptors[level], length, offset))
-        return _rgb(b"".join(pieces), instance)
+        return self.coloured(_rgb(b"".join(pieces), instance))
 
     def close(self) -> None:
         """See `wsi.slide.Slide.close`."""
         self._closed()
 
 
-def open_with_dicom(path: Path, threads: int = 1) -> DicomReader:
+def open_with_dicom(path: Path, opening: Opening) -> DicomReader:
     """Open a DICOM slide, or raise `UnreadableSlideError` with the reason."""
-    return DicomReader(path, threads)
+    refuse_scene(opening.scene)
+    return DicomReader(path, opening.threads, srgb=opening.srgb)
 
 
 def _close_all(descriptors: list[int]) -> None:

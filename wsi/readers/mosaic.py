@@ -10,14 +10,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from threading import Lock
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from wsi.errors import DamagedSlideError, UnreadableSlideError, says_damage
+from wsi.readers.icc import checked_profile, to_srgb
 from wsi.resample import area_average, source_box
-from wsi.slide import DAMAGED_RGB, RGB, Level
+from wsi.slide import DAMAGED_RGB, RGB, Level, Scene
 from wsi.units import YX, Box, ceil_div
 
 CACHE_BYTES = 16 << 20
@@ -74,6 +76,11 @@ class Mosaic(ABC):
 
     levels: tuple[Level, ...]
     """See `wsi.slide.Slide`."""
+    scenes: tuple[Scene, ...] = ()
+    scene = 0
+    icc = b""
+    _colours: Callable[[RGB], RGB] | None = None
+    """From the slide's colours to sRGB, where that is asked for."""
 
     def __init__(self, name: str, grids: Sequence[TileGrid], threads: int) -> None:
         self._name = name
@@ -93,6 +100,16 @@ class Mosaic(ABC):
 
         Called from several threads.
         """
+
+    def _profiled(self, profile: Any, *, srgb: bool) -> None:
+        """Take the file's ICC profile; called before a tile is decoded."""
+        self.icc = checked_profile(profile)
+        if srgb and self.icc:
+            self._colours = to_srgb(self.icc)
+
+    def coloured(self, pixels: RGB) -> RGB:
+        """Return decoded pixels, uint8 (h, w, 3), in the colours that are asked for."""
+        return self._colours(pixels) if self._colours else pixels
 
     def _is_known(self, pixels: RGB) -> bool:
         """Tell whether a reader keeps these pixels by itself, so that they need no place in the cache."""

@@ -12,8 +12,9 @@ import numpy as np
 
 from wsi.errors import UnreadableSlideError
 from wsi.readers.mosaic import Mosaic, TileGrid, one_line
+from wsi.readers.scenes import choose_scene, is_beside, refuse_scene, scene_notes
 from wsi.readers.tiff_layout import MAX_TILE_BYTES
-from wsi.slide import RGB, Level, MppClaim
+from wsi.slide import RGB, Level, MppClaim, Opening, Scene
 from wsi.units import YX, Box
 
 _UM = {"micrometer": 1.0, "millimeter": 1e3, "centimeter": 1e4, "meter": 1e6, "nanometer": 1e-3, "um": 1.0, "µm": 1.0}
@@ -25,9 +26,15 @@ class OmeZarrReader(Mosaic):
 
     reader = "ome-zarr"
 
-    def __init__(self, path: Path, threads: int = 1) -> None:
+    def __init__(self, path: Path, threads: int = 1, scene: int | None = None) -> None:
         self.path = path
-        group, ome, version = _image_group(path)
+        pictures = _image_groups(path)
+        self.scenes = _scenes(pictures)
+        chosen = choose_scene(self.scenes, scene) if self.scenes else None
+        if chosen is None:
+            refuse_scene(scene)
+        self.scene = chosen.index if chosen else next(iter(pictures))
+        group, ome, version = pictures[self.scene]
         self.format = f"ome-zarr {version}"
         self.chosen_because = f"OME-Zarr {version}"
         axes, scales, arrays = _open_levels(group, ome)
@@ -49,6 +56,8 @@ class OmeZarrReader(Mosaic):
         self.missing = ""
         planes = any(arrays[0].shape[i] > 1 for i, name in enumerate(self._axes) if name in "tz")
         self.notes: tuple[str, ...] = ("only the first plane (t = 0, z = 0) is read",) if planes else ()
+        if chosen:
+            self.notes += scene_notes(self.scenes, chosen)
         super().__init__(path.name, [TileGrid(*pair) for pair in zip(shapes, tiles, strict=True)], threads)
         self._probe(range(self._grids[0].grid.y * self._grids[0].grid.x))
 
@@ -80,34 +89,56 @@ class OmeZarrReader(Mosaic):
         """See `wsi.slide.Slide.close`; nothing stays open between reads."""
 
 
-def open_with_ome_zarr(path: Path, threads: int = 1) -> OmeZarrReader:
+def open_with_ome_zarr(path: Path, opening: Opening) -> OmeZarrReader:
     """Open an OME-Zarr folder, or raise `UnreadableSlideError` with the reason."""
-    return OmeZarrReader(path, threads)
+    return OmeZarrReader(path, opening.threads, opening.scene)
 
 
-def _image_group(path: Path) -> tuple[Any, dict[str, Any], str]:
-    """Return the zarr group of the picture, its OME metadata and their version."""
+_Picture = tuple[Any, dict[str, Any], str]
+"""A zarr group, its OME metadata and their version."""
+
+
+def _image_groups(path: Path) -> dict[int, _Picture]:
+    """Return the pictures of a folder by number; bioformats2raw puts them into the groups "0", "1", ..."""
     import zarr
 
     import wsi.zarr_jpeg  # noqa: F401  registers the codec of our own stores' JPEG chunks
 
     try:
-        group = zarr.open_group(str(path), mode="r")
-        for candidate in (group, group.get("0")):  # bioformats2raw puts the picture into the group "0"
-            if not isinstance(candidate, zarr.Group):
-                continue
-            attributes = dict(candidate.attrs)
-            ome: Any = attributes.get("ome", attributes)
-            if ome.get("multiscales"):
-                version = ome.get("version") or ome["multiscales"][0].get("version")
-                if version not in {"0.4", "0.5"}:
-                    raise UnreadableSlideError(f"OME-Zarr {version}: expected 0.4 or 0.5")
-                return candidate, ome, str(version)
+        root = zarr.open_group(str(path), mode="r")
+        if picture := _picture(root):
+            return {0: picture}
+        groups = {int(name): root[name] for name in root.group_keys() if name.isdecimal()}
+        pictures = {index: picture for index in sorted(groups) if (picture := _picture(groups[index]))}
     except UnreadableSlideError:
         raise
     except Exception as error:  # zarr raises nearly anything on a broken store
         raise UnreadableSlideError(f"not a zarr group ({one_line(error)})") from None
-    raise UnreadableSlideError("a zarr group without OME multiscales")
+    if not pictures:
+        raise UnreadableSlideError("a zarr group without OME multiscales")
+    return pictures
+
+
+def _picture(group: Any) -> _Picture | None:
+    attributes = dict(group.attrs)
+    ome: Any = attributes.get("ome", attributes)
+    if not ome.get("multiscales"):
+        return None
+    version = ome.get("version") or ome["multiscales"][0].get("version")
+    if version not in {"0.4", "0.5"}:
+        raise UnreadableSlideError(f"OME-Zarr {version}: expected 0.4 or 0.5")
+    return group, ome, str(version)
+
+
+def _scenes(pictures: dict[int, _Picture]) -> tuple[Scene, ...]:
+    """Return the scenes among several pictures, by their names; of a single picture nothing is asked here."""
+    found = []
+    for index, (group, ome, _) in pictures.items() if len(pictures) > 1 else ():
+        axes, _, arrays = _open_levels(group, ome)
+        names = [axis["name"] for axis in axes]
+        shape = YX(*(arrays[0].shape[names.index(name)] for name in "yx"))
+        found.append(Scene(index, " ".join(str(ome["multiscales"][0].get("name") or "").split()), shape))
+    return tuple(scene for scene in found if not is_beside(scene.name)) or tuple(found)
 
 
 def _open_levels(group: Any, ome: dict[str, Any]) -> tuple[list[dict[str, Any]], list[list[float]], list[Any]]:

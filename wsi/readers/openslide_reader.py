@@ -6,12 +6,17 @@ from pathlib import Path
 import numpy as np
 import openslide
 from openslide import OpenSlide, OpenSlideError
+from tifffile import TiffFile
 
 from wsi.errors import DamagedSlideError, UnreadableSlideError
+from wsi.readers.icc import checked_profile, to_srgb
+from wsi.readers.scenes import refuse_scene, scene_notes, tiff_scenes
 from wsi.readers.tiff_directories import lost_directory
-from wsi.slide import DAMAGED_RGB, RGB, Level, MppClaim, level_downsample
+from wsi.readers.tiff_metadata import positive
+from wsi.slide import DAMAGED_RGB, RGB, Level, MppClaim, Opening, Scene, level_downsample
 from wsi.units import YX, Box
 
+_GENERIC = "generic-tiff"
 _PROBE_PX = 256
 """Side of the blocks in which a failed read is tried again, to find what is damaged."""
 
@@ -21,7 +26,7 @@ class OpenSlideReader:
 
     reader = "openslide"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, srgb: bool = False) -> None:
         self.path = path
         self._handle = _open(path)
         self._process = os.getpid()
@@ -29,10 +34,16 @@ class OpenSlideReader:
         self.format = properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown")
         self.chosen_because = f"OpenSlide knows the format {self.format}"
         self.levels = tuple(self._level(i) for i in range(self._handle.level_count))
-        self.objective_power = _number(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER))
+        self.objective_power = positive(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER))
         self.mpp_claims = _mpp_claims(self._handle, self.format)
-        self.notes: tuple[str, ...] = ()
+        self.scenes, self.scene = _scenes(path) if self.format == _GENERIC else (), 0
+        if self.scenes and self.scenes[0].index:
+            raise UnreadableSlideError("OpenSlide reads the first picture alone, and that is not the slide")
+        self.notes = scene_notes(self.scenes, self.scenes[0]) if self.scenes else ()
         self.missing = ""
+        profile = self._handle.color_profile
+        self.icc = checked_profile(profile.tobytes()) if profile else b""
+        self._colours = to_srgb(self.icc) if srgb and self.icc else None
         background = properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "FFFFFF")
         self._background = np.array([int(background[i : i + 2], 16) for i in (0, 2, 4)], np.float32)
         self._probe()
@@ -98,19 +109,29 @@ class OpenSlideReader:
             raise
         alpha = rgba[..., 3]
         if alpha.min() == 255:
-            return rgba[..., :3]
+            return self._colours(rgba[..., :3]) if self._colours else rgba[..., :3]
         share = alpha[..., None].astype(np.float32) / 255
         blended: RGB = np.rint(rgba[..., :3] * share + self._background * (1 - share)).astype(np.uint8)
-        return blended
+        return self._colours(blended) if self._colours else blended
 
     def close(self) -> None:
         """See `wsi.slide.Slide.close`."""
         self._handle.close()
 
 
-def open_with_openslide(path: Path, _threads: int = 1) -> OpenSlideReader:
+def open_with_openslide(path: Path, opening: Opening) -> OpenSlideReader:
     """Open a slide with OpenSlide, or raise `UnreadableSlideError` with OpenSlide's reason."""
-    return OpenSlideReader(path)
+    refuse_scene(opening.scene)
+    return OpenSlideReader(path, srgb=opening.srgb)
+
+
+def _scenes(path: Path) -> tuple[Scene, ...]:
+    """Return the scenes of a TIFF; OpenSlide reads the first."""
+    try:
+        with TiffFile(path) as tiff:
+            return tuple(each.scene for each in tiff_scenes(tiff))
+    except Exception:  # OpenSlide reads what tifffile cannot parse
+        return ()
 
 
 def _open(path: Path) -> OpenSlide:
@@ -129,17 +150,10 @@ def _quarters(box: Box) -> list[Box]:
     return [part for part in parts if part.shape.y and part.shape.x]
 
 
-def _number(text: str | None) -> float | None:
-    try:
-        return float(text) if text else None
-    except ValueError:
-        return None
-
-
 def _mpp_claims(handle: OpenSlide, vendor: str) -> tuple[MppClaim, ...]:
-    x = _number(handle.properties.get(openslide.PROPERTY_NAME_MPP_X))
-    y = _number(handle.properties.get(openslide.PROPERTY_NAME_MPP_Y))
+    x = positive(handle.properties.get(openslide.PROPERTY_NAME_MPP_X))
+    y = positive(handle.properties.get(openslide.PROPERTY_NAME_MPP_Y))
     if x is None or y is None:
         return ()
-    from_tag = vendor == "generic-tiff"
+    from_tag = vendor == _GENERIC
     return (MppClaim((y, x), "TIFF resolution" if from_tag else f"{vendor} mpp"),)

@@ -9,16 +9,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from tifffile import TiffFile, TiffFileError, TiffPage, TiffPageSeries
+from tifffile import TiffFile, TiffFileError, TiffPage
 
-from wsi.errors import UnreadableSlideError
+from wsi.errors import NotASlideError, UnreadableSlideError
 from wsi.readers.bif import refusal, scan_facts
 from wsi.readers.mosaic import one_line
+from wsi.readers.scenes import choose_scene, scene_notes, tiff_scenes
 from wsi.readers.tiff_decode import BYTE_STREAMS, READABLE, YCBCR_READABLE
 from wsi.readers.tiff_directories import lost_directory
 from wsi.readers.tiff_metadata import aperio_facts, mpp_claims, positive, significant_bits
-from wsi.slide import Level, MppClaim, level_downsample
+from wsi.slide import Level, MppClaim, Scene, level_downsample
 from wsi.units import YX, ceil_div
 
 MAX_TILE_BYTES = 1 << 29
@@ -26,8 +28,6 @@ MAX_TILE_BYTES = 1 << 29
 BAND_BYTES = 1 << 20
 """Uncompressed strips are read in bands of rows of about this size: some files are one single strip."""
 _SAMPLES = {2: "with a sign", 3: "floating point", 5: "complex", 6: "complex"}
-_MASK = 4
-"""Bit of TIFF's NewSubfileType: a transparency mask, not a picture."""
 _OTHER_READERS = {"is_ndpi": "NDPI", "is_scn": "Leica SCN"}
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it logs about broken files is checked below, and raised
@@ -59,6 +59,11 @@ class TiffLayout:
     """TIFF tag 274, 1 to 8."""
     significant_bits: int | None
     """Bits of a sample that carry the picture, where these are fewer than are stored."""
+    icc: Any
+    """TIFF tag 34675 as stored, None where there is none."""
+    scenes: tuple[Scene, ...]
+    scene: Scene
+    """The one that this is the layout of."""
     mpp_claims: tuple[MppClaim, ...]
     objective_power: float | None
     notes: tuple[str, ...]
@@ -66,8 +71,8 @@ class TiffLayout:
     """What of the file is not there, as a clause; empty where the file is whole."""
 
 
-def read_layout(path: Path) -> TiffLayout:
-    """Parse and check a TIFF file.
+def read_layout(path: Path, scene: int | None = None) -> TiffLayout:
+    """Parse and check a TIFF file, or one scene of several; None: the largest.
 
     Raises
     ------
@@ -77,7 +82,7 @@ def read_layout(path: Path) -> TiffLayout:
     try:
         lost = lost_directory(path)
         with TiffFile(path) as tiff:
-            return _layout(tiff, lost)
+            return _layout(tiff, lost, scene)
     except UnreadableSlideError:
         raise
     except TiffFileError as error:
@@ -88,55 +93,37 @@ def read_layout(path: Path) -> TiffLayout:
         raise UnreadableSlideError(f"broken TIFF ({one_line(error)})") from None
 
 
-def _layout(tiff: TiffFile, lost: int) -> TiffLayout:
+def _layout(tiff: TiffFile, lost: int, wanted: int | None) -> TiffLayout:
     for flag, name in _OTHER_READERS.items():
         if getattr(tiff, flag):
             raise UnreadableSlideError(f"{name} is left to OpenSlide")
     if tiff.is_bif and (reason := refusal(tiff)):
         raise UnreadableSlideError(reason)
-    series = _main_series(tiff)
-    pages = _level_pages(series)
+    found = tiff_scenes(tiff)
+    scenes = tuple(each.scene for each in found)
+    scene = choose_scene(scenes, wanted)
+    chosen = next(each for each in found if each.scene is scene)
+    pages = chosen.pages
     stored = tuple(_stored_level(page) for page in pages)
     orientation = _orientation(pages[0])
     levels = tuple(_level(level, stored[0], orientation, philips=bool(tiff.is_philips)) for level in stored)
     keep = [i for i, level in enumerate(levels) if i == 0 or _same_shape(level, levels[0])]
-    bits = significant_bits(tiff.ome_metadata or "", pages[0]) if tiff.is_ome else None
+    bits = significant_bits(tiff.ome_metadata or "" if tiff.is_ome else "", pages[0], scene.index)
     facts = aperio_facts(pages[0]) if tiff.is_svs else scan_facts(tiff) if tiff.is_bif else {}
     return TiffLayout(
-        format=series.kind,
+        format=chosen.kind,
         stored_levels=tuple(stored[i] for i in keep),
         levels=tuple(levels[i] for i in keep),
         orientation=orientation,
         significant_bits=bits,
-        mpp_claims=mpp_claims(tiff, pages[0], facts),
+        icc=pages[0].tags.valueof(34675),
+        scenes=scenes,
+        scene=scene,
+        mpp_claims=mpp_claims(tiff, pages[0], facts, scene.index),
         objective_power=positive(facts.get("AppMag") or facts.get("Magnification")),
-        notes=_notes(pages[0], orientation, bits),
+        notes=scene_notes(scenes, scene) + _notes(pages[0], orientation, bits),
         missing=_missing(tiff, [stored[i] for i in keep], lost),
     )
-
-
-def _main_series(tiff: TiffFile) -> TiffPageSeries:
-    """Return the series of the slide itself: the first where the vendor says so, else the one with the most pixels."""
-    if not tiff.series:
-        raise UnreadableSlideError("the TIFF holds no image")
-    by_vendor = tiff.series[0].kind in {"svs", "philips", "bif"}
-    main = tiff.series[0] if by_vendor else max(tiff.series, key=lambda series: math.prod(series.shape))
-    axes = main.axes.replace("Q", "").replace("I", "")
-    pictures = [page for page in main.pages if not (isinstance(page, TiffPage) and page.subfiletype & _MASK)]
-    if len(pictures) > 1 or axes not in {"YXS", "YX", "SYX"}:
-        raise UnreadableSlideError(
-            f"holds {len(main.pages)} images of one size, {main.axes} {main.shape}: expected one RGB or grey image, "
-            "and nothing says which of them is the slide"
-        )
-    return main
-
-
-def _level_pages(series: TiffPageSeries) -> list[TiffPage]:
-    pages = []
-    for level in series.levels:
-        page = level.keyframe if len(level.pages) != 1 else level.pages[0]
-        pages.append(page if isinstance(page, TiffPage) else level.keyframe)
-    return pages
 
 
 def _stored_level(page: TiffPage) -> TiffLevel:
@@ -179,9 +166,9 @@ def _refuse_unreadable(page: TiffPage, stored: YX) -> None:
         raise UnreadableSlideError(f"{page.imagedepth} planes of {page.samplesperpixel} samples: expected RGB or grey")
     kind = (page.photometric.name, page.samplesperpixel, page.bitspersample, page.sampleformat)
     if page.sampleformat != 1 or page.bitspersample not in {8, 16}:
-        raise UnreadableSlideError(
+        raise NotASlideError(
             f"samples of {page.bitspersample} bits, {_SAMPLES.get(page.sampleformat, 'of an unknown kind')}: "
-            "expected whole numbers of 8 or 16 bits without a sign"
+            "expected whole numbers of 8 or 16 bits without a sign; convert the picture to 8 bits"
         )
     samples = {
         "RGB": (3, 4),

@@ -28,7 +28,7 @@ def positive(text: str | None) -> float | None:
     return value if 0 < value < math.inf else None
 
 
-def mpp_claims(tiff: TiffFile, page: TiffPage, vendor: dict[str, str]) -> tuple[MppClaim, ...]:
+def mpp_claims(tiff: TiffFile, page: TiffPage, vendor: dict[str, str], scene: int) -> tuple[MppClaim, ...]:
     """Return every um/px that the file states, the vendor's own before TIFF's tags.
 
     Parameters
@@ -37,12 +37,14 @@ def mpp_claims(tiff: TiffFile, page: TiffPage, vendor: dict[str, str]) -> tuple[
         The slide's level 0.
     vendor
         From `aperio_facts`, or Ventana's settings; empty for other files.
+    scene
+        Which of an OME-TIFF's images it is.
     """
     claims = []
     for key, source in (("MPP", "aperio.MPP"), ("ScanRes", "Ventana ScanRes")):
         if mpp := positive(vendor.get(key)):
             claims.append(MppClaim((mpp, mpp), source))
-    if tiff.is_ome and (sizes := _ome_mpp(tiff.ome_metadata or "")):
+    if tiff.is_ome and (sizes := _ome_mpp(tiff.ome_metadata or "", page, scene)):
         claims.append(MppClaim(sizes, "OME PhysicalSize"))
     if tiff.is_philips and (sizes := _philips_mpp(tiff.philips_metadata or "")):
         claims.append(MppClaim(sizes, "Philips DICOM_PIXEL_SPACING"))
@@ -63,14 +65,29 @@ def _tag_mpp(page: TiffPage, um_per_unit: float | None = None) -> tuple[float, f
     return um_per_unit * y[1] / y[0], um_per_unit * x[1] / x[0]
 
 
-def significant_bits(xml: str, page: TiffPage) -> int | None:
-    """Return OME's SignificantBits of the picture of a page's size, None where they are as many as are stored."""
-    for node in ome_pixels(xml):
-        bits = positive(node.get("SignificantBits"))
-        size = (positive(node.get("SizeY")), positive(node.get("SizeX")))
-        if size == (page.imagelength, page.imagewidth) and bits and 8 <= bits < page.bitspersample:
-            return int(bits)
-    return None
+def significant_bits(xml: str, page: TiffPage, scene: int) -> int | None:
+    """Return how many bits of a sample carry the picture; None where these are as many as are stored.
+
+    OME's SignificantBits of a scene, whose level 0 is given, else TIFF's MaxSampleValue where that is a whole number of
+    bits (4095): any other is a statistic.
+    """
+    node = _pixels_of(xml, page, scene)
+    bits = positive(node.get("SignificantBits")) if node is not None else None
+    if bits is None:
+        most = page.tags.valueof(281)
+        limits = set(most if isinstance(most, tuple) else (most,))
+        bits = next((float(n) for n in range(8, page.bitspersample) if limits == {2**n - 1}), None)
+    return int(bits) if bits and 8 <= bits < page.bitspersample else None
+
+
+def _pixels_of(xml: str, page: TiffPage, scene: int) -> ElementTree.Element | None:
+    """Return the Pixels element of a scene: the one of its number if that has its size, else the first of its size."""
+    pixels = ome_pixels(xml)
+    size = (page.imagelength, page.imagewidth)
+    fitting = [n for n in pixels if (positive(n.get("SizeY")), positive(n.get("SizeX"))) == size]
+    if scene < len(pixels) and pixels[scene] in fitting:
+        return pixels[scene]
+    return fitting[0] if fitting else None
 
 
 def ome_pixels(xml: str) -> list[ElementTree.Element]:
@@ -79,11 +96,10 @@ def ome_pixels(xml: str) -> list[ElementTree.Element]:
     return [node for node in root.iter() if node.tag.endswith("}Pixels")] if root is not None else []
 
 
-def _ome_mpp(xml: str) -> tuple[float, float] | None:
-    pixels = ome_pixels(xml)
-    if not pixels:
+def _ome_mpp(xml: str, page: TiffPage, scene: int) -> tuple[float, float] | None:
+    node = _pixels_of(xml, page, scene)
+    if node is None:
         return None
-    node = max(pixels, key=lambda n: (positive(n.get("SizeX")) or 0) * (positive(n.get("SizeY")) or 0))
     sizes = [positive(node.get(f"PhysicalSize{axis}")) for axis in "YX"]
     scales = [_UM_PER_OME_UNIT.get(node.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "YX"]
     um = [size * scale for size, scale in zip(sizes, scales, strict=True) if size and scale]

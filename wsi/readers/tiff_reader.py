@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from wsi.readers.mosaic import Mosaic, TileGrid
 from wsi.readers.tiff_decode import PageDecoder
 from wsi.readers.tiff_layout import read_layout
-from wsi.slide import RGB
+from wsi.slide import RGB, Opening
 from wsi.units import YX, Box
 
 _SMALL_PAYLOAD = 2048
@@ -40,10 +40,11 @@ class TiffReader(Mosaic):
 
     reader = "tiff"
 
-    def __init__(self, path: Path, threads: int = 1) -> None:
-        layout = read_layout(path)
+    def __init__(self, path: Path, threads: int = 1, scene: int | None = None, *, srgb: bool = False) -> None:
+        layout = read_layout(path, scene)
         super().__init__(path.name, [TileGrid(level.stored, level.tile) for level in layout.stored_levels], threads)
         self.path = path
+        self._profiled(layout.icc, srgb=srgb)
         self.format = layout.format
         self.chosen_because = f"TIFF ({layout.format}) whose tiles decode directly"
         self.levels = layout.levels
@@ -51,6 +52,7 @@ class TiffReader(Mosaic):
         self.objective_power = layout.objective_power
         self.notes = layout.notes + ((layout.missing,) if layout.missing else ())
         self.missing = layout.missing
+        self.scenes, self.scene = layout.scenes, layout.scene.index
         self.stored_levels = layout.stored_levels
         self.orientation = layout.orientation
         self._decoders = [
@@ -118,13 +120,13 @@ class TiffReader(Mosaic):
         if not payload:
             return None
         if len(payload) > _SMALL_PAYLOAD:
-            return decoder.rgb(payload, index)
+            return self.coloured(decoder.rgb(payload, index))
         key = (level, payload)
         known = self._by_payload.get(key)
         if known is None:
             if len(self._by_payload) >= _REMEMBERED_PAYLOADS:
                 self._by_payload, self._known = {}, set()
-            known = decoder.rgb(payload, index)
+            known = self.coloured(decoder.rgb(payload, index))
             self._by_payload[key] = known
             self._known.add(id(known))
         return known
@@ -137,7 +139,7 @@ class TiffReader(Mosaic):
         stride = layout.grid.y * layout.grid.x
         indices = [index + plane * stride for plane in range(decoder.planes)]
         payloads = [self.payload(level, i) for i in indices]
-        return decoder.rgb_of_planes(payloads, indices) if all(payloads) else None
+        return self.coloured(decoder.rgb_of_planes(payloads, indices)) if all(payloads) else None
 
     def payload(self, level: int, index: int) -> bytes:
         """Return a tile's compressed bytes as they lie in the file; empty where the tile was never written.
@@ -162,9 +164,9 @@ class TiffReader(Mosaic):
         self._closed()
 
 
-def open_with_tiff(path: Path, threads: int = 1) -> TiffReader:
+def open_with_tiff(path: Path, opening: Opening) -> TiffReader:
     """Open a TIFF slide, or raise `UnreadableSlideError` with the reason."""
-    return TiffReader(path, threads)
+    return TiffReader(path, opening.threads, opening.scene, srgb=opening.srgb)
 
 
 def _to_stored(box: Box, shown: YX, *, transpose: bool, flip_y: bool, flip_x: bool) -> Box:

@@ -29,7 +29,7 @@ from wsi.options import DCT, NATIVE, TileOptions
 from wsi.overview import OverviewPlan, overview_band, plan_overview
 from wsi.passthrough import copied_levels
 from wsi.readers.icc import SRGB
-from wsi.recipe import canonical
+from wsi.recipe import Recipe, canonical
 from wsi.reduced_jpeg import can_reduce
 from wsi.replace import remove
 from wsi.resolution import ASSUMED, Resolution, resolve_mpp
@@ -163,20 +163,8 @@ def make_plan(job: Job, options: TileOptions) -> SlidePlan:
     by_dct = options.downscale == DCT and can_reduce(slide, scaling.level, scaling.factor)
     reduction = int(scaling.factor) if by_dct else 1
     codecs = _codecs(options.codec, copies, len(grid.levels()))
-    recipe = options.recipe() | {
-        "algorithm": ALGORITHM,
-        "reader": slide.reader,
-        "slide_mpp": resolution.mpp,
-        "slide": fingerprint(job.path),
-        "roi": roi_hash(roi_file(options.roi, job.image_id)) if options.roi is not None else None,
-        "effect": effect(options, scaling, grid.tile_px, codecs, copies, reduction),
-    }
-    if len(slide.scenes) > 1:
-        recipe["scene"] = slide.scene
-    if converted:
-        recipe["icc"] = options.icc
-    if resolution.source == ASSUMED:
-        recipe["assume_mpp"] = options.assume_mpp
+    recipe = _recipe(job, options, slide, resolution)
+    recipe["effect"] = effect(options, scaling, grid.tile_px, codecs, copies, reduction)
     return SlidePlan(
         image_id=job.image_id,
         path=job.path,
@@ -200,6 +188,24 @@ def make_plan(job: Job, options: TileOptions) -> SlidePlan:
         recipe=recipe,
         bytes=slide_bytes(job.path),
     )
+
+
+def _recipe(job: Job, options: TileOptions, slide: Slide, resolution: Resolution) -> Recipe:
+    """Return what is asked of this slide; what stands there only where it matters: scene, profile, a um/px assumed."""
+    recipe = options.recipe() | {
+        "algorithm": ALGORITHM,
+        "reader": slide.reader,
+        "slide_mpp": resolution.mpp,
+        "slide": fingerprint(job.path),
+        "roi": roi_hash(roi_file(options.roi, job.image_id)) if options.roi is not None else None,
+    }
+    if len(slide.scenes) > 1:
+        recipe["scene"] = slide.scene
+    if options.icc and slide.icc:
+        recipe["icc"] = options.icc
+    if resolution.source == ASSUMED:
+        recipe["assume_mpp"] = options.assume_mpp
+    return recipe
 
 
 def _codecs(wanted: str, copies: tuple[int | None, ...], n_levels: int) -> tuple[str, ...]:

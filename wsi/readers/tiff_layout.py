@@ -15,7 +15,7 @@ from tifffile import TiffFile, TiffFileError, TiffPage, TiffPageSeries
 from wsi.errors import UnreadableSlideError
 from wsi.readers.bif import refusal, scan_facts
 from wsi.readers.mosaic import one_line
-from wsi.readers.tiff_decode import LERC_PARAMETERS, BYTE_STREAMS, READABLE, YCBCR_READABLE
+from wsi.readers.tiff_decode import BYTE_STREAMS, LERC_PARAMETERS, READABLE, YCBCR_READABLE
 from wsi.readers.tiff_directories import lost_directory
 from wsi.readers.tiff_metadata import aperio_facts, mpp_claims, positive, significant_bits
 from wsi.slide import Level, MppClaim, level_downsample

@@ -1,5 +1,6 @@
 """Pictures and streams inside TIFF tiles: read as tifffile reads them, and never decoded when they declare too much."""
 
+import contextlib
 import json
 import struct
 import subprocess
@@ -129,10 +130,8 @@ def test_the_declared_size_is_the_decoded_one(name: str, size: tuple[int, int]) 
         check_size(data, YX(size[0] - 1, size[1]), declared)
     for cut in (0, 3, 9, 14, 20, 30):
         if cut < len(data):
-            try:
+            with contextlib.suppress(ValueError):  # and nothing else
                 check_size(data[:cut], YX(1 << 30, 1 << 30), declared)
-            except ValueError as error:
-                assert str(error)
 
 
 def test_a_size_beyond_what_encoders_write_is_read_from_its_field() -> None:
@@ -246,8 +245,8 @@ def test_bombs_cost_no_memory(tmp_path: Path) -> None:
     for name, (said, grown_mib) in found.items():
         assert grown_mib < 8, (name, grown_mib)
         assert "\n" not in said
-        # Of these two the rest is left where it is, as libtiff does; the others say that they do not fit.
-        assert (said == "read") if Path(name).stem in {"lzw", "packbits"} else ("cannot be decoded" in said), (
+        # Of these two the rest is left where it is, as libtiff does; the others say that it does not fit.
+        assert (said == "read") if Path(name).stem in {"lzw", "lzma"} else ("cannot be decoded" in said), (
             name,
             said,
         )

@@ -14,7 +14,6 @@ from making import picture, write_pyramid
 from PIL import Image
 
 import wsi.zarr_jpeg  # noqa: F401
-
 from wsi.export.ome_tiff import OmeTiffOptions, export_ome_tiff
 from wsi.layout import shard_key
 from wsi.slide import open_slide

@@ -10,7 +10,7 @@ import pytest
 import tifffile
 import zarr
 from making import RGB, picture, write_deflate, write_pyramid
-from test_readers_dicom import JPEG, JPEG_2000, JPEG_LS, write_dicom
+from making_dicom import JPEG, JPEG_2000, JPEG_LS, write_dicom
 
 CASES = 500
 SEED = 7

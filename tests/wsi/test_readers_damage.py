@@ -104,7 +104,7 @@ def test_half_of_a_jpeg_missing_is_told(data: bytes) -> None:
 @pytest.mark.parametrize("marker", [b"\xff\xda", b"\xff\xc4", b"\xff\xd5", b"\xff\x01", b"\xff\xd9"])
 def test_a_marker_amid_the_data_is_told(data: bytes, marker: bytes) -> None:
     middle = len(data) // 2
-    with pytest.raises(EOFError, match="marker|ends after"):
+    with pytest.raises(EOFError, match=r"marker|ends after"):
         check_jpeg(data[:middle] + marker + data[middle + 2 :], TILE)
 
 

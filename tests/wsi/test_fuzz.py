@@ -6,11 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import tifffile
 import zarr
 from making import RGB, picture, write_deflate, write_pyramid
+from making_dicom import JPEG, JPEG_2000, JPEG_LS, write_dicom
 
-CASES = 450
+CASES = 500
 SEED = 7
 FUZZING = Path(__file__).resolve().parents[1] / "fuzzing.py"
 
@@ -27,6 +29,9 @@ def write_kinds(folder: Path, pixels: RGB) -> None:
         "webp": {"compression": "webp"},
         "jpeg2000": {"compression": "jpeg2000"},
         "jpegxr": {"compression": "jpegxr"},
+        "png": {"compression": "png"},
+        "jpegxl": {"compression": "jpegxl"},
+        "lerc": {"compression": "lerc", "compressionargs": {"compression": "deflate"}},
         "strips": {"compression": None, "tile": None},
         "deflate_strips": {"compression": "adobe_deflate", "tile": None, "rowsperstrip": 50},
         "turned": {"compression": "adobe_deflate", "extratags": [(274, 3, 1, 6, True)]},
@@ -35,6 +40,8 @@ def write_kinds(folder: Path, pixels: RGB) -> None:
         tifffile.imwrite(folder / f"{name}.tif", pixels, **(settings | options))
     description = "Aperio Image Library v11|AppMag = 20|MPP = 0.4990"
     tifffile.imwrite(folder / "aperio.svs", pixels, **(settings | {"compression": "jpeg", "description": description}))
+    for name, syntax in (("jpegls", JPEG_LS), ("jpeg2000", JPEG_2000), ("jpeg", JPEG)):
+        write_dicom(folder / f"{name}.dcm", pixels, syntax, SeriesInstanceUID=f"1.2.{len(name)}")
     group = zarr.create_group(folder / "picture.zarr", zarr_format=3)
     group.create_array("0", data=pixels.transpose(2, 0, 1), chunks=(3, 128, 128), shards=(3, 384, 512))
     axes = [{"name": "c"}, *({"name": n, "type": "space", "unit": "micrometer"} for n in "yx")]
@@ -42,9 +49,9 @@ def write_kinds(folder: Path, pixels: RGB) -> None:
     group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": [level]}]}
 
 
-def run(folder: Path, cases: int) -> dict[str, object]:
+def run(folder: Path, cases: int, timeout: int = 200) -> dict[str, object]:
     command = [sys.executable, str(FUZZING), str(folder), str(SEED), str(cases)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=FUZZING.parents[1])
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=FUZZING.parents[1])
     doing = (folder / "doing.txt").read_text() if (folder / "doing.txt").exists() else "nothing yet"
     assert done.returncode == 0, f"died at {doing}: {done.stderr[-2000:]}"
     return json.loads(done.stdout.splitlines()[-1])
@@ -56,6 +63,16 @@ def test_spoiled_slides_give_clear_errors_only(tmp_path: Path) -> None:
     assert found["faults"] == []
     assert sum(found["ended"].values()) == CASES
     assert min(found["ended"][how] for how in ("read", "refused")) > CASES // 10
+    assert found["slowest_s"] < 10
+    assert found["peak_mib"] < 2000
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_many_spoiled_slides_give_clear_errors_only(tmp_path: Path) -> None:
+    write_kinds(tmp_path, picture(310, 410))
+    found = run(tmp_path, 20_000, timeout=3600)
+    assert found["faults"] == []
     assert found["slowest_s"] < 10
     assert found["peak_mib"] < 2000
 

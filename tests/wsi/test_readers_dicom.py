@@ -1,7 +1,6 @@
 """DICOM slides, those that OpenSlide refuses too: made here, and real ones."""
 
-import io
-import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import imagecodecs
@@ -9,8 +8,8 @@ import numpy as np
 import pydicom
 import pytest
 from making import RGB, picture
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.encaps import encapsulate
+from making_dicom import JPEG, JPEG_2000, JPEG_2000_LOSSY, JPEG_LS, RAW, SIDE, encode, write_dicom
+from pydicom.dataset import Dataset
 
 from wsi.cohort import find_jobs
 from wsi.errors import DamagedSlideError, UnreadableSlideError
@@ -19,79 +18,11 @@ from wsi.readers import dicom_layout
 from wsi.slide import DAMAGED_RGB, Slide, open_slide
 from wsi.units import Box
 
-WSI_CLASS = "1.2.840.10008.5.1.4.1.1.77.1.6"
-RAW, JPEG, JPEG_LS, JPEG_2000 = (f"1.2.840.10008.1.2{end}" for end in (".1", ".4.50", ".4.80", ".4.90"))
-SIDE = 64
-
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def whole(slide: Slide, level: int = 0) -> RGB:
     return slide.read(level, Box(0, 0, *slide.levels[level].shape))
-
-
-def frames_of(pixels: RGB) -> list[RGB]:
-    height, width = pixels.shape[:2]
-    padded = np.pad(pixels, ((0, -height % SIDE), (0, -width % SIDE), (0, 0)), mode="edge")
-    return [
-        padded[y : y + SIDE, x : x + SIDE] for y in range(0, len(padded), SIDE) for x in range(0, padded.shape[1], SIDE)
-    ]
-
-
-def encode(frame: RGB, syntax: str) -> bytes:
-    if syntax == JPEG:
-        return bytes(imagecodecs.jpeg8_encode(frame, level=95, subsampling="444"))
-    if syntax == JPEG_LS:
-        return bytes(imagecodecs.jpegls_encode(frame))
-    if syntax == JPEG_2000:
-        return bytes(imagecodecs.jpeg2k_encode(frame, codecformat="j2k", reversible=True, mct=True))
-    return frame.tobytes()
-
-
-def write_dicom(path: Path, pixels: RGB, syntax: str = JPEG_LS, flavour: str = "VOLUME", **changes: object) -> Path:
-    """Write one whole-slide instance with TILED_FULL frames of 64 px; ``None`` in changes removes an attribute."""
-    frames = [encode(frame, syntax) for frame in frames_of(pixels)]
-    dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = syntax
-    dataset.file_meta.MediaStorageSOPClassUID = WSI_CLASS
-    dataset.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid(entropy_srcs=[str(path)])
-    values: dict[str, object] = {
-        "SOPClassUID": WSI_CLASS,
-        "SOPInstanceUID": dataset.file_meta.MediaStorageSOPInstanceUID,
-        "ImageType": ["ORIGINAL", "PRIMARY", flavour, "NONE"],
-        "SeriesInstanceUID": "1.2.3.4",
-        "SamplesPerPixel": 3,
-        "PhotometricInterpretation": "YBR_FULL_422" if syntax == JPEG else "RGB",
-        "PlanarConfiguration": 0,
-        "NumberOfFrames": len(frames),
-        "Rows": SIDE,
-        "Columns": SIDE,
-        "BitsAllocated": 8,
-        "BitsStored": 8,
-        "HighBit": 7,
-        "PixelRepresentation": 0,
-        "DimensionOrganizationType": "TILED_FULL",
-        "TotalPixelMatrixRows": pixels.shape[0],
-        "TotalPixelMatrixColumns": pixels.shape[1],
-    } | changes
-    for name, value in values.items():
-        if value is not None:
-            setattr(dataset, name, value)
-    measures = Dataset()
-    measures.PixelSpacing = [0.00025, 0.00025]
-    shared = Dataset()
-    shared.PixelMeasuresSequence = [measures]
-    dataset.SharedFunctionalGroupsSequence = [shared]
-    dataset.PixelData = b"".join(frames) if syntax == RAW else encapsulate(frames)
-    dataset["PixelData"].VR = "OB"
-    dataset["PixelData"].is_undefined_length = syntax != RAW
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        pydicom.dcmwrite(buffer, dataset, enforce_file_format=True)
-    path.write_bytes(buffer.getvalue())
-    return path
 
 
 @pytest.mark.parametrize("syntax", [RAW, JPEG, JPEG_LS, JPEG_2000])
@@ -102,6 +33,99 @@ def test_each_transfer_syntax_gives_the_written_pixels(tmp_path: Path, syntax: s
     assert slide.mpp_claims[0].mpp_yx == pytest.approx((0.25, 0.25))
     difference = np.abs(whole(slide).astype(int) - pixels)
     assert difference.max() == 0 if syntax != JPEG else difference.mean() < 4
+
+
+def to_ycbcr(rgb: RGB) -> RGB:
+    """By the matrix of JFIF."""
+    r, g, b = np.moveaxis(rgb.astype(float), -1, 0)
+    luma = 0.299 * r + 0.587 * g + 0.114 * b
+    ycbcr = np.stack([luma, 128 + (b - luma) / 1.772, 128 + (r - luma) / 1.402], axis=-1)
+    return ycbcr.round().clip(0, 255).astype(np.uint8)
+
+
+def jpeg_as(inside: str, subsampling: str = "444") -> Callable[[RGB, str], bytes]:
+    options = {"colorspace": "RGB", "outcolorspace": inside, "subsampling": subsampling}
+    return lambda frame, _: bytes(imagecodecs.jpeg8_encode(frame, level=97, **options))
+
+
+def j2k_as(*, mct: bool, reversible: bool) -> Callable[[RGB, str], bytes]:
+    options = {"codecformat": "j2k", "mct": mct, "reversible": reversible, "level": 0 if reversible else 70}
+    return lambda frame, _: bytes(imagecodecs.jpeg2k_encode(frame, **options))
+
+
+def in_ycbcr(coder: Callable[[RGB, str], bytes]) -> Callable[[RGB, str], bytes]:
+    return lambda frame, syntax: coder(to_ycbcr(frame), syntax)
+
+
+def in_planes(frame: RGB, _: str) -> bytes:
+    return np.ascontiguousarray(frame.transpose(2, 0, 1)).tobytes()
+
+
+PLAIN = j2k_as(mct=False, reversible=True)
+COLOURS = {
+    "JPEG, YBR_FULL_422": (JPEG, "YBR_FULL_422", jpeg_as("YCBCR", "422")),
+    "JPEG, YBR_FULL_422 of 4:2:0": (JPEG, "YBR_FULL_422", jpeg_as("YCBCR", "420")),
+    "JPEG, YBR_FULL": (JPEG, "YBR_FULL", jpeg_as("YCBCR")),
+    "JPEG, RGB": (JPEG, "RGB", jpeg_as("RGB")),
+    "JPEG, RGB that JFIF contradicts": (JPEG, "RGB", jpeg_as("YCBCR")),
+    "JPEG-LS, RGB": (JPEG_LS, "RGB", encode),
+    "JPEG-LS, YBR_FULL": (JPEG_LS, "YBR_FULL", in_ycbcr(encode)),
+    "JPEG 2000, YBR_RCT": (JPEG_2000, "YBR_RCT", j2k_as(mct=True, reversible=True)),
+    "JPEG 2000, YBR_ICT": (JPEG_2000_LOSSY, "YBR_ICT", j2k_as(mct=True, reversible=False)),
+    "JPEG 2000, RGB": (JPEG_2000, "RGB", PLAIN),
+    "JPEG 2000, YBR_FULL": (JPEG_2000, "YBR_FULL", in_ycbcr(PLAIN)),
+    "raw, RGB": (RAW, "RGB", encode),
+    "raw, YBR_FULL": (RAW, "YBR_FULL", in_ycbcr(encode)),
+    "raw, RGB in planes": (RAW, "RGB", in_planes),
+}
+
+
+def smooth() -> RGB:
+    """Return a picture in all colours that subsampling hardly hurts."""
+    y, x = np.mgrid[:128, :192]
+    return np.stack([60 + x, 200 - y, 90 + (x + y) // 3], axis=-1).astype(np.uint8)
+
+
+@pytest.mark.parametrize("name", COLOURS)
+def test_photometric_interpretations_give_the_written_colours(tmp_path: Path, name: str) -> None:
+    syntax, photometric, coder = COLOURS[name]
+    changes = {"PhotometricInterpretation": photometric, "PlanarConfiguration": int(coder is in_planes)}
+    path = write_dicom(tmp_path / "a.dcm", smooth(), syntax, coder=coder, **changes)
+    read = whole(open_slide(path, "dicom")).astype(int)
+    assert np.abs(read - smooth()).mean() < 1.5
+    lossless = photometric in {"RGB", "YBR_RCT"} and syntax != JPEG
+    assert not lossless or (read == smooth()).all()
+    if syntax == RAW:  # pydicom converts to RGB, and decodes the rest with libraries that are not here
+        theirs = pydicom.dcmread(path).pixel_array[0].astype(int)
+        assert np.abs(read[:SIDE, :SIDE] - theirs).max() <= 2
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("syntax", [RAW, JPEG, JPEG_LS, JPEG_2000])
+def test_grey_frames_are_grey_and_the_inverted_ones_are_turned(tmp_path: Path, photometric: str, syntax: str) -> None:
+    def coder(frame: RGB, syntax: str) -> bytes:
+        grey = np.ascontiguousarray(frame[..., 0])
+        if syntax == JPEG:
+            return bytes(imagecodecs.jpeg8_encode(grey, level=97))
+        if syntax == JPEG_2000:
+            return bytes(imagecodecs.jpeg2k_encode(grey, codecformat="j2k", reversible=True))
+        return encode(grey, syntax)
+
+    changes = {"PhotometricInterpretation": photometric, "SamplesPerPixel": 1, "PlanarConfiguration": None}
+    path = write_dicom(tmp_path / "a.dcm", smooth(), syntax, coder=coder, **changes)
+    expected = np.repeat(smooth()[..., :1], 3, axis=2).astype(int)
+    expected = 255 - expected if photometric == "MONOCHROME1" else expected
+    assert np.abs(whole(open_slide(path, "dicom")) - expected).max() <= (3 if syntax == JPEG else 0)
+
+
+@pytest.mark.parametrize("syntax", [JPEG, JPEG_LS, JPEG_2000])
+def test_a_frame_that_declares_too_much_is_refused(tmp_path: Path, syntax: str) -> None:
+    def coder(frame: RGB, syntax: str) -> bytes:
+        return encode(np.zeros((700, 900, 3), np.uint8), syntax)
+
+    path = write_dicom(tmp_path / "a.dcm", picture(64, 64), syntax, coder=coder)
+    with pytest.raises(UnreadableSlideError, match=r"expected .*64 x 64 .*found 900 x 700"):
+        open_slide(path, "dicom")
 
 
 def test_openslide_is_asked_only_by_name(tmp_path: Path) -> None:

@@ -7,13 +7,15 @@ at here first. Sources: ITU-T T.81 annex B (JPEG), T.87 (JPEG-LS), JFIF 1.02, Ad
 import re
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from wsi.units import YX, ceil_div
 
 START, END = b"\xff\xd8", b"\xff\xd9"
 SCAN = 0xDA
+_START_OF_SCAN = b"\xff\xda"
 JFIF, ADOBE, RESTART_INTERVAL = 0xE0, 0xEE, 0xDD
 SEQUENTIAL = frozenset({0xC0, 0xC1})
 """Baseline and extended frames, Huffman-coded."""
@@ -22,7 +24,9 @@ _FRAMES = (frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}) | {0xF7}
 _BARE = frozenset((0x01, *range(0xD0, 0xD9)))
 _AFTER_END = 64
 """Bytes after the end marker that writers leave behind."""
-_MARKER_IN_SCAN = re.compile(rb"\xff+[^\x00\xff]")
+_MARKER_IN_SCAN = re.compile(rb"\xff[\x01-\xfe]")
+_USUAL_HEAD = 4096
+"""A head up to this many bytes is remembered: the tiles of a level have one, and parsing costs a tenth of decoding."""
 
 
 class Segment(NamedTuple):
@@ -45,6 +49,10 @@ class JpegHeader:
     """One byte per component."""
     sampling: tuple[YX, ...]
     """Sampling factors of each component."""
+    units: int
+    """Coded units of a scan of all components."""
+    blocks: int
+    """Blocks of 64 samples."""
     jfif: bool = False
     adobe: int | None = None
     """Adobe's colour transform: 0 none, 1 YCbCr, 2 YCCK; None without the marker."""
@@ -58,19 +66,6 @@ class JpegHeader:
     def subsampled(self) -> bool:
         """Whether a component has fewer samples than another."""
         return len(set(self.sampling)) > 1
-
-    @property
-    def units(self) -> int:
-        """Coded units of a scan of all components."""
-        if len(self.sampling) == 1:
-            return ceil_div(self.size.y, 8) * ceil_div(self.size.x, 8)
-        down, across = (8 * max(factors[i] for factors in self.sampling) for i in (0, 1))
-        return ceil_div(self.size.y, down) * ceil_div(self.size.x, across)
-
-    @property
-    def blocks(self) -> int:
-        """Blocks of 64 samples."""
-        return self.units * (1 if len(self.sampling) == 1 else sum(f.y * f.x for f in self.sampling))
 
 
 def segments(data: bytes) -> Iterator[Segment]:
@@ -115,13 +110,24 @@ def jpeg_header(data: bytes, tables: bytes | None = None) -> JpegHeader:
     ValueError
         There is no frame header, or an impossible one.
     """
-    header: JpegHeader | None = None
-    facts: dict[str, object] = {}
+    start = data.find(_START_OF_SCAN)
+    header = _remembered(data[: start + 5], tables) if 0 < start < _USUAL_HEAD else None
+    if header is None or header.scan is None:  # what looked like a scan was something else
+        header = _parse(data, tables)
+    if header is None:
+        raise ValueError(f"no JPEG frame header: starts with {data[:4].hex(' ')}")
+    return header
+
+
+def _parse(data: bytes, tables: bytes | None) -> JpegHeader | None:
+    """Return what the segments up to the first scan say, None where there is no frame header among them."""
+    frame: tuple[Any, ...] | None = None
+    facts: dict[str, Any] = {}
     for source in (tables or b"", data):
         for segment in segments(source):
             body = source[segment.start + 4 : segment.stop]
-            if segment.marker in _FRAMES and header is None:
-                header = _frame(segment.marker, body)
+            if segment.marker in _FRAMES and frame is None:
+                frame = _frame(segment.marker, body)
             elif segment.marker == ADOBE and body[:5] == b"Adobe" and len(body) >= 12:
                 facts["adobe"] = body[11]
             elif segment.marker == JFIF and body[:4] == b"JFIF":
@@ -130,12 +136,14 @@ def jpeg_header(data: bytes, tables: bytes | None = None) -> JpegHeader:
                 facts["restart_interval"] = int.from_bytes(body[:2], "big")
             elif segment.marker == SCAN:
                 facts |= {"scan": segment, "scan_components": body[0] if body else 0}
-    if header is None:
-        raise ValueError(f"no JPEG frame header: starts with {data[:4].hex(' ')}")
-    return replace(header, **facts)  # type: ignore[arg-type]
+    return JpegHeader(*frame, **facts) if frame else None
 
 
-def _frame(marker: int, header: bytes) -> JpegHeader:
+_remembered = lru_cache(64)(_parse)
+
+
+def _frame(marker: int, header: bytes) -> tuple[int, int, YX, bytes, tuple[YX, ...], int, int]:
+    """Return the first fields of `JpegHeader`."""
     if len(header) < 6 or len(header) < 6 + 3 * header[5]:
         raise ValueError("JPEG frame header cut short")
     bits, height, width, count = struct.unpack(">BHHB", header[:6])
@@ -144,7 +152,12 @@ def _frame(marker: int, header: bytes) -> JpegHeader:
         raise ValueError("JPEG frame header with impossible sampling factors")
     if not height or not width:
         raise ValueError(f"JPEG frame of {width} x {height} px")
-    return JpegHeader(marker, bits, YX(height, width), header[6 : 6 + 3 * count : 3], sampling)
+    # The only component of a scan is not interleaved: its blocks stand one by one, whatever its factors.
+    factors = sampling if count > 1 else (YX(1, 1),)
+    down, across = (8 * max(pair[i] for pair in factors) for i in (0, 1))
+    units = ceil_div(height, down) * ceil_div(width, across)
+    blocks = units * sum(pair.y * pair.x for pair in factors)
+    return marker, bits, YX(height, width), header[6 : 6 + 3 * count : 3], sampling, units, blocks
 
 
 def check_jpeg(payload: bytes, largest: YX, tables: bytes | None = None) -> JpegHeader:

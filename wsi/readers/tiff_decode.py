@@ -30,7 +30,7 @@ _RAW, _LZW, _PACKBITS = 1, 5, 32773
 _DEFLATE, _ZSTD, _LZMA = (8, 32946, 50013), (50000, 34926), 34925
 BYTE_STREAMS = frozenset((_RAW, _LZW, _PACKBITS, *_DEFLATE, *_ZSTD, _LZMA))
 """Compressions that give back bytes; all others give back pictures."""
-_LERC, _LERC_PARAMETERS = 34887, 50674
+_LERC, LERC_PARAMETERS = 34887, 50674
 _DECLARED_SIZE: dict[int, Callable[[bytes], YX]] = {
     **dict.fromkeys((34927, 50001), webp_size),
     34933: png_size,
@@ -166,7 +166,7 @@ class PageDecoder:
 
     def _lerc_blob(self, payload: bytes) -> bytes:
         """Undo the second compression of LERC in TIFF, bounded by what the pixels can need."""
-        kind = (self._page.tags.valueof(_LERC_PARAMETERS) or (0, 0))[1]
+        kind = (self._page.tags.valueof(LERC_PARAMETERS) or (0, 0))[1]
         most = 2 * self._tile.y * self._tile.x * self._page.samplesperpixel * self._dtype.itemsize + 4096
         if kind == 1:
             return bytes(imagecodecs.deflate_decode(payload, out=most))

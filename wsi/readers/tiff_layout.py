@@ -17,7 +17,7 @@ from wsi.errors import NotASlideError, UnreadableSlideError
 from wsi.readers.bif import refusal, scan_facts
 from wsi.readers.mosaic import one_line
 from wsi.readers.scenes import choose_scene, scene_notes, tiff_scenes
-from wsi.readers.tiff_decode import BYTE_STREAMS, READABLE, YCBCR_READABLE
+from wsi.readers.tiff_decode import BYTE_STREAMS, LERC_PARAMETERS, READABLE, YCBCR_READABLE
 from wsi.readers.tiff_directories import lost_directory
 from wsi.readers.tiff_metadata import aperio_facts, mpp_claims, positive, significant_bits
 from wsi.slide import Level, MppClaim, Scene, level_downsample
@@ -132,6 +132,7 @@ def _stored_level(page: TiffPage) -> TiffLevel:
     tile = YX(page.tilelength, page.tilewidth) if page.is_tiled else YX(min(page.rowsperstrip, stored.y), stored.x)
     if min(tile) < 1:
         raise UnreadableSlideError(f"tiles of {tile.x} x {tile.y} px")
+    page.tags.valueof(LERC_PARAMETERS)  # tifffile keeps it, and the file is open now
     offsets, byte_counts = page.dataoffsets, page.databytecounts
     planes = page.samplesperpixel if page.planarconfig == 2 else 1
     expected = ceil_div(stored.y, tile.y) * ceil_div(stored.x, tile.x) * planes

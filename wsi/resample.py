@@ -12,7 +12,7 @@ from wsi.units import YX, Box
 
 _NOWHERE = YX(0, 0)
 _PERIOD = 128
-_DOWN = (np.random.RandomState(0).permutation(_PERIOD**2) % 2).astype(np.uint8).reshape(_PERIOD, _PERIOD)  # noqa: NPY002
+_DOWN = (np.random.RandomState(0).permutation(_PERIOD**2) % 2).astype(np.uint8).reshape(_PERIOD, _PERIOD)
 """Which means that end in one half go down, by place: whatever runs through a slide, it does not meet this pattern."""
 _BLOCK = 64
 """Output rows per matrix product: small enough that few weights are zero, large enough for BLAS."""

@@ -40,6 +40,9 @@ class ChunkCodec(Protocol):
     def decode_into(self, data: Any, out: NDArray[np.uint8]) -> None:
         """Fill ``out``, contiguous uint8 (3, T, T), from bytes or a view of them; errors as in `decode`."""
 
+    def pixels(self, data: Any, tile_px: int) -> RGB:
+        """Return uint8 (T, T, 3), contiguous and the caller's own; errors as in `decode`."""
+
     def metadata(self) -> list[dict[str, Any]]:
         """Return the codec chain inside the shard, as zarr.json spells it."""
 
@@ -60,6 +63,11 @@ class Zstd:
         pixels = imagecodecs.zstd_decode(data, out=out.reshape(-1).data)
         if len(pixels) != out.size:
             raise ValueError(f"expected {out.size} bytes, found {len(pixels)}")
+
+    def pixels(self, data: Any, tile_px: int) -> RGB:
+        planes = np.empty((3, tile_px, tile_px), np.uint8)
+        self.decode_into(data, planes)
+        return np.asarray(cv2.merge(list(planes)), np.uint8)
 
     def metadata(self) -> list[dict[str, Any]]:
         return [{"name": "bytes"}, {"name": "zstd", "configuration": {"level": ZSTD_LEVEL, "checksum": True}}]
@@ -97,10 +105,13 @@ class Jpeg:
         return file
 
     def decode(self, data: bytes, tile_px: int) -> NDArray[np.uint8]:
-        return planar(jpeg_pixels(self.file(data), tile_px))
+        return planar(self.pixels(data, tile_px))
 
     def decode_into(self, data: Any, out: NDArray[np.uint8]) -> None:
-        cv2.split(jpeg_pixels(self.file(data), out.shape[1]), list(out))
+        cv2.split(self.pixels(data, out.shape[1]), list(out))
+
+    def pixels(self, data: Any, tile_px: int) -> RGB:
+        return jpeg_pixels(self.file(data), tile_px)
 
     def metadata(self) -> list[dict[str, Any]]:
         transpose = {"name": "transpose", "configuration": {"order": [1, 2, 0]}}

@@ -102,9 +102,7 @@ class LevelWriter:
 
     def decoded(self, tile: YX, data: bytes | memoryview) -> RGB:
         """Return a compressed tile's pixels, uint8 (T, T, 3), white beyond the level."""
-        planes = np.empty((3, self._side, self._side), np.uint8)
-        self._codec.decode_into(data, planes)
-        return whiten_beyond(np.ascontiguousarray(planes.transpose(1, 2, 0)), self._shape, tile)
+        return whiten_beyond(self._codec.pixels(data, self._side), self._shape, tile)
 
     def take(self, finer: YX, half: RGB) -> None:
         """Take a finer level's tile at half its size, uint8 (T / 2, T / 2, 3); rows come in order."""

@@ -10,6 +10,10 @@ from numpy.typing import NDArray
 from wsi.slide import RGB
 from wsi.units import YX, Box
 
+_NOWHERE = YX(0, 0)
+_PERIOD = 128
+_DOWN = (np.random.RandomState(0).permutation(_PERIOD**2) % 2).astype(np.uint8).reshape(_PERIOD, _PERIOD)
+"""Which means that end in one half go down, by place: whatever runs through a slide, it does not meet this pattern."""
 _BLOCK = 64
 """Output rows per matrix product: small enough that few weights are zero, large enough for BLAS."""
 
@@ -51,7 +55,7 @@ def area_average(pixels: RGB, origin: YX, out: Box, scale: float) -> RGB:
     if scale == 1:
         return pixels
     if scale == 2:
-        return halve(pixels, first=(out.y0 + out.x0) % 2)
+        return halve(pixels, YX(out.y0, out.x0))
     if float(scale).is_integer():
         return np.asarray(cv2.resize(pixels, (out.shape.x, out.shape.y), interpolation=cv2.INTER_AREA), np.uint8)
     rows = _along_first(pixels, origin.y, out.y0, out.y1, scale)
@@ -86,25 +90,31 @@ def _weights(start: int, stop: int, scale: float) -> tuple[int, NDArray[np.float
     return first, (np.maximum(overlap, 0) / scale).astype(np.float32)
 
 
-def halve(pixels: RGB, first: int = 0) -> RGB:
+def halve(pixels: RGB, first: YX = _NOWHERE) -> RGB:
     """Average each 2 x 2 block; an odd last row or column is left out. uint8 (h, w, c) to (h // 2, w // 2, c).
 
-    A mean that ends in one half goes up and down by turns, like the squares of a chessboard, of which the first is
-    ``first`` (0 goes up): so eight levels of halving do not make a slide brighter. Half to even would: of values that
-    are nearly alike it moves each half the same way.
+    A mean that ends in one half goes up or down by a fixed pattern of no direction, in which ``first`` is the place of
+    the first block: so eight levels of halving do not make a slide brighter. Half to even would: of values that are
+    nearly alike it moves each half the same way.
     """
     height, width = pixels.shape[0] // 2, pixels.shape[1] // 2
-    if height == 0 or width == 0:
-        return np.empty((height, width, *pixels.shape[2:]), np.uint8)
-    even = pixels[: 2 * height, : 2 * width]
-    up = cv2.resize(even, (width, height), interpolation=cv2.INTER_AREA)  # OpenCV's own: one half goes up
-    down = cv2.bitwise_not(cv2.resize(cv2.bitwise_not(even), (width, height), interpolation=cv2.INTER_AREA))
-    cv2.copyTo(down, _chessboard(height, width, first), up)
-    return np.asarray(up, np.uint8).reshape(height, width, *pixels.shape[2:])
+    out = np.empty((height, width, *pixels.shape[2:]), np.uint8)
+    y0, x0 = 2 * (first.y % _PERIOD), 2 * (first.x % _PERIOD)
+    falling = _falling((width + _PERIOD).bit_length(), pixels.shape[2])[y0:, x0 : x0 + 2 * width]
+    for y in range(0, height if width else 0, _PERIOD):
+        even = pixels[2 * y : 2 * min(y + _PERIOD, height), : 2 * width]
+        # OpenCV lets one half go up; one less in a block of four makes it go down, and changes no other mean.
+        less = even if even.min() else even.astype(np.int16)
+        less = np.subtract(less, falling[: len(even)])
+        rows = out[y : y + _PERIOD]
+        rows[:] = cv2.resize(less, (width, len(rows)), interpolation=cv2.INTER_AREA).reshape(rows.shape)
+    return out
 
 
-@lru_cache(maxsize=16)
-def _chessboard(height: int, width: int, first: int) -> NDArray[np.uint8]:
-    """Return uint8 (height, width), 255 where the halves go down."""
-    y, x = np.ogrid[:height, :width]
-    return ((y + x + first) % 2 * 255).astype(np.uint8)
+@lru_cache(maxsize=8)
+def _falling(bits: int, channels: int) -> NDArray[np.uint8]:
+    """Return uint8 (4 * _PERIOD, 2 * 2**bits, channels), 1 in one pixel of each 2 x 2 block whose half goes down."""
+    y, x = np.ogrid[: 2 * _PERIOD, : 1 << bits]
+    out = np.zeros((2 * len(y), 2 * x.size, channels), np.uint8)
+    out[::2, ::2] = _DOWN[y % _PERIOD, x % _PERIOD, None]
+    return out

@@ -68,9 +68,10 @@ class TuneOptions:
         if unknown:
             raise RequestError(f"--heads: unknown head {unknown[0]!r}: expected some of {', '.join(HEADS)}")
         plain = self.train.target == "classes" and self.train.other is None and self.train.teacher is None
-        if self.train.fusion in APART or not plain:
+        if self.train.fusion in APART or self.train.aggregate == "max" or not plain:
             raise RequestError(
-                "tune searches models of classes, of one kind of bags, without a teacher or other slides"
+                "tune searches models of classes, of one kind of bags, by the mean over a patient's slides, without a "
+                "teacher or other slides"
             )
         if self.train.jobs > 1 or self.train.nproc > 1:
             raise RequestError("tune runs in one process: each trial builds on those before; leave out --jobs, --nproc")

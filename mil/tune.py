@@ -34,7 +34,7 @@ from mil.scores import Scores, patient_logits, read_scores
 from mil.search import Search
 from mil.splits import outer_folds
 from mil.train import check_trainable
-from mil.workers import deterministic, threads_for
+from mil.workers import deterministic
 from wsi.atomic import make_folder, write_text
 from wsi.claim import claim
 from wsi.errors import RequestError
@@ -204,7 +204,7 @@ class _Tuner:
         """Return the model's scores, trained here unless they are there."""
         table = job.folder / "scores.csv"
         if not _is_whole(job):
-            with deterministic([job], threads_for([cohort], 1)):
+            with deterministic([job]):
                 fit(job, cohort, folds)
         return read_scores(table)
 

@@ -1,7 +1,7 @@
 """Models trained one after the other, side by side in their own processes, or each by several processes together.
 
-The result depends neither on whether models stand side by side nor on the number of cores. Processes that train one model together add numbers in
-another order, so theirs agrees within rounding.
+The result depends neither on whether models stand side by side nor on the number of cores. Processes that train one
+model together add numbers in another order, so theirs agrees within rounding.
 """
 
 import json

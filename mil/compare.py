@@ -292,7 +292,9 @@ def _page(shared: Shared, rows: Mapping[str, Json]) -> str:
             gaps,
         )
         + NOT_ALIKE,
-        figure=image(figure, "AUC of each run with its interval", "AUC, folds pooled, with its 95 % interval; 0.5 is chance."),
+        figure=image(
+            figure, "AUC of each run with its interval", "AUC, folds pooled, with its 95 % interval; 0.5 is chance."
+        ),
     )
 
 

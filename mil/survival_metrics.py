@@ -57,7 +57,7 @@ def uno_c(known: Followed, risks_N: Floats, weights_BN: Floats) -> Floats:
     """
     left_N = kaplan_meier_at(known.times_N, known.times_N, known.events_N, of_censoring=True)
     worth_N = np.where(left_N > 0, 1 / np.where(left_N > 0, left_N, 1) ** 2, 0.0)
-    return _share(_known_pairs(known) * worth_N[:, None], risks_N, weights_BN)
+    return _share(np.where(_known_pairs(known), worth_N[:, None], 0.0), risks_N, weights_BN)
 
 
 def time_auc(known: Followed, risks_N: Floats, weights_BN: Floats, at_T: Floats | None = None) -> Floats:

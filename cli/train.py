@@ -38,7 +38,8 @@ def train(
         str, typer.Option(help="What is judged: patient, or slide by its own label; folds hold patients whole.")
     ] = "patient",
     aggregate: Annotated[
-        str, typer.Option(help="Of a patient's slides: mean or max of their logits; bag: all in one bag.")
+        str,
+        typer.Option(help="Of a patient's slides: the mean of their logits; max: the highest; bag: all in one bag."),
     ] = "mean",
     output: Annotated[str, typer.Option(help="Last layer: linear, or arcface (for many or rare classes).")] = "linear",
     other: Annotated[Path | None, typer.Option(help="Table of slides that are trained on only (other.csv).")] = None,

@@ -37,12 +37,16 @@ def estimate(metric: Metric, labels_N: Ints, probs_NC: Floats, draws_BN: Floats)
     Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13: the percentile interval.
     """
     value = float(metric(labels_N, probs_NC, ones(len(labels_N)))[0])
-    replicates = metric(labels_N, probs_NC, draws_BN)
-    replicates = replicates[np.isfinite(replicates)]
-    if len(replicates) == 0:
-        return Estimate(value, float("nan"), float("nan"))
-    low, high = np.percentile(replicates, [2.5, 97.5])
-    return Estimate(value, float(low), float(high))
+    return Estimate(value, *percentile_interval(metric(labels_N, probs_NC, draws_BN)))
+
+
+def percentile_interval(values_B: Floats) -> tuple[float, float]:
+    """Return the 95 % interval of replicates, those that are not finite left out; NaN where none is."""
+    values_B = values_B[np.isfinite(values_B)]
+    if len(values_B) == 0:
+        return float("nan"), float("nan")
+    low, high = np.percentile(values_B, [2.5, 97.5])
+    return float(low), float(high)
 
 
 def estimate_all(

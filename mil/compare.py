@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mil.bootstrap import draw_patients, estimate_all
+from mil.bootstrap import draw_patients, estimate_all, percentile_interval
 from mil.delong import DeLong, delong
 from mil.evidence import read_evidence
 from mil.figures import compare_figure
@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MARK = "gigamil-compare-1"
+POOLED = (
+    "Patients of all folds together (pooled), for runs need not share their folds; a run's own report compares within "
+    "folds, so its AUC differs."
+)
 MEAN, STACK = "mean of the runs", "stack of the runs"
 PARTS = 5
 NOT_ALIKE = (
@@ -104,7 +108,8 @@ def _compared(
     rows = compared(shared, options.seed, lambda: progress.advance(1))
     progress.end()
     make_folder(options.out)
-    about = {"patients": len(shared.ids), "classes": list(shared.classes), "notes": list(shared.notes), "runs": rows}
+    about = {"patients": len(shared.ids), "classes": list(shared.classes), "notes": list(shared.notes)}
+    about |= {"patients_compared": "across folds (pooled)", "runs": rows}
     texts = {tables.files[0]: _csv(rows), tables.files[1]: _page(shared, rows)}
     tables.write(recipe, texts, {"folders": recipe["runs"], **about})
     facts = {"patients": len(shared.ids), "auc": {name: row["metrics"]["auc"]["value"] for name, row in rows.items()}}
@@ -220,10 +225,8 @@ def _difference(key: str, labels_P: Ints, first: Floats, second: Floats, draws_B
     """Return the metric's difference with the paired bootstrap's interval: the same draws for both."""
     weights = ones(len(labels_P))
     value = float(METRICS[key](labels_P, second, weights)[0] - METRICS[key](labels_P, first, weights)[0])
-    gaps = METRICS[key](labels_P, second, draws_BP) - base_B
-    gaps = gaps[np.isfinite(gaps)]
-    low, high = np.percentile(gaps, [2.5, 97.5]) if len(gaps) else (np.nan, np.nan)
-    return {"value": value, "low": float(low), "high": float(high)}
+    low, high = percentile_interval(METRICS[key](labels_P, second, draws_BP) - base_B)
+    return {"value": value, "low": low, "high": high}
 
 
 def _tested(labels_P: Ints, first: Floats, second: Floats) -> DeLong:
@@ -281,7 +284,7 @@ def _page(shared: Shared, rows: Mapping[str, Json]) -> str:
         "that score them",
         notes="".join(f"<p>{escape(note)}</p>" for note in shared.notes),
         body="<h2>Metrics</h2>"
-        + table("95 % intervals: patients drawn with replacement, 2,000 times.", ["run", *names], body)
+        + table(f"{POOLED} 95 % intervals: patients drawn with replacement, 2,000 times.", ["run", *names], body)
         + "<h2>Differences</h2>"
         + table(
             f"Differences to {first}; the same draws of patients for both. p: DeLong's paired test of the AUC.",
@@ -289,7 +292,9 @@ def _page(shared: Shared, rows: Mapping[str, Json]) -> str:
             gaps,
         )
         + NOT_ALIKE,
-        figure=image(figure, "AUC of each run with its interval", "AUC with its 95 % interval; 0.5 is chance."),
+        figure=image(
+            figure, "AUC of each run with its interval", "AUC, folds pooled, with its 95 % interval; 0.5 is chance."
+        ),
     )
 
 

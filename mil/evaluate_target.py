@@ -6,35 +6,43 @@ Patient level: the mean of a patient's slides and of a fold's models, none of wh
 import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from html import escape
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mil.bootstrap import REPLICATES, draw_groups
+from mil.bootstrap import REPLICATES, draw_groups, percentile_interval
 from mil.cohort import Cohort
 from mil.figures import survival_figure, value_figure
-from mil.metrics import Floats, Ints, finite
+from mil.metrics import Floats, Ints, finite, ones
 from mil.options import TrainOptions
 from mil.page import fill
 from mil.report_html import image, number, table
 from mil.run import RunFolder
 from mil.scores import patient_logits, read_scores
-from mil.target_metrics import concordance, macro_auc, r2, spearman
+from mil.survival_metrics import Followed, harrell_c, integrated_brier, time_auc, uno_c
+from mil.target_metrics import macro_auc, r2, r2_over, spearman
 from mil.targets import LabelsTarget, SurvivalTarget, Target, ValueTarget
 from wsi.atomic import write_text
 
 Json = dict[str, Any]
 Rows = NDArray[np.int64]
-Measure = Callable[[Rows], float]
+Measure = Callable[[Floats], Floats]
 NAMES = {
-    "r2": "R\N{SUPERSCRIPT TWO}",
+    "r2": "R\N{SUPERSCRIPT TWO} over the constant",
+    "r2_pooled": "R\N{SUPERSCRIPT TWO}, folds pooled",
     "spearman": "Rank correlation",
+    "spearman_pooled": "Rank correlation, folds pooled",
     "mean_absolute_error": "Mean absolute error",
     "concordance": "Concordance (C)",
+    "concordance_uno": "Concordance (Uno)",
+    "time_auc": "AUC over time",
+    "integrated_brier": "Integrated Brier score (lower is better)",
     "concordance_pooled": "Concordance, folds pooled",
     "macro_auc": "AUC, mean over labels",
+    "macro_auc_pooled": "AUC, mean over labels, folds pooled",
     "constant": "Constant: nothing known of the patient",
 }
 
@@ -48,11 +56,11 @@ def evaluate_target(
     names, first = _patients(cohort)
     scores = {head: _out_of_fold(run, head, cohort, options) for head in options.heads}
     tables = {head: target.scores(_centred_on(target, patients)) for head, (_, patients) in scores.items()}
-    tables["constant"] = _constant(target, first, folds)
+    blind = tables["constant"] = _constant(target, first, folds)
     usable = patient_logits(np.ones((len(cohort), 1)), cohort.patient_ids, cohort.usable_N)[1][:, 0] > 0
-    draws = draw_groups([cohort.groups[i] for i in first[usable]], options.seed).astype(np.int64)
+    draws = draw_groups([cohort.groups[i] for i in first[usable]], options.seed)
     models = {
-        name: _estimates(target, first[usable], probs[usable], folds[first][usable], draws)
+        name: _estimates(_measures(target, first[usable], probs[usable], blind[usable], folds[first][usable]), draws)
         for name, probs in tables.items()
     }
     found = {
@@ -117,35 +125,44 @@ def _constant(target: Target, first: Rows, folds: Ints) -> Floats:
     return np.array(told)
 
 
-def _measures(target: Target, first: Rows, scores_PC: Floats, folds_P: Rows) -> dict[str, Measure]:
-    """Return the metrics as functions of which patients count, one drawn twice standing there twice."""
+def _measures(target: Target, first: Rows, scores_PC: Floats, blind_PC: Floats, folds_P: Rows) -> dict[str, Measure]:
+    """Return the metrics as functions of how often each patient counts in each draw, (B, P) to (B,).
+
+    Within folds, for those of other folds have another model; ``blind_PC``: what is said without looking.
+    """
     if isinstance(target, ValueTarget):
-        true, told = target.values_N[first], scores_PC[:, 0]
+        true, told, blind = target.values_N[first], scores_PC[:, 0], blind_PC[:, 0]
         return {
-            "r2": lambda rows: r2(true[rows], told[rows]),
-            "spearman": lambda rows: spearman(true[rows], told[rows]),
-            "mean_absolute_error": lambda rows: float(np.abs(true[rows] - told[rows]).mean()),
+            "r2": lambda weights: r2_over(true, told, blind, weights),
+            "r2_pooled": lambda weights: r2(true, told, weights),
+            "spearman": lambda weights: spearman(true, told, weights, folds_P),
+            "spearman_pooled": lambda weights: spearman(true, told, weights),
+            "mean_absolute_error": lambda weights: weights @ np.abs(true - told) / weights.sum(axis=1),
         }
     if isinstance(target, SurvivalTarget):
-        times, events, risks = target.times_N[first], target.events_N[first], scores_PC[:, 0]
+        known = Followed(target.times_N[first], target.events_N[first], folds_P)
+        pooled, risks = replace(known, folds_N=np.zeros_like(folds_P)), scores_PC[:, 0]
         return {
-            "concordance": lambda rows: concordance(times[rows], events[rows], risks[rows], folds_P[rows]),
-            "concordance_pooled": lambda rows: concordance(times[rows], events[rows], risks[rows]),
+            "concordance": lambda weights: harrell_c(known, risks, weights),
+            "concordance_uno": lambda weights: uno_c(known, risks, weights),
+            "time_auc": lambda weights: time_auc(known, risks, weights),
+            "integrated_brier": lambda weights: integrated_brier(known, risks, weights),
+            "concordance_pooled": lambda weights: harrell_c(pooled, risks, weights),
         }
     assert isinstance(target, LabelsTarget)
     present = target.present_NC[first]
-    return {"macro_auc": lambda rows: macro_auc(present[rows], scores_PC[rows])}
+    return {
+        "macro_auc": lambda weights: macro_auc(present, scores_PC, weights, folds_P),
+        "macro_auc_pooled": lambda weights: macro_auc(present, scores_PC, weights),
+    }
 
 
-def _estimates(target: Target, first: Rows, scores_PC: Floats, folds_P: Rows, draws: Rows) -> Json:
-    everyone = np.arange(len(first))
+def _estimates(measures: Mapping[str, Measure], draws_BP: Floats) -> Json:
     found = {}
-    for name, measure in _measures(target, first, scores_PC, folds_P).items():
-        values = np.array([measure(np.repeat(everyone, counts)) for counts in draws])
-        values = values[np.isfinite(values)]
-        low, high = np.percentile(values, [2.5, 97.5]) if len(values) else (np.nan, np.nan)
-        own = {"value": measure(everyone), "low": float(low), "high": float(high)}
-        found[name] = finite(own)
+    for name, measure in measures.items():
+        value = float(measure(ones(draws_BP.shape[1]))[0])
+        low, high = percentile_interval(measure(draws_BP))
+        found[name] = finite({"value": value, "low": low, "high": high})
     return found
 
 

@@ -89,6 +89,8 @@ class _Slides:
     folds: dict[str, int]
     labels: dict[str, str]
     patients: dict[str, str]
+    aggregate: str
+    """How a patient's logits come from the slides'."""
 
 
 def export_run(options: RunExportOptions, progress: Progress | None = None) -> Summary:
@@ -141,7 +143,7 @@ def _slides(run: RunFolder, paths: Sequence[Path]) -> _Slides:
     found = scan_bags(paths, list(folds))
     check_bags_fit(run, list(found.headers.values()))
     bags = {image_id: load_rows(header) for image_id, header in found.headers.items() if header.n_tiles}
-    return _Slides(bags, folds, read_labels(table), read_patients(table))
+    return _Slides(bags, folds, read_labels(table), read_patients(table), str(run.recipe.get("aggregate", "mean")))
 
 
 def _one_form(
@@ -277,7 +279,8 @@ def _auc(models: Sequence[tuple[Member, Predict]], slides: _Slides, classes: Seq
     ids = sorted(slides.bags)
     logits_SC = np.array([_mean_logits(models, slides, image_id) for image_id in ids])
     patients = tuple(slides.patients[image_id] for image_id in ids)
-    names, logits_PC = patient_logits(centred(logits_SC[:, : len(classes)]), patients, np.ones(len(ids), bool))
+    told_SC, all_S = centred(logits_SC[:, : len(classes)]), np.ones(len(ids), bool)
+    names, logits_PC = patient_logits(told_SC, patients, all_S, slides.aggregate)
     label_of = {slides.patients[image_id]: classes.index(slides.labels[image_id]) for image_id in ids}
     labels_P = np.array([label_of[name] for name in names], np.int64)
     return float(auc(labels_P, softmax(logits_PC), ones(len(names)))[0])

@@ -86,11 +86,11 @@ def auc(labels_N: Ints, probs_NC: Floats, weights_BN: Floats, folds_N: Ints | No
     n_classes = probs_NC.shape[1]
     folds_N = np.zeros(len(labels_N), np.int64) if folds_N is None else folds_N
     wanted = [1] if n_classes == 2 else range(n_classes)
-    areas = [_binary_auc(labels_N == c, probs_NC[:, c], weights_BN, folds_N) for c in wanted]
+    areas = [binary_auc(labels_N == c, probs_NC[:, c], weights_BN, folds_N) for c in wanted]
     return np.asarray(np.mean(areas, axis=0))
 
 
-def _binary_auc(positive_N: NDArray[np.bool_], scores_N: Floats, weights_BN: Floats, folds_N: Ints) -> Floats:
+def binary_auc(positive_N: NDArray[np.bool_], scores_N: Floats, weights_BN: Floats, folds_N: Ints) -> Floats:
     """Return the Mann-Whitney form of the AUC, ties at one half, for each replicate."""
     ups, downs = scores_N[positive_N], scores_N[~positive_N]
     alike = folds_N[positive_N][:, None] == folds_N[~positive_N][None]

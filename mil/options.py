@@ -65,7 +65,7 @@ class TrainOptions:
     unit: str = "patient"
     """What is told and judged: the ``patient``, or each ``slide`` by a truth of its own. Folds hold patients whole."""
     aggregate: str = "mean"
-    """A patient's logits over the slides: ``mean``, ``max`` for each class; or ``bag``: all slides are one bag."""
+    """A patient's logits over the slides: ``mean``; ``max``, as docs/HEADS.md has it; or ``bag``: all are one bag."""
     output: str = "linear"
     """Last layer of the head: ``linear``, or ``arcface`` with a margin for each class by how rare it is."""
     other: Path | None = None

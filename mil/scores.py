@@ -48,16 +48,24 @@ def patient_logits(
 ) -> tuple[list[str], Floats]:
     """Return the patients, sorted, and the logits (P, C) over their usable slides; zeros where there is none.
 
-    ``how``: the ``mean`` of the slides' logits, or each class's ``max`` over the slides.
+    ``how``: the ``mean`` of the slides' logits, or ``max``: with two classes the logits of the slide with the highest
+    log odds of the second class; with more each class's highest logit, of rows with their mean taken off.
     """
     names, owner = np.unique(np.array(patients, dtype=object).astype(str), return_inverse=True)
     member_PS = (owner[None] == np.arange(len(names))[:, None]) & usable_S[None]
     counts = member_PS.sum(axis=1)
     if how == "max":
-        highest = np.where(member_PS[:, :, None], logits_SC[None], -np.inf).max(axis=1)
-        return [str(name) for name in names], np.where(counts[:, None] > 0, highest, 0.0)
+        return [str(name) for name in names], np.where(counts[:, None] > 0, _highest(logits_SC, member_PS), 0.0)
     sums = member_PS.astype(np.float64) @ np.where(usable_S[:, None], logits_SC, 0.0)
     return [str(name) for name in names], np.asarray(sums / np.maximum(counts, 1)[:, None])
+
+
+def _highest(logits_SC: Floats, member_PS: NDArray[np.bool_]) -> Floats:
+    """Return the logits (P, C) of `patient_logits` by ``max``; whatever they are for a patient without a slide."""
+    if logits_SC.shape[1] == 2:
+        odds_S = logits_SC[:, 1] - logits_SC[:, 0]
+        return np.asarray(logits_SC[np.where(member_PS, odds_S, -np.inf).argmax(axis=1)])
+    return np.asarray(np.where(member_PS[:, :, None], centred(logits_SC), -np.inf).max(axis=1))
 
 
 def centred(logits_NC: Floats) -> Floats:

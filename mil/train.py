@@ -25,7 +25,7 @@ from mil.report import ReportOptions, report
 from mil.run import RunFolder, prepare_run
 from mil.splits import write_splits
 from mil.trackers import check_trackers, publish
-from mil.workers import fit_all, fit_in_group, is_whole, threads_for
+from mil.workers import fit_all, fit_in_group, is_whole
 from wsi.claim import claim
 from wsi.errors import GigamilError, RequestError
 from wsi.manifest import ManifestRow
@@ -125,16 +125,14 @@ def _train_under_torchrun(options: TrainOptions, material: Material, place: Plac
             return []  # rank 0 tells
         if place.rank > 0 or prepared is None:
             cohorts = material.open_all()
-            threads = threads_for(cohorts, place.local_world)
-            for _ in fit_in_group(told, cohorts, material.folds, threads, group, device):
+            for _ in fit_in_group(told, cohorts, material.folds, group, device):
                 pass
             return []
         if _is_finished(prepared):
             return _all_skipped(prepared)
         cohorts, notes = _open(prepared, progress)
         results = _Results(prepared, progress)
-        threads = threads_for(cohorts, place.local_world)
-        for number, facts in fit_in_group(told, cohorts, material.folds, threads, group, device):
+        for number, facts in fit_in_group(told, cohorts, material.folds, group, device):
             results.take(told[number], facts)
         return _report(prepared, cohorts[0], notes, results.outcomes(), progress)
 

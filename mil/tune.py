@@ -34,7 +34,7 @@ from mil.scores import Scores, patient_logits, read_scores
 from mil.search import Search
 from mil.splits import outer_folds
 from mil.train import check_trainable
-from mil.workers import deterministic, threads_for
+from mil.workers import deterministic
 from wsi.atomic import make_folder, write_text
 from wsi.claim import claim
 from wsi.errors import RequestError
@@ -68,9 +68,10 @@ class TuneOptions:
         if unknown:
             raise RequestError(f"--heads: unknown head {unknown[0]!r}: expected some of {', '.join(HEADS)}")
         plain = self.train.target == "classes" and self.train.other is None and self.train.teacher is None
-        if self.train.fusion in APART or not plain:
+        if self.train.fusion in APART or self.train.aggregate == "max" or not plain:
             raise RequestError(
-                "tune searches models of classes, of one kind of bags, without a teacher or other slides"
+                "tune searches models of classes, of one kind of bags, by the mean over a patient's slides, without a "
+                "teacher or other slides"
             )
         if self.train.jobs > 1 or self.train.nproc > 1:
             raise RequestError("tune runs in one process: each trial builds on those before; leave out --jobs, --nproc")
@@ -203,7 +204,7 @@ class _Tuner:
         """Return the model's scores, trained here unless they are there."""
         table = job.folder / "scores.csv"
         if not _is_whole(job):
-            with deterministic([job], threads_for([cohort], 1)):
+            with deterministic([job]):
                 fit(job, cohort, folds)
         return read_scores(table)
 

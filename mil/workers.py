@@ -1,7 +1,7 @@
 """Models trained one after the other, side by side in their own processes, or each by several processes together.
 
-The result does not depend on whether models stand side by side. Processes that train one model together add numbers in
-another order, so theirs agrees within rounding.
+The result depends neither on whether models stand side by side nor on the number of cores. Processes that train one
+model together add numbers in another order, so theirs agrees within rounding.
 """
 
 import json
@@ -29,14 +29,11 @@ from mil.material import gather
 from mil.metrics import Ints
 from mil.options import TrainOptions
 from mil.ranks import Ranks
-from wsi.cpu import usable_cpus
 from wsi.errors import ItemError
 from wsi.interrupts import interrupts_held
 
 Done = Callable[[FitJob, dict[str, float]], None]
 """Called with each model and its facts as it is finished."""
-_LARGE = 5e7
-"""Feature values in the cohort above which a model's products are worth more than one thread."""
 
 
 def is_whole(job: FitJob) -> bool:
@@ -61,25 +58,24 @@ def fit_all(todo: Sequence[FitJob], cohorts: Sequence[Cohort], folds: Ints, done
         return
     options = todo[0].options
     if options.nproc > 1:
-        _by_ranks(todo, threads_for(cohorts, options.nproc), done)
+        _by_ranks(todo, done)
         return
     workers = min(options.jobs, len(todo))
-    threads = threads_for(cohorts, workers)
     if workers > 1:
-        _side_by_side(todo, workers, threads, done)
+        _side_by_side(todo, workers, done)
         return
-    with deterministic(todo, threads):
+    with deterministic(todo):
         for job in todo:
             done(job, fit(job, cohort_of(job, cohorts), folds))
 
 
-def _side_by_side(todo: Sequence[FitJob], workers: int, threads: int, done: Done) -> None:
+def _side_by_side(todo: Sequence[FitJob], workers: int, done: Done) -> None:
     """Train in processes, which gather their material themselves: little goes through the pipes."""
     options, context = todo[0].options, get_context("spawn")
     devices: SimpleQueue[str] = context.SimpleQueue()
     for worker in range(workers):
         devices.put(device_of_worker(options.device, worker, torch.cuda.device_count()))
-    with ProcessPoolExecutor(workers, context, _begin_worker, (options, threads, devices)) as pool:
+    with ProcessPoolExecutor(workers, context, _begin_worker, (options, devices)) as pool:
         with interrupts_held():  # the processes leave Ctrl-C to this one
             running = {pool.submit(_fit_in_worker, job): job for job in todo}
         try:
@@ -102,14 +98,14 @@ def device_of_worker(asked: str, worker: int, gpus: int) -> str:
     return f"cuda:{worker % gpus}" if asked == "cuda" and gpus > 1 else asked
 
 
-def _by_ranks(todo: Sequence[FitJob], threads: int, done: Done) -> None:
+def _by_ranks(todo: Sequence[FitJob], done: Done) -> None:
     """Train each model by several processes on this machine."""
 
     def hear(message: Message) -> None:
         number, facts = message[1]
         done(todo[number], facts)
 
-    work: list[RankWork] = [partial(_rank, todo, threads) for _ in range(todo[0].options.nproc)]
+    work: list[RankWork] = [partial(_rank, todo) for _ in range(todo[0].options.nproc)]
     ends = run_ranks(work, hear)
     for end in ends:
         if end.error is not None:
@@ -119,21 +115,21 @@ def _by_ranks(todo: Sequence[FitJob], threads: int, done: Done) -> None:
         raise ItemError(f"{', '.join(died)}: run the same command again to go on, with fewer --nproc")
 
 
-def _rank(todo: Sequence[FitJob], threads: int, place: Place, store: Store, send: Callable[[Message], None]) -> None:
+def _rank(todo: Sequence[FitJob], place: Place, store: Store, send: Callable[[Message], None]) -> None:
     """Train as one of the ranks that `_by_ranks` started."""
     options = todo[0].options
     device = device_of_rank(torch.device(options.device), place.local_rank)
     with process_group(place, device, store) as group:
         material = gather(options)
         cohorts = material.open_all()
-        for number, facts in fit_in_group(todo, cohorts, material.folds, threads, group, device):
+        for number, facts in fit_in_group(todo, cohorts, material.folds, group, device):
             if place.rank == 0:
                 send(("fitted", (number, facts)))
         send((JOINED, ()))  # only now: a rank that dies before would leave the others waiting, so they are stopped
 
 
 def fit_in_group(
-    todo: Sequence[FitJob], cohorts: Sequence[Cohort], folds: Ints, threads: int, group: Group, device: torch.device
+    todo: Sequence[FitJob], cohorts: Sequence[Cohort], folds: Ints, group: Group, device: torch.device
 ) -> Iterator[tuple[int, dict[str, float]]]:
     """Train the models as one rank of a process group; give the number of each, and its facts."""
     if todo:
@@ -141,7 +137,7 @@ def fit_in_group(
     ranks = Ranks(group.place.rank, group.place.world, group, device)
     for number, job in enumerate(todo):
         own = replace(job, options=replace(job.options, device=str(device)))
-        with deterministic([own], threads):
+        with deterministic([own]):
             yield number, fit(own, cohort_of(job, cohorts), folds, ranks)
 
 
@@ -151,22 +147,19 @@ def cohort_of(job: FitJob, cohorts: Sequence[Cohort]) -> Cohort:
     return cohorts[number % len(cohorts)]
 
 
-def threads_for(cohorts: Sequence[Cohort], workers: int) -> int:
-    """Return the torch threads per model: one for small cohorts, where more only cost."""
-    values = max(sum(bag.size for bag in cohort.bags) for cohort in cohorts)
-    return 1 if values < _LARGE else max(1, usable_cpus() // workers)
-
-
 @contextmanager
-def deterministic(jobs: Sequence[FitJob], threads: int) -> Iterator[None]:
+def deterministic(jobs: Sequence[FitJob]) -> Iterator[None]:
     """Make torch repeat itself bit for bit, and put its settings back afterwards.
+
+    One thread a model, whatever the cores: with another number sums come in another order. Models side by side
+    (``jobs``) are what keeps more cores busy.
 
     What runs here on a CPU repeats itself anyway, and asking torch for it costs two seconds of imports.
     """
     on_gpu = any(torch.device(job.options.device).type == "cuda" for job in jobs)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before, threads_before = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     if on_gpu:
         torch.use_deterministic_algorithms(True)
     try:
@@ -181,10 +174,10 @@ _WORKER: dict[str, Any] = {}
 """In a worker process: the cohorts it opened, the folds, and its device."""
 
 
-def _begin_worker(options: TrainOptions, threads: int, devices: "SimpleQueue[str]") -> None:
+def _begin_worker(options: TrainOptions, devices: "SimpleQueue[str]") -> None:
     threading.Thread(target=_die_with_parent, daemon=True).start()
     material = gather(options)
-    _WORKER.update(cohorts=material.open_all(), folds=material.folds, threads=threads, device=devices.get())
+    _WORKER.update(cohorts=material.open_all(), folds=material.folds, device=devices.get())
 
 
 def _die_with_parent() -> None:
@@ -197,5 +190,5 @@ def _die_with_parent() -> None:
 
 def _fit_in_worker(job: FitJob) -> dict[str, float]:
     own = replace(job, options=replace(job.options, device=_WORKER["device"]))
-    with deterministic([own], _WORKER["threads"]):
+    with deterministic([own]):
         return fit(own, cohort_of(job, _WORKER["cohorts"]), _WORKER["folds"])

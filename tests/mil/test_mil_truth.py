@@ -77,12 +77,18 @@ def test_the_choice_is_made_on_patients_left_out() -> None:
 
 
 def test_the_highest_slide_decides_where_asked() -> None:
-    logits = np.array([[1.0, -1.0], [-3.0, 3.0], [9.0, -9.0], [0.5, -0.5]])
-    usable = np.array([True, True, False, True])
-    names, highest = patient_logits(logits, ("a", "a", "a", "b"), usable, "max")
+    logits = np.array([[1.0, -1.0], [-3.0, 3.0], [9.0, -9.0], [0.5, -0.5], [-8.0, 8.0]])
+    usable = np.array([True, True, True, True, False])
+    names, highest = patient_logits(logits, ("a", "a", "a", "b", "b"), usable, "max")
     assert names == ["a", "b"]
-    np.testing.assert_array_equal(highest, [[1, 3], [0.5, -0.5]])
-    assert not patient_logits(logits, ("a",) * 4, np.zeros(4, bool), "max")[1].any()
+    np.testing.assert_array_equal(highest, [[-3, 3], [0.5, -0.5]])  # one slide of the second class is enough
+    assert not patient_logits(logits, ("a",) * 5, np.zeros(5, bool), "max")[1].any()
+
+
+def test_of_several_classes_each_has_its_highest_slide() -> None:
+    logits = np.array([[6.0, 0, 0], [0, 0, 6], [10.0, 13, 10]])
+    told = patient_logits(logits, ("a", "a", "a"), np.ones(3, bool), "max")[1]
+    np.testing.assert_array_equal(told, [[4, 2, 4]])
 
 
 @pytest.mark.parametrize(

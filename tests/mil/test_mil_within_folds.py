@@ -7,7 +7,7 @@ from sklearn.metrics import roc_auc_score
 from mil.compare import CompareOptions
 from mil.delong import delong
 from mil.metrics import metrics_of, ones
-from mil.target_metrics import concordance
+from mil.survival_metrics import Followed, harrell_c
 from wsi.errors import RequestError
 
 
@@ -35,8 +35,8 @@ def test_folds_of_other_scales_are_combined_by_their_pairs() -> None:
 def test_concordance_compares_patients_of_one_fold() -> None:
     times, events = np.array([1.0, 2, 3, 4]), np.ones(4, bool)
     risks, folds = np.array([2.0, 1, 9, 8]), np.array([0, 0, 1, 1])
-    assert concordance(times, events, risks, folds) == 1
-    assert concordance(times, events, risks) == pytest.approx(2 / 6)
+    assert harrell_c(Followed(times, events, folds), risks, ones(4))[0] == 1
+    assert harrell_c(Followed(times, events, 0 * folds), risks, ones(4))[0] == pytest.approx(2 / 6)
 
 
 def test_a_difference_without_variance_has_no_p() -> None:

@@ -89,7 +89,8 @@ def evaluate_target(
 def _probe(cohort: Cohort, names: Sequence[str], first: Rows, folds: Ints, options: TrainOptions) -> Json | None:
     centers = tuple(cohort.center_ids[slide] for slide in first.tolist())
     unlabelled = np.zeros(len(names), np.int64)  # the probe asks for centers only
-    return center_probe(cohort, Patients(tuple(names), unlabelled, centers, folds[first]), options.seed)
+    groups = tuple(cohort.patient_ids[slide] for slide in first.tolist())
+    return center_probe(cohort, Patients(tuple(names), unlabelled, centers, folds[first], groups), options.seed)
 
 
 def _warnings(run: RunFolder, options: TrainOptions, target: Target, first: Rows, probe: Json | None) -> list[str]:

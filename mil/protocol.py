@@ -29,6 +29,8 @@ _SLIDES = {
 
 def put_together(recipe: Mapping[str, Any]) -> str:
     """Return how a patient with several slides is scored."""
+    if recipe.get("unit") == "slide":
+        return "Each slide is judged by itself; those of one patient stand in one group."
     return _SLIDES[str(recipe.get("aggregate", "mean"))]
 
 

@@ -13,12 +13,18 @@ def heatmap(
     bags: Annotated[Path, typer.Argument(help="A bag (.h5), or a folder of bags.")],
     stores: Annotated[Path, typer.Argument(help="A tile store (.zarr), or a folder of stores.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for <image_id>.png and <image_id>.csv.")],
-    image_id: Annotated[list[str] | None, typer.Option("--image-id", help="Slides to draw; default: all.")] = None,
+    image_id: Annotated[list[str] | None, typer.Option("--image-id", help="Slides to draw, by name.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Draw every slide that has a bag and a store.")] = False,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", help="Processes that draw side by side.")] = 1,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:<n>.")] = "auto",
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Draw where the model looked: attention over the slide, the tiles it looked at most, and a table."""
+    """Draw where the model looked: attention over the slide, the tiles it looked at most, and a table.
+
+    Without --image-id or --all: the slides of most interest, up to a dozen: of each class the surest right one, the
+    surest wrong one and the least sure one, then more of these in turns.
+    """
     from cli.console import one_line_errors, run_stage
     from mil.explain import HeatmapOptions
     from mil.explain import heatmap as run
@@ -30,6 +36,8 @@ def heatmap(
             stores=(stores,),
             out=out,
             image_ids=tuple(image_id or ()),
+            everything=everything,
+            jobs=jobs,
             device=device,
             overwrite=overwrite,
         )

@@ -17,7 +17,10 @@ def train(
         list[Path] | None, typer.Option("--stores", help="Tile stores: mean-colour baseline, heat maps in the report.")
     ] = None,
     splits: Annotated[Path | None, typer.Option("--splits", help="A splits.csv to use again.")] = None,
-    head: Annotated[str, typer.Option("--head", help="A head of docs/HEADS.md.")] = "gated_abmil",
+    head: Annotated[
+        list[str] | None,
+        typer.Option(help="A head of docs/HEADS.md; of a,b,c the first is the run's, the others its baselines."),
+    ] = None,
     fusion: Annotated[
         str,
         typer.Option(
@@ -86,6 +89,7 @@ def train(
     from wsi.errors import RequestError
 
     with one_line_errors():
+        own, *others = [name.strip() for names in head or ["gated_abmil"] for name in names.split(",")]
         options = TrainOptions(
             bags=tuple(bags),
             manifest=manifest,
@@ -101,7 +105,8 @@ def train(
             output=output,
             other=other,
             other_label=other_label,
-            head=head,
+            head=own,
+            baselines=tuple(others) or TrainOptions.baselines,
             classes=tuple(name for name in classes.split(",") if name),
             folds=folds,
             seeds=seeds,

@@ -4,6 +4,7 @@ Form: Mitchell et al., Model Cards for Model Reporting, FAT* 2019, arXiv 1810.03
 """
 
 from mil.evidence import TITLES, Evidence
+from mil.protocol import put_together, split_by
 from mil.report_html import METRIC_NAMES, interval, number
 
 
@@ -26,7 +27,7 @@ def _what(evidence: Evidence) -> list[str]:
         "",
         (
             f"{TITLES.get(evidence.head, evidence.head)} on tile features of whole-slide images; {models} models "
-            f"({recipe['folds']} folds x {recipe['seeds']} seeds) whose logits are averaged. "
+            f"({recipe['folds']} folds x {evidence.run.models_per_fold} a fold) whose logits are averaged. "
             "One row of class probabilities per patient, for equal class priors."
         ),
         "",
@@ -47,7 +48,7 @@ def _data(evidence: Evidence) -> list[str]:
         f"{metrics['patients']} patients, {metrics['slides']} slides, {len(metrics['centers'])} centers. "
         "Patients per class: "
         + ", ".join(f"{plain(name)} {count}" for name, count in counts)
-        + ". Split by patient, balanced on label and center (splits.csv).",
+        + f". {split_by(evidence.config['recipe'])} {put_together(evidence.config['recipe'])}",
         "",
     ]
 

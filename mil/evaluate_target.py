@@ -5,6 +5,7 @@ Patient level: the mean of a patient's slides and of a fold's models, none of wh
 
 import csv
 import io
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from html import escape
@@ -14,11 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mil.bootstrap import REPLICATES, draw_groups, percentile_interval
+from mil.card import plain
 from mil.cohort import Cohort
 from mil.figures import survival_figure, value_figure
 from mil.metrics import Floats, Ints, finite, ones
+from mil.oof import Patients
 from mil.options import TrainOptions
 from mil.page import fill
+from mil.probe import center_probe
+from mil.protocol import about_encoder, about_few, about_probe, divided, put_together, split_by
 from mil.report_html import image, number, table
 from mil.run import RunFolder
 from mil.scores import patient_logits, read_scores
@@ -63,6 +68,7 @@ def evaluate_target(
         name: _estimates(_measures(target, first[usable], probs[usable], blind[usable], folds[first][usable]), draws)
         for name, probs in tables.items()
     }
+    probe = _probe(cohort, names, first, folds, options)
     found = {
         "target": options.target,
         "head": options.head,
@@ -75,7 +81,8 @@ def evaluate_target(
         "bootstrap": {"unit": "patient", "replicates": REPLICATES, "interval": "95 % percentile"},
         "models": models,
         "seen_stores": list(seen_stores),
-        "warnings": list(notes),
+        "center_probe": probe,
+        "warnings": [*notes, *_warnings(run, options, target, first[usable], probe)],
         "failures": dict(cohort.failures),
     }
     write_text(
@@ -85,6 +92,41 @@ def evaluate_target(
     run.write_json("metrics.json", found)
     write_text(run.path / "model_card.md", _card(run, found))
     write_text(run.path / "report.html", _page(run, found, target, first[usable], tables[options.head][usable]))
+
+
+def _probe(cohort: Cohort, names: Sequence[str], first: Rows, folds: Ints, options: TrainOptions) -> Json | None:
+    centers = tuple(cohort.center_ids[slide] for slide in first.tolist())
+    unlabelled = np.zeros(len(names), np.int64)  # the probe asks for centers only
+    groups = tuple(cohort.patient_ids[slide] for slide in first.tolist())
+    return center_probe(cohort, Patients(tuple(names), unlabelled, centers, folds[first], groups), options.seed)
+
+
+def _warnings(run: RunFolder, options: TrainOptions, target: Target, first: Rows, probe: Json | None) -> list[str]:
+    """Return what a reader must know before believing the numbers of a run without classes."""
+    encoder = json.loads(run.config["about"]["encoder"])
+    lines = [line for one in (encoder if isinstance(encoder, list) else [encoder]) for line in about_encoder(one)]
+    lines += about_few(*_carriers(target, first, run.classes)) + about_probe(probe, run.recipe)
+    if options.stores:
+        lines.append(
+            f"the mean-colour baseline and the heat maps of the report are for classes, not for --target "
+            f"{target.kind}: gigamil heatmap draws this run's"
+        )
+    return lines
+
+
+def _carriers(target: Target, first: Rows, names: Sequence[str]) -> tuple[dict[str, int], str]:
+    """Return who carries the result, counted, and what there should be more of."""
+    if isinstance(target, SurvivalTarget):
+        return {"with the event": int(target.events_N[first].sum())}, "events"
+    if isinstance(target, LabelsTarget):
+        present_PC = target.present_NC[first]
+        sides = {"with": (present_PC == 1).sum(0), "without": (present_PC == 0).sum(0)}
+        return {
+            f"{side} {name}": int(count)
+            for side, counts in sides.items()
+            for name, count in zip(names, counts, strict=True)
+        }, "with and without each label"
+    return {"in all": len(first)}, "in all"
 
 
 def _patients(cohort: Cohort) -> tuple[list[str], Rows]:
@@ -229,7 +271,7 @@ def _page(run: RunFolder, found: Json, target: Target, first: Rows, scores_PC: F
         title=escape(f"{', '.join(found['classes'])} \N{MIDDLE DOT} {run.path.resolve().name}"),
         headline=f"On {found['patients_scored']} patients that the models had not seen: {NAMES[best]} <b>{value}"
         f"{number(own[best]['high'], 2)}).",
-        notes=warned,
+        notes=f"<p>{escape(divided(run.recipe))} {escape(put_together(run.recipe))}</p>" + warned,
         figure=figure,
         body="<h2>Metrics</h2>"
         + table(
@@ -244,7 +286,9 @@ def _page(run: RunFolder, found: Json, target: Target, first: Rows, scores_PC: F
 
 def _card(run: RunFolder, found: Json) -> str:
     lines = [f"# {found['head']}: {', '.join(found['classes'])}", ""]
-    lines += [f"- Target: {found['target']}; {found['patients']} patients, {found['slides']} slides, folds by patient"]
+    lines += [f"- Target: {found['target']}; {found['patients']} patients, {found['slides']} slides"]
+    lines += [f"- {split_by(run.recipe)} {put_together(run.recipe)}"]
+    lines += [f"- To know: {plain(line)}" for line in found["warnings"]]
     for name, values in found["models"].items():
         told = ", ".join(
             f"{key} {number(v['value'])} ({number(v['low'])} to {number(v['high'])})" for key, v in values.items()

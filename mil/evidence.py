@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mil.metrics import Floats, Ints
+from mil.protocol import about_encoder, about_few, about_probe
 from mil.run import RunFolder
 from wsi.errors import RequestError
 
@@ -20,8 +21,6 @@ TITLES = {
     "class_prior": "Class prior",
     "constant": "Constant, equal probabilities",
 }
-FEW_PATIENTS = 10
-"""Of a class, below which a reader is warned."""
 EXPLAINED = {
     "mean_pool": "same features and splits, every tile counts alike",
     "mean_colour": "logistic regression on three numbers per slide",
@@ -75,37 +74,12 @@ class Evidence:
         """Return everything a reader must know before believing the numbers, one line each."""
         lines = [f"slide {i} could not be used: {why}" for i, why in self.metrics["failures"].items()]
         lines += self.metrics["warnings"]
-        if self.encoder.get("caution"):
-            lines.append(str(self.encoder["caution"]))
-        elif self.encoder.get("trained") is False:
-            lines.append(f"the encoder is not trained: {self.encoder.get('description', 'its weights are random')}")
-        few = [
-            f"{name} {count}"
-            for name, count in zip(self.classes, self.metrics["patients_per_class"], strict=True)
-            if count < FEW_PATIENTS
-        ]
-        if few:
-            lines.append(
-                f"so few patients ({', '.join(few)}) carry the result that intervals from resampling are too narrow: "
-                f"expected {FEW_PATIENTS} or more of each class"
-            )
+        lines += about_encoder(self.encoder)
+        counts = dict(zip(self.classes, self.metrics["patients_per_class"], strict=True))
+        lines += about_few(counts, "of each class")
         if self.own["auc"]["value"] == 1:
             lines.append("no patient is misranked: an interval from resampling cannot show how far that may be luck")
-        probe = self.metrics["center_probe"]
-        if (
-            probe
-            and probe["balanced_accuracy"]["low"] is not None
-            and probe["balanced_accuracy"]["low"] > probe["chance"]
-        ):
-            lines.append(
-                f"the features tell the center (balanced accuracy {probe['balanced_accuracy']['value']:.2f}, chance "
-                f"{probe['chance']:.2f}): "
-                + (
-                    "whole centers were held out, so the result does not rest on those it was tested on"
-                    if self.config["recipe"].get("split") == "centers"
-                    else "hold out whole centers (--split centers) to see what remains"
-                )
-            )
+        lines += about_probe(self.metrics["center_probe"], self.config["recipe"])
         center = self.metrics["models"].get("center_only")
         if center and center["auc"]["low"] is not None and center["auc"]["low"] > 0.5:
             lines.append(

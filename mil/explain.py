@@ -7,11 +7,14 @@ fold, which never saw its patient. Frames: ``l0_`` level-0 pixels of the slide, 
 import csv
 import io
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
@@ -19,6 +22,7 @@ from features.bag import BagHeader, find_bags, read_coords, read_header
 from mil.calibrate import calibration_of
 from mil.cohort import load_rows
 from mil.ensemble import Ensemble, check_bags_fit, load_ensemble
+from mil.examples import of_interest
 from mil.metrics import Floats, Ints
 from mil.options import TrainOptions, resolve
 from mil.overlay import SlidePicture, read_stamp, save_picture
@@ -48,13 +52,20 @@ class HeatmapOptions:
     out: Path
     """Folder for ``<image_id>.png`` and ``<image_id>.csv``."""
     image_ids: tuple[str, ...] = ()
-    """Slides to draw; empty: all that have a bag and a store."""
+    """Slides to draw; empty: those of most interest, or with ``everything`` all that have a bag and a store."""
+    everything: bool = False
+    jobs: int = 1
+    """Processes that draw side by side."""
     device: str = "auto"
     overwrite: bool = False
 
     def __post_init__(self) -> None:
         if not self.bags or not self.stores:
             raise RequestError("expected one or more bags and one or more tile stores")
+        if self.jobs < 1:
+            raise RequestError(f"--jobs {self.jobs}: expected 1 or more")
+        if self.everything and self.image_ids:
+            raise RequestError("--all and --image-id exclude each other: draw every slide, or those named")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,22 +92,71 @@ def heatmap(options: HeatmapOptions, progress: Progress | None = None) -> Summar
         raise RequestError(f"{run.path} fuses bags of several encoders ({run.fusion}): heat maps are drawn of one's")
     headers = {header.image_id: header for header in _headers(options.bags)}
     stores = {store.image_id: store for store in find_stores(options.stores)}
-    wanted = list(options.image_ids) or sorted(set(headers) & set(stores))
+    both = sorted(set(headers) & set(stores))
+    wanted = list(dict.fromkeys(options.image_ids)) or (both if options.everything else _chosen(run, both))
     absent = [image_id for image_id in wanted if image_id not in headers]
     if absent or not wanted:
         raise RequestError(f"expected a bag and a store of each slide; no bag of {', '.join(absent) or 'any store'}")
     check_bags_fit(run, [headers[image_id] for image_id in wanted])
-    device = TrainOptions(bags=options.bags, manifest=Path(), out=options.out, device=options.device)
-    ensemble = load_ensemble(run, resolve(device))
-    seen = Seen(read_splits(run.path / "splits.csv"), read_labels(run.path / "splits.csv"))
-    outcomes = []
-    progress.begin("heatmap", len(wanted), "slides")
+    if len(wanted) < len(both) and not options.image_ids:
+        progress.note(f"{len(wanted)} of {len(both)} slides, those of most interest: --all draws every one")
+    pairs = [(headers[image_id], stores.get(image_id)) for image_id in wanted]
     with claim(options.out):
-        for image_id in wanted:
-            outcomes.append(_one(options, ensemble, headers[image_id], stores.get(image_id), seen))
-            progress.advance(1)
-    progress.end()
+        progress.begin("heatmap", len(wanted), "slides")
+        outcomes = list(_drawn(options, pairs, progress))
+        progress.end()
     return Summary("heatmap", outcomes, time.monotonic() - start)
+
+
+def _chosen(run: RunFolder, available: Sequence[str]) -> list[str]:
+    """Return the slides of most interest, by what the run told of its own."""
+    with (run.path / "oof.csv").open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["level"] == "slide"]
+    return of_interest(rows, run.classes, available)
+
+
+Pair = tuple[BagHeader, TileStore | None]
+
+
+def _drawn(options: HeatmapOptions, pairs: Sequence[Pair], progress: Progress) -> Iterator[Outcome]:
+    """Draw the slides, here or in processes; give what became of each, in order."""
+    painter = _Painter(options)
+    workers = min(options.jobs, len(pairs))
+    if workers == 1:
+        for pair in pairs:
+            yield painter(pair)
+            progress.advance(1)
+        return
+    with ProcessPoolExecutor(workers, get_context("spawn"), _begin_worker, (options,)) as pool:
+        for outcome in pool.map(_draw_in_worker, pairs):
+            yield outcome
+            progress.advance(1)
+
+
+class _Painter:
+    """The models of a run, loaded once for many slides."""
+
+    def __init__(self, options: HeatmapOptions) -> None:
+        device = TrainOptions(bags=options.bags, manifest=Path(), out=options.out, device=options.device)
+        self._options, run = options, RunFolder(options.run)
+        self._ensemble = load_ensemble(run, resolve(device))
+        self._seen = Seen(read_splits(run.path / "splits.csv"), read_labels(run.path / "splits.csv"))
+
+    def __call__(self, pair: Pair) -> Outcome:
+        """Draw one slide."""
+        return _one(self._options, self._ensemble, *pair, self._seen)
+
+
+_painters: list[_Painter] = []
+
+
+def _begin_worker(options: HeatmapOptions) -> None:
+    torch.set_num_threads(1)
+    _painters.append(_Painter(options))
+
+
+def _draw_in_worker(pair: Pair) -> Outcome:
+    return _painters[0](pair)
 
 
 def _headers(paths: Sequence[Path]) -> list[BagHeader]:
@@ -158,6 +218,7 @@ def slide_picture(ensemble: Ensemble, header: BagHeader, store: TileStore, seen:
     np.add.at(attention_N, tile_of_N, by_row_N)  # views of one tile, where kept, count together
     members = [member for member in ensemble.members if fold is None or member.fold == fold]
     top = np.argsort(-attention_N, kind="stable")[:TOP_TILES]
+    overview_HWC = store.overview(2048)
     return SlidePicture(
         image_id=header.image_id,
         classes=ensemble.run.classes,
@@ -166,8 +227,8 @@ def slide_picture(ensemble: Ensemble, header: BagHeader, store: TileStore, seen:
         label=seen.labels.get(header.image_id),
         out_of_fold=fold is not None,
         models=len(members),
-        overview_HWC=store.overview(2048),
-        overview_mpp=_overview_mpp(store),
+        overview_HWC=overview_HWC,
+        overview_mpp=float(store.mpp * store.shape_yx[1] / overview_HWC.shape[1]),
         tiles_yx=store.tiles_yx[tiles_K],
         tile_share=store.tile_px / np.array(store.shape_yx, np.float64),
         attention_N=attention_N,
@@ -200,10 +261,6 @@ def _outputs(ensemble: Ensemble, rows: NDArray[np.floating], fold: int | None) -
     if fold is not None:
         calibration = calibration_of(ensemble.run.read_json("calibration.json")["folds"][fold])
     return np.asarray(calibration.probabilities(part.logits([rows]))[0])
-
-
-def _overview_mpp(store: TileStore) -> float:
-    return float(store.mpp * store.shape_yx[1] / store.overview(2048).shape[1])
 
 
 def percentiles(attention_N: Floats) -> Floats:

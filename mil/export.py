@@ -1,12 +1,12 @@
 """`gigamil export RUN`: the models of a run for other programs, or leaner, with what it costs measured.
 
-Every form is one file a model, ``fold<f>_seed<s>``, and an entry in ``export.json``: bytes and CPU milliseconds a slide
-beside those of the original, and for forms that lose something the patients' AUC on the out-of-fold slides before and
-after. A graph that does not agree with its model is refused.
+Every form is one file a model, ``<form>/fold<f>_seed<s>``, and an entry in ``export.json``: bytes and CPU milliseconds
+a slide beside those of the original, and for forms that lose something the patients' AUC on the out-of-fold slides
+before and after. ``--onnx`` also gives ``run.onnx``, the whole run as one graph, with ``run.md``, its card. A graph
+that does not agree with its model is refused.
 """
 
 import importlib.util
-import json
 import logging
 import time
 import warnings
@@ -21,24 +21,29 @@ import torch
 from torch import nn
 
 from features.bag import find_bags
-from mil.cohort import load_rows, scan_bags
-from mil.ensemble import Member, check_bags_fit, load_ensemble
+from mil.cohort import cohort_digest, load_rows, scan_bags
+from mil.ensemble import Ensemble, Member, check_bags_fit, load_ensemble
 from mil.fusion import APART
+from mil.inference.one_graph import facts, save_card, save_run
 from mil.metrics import Floats, auc, ones, softmax
 from mil.model import BagModel, load_model, save_model
 from mil.options import TrainOptions, resolve
+from mil.outputs import Tables, sha256_of
 from mil.packing import Rows
 from mil.portable import TOLERANCE, Predict, largest_difference, onnx_predict, save_exported, save_onnx, torch_predict
 from mil.run import RunFolder
 from mil.scores import centred, patient_logits
 from mil.splits import read_labels, read_patients, read_splits
-from wsi.atomic import check_folder, replacing, write_text
+from wsi.atomic import check_folder, replacing
 from wsi.claim import claim
 from wsi.errors import RequestError
+from wsi.manifest import ManifestRow
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.recipe import refuse_other_recipe
 
 Json = dict[str, Any]
+MARK = "gigamil-export-1"
+"""``format`` of export.json."""
 _REPEATS = 3
 """Times that each bag is scored for the timing; the fastest counts."""
 _TIMED = 20
@@ -91,6 +96,7 @@ class _Slides:
     patients: dict[str, str]
     aggregate: str
     """How a patient's logits come from the slides'."""
+    digest: str
 
 
 def export_run(options: RunExportOptions, progress: Progress | None = None) -> Summary:
@@ -108,57 +114,101 @@ def export_run(options: RunExportOptions, progress: Progress | None = None) -> S
         raise RequestError(f"{run.path} fuses encoders ({run.fusion}): its models do not take the same bags")
     if options.bags:
         run.check_classes("AUC before and after an export (--bags)")
-    recipe = {"run": run.config["recipe_hash"], "forms": list(options.forms), "prune": options.prune}
     with claim(options.out):
-        if _is_there(options, recipe):
+        left = _left(options, run)
+        if not left:
             return Summary("export", [Outcome(str(options.out), Status.SKIPPED)], time.monotonic() - start)
         device = TrainOptions(bags=(Path(),), manifest=Path(), out=Path(), device="cpu", precision="fp32")
         ensemble = load_ensemble(run, resolve(device))
-        slides = _slides(run, options.bags) if options.bags else None
-        progress.begin("export", len(options.forms) * len(ensemble.members), "models")
-        told: Json = {"recipe": recipe, "classes": list(run.classes), "calibration": ensemble.calibration.as_dict()}
-        for form in options.forms:
-            told[form] = _one_form(form, options, ensemble.members, run, slides, progress)
+        slides = _slides(run, options) if options.bags else None
+        progress.begin("export", len(left) * len(ensemble.members), "models")
+        told, sums = _begun(options, run, left)
+        told |= {"classes": list(run.classes), "calibration": ensemble.calibration.as_dict()}
+        for form in left:
+            files = _files(options, run, form)
+            _tables(options, files).vouch(_recipe(run), told, sums)  # from here on the form's files are ours
+            told[form] = _one_form(form, options, ensemble, slides, progress)
+            sums |= {path: sha256_of(path) for path in files}
         progress.end()
-        write_text(options.out / "export.json", json.dumps(told, indent=1, allow_nan=False) + "\n")
-    facts = {form: told[form]["summary"] for form in options.forms}
-    return Summary("export", [Outcome(str(options.out), Status.DONE, facts=facts)], time.monotonic() - start)
+        _tables(options, ()).vouch(_recipe(run), told, sums)
+    about = {form: told[form]["summary"] for form in options.forms}
+    return Summary("export", [Outcome(str(options.out), Status.DONE, facts=about)], time.monotonic() - start)
 
 
-def _is_there(options: RunExportOptions, recipe: Json) -> bool:
-    path = options.out / "export.json"
-    if not path.exists() or options.overwrite:
-        return False
-    refuse_other_recipe(options.out, json.loads(path.read_text()).get("recipe", {}), recipe)
-    return True
+def _recipe(run: RunFolder) -> Json:
+    return {"run": run.config["recipe_hash"]}
 
 
-def _slides(run: RunFolder, paths: Sequence[Path]) -> _Slides:
+def _tables(options: RunExportOptions, files: Sequence[Path]) -> Tables:
+    return Tables(options.out / "export.json", tuple(files), MARK)
+
+
+def _files(options: RunExportOptions, run: RunFolder, form: str) -> list[Path]:
+    """Return every file of a form."""
+    folds = range(int(run.recipe["folds"]))
+    names = [f"fold{fold}_seed{seed}" for fold in folds for seed in range(run.models_per_fold)]
+    whole = [options.out / "run.onnx", options.out / "run.md"] if form == "onnx" else []
+    return whole + [options.out / form / f"{name}{ending}" for name in names for ending in _ENDINGS[form]]
+
+
+def _left(options: RunExportOptions, run: RunFolder) -> list[str]:
+    """Return the forms that are not there, whole, from this run, and measured where bags are given."""
+    measured = _digest(options, run)
+    left = []
+    for form in options.forms:
+        found = _tables(options, _files(options, run, form)).earlier(_recipe(run), overwrite=options.overwrite)
+        there = found.get(form) if found else None
+        if form == "pruned" and there and there["share"] != options.prune:
+            if not options.overwrite:
+                refuse_other_recipe(options.out, {"prune": there["share"]}, {"prune": options.prune})
+            there = None
+        if there is None or (measured and there["summary"].get("measured_on") != measured):
+            left.append(form)
+    return left
+
+
+def _begun(options: RunExportOptions, run: RunFolder, left: Sequence[str]) -> tuple[Json, dict[Path, str]]:
+    """Return what export.json tells of the forms that stay, and the sums of their files."""
+    found = _tables(options, ()).told()
+    if found is None or found["recipe"] != _recipe(run):
+        return {}, {}
+    told = {form: found[form] for form in _WRITERS if form in found and form not in left}
+    kept = {path for form in told for path in _files(options, run, form)}
+    sums = {options.out / name: str(own) for name, own in found["sha256"].items()}
+    return told, {path: own for path, own in sums.items() if path in kept}
+
+
+def _digest(options: RunExportOptions, run: RunFolder) -> str:
+    """Return one hash of the bags to measure on; empty where there are none."""
+    if not options.bags:
+        return ""
+    patients = read_patients(run.path / "splits.csv")
+    found = scan_bags(options.bags, list(patients))
+    return cohort_digest([ManifestRow(*ids) for ids in patients.items()], found.headers)
+
+
+def _slides(run: RunFolder, options: RunExportOptions) -> _Slides:
     """Return the run's slides that have tiles among the bags."""
     table = run.path / "splits.csv"
     folds = read_splits(table)
     if run.fusion != "none":
         raise RequestError(f"{run.path} fuses bags of several encoders: what a leaner form costs is not measured there")
-    find_bags(paths)
-    found = scan_bags(paths, list(folds))
+    find_bags(options.bags)
+    found = scan_bags(options.bags, list(folds))
     check_bags_fit(run, list(found.headers.values()))
     bags = {image_id: load_rows(header) for image_id, header in found.headers.items() if header.n_tiles}
-    return _Slides(bags, folds, read_labels(table), read_patients(table), str(run.recipe.get("aggregate", "mean")))
+    how = str(run.recipe.get("aggregate", "mean"))
+    return _Slides(bags, folds, read_labels(table), read_patients(table), how, _digest(options, run))
 
 
 def _one_form(
-    form: str,
-    options: RunExportOptions,
-    members: Sequence[Member],
-    run: RunFolder,
-    slides: _Slides | None,
-    progress: Progress,
+    form: str, options: RunExportOptions, ensemble: Ensemble, slides: _Slides | None, progress: Progress
 ) -> Json:
     """Write one form of every model; return what it is like."""
-    write = _WRITERS[form]
+    write, run = _WRITERS[form], ensemble.run
     models: dict[str, Json] = {}
     pairs: list[tuple[Member, Predict, Predict]] = []
-    for member in members:
+    for member in ensemble.members:
         name = f"fold{member.fold}_seed{member.seed}"
         path = options.out / form / name
         own = torch_predict(member.model)
@@ -175,8 +225,13 @@ def _one_form(
         "bytes_of_the_run": sum(model["bytes_of_the_run"] for model in models.values()),
     }
     if slides is not None:
-        summary |= _measured(pairs, slides, run.classes)
-    return {"summary": summary, "models": models}
+        summary |= {**_measured(pairs, slides, run.classes), "measured_on": slides.digest}
+    about: Json = {"share": options.prune} if form == "pruned" else {}
+    if form == "onnx":
+        apart = save_run(ensemble, options.out / "run.onnx")
+        save_card(ensemble, options.out / "run.md")
+        about["run"] = {**facts(run, ensemble.calibration), "largest_difference": apart}
+    return {"summary": summary, "models": models, **about}
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +312,12 @@ _WRITERS: Mapping[str, Callable[[BagModel, Path, RunExportOptions], _Made]] = {
     "torch_export": _write_exported,
     "int8": _write_int8,
     "pruned": _write_pruned,
+}
+_ENDINGS: Mapping[str, tuple[str, ...]] = {
+    "onnx": (".onnx",),
+    "torch_export": (".pt2",),
+    "int8": (".onnx",),
+    "pruned": ("/weights.safetensors", "/model.json"),
 }
 
 

@@ -50,13 +50,15 @@ class Tables:
             if not overwrite:
                 refuse_other_recipe(self.files[0], found["recipe"], recipe)
             return None
-        changed = [path for path in self.files if path.exists() and _sum(path) != found["sha256"].get(path.name)]
+        sums = found["sha256"]
+        known = [path for path in self.files if self._name(path) in sums and path.exists()]
+        changed = [path for path in known if sha256_of(path) != sums[self._name(path)]]
         if changed and not overwrite:
             raise RequestError(
                 f"{changed[0]} was changed since it was written: choose another --out, or give --overwrite to replace "
                 "it"
             )
-        return found if not changed and all(path.exists() for path in self.files) else None
+        return found if not changed and len(known) == len(self.files) else None
 
     def told(self) -> Json | None:
         """Return the JSON file where it is one of this verb's."""
@@ -72,10 +74,19 @@ class Tables:
         """Write the tables, then the JSON file that vouches for them."""
         for path, text in texts.items():
             write_text(path, text)
-        sums = {path.name: hashlib.sha256(text.encode()).hexdigest() for path, text in texts.items()}
-        content = {"format": self.mark, "recipe": recipe, "sha256": sums, **about}
+        self.vouch(recipe, about, {path: hashlib.sha256(text.encode()).hexdigest() for path, text in texts.items()})
+
+    def vouch(self, recipe: Recipe, about: Json, sums: Mapping[Path, str]) -> None:
+        """Write the JSON file; a file that it has no sum of is one that a stopped command was writing."""
+        named = {self._name(path): own for path, own in sums.items()}
+        content = {"format": self.mark, "recipe": recipe, "sha256": named, **about}
         write_text(self.about, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.about.parent).as_posix()
 
-def _sum(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

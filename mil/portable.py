@@ -7,7 +7,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,24 +77,29 @@ def save_exported(model: BagModel, path: Path) -> Predict:
 
 def save_onnx(model: BagModel, path: Path) -> Predict:
     """Write an ONNX file, weights inside; return what onnxruntime makes of it."""
+    write_onnx(OneBag(model).eval(), model, path, ("logits",))
+    return onnx_predict(path)
+
+
+def write_onnx(graph: nn.Module, model: BagModel, path: Path, outputs: Sequence[str]) -> None:
+    """Write a graph that takes ``rows`` as ``model`` does and gives the outputs named."""
     example, shapes = _example(model)
     with replacing(path) as temporary, _quiet(model):
         torch.onnx.export(
-            OneBag(model).eval(),
+            graph,
             example,
             temporary,
             dynamic_shapes=shapes,
             dynamo=True,
             verbose=False,
             input_names=["rows"],
-            output_names=["logits"],
+            output_names=list(outputs),
             external_data=False,
         )
-    return onnx_predict(path)
 
 
-def onnx_predict(path: Path) -> Predict:
-    """Return an ONNX file as a function, on one thread of the CPU."""
+def onnx_predict(path: Path, output: str = "logits") -> Predict:
+    """Return an output of an ONNX file as a function, on one thread of the CPU."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -103,7 +108,7 @@ def onnx_predict(path: Path) -> Predict:
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def predict(rows: Floats32) -> Floats:
-        return np.asarray(session.run(None, {"rows": rows})[0], np.float64)
+        return np.asarray(session.run([output], {"rows": rows})[0], np.float64)
 
     return predict
 
@@ -132,6 +137,10 @@ def _quiet(model: BagModel) -> Iterator[None]:
                 logger.setLevel(logging.CRITICAL)
             yield
     except Exception as error:  # the exporter raises many kinds, from many packages
+        if any(isinstance(cause, KeyboardInterrupt) for cause in causes(error)):
+            raise KeyboardInterrupt from None  # which the exporter may wrap
+        if isinstance(error, OSError | MemoryError):  # of the machine, not of the head
+            raise
         reason = (str(error).splitlines() or [""])[0]
         raise RequestError(
             f"head {model.spec.name} cannot be exported as one graph for bags of any size ({type(error).__name__}: "
@@ -140,3 +149,12 @@ def _quiet(model: BagModel) -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, before, strict=True):
             logger.setLevel(level)
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Give an error and what it was raised from or while handling."""
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        seen.append(error)
+        yield error
+        error = error.__cause__ or error.__context__

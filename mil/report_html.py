@@ -8,6 +8,7 @@ from typing import Any
 import tomli_w
 
 from mil.evidence import EXPLAINED, TITLES, Evidence
+from mil.protocol import divided, put_together
 
 METRIC_NAMES = {
     "auc": ("AUC", "Chance that a patient of one class is ranked above one of the other. 0.5 is chance, 1 is perfect."),
@@ -102,10 +103,9 @@ def protocol(evidence: Evidence) -> str:
         f"{count} {escape(name)}" for name, count in zip(evidence.classes, metrics["patients_per_class"], strict=True)
     )
     return (
-        f"{metrics['patients']} patients ({counts}), {metrics['slides']} slides. Patients were divided into "
-        f"{recipe['folds']} groups; each group was scored by models trained on the other groups only, and no patient "
-        f"stands on both sides. A patient with several slides gets the mean over them. The intervals say how much the "
-        f"number would move with other patients scored by the same models "
+        f"{metrics['patients']} patients ({counts}), {metrics['slides']} slides. {divided(recipe)} "
+        f"{put_together(recipe)} The intervals say how much the number would move with other patients scored by the "
+        "same models "
         f"({metrics['bootstrap']['replicates']:,} draws of patients); what other models, trained anew, would add is "
         "told by --repeats. The AUC compares patients within a fold; "
         "pooled, it also compares patients of different folds, whose models need not have one scale."

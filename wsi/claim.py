@@ -67,7 +67,7 @@ def _locked(lock_path: Path, output: Path) -> int:
             if os.fstat(descriptor).st_ino == os.stat(lock_path).st_ino:
                 return descriptor
         except BlockingIOError:
-            holder = os.pread(descriptor, 256, 0).decode(errors="replace") or "another process"
+            holder = _holder(os.pread(descriptor, 512, 0))
             os.close(descriptor)
             raise ClaimedError(f"{output} is being written by {holder}: wait for it, or stop it") from None
         except FileNotFoundError:
@@ -81,3 +81,12 @@ def _locked(lock_path: Path, output: Path) -> int:
                 ) from None
             raise OSError(error.errno, error.strerror, str(lock_path)) from None
         os.close(descriptor)
+
+
+def _holder(told: bytes) -> str:
+    """Return who wrote this into the lock file, in words."""
+    try:
+        found = json.loads(told)
+        return f"process {int(found['pid'])} on {str(found['host'])[:255]}"
+    except (ValueError, TypeError, KeyError):
+        return "another process"

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -172,3 +173,41 @@ def test_kaplan_meier_by_hand() -> None:
     times, shares = kaplan_meier(np.array([1.0, 2.0, 2.0, 3.0, 4.0]), np.array([True, True, False, False, True]))
     np.testing.assert_array_equal(times, [0, 1, 2, 4, 4])
     np.testing.assert_allclose(shares, [1, 0.8, 0.6, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("target", "columns", "cells", "carried"),
+    [
+        ("value", "value", [f"{patient}" for patient in range(9)], "in all 9) carry"),
+        (
+            "survival",
+            "time,event",
+            [f"{1 + patient},{patient % 2}" for patient in range(12)],
+            "with the event 6) carry",
+        ),
+        ("labels", "label", ["some", "none"] * 6, "with some 6, without some 6) carry"),
+    ],
+)
+def test_what_weakens_a_run_is_told_for_every_target(
+    target: str, columns: str, cells: list[str], carried: str, tmp_path: Path
+) -> None:
+    lines = [f"image_id,patient_id,center_id,{columns}"]
+    for patient, cell in enumerate(cells):
+        untrained = replace(facts(f"{patient:02d}"), provenance={"encoder": {"trained": False, "description": "hash"}})
+        rows = np.random.default_rng(patient).normal(size=(20, DIM))
+        rows += 3 * (patient % 2)  # the center
+        write_bag(tmp_path / f"{patient:02d}.h5", [rows.astype(np.float16)], grid(20), untrained)
+        lines.append(f"{patient:02d},{patient:02d},{patient % 2},{cell}")
+    (tmp_path / "m.csv").write_text("\n".join(lines) + "\n")
+    run = tmp_path / "run"
+    options = {"head": "mean_mlp", "baselines": (), "folds": 2, "epochs": 1, "hidden": 4, "split": "patients"}
+    train(Witness(tmp_path, tmp_path / "m.csv").options(run, target=target, **options))
+    warnings = json.loads((run / "metrics.json").read_text())["warnings"]
+    wanted = [carried, "the encoder is not trained: hash"]
+    wanted += ["the features tell the center (balanced accuracy 1.00, chance 0.50)"] if len(cells) >= 10 else []
+    page, card = ((run / name).read_text() for name in ("report.html", "model_card.md"))
+    for line in wanted:
+        assert [own for own in warnings if line in own], (line, warnings)
+        assert line in page
+    assert card.count("- To know: ") == len(warnings)
+    assert "no patient stands on both sides" in page

@@ -14,11 +14,13 @@ from PIL import Image
 from witness import Trained, facts, instances
 
 from features.bag import write_bag
+from mil.card import model_card
 from mil.evidence import read_evidence
-from mil.examples import choose
+from mil.examples import MOST, choose, of_interest
 from mil.explain import HeatmapOptions, heatmap, percentiles
 from mil.overlay import SlidePicture, draw, paint, scale_bar
 from mil.report import ReportOptions, page, report
+from mil.report_html import protocol
 from mil.run import RunFolder
 from wsi.errors import RequestError
 from wsi.outcome import Status
@@ -247,3 +249,75 @@ def test_the_model_card_tells_results_and_limits(trained: Trained) -> None:
         "made (24 features)",
     ):
         assert part in card
+
+
+def slide_row(image_id: str, label: str, p_a: float, tiles: int = 9) -> dict[str, str]:
+    return {"image_id": image_id, "label": label, "n_tiles": str(tiles), "p_A": str(p_a), "p_B": str(1 - p_a)}
+
+
+def test_slides_of_interest_are_the_surest_right_and_wrong_and_the_least_sure_of_each_class() -> None:
+    rows = [
+        slide_row("dull", "A", 0.8),
+        slide_row("right", "A", 0.95),
+        slide_row("wrong", "A", 0.1),
+        slide_row("unsure", "A", 0.51),
+        slide_row("b_right", "B", 0.02),
+        slide_row("b_unsure", "B", 0.45),
+        slide_row("empty", "B", 0.0, tiles=0),
+        slide_row("absent", "B", 0.0),
+    ]
+    there = [row["image_id"] for row in rows if row["image_id"] != "absent"] + ["new"]
+    found = of_interest(rows, ("A", "B"), there)
+    assert found[:5] == ["right", "b_right", "wrong", "unsure", "b_unsure"]
+    assert found[5:] == ["dull", "new"]
+    many = [slide_row(f"{i:03d}", "AB"[i % 2], i / 99) for i in range(100)]
+    assert len(of_interest(many, ("A", "B"), [row["image_id"] for row in many])) == MOST == 12
+
+
+def test_slides_of_interest_of_values_are_the_highest_the_lowest_and_the_middle_ones() -> None:
+    rows = [{"image_id": f"{i:02d}", "n_tiles": "9", "true_value": "1", "p_value": str(i)} for i in range(31)]
+    found = of_interest(rows, ("value",), [row["image_id"] for row in rows])
+    assert found == ["30", "00", "15", "29", "01", "14", "28", "02", "16", "27", "03", "13"]
+
+
+def test_processes_draw_the_same_pictures(
+    trained: Trained, small_store: TileStore, second_store: TileStore, tmp_path: Path
+) -> None:
+    for store in (small_store, second_store):
+        rows = instances(np.random.default_rng(SEED), store.n_tiles, positive=True)
+        write_bag(tmp_path / f"{store.image_id}.h5", [rows], store.coords_l0_yx(), facts(store.image_id))
+    one = replace(
+        options(trained, small_store, tmp_path / "one"), bags=(tmp_path,), stores=(small_store.path, second_store.path)
+    )
+    two = replace(one, out=tmp_path / "two", jobs=2, everything=True)
+    assert [o.status for o in heatmap(one).outcomes] == [o.status for o in heatmap(two).outcomes] == [Status.DONE] * 2
+    for name in (f"{store.image_id}.png" for store in (small_store, second_store)):
+        assert (one.out / name).read_bytes() == (two.out / name).read_bytes()
+    with pytest.raises(RequestError, match="--all and --image-id"):
+        replace(one, everything=True, image_ids=("x",))
+
+
+@pytest.mark.parametrize(
+    ("changes", "on_page", "on_card"),
+    [
+        ({}, "no patient stands on both sides. A patient with several slides gets the mean", "Split by patient, bal"),
+        ({"split": "centers"}, "Whole centers were divided into 3 groups", "Split by center: all patients of one"),
+        ({"split": "centers"}, "no patient and no center stands on both sides", "gets the mean of their logits"),
+        ({"aggregate": "max"}, "gets, for each class, the highest of their logits", "the highest of their logits"),
+        ({"aggregate": "bag"}, "The tiles of all slides of a patient form one bag", "slides of a patient form one bag"),
+    ],
+)
+def test_sentences_follow_from_the_options(
+    trained: Trained, changes: dict[str, str], on_page: str, on_card: str
+) -> None:
+    evidence = read_evidence(RunFolder(trained.out))
+    config = evidence.config | {"recipe": evidence.config["recipe"] | changes}
+    changed = replace(evidence, config=config)
+    assert on_page in protocol(changed)
+    assert on_card in model_card(changed)
+    if changes:
+        assert on_page not in protocol(evidence)
+    if changes.get("aggregate"):
+        assert "mean of their logits" not in protocol(changed) + model_card(changed)
+    if changes.get("split"):
+        assert "Split by patient" not in model_card(changed)

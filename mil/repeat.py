@@ -4,8 +4,6 @@
 <out>/repeats.csv, .json      each repeat's metrics, their mean and standard deviation
 """
 
-import csv
-import io
 import json
 import time
 from collections.abc import Sequence
@@ -20,6 +18,7 @@ from mil.train import train
 from wsi.atomic import write_text
 from wsi.errors import RequestError
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
+from wsi.tables import csv_text
 
 
 def train_repeatedly(options: TrainOptions, repeats: int, progress: Progress | None = None) -> Summary:
@@ -65,11 +64,6 @@ def _spread(table: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _csv(table: Sequence[dict[str, Any]], facts: dict[str, Any]) -> str:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["repeat", *facts])
-    for number, row in enumerate(table):
-        writer.writerow([number, *(row[name]["value"] for name in facts)])
-    writer.writerow(["mean", *(facts[name]["mean"] for name in facts)])
-    writer.writerow(["sd", *(facts[name]["sd"] for name in facts)])
-    return text.getvalue()
+    repeats = [[number, *(row[name]["value"] for name in facts)] for number, row in enumerate(table)]
+    means = [[part, *(facts[name][part] for name in facts)] for part in ("mean", "sd")]
+    return csv_text([["repeat", *facts], *repeats, *means])

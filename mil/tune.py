@@ -205,7 +205,7 @@ class _Tuner:
         if not _is_whole(job):
             with deterministic([job], threads_for([cohort], 1)):
                 fit(job, cohort, folds)
-        return read_scores(table)
+        return read_scores(table, cohort.image_ids, len(cohort.classes))
 
 
 def _is_whole(job: FitJob) -> bool:

@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,7 @@ def train_repeatedly(options: TrainOptions, repeats: int, progress: Progress | N
         )
     start, progress = time.monotonic(), progress or Silent()
     outcomes: list[Outcome] = []
+    _check_folder(options.out, repeats)
     folders = [options.out / f"repeat{number}" for number in range(repeats)]
     for number, folder in enumerate(folders):
         progress.note(f"repeat {number + 1} of {repeats}")
@@ -50,6 +52,21 @@ def train_repeatedly(options: TrainOptions, repeats: int, progress: Progress | N
     write_text(options.out / "repeats.csv", _csv(table, facts))
     outcomes.append(Outcome(str(options.out / "repeats.csv"), Status.DONE, facts=facts))
     return Summary("train", outcomes, time.monotonic() - start)
+
+
+def _check_folder(out: Path, repeats: int) -> None:
+    """Refuse a folder that would not hold these repeats alone."""
+    if (out / "config.toml").exists():
+        raise RequestError(f"--out {out}: expected a folder for repeats, found a run: choose another")
+    more = sorted(
+        path.parent.name
+        for path in out.glob("repeat*/config.toml")
+        if (number := path.parent.name.removeprefix("repeat")).isdigit() and int(number) >= repeats
+    )
+    if more:
+        raise RequestError(
+            f"--repeats {repeats}: {out} holds more, as {more[-1]}: give as many as are there, or choose another --out"
+        )
 
 
 def _spread(table: Sequence[dict[str, Any]]) -> dict[str, Any]:

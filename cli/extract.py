@@ -93,4 +93,8 @@ def extract(
             return
     following = f"gigamil train {out} -m MANIFEST -o RUN"
     told = {"out": str(out), "next": following, "lines": [f"next: {following}"]}
-    run_stage(lambda progress: run(options, progress), json_output=json, ending=lambda _: told)
+    run_stage(
+        lambda progress: run(options, progress),
+        json_output=json,
+        ending=lambda ended: told if ended.exit_code == 0 else {},
+    )

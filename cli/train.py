@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from click.core import ParameterSource
 
 from cli.options import Json, Overwrite
 
@@ -143,11 +142,8 @@ def train(
             overwrite=overwrite,
         )
         if settings is not None:
-            given = {
-                name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-            }
-            found = read_settings(settings)
-            options = replace(options, **{name: value for name, value in found.items() if name not in given})
+            found = read_settings(settings).items()
+            options = replace(options, **{name: value for name, value in found if not _is_given(context, name)})
         if repeats > 1:
             from mil.repeat import train_repeatedly
 
@@ -166,3 +162,9 @@ def train(
         )
         return
     run_stage(lambda progress: run(options, progress), json_output=json, ending=lambda _: _told(ending_of_run(out)))
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    """Tell whether an option stands on the command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"

@@ -223,9 +223,10 @@ def _points(
     progress: Progress,
 ) -> tuple[_Slides, _Slides, list[_Points]]:
     """Return the slides of which every model makes a point of finite numbers, and these points."""
-    if not queries.image_ids or not known.image_ids:
-        which = "slide can be looked up" if known.image_ids else "known slide is of the run (--known)"
-        raise RequestError(f"no {which}: expected one or more bags with tiles")
+    if not queries.image_ids:
+        raise RequestError("no slide can be looked up: expected one or more bags with tiles")
+    if not known.image_ids:
+        raise RequestError("--known: expected bags of the run's own slides, of two folds or more; found none")
     device = resolve(TrainOptions(bags=(Path(),), manifest=Path(), out=Path(), device=options.device))
     ensemble = load_ensemble(run, device)
     progress.begin("similar", 2 * len(ensemble.members), "models")

@@ -114,7 +114,7 @@ def test_one_damaged_bag_fails_alone_and_no_slide_is_its_own_neighbour(
 ) -> None:
     asked = tmp_path / "asked"
     asked.mkdir()
-    known = sorted(trained.witness.bags.glob("0001_*.h5"))[0]
+    known = min(trained.witness.bags.glob("0001_*.h5"))
     (asked / known.name).write_bytes(known.read_bytes())
     rows = read_features(known)
     write_bag(asked / "renamed_0.h5", [rows], grid(len(rows)), facts("renamed_0"))

@@ -208,7 +208,7 @@ def test_a_refused_search_leaves_nothing_and_fewer_trials_are_refused(small: Wit
     out = tmp_path / "search"
     tune(quick(small, out, trials=2))
     before = (out / "tune.json").read_bytes()
-    with pytest.raises(RequestError, match="--trials 1: .* holds a search of 2"):
+    with pytest.raises(RequestError, match=r"--trials 1: .* holds a search of 2"):
         tune(quick(small, out, trials=1))
     assert (out / "tune.json").read_bytes() == before
     found = json.loads(before)["settings"]
@@ -231,5 +231,5 @@ def test_a_refused_search_leaves_nothing_and_fewer_trials_are_refused(small: Wit
 @pytest.mark.parametrize("text", ["[]", "{", '{"settings": {"lr": "x"}, "recipe": {"tune": {"heads": ["a"]}}}', "{}"])
 def test_settings_that_are_none_are_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "tune.json").write_text(text)
-    with pytest.raises(RequestError, match="--settings .*expected"):
+    with pytest.raises(RequestError, match=r"--settings .*expected"):
         read_settings(tmp_path / "tune.json")

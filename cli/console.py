@@ -2,10 +2,10 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -118,20 +118,27 @@ def run_stage(
     json_output: bool,
     table: Callable[[Path, Summary], None] | None = None,
     path: Path | None = None,
+    ending: Callable[[Summary], Mapping[str, Any]] | None = None,
 ) -> Summary:
     """Run one stage with progress bars, print its summary; leave with its exit code unless that is 0.
 
-    Where a ``path`` is given, ``table`` writes the summary there, too.
+    Where a ``path`` is given, ``table`` writes the summary there, too. ``ending`` gives what the verb ends with: JSON
+    values for a program, and under ``lines`` the same for a person.
     """
     with one_line_errors():
         with progress_bars() as progress:
             summary = stage(progress)
         if table and path:
             table(path, summary)
+        told = dict(ending(summary)) if ending else {}
+        lines = told.pop("lines", [])
         if json_output:
-            sys.stdout.write(masked(json.dumps(summary.as_dict(), indent=1, default=str)) + "\n")
+            content = summary.as_dict() | ({"ending": told} if told else {})
+            sys.stdout.write(masked(json.dumps(content, indent=1, default=str)) + "\n")
         else:
             show(summary)
+            for line in lines:
+                stderr.print(masked(line), markup=False, soft_wrap=True)
     if summary.exit_code:
         raise typer.Exit(summary.exit_code)
     return summary

@@ -91,4 +91,10 @@ def extract(
         if int(os.environ.get("RANK", "0")) > 0:  # rank 0 tells for all, and its exit code is that of the run
             run(options)
             return
-    run_stage(lambda progress: run(options, progress), json_output=json)
+    following = f"gigamil train {out} -m MANIFEST -o RUN"
+    told = {"out": str(out), "next": following, "lines": [f"next: {following}"]}
+    run_stage(
+        lambda progress: run(options, progress),
+        json_output=json,
+        ending=lambda ended: told if ended.exit_code == 0 else {},
+    )

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cli.options import Json
+from cli.options import Json, Overwrite
 
 
 def similar(
@@ -18,6 +18,7 @@ def similar(
         float, typer.Option("--refused", help="Share of known slides that may be called unknown.")
     ] = 0.05,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<n>.")] = "auto",
+    overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
     """Find the known cases most like each slide; name the slides that are like none of them."""
@@ -34,5 +35,6 @@ def similar(
             most=most,
             refused=refused,
             device=device,
+            overwrite=overwrite,
         )
     run_stage(lambda progress: run(options, progress), json_output=json)

@@ -1,8 +1,9 @@
 """`gigamil train`."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -10,6 +11,7 @@ from cli.options import Json, Overwrite
 
 
 def train(
+    context: typer.Context,
     bags: Annotated[list[Path], typer.Argument(help="Bags (.h5), or folders of bags.")],
     manifest: Annotated[Path, typer.Option("--manifest", "-m", help="Cohort table (CSV) with labels.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Run folder to write.")],
@@ -79,14 +81,22 @@ def train(
     jobs: Annotated[int, typer.Option("--jobs", "-j", help="Models trained side by side.")] = 1,
     nproc: Annotated[int, typer.Option("--nproc", help="Processes that train each model together.")] = 1,
     track: Annotated[list[str] | None, typer.Option("--track", help="Also track with wandb or mlflow.")] = None,
+    settings: Annotated[
+        Path | None, typer.Option("--settings", help="A tune.json: its settings, where no option here says otherwise.")
+    ] = None,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
     """Train an attention model and its baselines by cross-validation; write a run folder with a report."""
     from cli.console import one_line_errors, run_stage
+    from mil.ending import ending_of_repeats, ending_of_run, lines_of
     from mil.options import TrainOptions
+    from mil.search import read_settings
     from mil.train import train as run
     from wsi.errors import RequestError
+
+    def _told(ending: dict[str, Any]) -> dict[str, Any]:
+        return {**ending, "lines": lines_of(ending)}
 
     with one_line_errors():
         own, *others = [name.strip() for names in head or ["gated_abmil"] for name in names.split(",")]
@@ -137,6 +147,9 @@ def train(
             track=tuple(track or ()),
             overwrite=overwrite,
         )
+        if settings is not None:
+            found = read_settings(settings).items()
+            options = replace(options, **{name: value for name, value in found if not _is_given(context, name)})
         if repeats > 1:
             from mil.repeat import train_repeatedly
 
@@ -148,6 +161,16 @@ def train(
             run(options)
             return
     if repeats > 1:
-        run_stage(lambda progress: train_repeatedly(options, repeats, progress), json_output=json)
+        run_stage(
+            lambda progress: train_repeatedly(options, repeats, progress),
+            json_output=json,
+            ending=lambda _: _told(ending_of_repeats(out)),
+        )
         return
-    run_stage(lambda progress: run(options, progress), json_output=json)
+    run_stage(lambda progress: run(options, progress), json_output=json, ending=lambda _: _told(ending_of_run(out)))
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    """Tell whether an option stands on the command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"

@@ -1,7 +1,7 @@
 """`gigamil tune`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -28,9 +28,14 @@ def tune(
 ) -> None:
     """Search for good settings; report the score of search and training together, by nested cross-validation."""
     from cli.console import one_line_errors, run_stage
+    from mil.ending import ending_of_search, lines_of
     from mil.options import TrainOptions
     from mil.tune import TuneOptions
     from mil.tune import tune as run
+
+    def _told(folder: Path) -> dict[str, Any]:
+        ending = ending_of_search(folder)
+        return {**ending, "lines": lines_of(ending)}
 
     with one_line_errors():
         names = tuple(name for name in heads.split(",") if name)
@@ -50,4 +55,4 @@ def tune(
             overwrite=overwrite,
         )
         options = TuneOptions(train=base, trials=trials, inner_folds=inner_folds, heads=names)
-    run_stage(lambda progress: run(options, progress), json_output=json)
+    run_stage(lambda progress: run(options, progress), json_output=json, ending=lambda _: _told(out))

@@ -26,15 +26,15 @@ def _what(evidence: Evidence) -> list[str]:
         f"# Model card: {plain(' vs '.join(evidence.classes))}",
         "",
         (
-            f"{TITLES.get(evidence.head, evidence.head)} on tile features of whole-slide images; {models} models "
+            f"{TITLES.get(evidence.head, plain(evidence.head))} on tile features of whole-slide images; {models} models "
             f"({recipe['folds']} folds x {evidence.run.models_per_fold} a fold) whose logits are averaged. "
             "One row of class probabilities per patient, for equal class priors."
         ),
         "",
         f"- Recipe: `{evidence.config['recipe_hash']}`",
         f"- Encoder: {plain(recipe['bags']['encoder'] or 'not told by the bags')} ({recipe['bags']['dim']} features)",
-        f"- Encoder trained: {evidence.encoder.get('trained', 'not told by the bags')}",
-        f"- Temperature: {number(evidence.calibration['temperature'])} ({evidence.calibration['method']})",
+        f"- Encoder trained: {plain(str(evidence.encoder.get('trained', 'not told by the bags')))}",
+        f"- Temperature: {number(evidence.calibration['temperature'])} ({plain(evidence.calibration['method'])})",
         "",
     ]
 
@@ -64,7 +64,7 @@ def _results(evidence: Evidence) -> list[str]:
     for model, found in evidence.metrics["models"].items():
         auc, loss = found["auc"], found["weighted_log_loss"]
         lines.append(
-            f"| {TITLES.get(model, model)} | {number(auc['value'])} ({interval(auc)}) "
+            f"| {TITLES.get(model, plain(model))} | {number(auc['value'])} ({interval(auc)}) "
             f"| {number(loss['value'])} ({interval(loss)}) |"
         )
     return [*lines, ""]

@@ -3,8 +3,6 @@
 Patient level: the mean of a patient's slides and of a fold's models, none of which saw the patient.
 """
 
-import csv
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -31,6 +29,7 @@ from mil.survival_metrics import Followed, harrell_c, integrated_brier, time_auc
 from mil.target_metrics import macro_auc, r2, r2_over, spearman
 from mil.targets import LabelsTarget, SurvivalTarget, Target, ValueTarget
 from wsi.atomic import write_text
+from wsi.tables import csv_text
 
 Json = dict[str, Any]
 Rows = NDArray[np.int64]
@@ -142,7 +141,7 @@ def _out_of_fold(run: RunFolder, head: str, cohort: Cohort, options: TrainOption
     outputs_SC = np.zeros((len(cohort), len(cohort.classes)))
     for fold in range(options.folds):
         for seed in range(options.models_per_fold):
-            told = read_scores(run.model(head, fold, seed) / "scores.csv")
+            told = read_scores(run.model(head, fold, seed) / "scores.csv", number_of, len(cohort.classes))
             rows = [number_of[i] for i, test in zip(told.image_ids, told.test_S, strict=True) if test]
             outputs_SC[rows] += told.logits_SC[told.test_S] / options.models_per_fold
     return outputs_SC, patient_logits(outputs_SC, cohort.patient_ids, cohort.usable_N)[1]
@@ -223,17 +222,15 @@ def _table(
     truth = {"value": ["true_value"], "survival": ["time", "event"]}.get(
         target.kind, [f"true_{name}" for name in cohort.classes]
     )
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["level", "patient_id", "image_id", "fold", "n_tiles", *truth, *(f"p_{c}" for c in cohort.classes)])
+    rows = [["level", "patient_id", "image_id", "fold", "n_tiles", *truth, *(f"p_{c}" for c in cohort.classes)]]
     told_SC = target.scores(_centred_on(target, slides_SC))
     for i, image_id in enumerate(cohort.image_ids):
         cells = ["slide", cohort.groups[i], image_id, str(int(folds[i])), str(len(cohort.bags[i]))]
-        writer.writerow(cells + _truth_cells(target, i) + [repr(value) for value in told_SC[i].tolist()])
+        rows.append(cells + _truth_cells(target, i) + [repr(value) for value in told_SC[i].tolist()])
     for name, slide, row in zip(names, first.tolist(), scores_PC.tolist(), strict=True):
         cells = ["patient", name, "", str(int(folds[slide])), ""]
-        writer.writerow(cells + _truth_cells(target, slide) + [repr(value) for value in row])
-    return text.getvalue()
+        rows.append(cells + _truth_cells(target, slide) + [repr(value) for value in row])
+    return csv_text(rows)
 
 
 def _cells(found: Mapping[str, Any]) -> list[str]:
@@ -285,7 +282,7 @@ def _page(run: RunFolder, found: Json, target: Target, first: Rows, scores_PC: F
 
 
 def _card(run: RunFolder, found: Json) -> str:
-    lines = [f"# {found['head']}: {', '.join(found['classes'])}", ""]
+    lines = [f"# {found['head']}: {plain(', '.join(found['classes']))}", ""]
     lines += [f"- Target: {found['target']}; {found['patients']} patients, {found['slides']} slides"]
     lines += [f"- {split_by(run.recipe)} {put_together(run.recipe)}"]
     lines += [f"- To know: {plain(line)}" for line in found["warnings"]]

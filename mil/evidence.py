@@ -1,6 +1,5 @@
 """What a finished run knows about itself, read back from its folder: all that the report and the model card need."""
 
-import csv
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 from mil.metrics import Floats, Ints
 from mil.protocol import about_encoder, about_few, about_probe
 from mil.run import RunFolder
-from wsi.errors import RequestError
+from mil.run_checks import checked_table, damaged
 
 TITLES = {
     "gated_abmil": "Gated attention pooling (ABMIL)",
@@ -108,12 +107,16 @@ def read_evidence(run: RunFolder) -> Evidence:
     """
     run.check_classes("a report or comparison")
     config, metrics, calibration = run.config, run.read_json("metrics.json"), run.read_json("calibration.json")
-    table = _csv(run.path / "oof.csv")
     number = {name: c for c, name in enumerate(metrics["classes"])}
+    probabilities = [f"p_{name}" for name in number]
+    table = checked_table(
+        run.path / "oof.csv", ("level", "patient_id", "image_id", "label"), ("fold", "n_tiles", *probabilities)
+    )
     patients = [row for row in table if row["level"] == "patient"]
     probs: dict[str, list[list[float]]] = {}
-    for row in _csv(run.path / "baselines" / "oof.csv"):
-        probs.setdefault(row["model"], []).append([float(row[f"p_{name}"]) for name in number])
+    for row in checked_table(run.path / "baselines" / "oof.csv", ("model", "patient_id"), probabilities):
+        probs.setdefault(row["model"], []).append([float(row[name]) for name in probabilities])
+    _check_rows(run, table, probs, metrics)
     recipe = config["recipe"]
     models = [(fold, seed) for fold in range(recipe["folds"]) for seed in range(run.models_per_fold)]
     return Evidence(
@@ -132,12 +135,25 @@ def read_evidence(run: RunFolder) -> Evidence:
 
 def read_history(path: Path) -> list[dict[str, float]]:
     """Return the rows of a history.csv."""
-    return [{name: float(value) for name, value in row.items()} for row in _csv(path)]
-
-
-def _csv(path: Path) -> list[dict[str, str]]:
+    rows = checked_table(path, ("epoch", "train_loss", "val_loss"))
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
-    except OSError as error:
-        raise RequestError(f"{path}: the run is not finished ({error}); train it to its end") from None
+        return [{name: float(value) for name, value in row.items()} for row in rows]
+    except ValueError as error:
+        raise damaged(path, str(error)) from None
+
+
+def _check_rows(
+    run: RunFolder, table: list[dict[str, str]], probs: dict[str, list[list[float]]], metrics: dict[str, Any]
+) -> None:
+    """Raise `RequestError` unless the tables hold the run's patients, each of a known class, once for each model."""
+    strange = [
+        row for row in table if row["level"] not in ("slide", "patient") or row["label"] not in metrics["classes"]
+    ]
+    if strange:
+        raise damaged(run.path / "oof.csv", f"level {strange[0]['level']!r} and label {strange[0]['label']!r}")
+    patients = sum(row["level"] == "patient" for row in table)
+    if patients != metrics["patients"]:
+        raise damaged(run.path / "oof.csv", f"expected {metrics['patients']} patients, found {patients}")
+    wrong = [name for name in metrics["models"] if len(probs.get(name, ())) != patients]
+    if wrong:
+        raise damaged(run.path / "baselines" / "oof.csv", f"expected {patients} rows of {wrong[0]}")

@@ -4,8 +4,6 @@ Attention is averaged over the models of the run; for a slide that was in the tr
 fold, which never saw its patient. Frames: ``l0_`` level-0 pixels of the slide, ``tiles_yx`` tile row and column.
 """
 
-import csv
-import io
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -36,6 +34,7 @@ from wsi.manifest import check_id
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.recipe import recipe_hash
 from wsi.store import TileStore, find_stores
+from wsi.tables import csv_text
 
 TOP_TILES = 8
 STYLE = 2
@@ -272,12 +271,10 @@ def percentiles(attention_N: Floats) -> Floats:
 
 def attention_table(picture: SlidePicture) -> str:
     """Return the attention as CSV: tile row and column, level-0 pixels (y, x), attention (sums to 1), percentile."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["tile_row", "tile_column", "l0_y", "l0_x", "attention", "percentile"])
+    header = ["tile_row", "tile_column", "l0_y", "l0_x", "attention", "percentile"]
     columns = (picture.tiles_yx.tolist(), picture.l0_yx.tolist(), picture.attention_N, picture.percentile_N)
-    writer.writerows(
+    rows = [
         [*tile, *place, f"{attention:.9g}", f"{rank:.6f}"]
         for tile, place, attention, rank in zip(*columns, strict=True)
-    )
-    return text.getvalue()
+    ]
+    return csv_text([header, *rows])

@@ -4,12 +4,11 @@
 <out>/repeats.csv, .json      each repeat's metrics, their mean and standard deviation
 """
 
-import csv
-import io
 import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from mil.train import train
 from wsi.atomic import write_text
 from wsi.errors import RequestError
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
+from wsi.tables import csv_text
 
 
 def train_repeatedly(options: TrainOptions, repeats: int, progress: Progress | None = None) -> Summary:
@@ -39,6 +39,7 @@ def train_repeatedly(options: TrainOptions, repeats: int, progress: Progress | N
         )
     start, progress = time.monotonic(), progress or Silent()
     outcomes: list[Outcome] = []
+    _check_folder(options.out, repeats)
     folders = [options.out / f"repeat{number}" for number in range(repeats)]
     for number, folder in enumerate(folders):
         progress.note(f"repeat {number + 1} of {repeats}")
@@ -53,6 +54,21 @@ def train_repeatedly(options: TrainOptions, repeats: int, progress: Progress | N
     return Summary("train", outcomes, time.monotonic() - start)
 
 
+def _check_folder(out: Path, repeats: int) -> None:
+    """Refuse a folder that would not hold these repeats alone."""
+    if (out / "config.toml").exists():
+        raise RequestError(f"--out {out}: expected a folder for repeats, found a run: choose another")
+    more = sorted(
+        path.parent.name
+        for path in out.glob("repeat*/config.toml")
+        if (number := path.parent.name.removeprefix("repeat")).isdigit() and int(number) >= repeats
+    )
+    if more:
+        raise RequestError(
+            f"--repeats {repeats}: {out} holds more, as {more[-1]}: give as many as are there, or choose another --out"
+        )
+
+
 def _spread(table: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the mean and standard deviation (n - 1) of each metric over the repeats."""
     facts = {}
@@ -65,11 +81,6 @@ def _spread(table: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _csv(table: Sequence[dict[str, Any]], facts: dict[str, Any]) -> str:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["repeat", *facts])
-    for number, row in enumerate(table):
-        writer.writerow([number, *(row[name]["value"] for name in facts)])
-    writer.writerow(["mean", *(facts[name]["mean"] for name in facts)])
-    writer.writerow(["sd", *(facts[name]["sd"] for name in facts)])
-    return text.getvalue()
+    repeats = [[number, *(row[name]["value"] for name in facts)] for number, row in enumerate(table)]
+    means = [[part, *(facts[name][part] for name in facts)] for part in ("mean", "sd")]
+    return csv_text([["repeat", *facts], *repeats, *means])

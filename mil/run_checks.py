@@ -2,13 +2,14 @@
 
 import json
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from wsi.errors import RequestError
 from wsi.recipe import Recipe, recipe_hash
+from wsi.tables import read_records
 
 FORMAT = "gigamil-run-1"
 
@@ -21,6 +22,32 @@ def damaged(path: Path, why: str) -> RequestError:
 def no_number(name: str) -> float:
     """Refuse NaN and the infinities, which JSON does not know."""
     raise ValueError(f"{name} is no number")
+
+
+def checked_table(path: Path, texts: Sequence[str], numbers: Sequence[str] = ()) -> list[dict[str, str]]:
+    """Return the rows of a table of the run, in which these columns stand, ``numbers`` finite in every row.
+
+    Raises
+    ------
+    RequestError
+        The run is not finished, or the table is not as it was written.
+    """
+    try:
+        records = read_records(path)
+        for row, record in enumerate(records, start=2):
+            absent = [name for name in (*texts, *numbers) if name not in record]
+            if absent:
+                raise ValueError(f"column {absent[0]} is missing")
+            strange = [name for name in numbers if not isfinite(float(record[name]))]
+            if strange:
+                raise ValueError(f"row {row}: {strange[0]} is {record[strange[0]]}: expected a number")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise RequestError(f"{path}: the run is not finished ({error}); train it to its end") from None
+    except ValueError as error:
+        raise damaged(path, str(error)) from None
+    if not records:
+        raise damaged(path, "it has no rows")
+    return records
 
 
 def checked_config(path: Path, text: str) -> dict[str, Any]:
@@ -111,14 +138,44 @@ def _problem_of_metrics(content: dict[str, Any], recipe: Recipe) -> str:
         default = content.get("default")
         fine = isinstance(default, list) and len(default) == len(recipe["classes"]) and all(map(_is_number, default))
         return "" if fine else "default: expected a number for each output"
-    wanted = ("patients_per_class", "confusion", "folds", "centers", "center_probe", "bootstrap")
-    absent = next((name for name in wanted if name not in content), None)
-    return "" if absent is None else f"{absent} is missing"
+    wrong = next((name for name, fits in _METRICS.items() if not fits(content.get(name), len(recipe["classes"]))), None)
+    return "" if wrong is None else f"{wrong}: expected what the evaluation writes, found {content.get(wrong)!r:.80}"
 
 
 def _is_estimate(value: Any) -> bool:
     parts = [value.get(part, "") for part in ("value", "low", "high")] if isinstance(value, dict) else [""]
     return all(part is None or _is_number(part) for part in parts)
+
+
+def _is_counts(value: Any, n_classes: int) -> bool:
+    return isinstance(value, list) and len(value) == n_classes and all(_is_count(own, 0, 1 << 40) for own in value)
+
+
+def _is_groups(value: Any, n_classes: int) -> bool:
+    def fits(own: Any) -> bool:
+        scores = [own.get(name, "") for name in ("auc", "weighted_log_loss")] if isinstance(own, dict) else [""]
+        known = all(score is None or _is_number(score) for score in scores)
+        return known and ("fold" in own or "center" in own) and _is_counts(own.get("patients_per_class"), n_classes)
+
+    return isinstance(value, list) and all(map(fits, value))
+
+
+def _is_probe(value: Any, _: int) -> bool:
+    if value is None:
+        return True
+    numbers = [value.get(name) for name in ("chance", "centers", "patients")] if isinstance(value, dict) else [None]
+    return all(map(_is_number, numbers)) and _is_estimate(value.get("balanced_accuracy"))
+
+
+_METRICS: dict[str, Callable[[Any, int], bool]] = {
+    "patients_per_class": _is_counts,
+    "confusion": lambda value, n: isinstance(value, list) and len(value) == n and all(_is_counts(o, n) for o in value),
+    "folds": _is_groups,
+    "centers": _is_groups,
+    "center_probe": _is_probe,
+    "bootstrap": lambda value, _: isinstance(value, dict) and _is_count(value.get("replicates"), 1, 1 << 40),
+}
+"""Fields of the metrics of classes: whether a value fits so many classes."""
 
 
 def _is_number(value: Any) -> bool:

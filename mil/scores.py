@@ -1,7 +1,6 @@
 """scores.csv: what one model says about the slides it did not train on, and who they are to it (val or test)."""
 
-import csv
-import io
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mil.metrics import Floats
+from mil.run_checks import checked_table, damaged
 from wsi.atomic import write_text
+from wsi.tables import csv_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,23 +25,35 @@ class Scores:
 
 def write_scores(path: Path, scores: Scores) -> None:
     """Write the table; numbers so that they read back bit for bit."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image_id", "part", *(f"logit_{c}" for c in range(scores.logits_SC.shape[1]))])
-    for image_id, test, logits in zip(scores.image_ids, scores.test_S, scores.logits_SC.tolist(), strict=True):
-        writer.writerow([image_id, "test" if test else "val", *map(repr, logits)])
-    write_text(path, text.getvalue())
+    header = ["image_id", "part", *_outputs(scores.logits_SC.shape[1])]
+    columns = (scores.image_ids, scores.test_S, scores.logits_SC.tolist())
+    rows = [[name, "test" if test else "val", *logits] for name, test, logits in zip(*columns, strict=True)]
+    write_text(path, csv_text([header, *rows]))
 
 
-def read_scores(path: Path) -> Scores:
-    """Read the table."""
-    with path.open(newline="", encoding="utf-8") as file:
-        _, *rows = csv.reader(file)
+def read_scores(path: Path, image_ids: Collection[str] | None = None, outputs: int | None = None) -> Scores:
+    """Read the table of a model, of these slides and with so many outputs where they are given.
+
+    Raises
+    ------
+    RequestError
+        The table is not there, or not as it was written.
+    """
+    first = checked_table(path, ("image_id", "part"))[0]
+    names = _outputs(len(first) - 2 if outputs is None else outputs)
+    rows = checked_table(path, ("image_id", "part"), names)
+    for row in rows:
+        if row["part"] not in ("val", "test") or (image_ids is not None and row["image_id"] not in image_ids):
+            raise damaged(path, f"expected val or test for slides of the cohort, found {row['part']} {row['image_id']}")
     return Scores(
-        tuple(row[0] for row in rows),
-        np.array([row[1] == "test" for row in rows], bool),
-        np.array([[float(value) for value in row[2:]] for row in rows], np.float64),
+        tuple(row["image_id"] for row in rows),
+        np.array([row["part"] == "test" for row in rows], bool),
+        np.array([[float(row[name]) for name in names] for row in rows], np.float64),
     )
+
+
+def _outputs(count: int) -> list[str]:
+    return [f"logit_{c}" for c in range(count)]
 
 
 def patient_logits(

@@ -126,6 +126,34 @@ def _frozen(trial: Trial, space: dict[str, Any]) -> Any:
     )
 
 
+def read_settings(path: Path) -> Json:
+    """Return the settings of a tune.json: fields of the training options, each of the kind that is searched.
+
+    Raises
+    ------
+    RequestError
+        The file is not there, or is no finished search's.
+    """
+    try:
+        told = json.loads(path.read_text("utf-8"))
+        found, heads = dict(told["settings"]), list(told["recipe"]["tune"]["heads"])
+        settings = {"head": heads[0], **found} if len(heads) == 1 else found
+        wrong = [name for name, value in settings.items() if not _KINDS[name](value)]
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError, KeyError, TypeError) as error:
+        raise RequestError(f"--settings {path}: expected a tune.json of gigamil tune, found {error!r}") from None
+    if wrong:
+        raise RequestError(f"--settings {path}: {wrong[0]}: expected a setting, found {settings[wrong[0]]!r}")
+    return settings
+
+
+_KINDS: dict[str, Callable[[Any], bool]] = {
+    "head": lambda value: isinstance(value, str),
+    **dict.fromkeys(("lr", "weight_decay", "dropout"), lambda value: type(value) is float and isfinite(value)),
+    **dict.fromkeys(("hidden", "attention"), lambda value: type(value) is int),
+}
+"""The settings that `_space` searches: whether a value is of the kind."""
+
+
 def _read(path: Path) -> list[Trial]:
     if not path.exists():
         return []

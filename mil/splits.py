@@ -1,7 +1,5 @@
 """Who is tested where: patients are split, never slides, balanced on label and center."""
 
-import csv
-import io
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,8 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mil.run_checks import checked_table
 from wsi.atomic import write_text
 from wsi.errors import RequestError
+from wsi.tables import csv_text, read_records
 
 Ints = NDArray[np.int64]
 FIELDS = ("image_id", "patient_id", "label", "center_id", "fold", "overview_sha256")
@@ -146,16 +146,9 @@ def write_splits(
 ) -> None:
     """Write splits.csv: one row per slide with the fold that tests it, and the hash of its overview where known."""
     known = picture_of or {}
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(FIELDS)
-    writer.writerows(
-        (image, patient, label, center or "", fold, known.get(image, ""))
-        for image, patient, label, center, fold in zip(
-            image_ids, patients, labels, centers, folds.tolist(), strict=True
-        )
-    )
-    write_text(path, text.getvalue())
+    columns = (image_ids, patients, labels, centers, folds.tolist())
+    rows = [(*row, known.get(row[0], "")) for row in zip(*columns, strict=True)]
+    write_text(path, csv_text([FIELDS, *rows]))
 
 
 def read_splits(path: Path) -> dict[str, int]:
@@ -195,10 +188,9 @@ def folds_of(path: Path, image_ids: Sequence[str], patients: Sequence[str]) -> I
 def _rows_of(path: Path) -> dict[str, tuple[str, int]]:
     """Return image id -> patient id and fold of a splits.csv."""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            records = list(csv.DictReader(file))
+        records = read_records(path)
         found = {record["image_id"]: (record["patient_id"], int(record["fold"])) for record in records}
-    except (OSError, UnicodeDecodeError, KeyError, ValueError, TypeError, csv.Error) as error:
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, KeyError, ValueError) as error:
         raise RequestError(
             f"{path}: expected a table with image_id, patient_id and an integer fold in each row; found {error!r}"
         ) from None
@@ -210,18 +202,19 @@ def _rows_of(path: Path) -> dict[str, tuple[str, int]]:
 
 
 def read_labels(path: Path) -> dict[str, str]:
-    """Return image id -> label from a splits.csv that we wrote."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return {record["image_id"]: record["label"] for record in csv.DictReader(file)}
+    """Return image id -> label from a splits.csv that we wrote; raises as `read_splits`."""
+    return _column(path, "label")
 
 
 def read_pictures(path: Path) -> dict[str, str]:
-    """Return image id -> hash of its overview, or an empty text, from a splits.csv that we wrote."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return {record["image_id"]: record.get("overview_sha256") or "" for record in csv.DictReader(file)}
+    """Return image id -> hash of its overview, or an empty text; raises as `read_splits`."""
+    return _column(path, "overview_sha256")
 
 
 def read_patients(path: Path) -> dict[str, str]:
-    """Return image id -> patient id from a splits.csv that we wrote."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return {record["image_id"]: record["patient_id"] for record in csv.DictReader(file)}
+    """Return image id -> patient id; raises as `read_splits`."""
+    return _column(path, "patient_id")
+
+
+def _column(path: Path, name: str) -> dict[str, str]:
+    return {record["image_id"]: record.get(name, "") for record in checked_table(path, ("image_id", "patient_id"))}

@@ -6,9 +6,7 @@ whole history when the model is finished, offline unless their own environment v
 ``wandb/`` in the run folder, MLflow in ``mlflow.db`` there.
 """
 
-import csv
 import importlib.util
-import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +15,7 @@ from typing import IO, Any
 
 from wsi.atomic import write_text
 from wsi.errors import RequestError
+from wsi.tables import csv_text
 
 EVENTS = "events.out.tfevents.0.gigamil"
 """TensorBoard finds a file by ``tfevents`` in its name."""
@@ -25,11 +24,8 @@ Row = Mapping[str, float]
 
 def write_history(path: Path, history: Sequence[Row]) -> None:
     """Write history.csv: one row per epoch."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(history[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(history)
-    write_text(path, text.getvalue())
+    names = list(history[0])
+    write_text(path, csv_text([names, *([row[name] for name in names] for row in history)]))
 
 
 class EventFile:

@@ -35,7 +35,7 @@ from mil.search import Search
 from mil.splits import outer_folds
 from mil.train import check_trainable
 from mil.workers import deterministic
-from wsi.atomic import make_folder, write_text
+from wsi.atomic import check_folder, make_folder, write_text
 from wsi.claim import claim
 from wsi.errors import RequestError
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
@@ -105,12 +105,12 @@ def tune(options: TuneOptions, progress: Progress | None = None) -> Summary:
     options = replace(options, train=replace(resolve(options.train), baselines=()))
     material = gather(options.train)
     out = options.train.out
-    make_folder(out)
+    check_folder(out)
     with claim(out):
         recipe = options.recipe(material)
-        _take_up(out, recipe, overwrite=options.train.overwrite)
         cohort = material.open()
-        check_trainable(cohort, material.folds)
+        _check_searchable(options, cohort, material.folds)
+        _take_up(out, recipe, options.trials, overwrite=options.train.overwrite)
         tuner = _Tuner(options, cohort, material.folds, recipe_hash(recipe), progress)
         progress.begin("tune", options.trials * (options.train.folds + 1), "trials")
         outer = [tuner.outer_fold(fold) for fold in range(options.train.folds)]
@@ -124,11 +124,25 @@ def tune(options: TuneOptions, progress: Progress | None = None) -> Summary:
     return Summary("tune", outcomes, time.monotonic() - start)
 
 
-def _take_up(out: Path, recipe: Recipe, *, overwrite: bool) -> None:
-    """Refuse a folder of another search, or with ``overwrite`` delete what that one left."""
+def _check_searchable(options: TuneOptions, cohort: Cohort, folds: Ints) -> None:
+    """Raise `RequestError` unless every search has patients enough for its inner folds: before anything is written."""
+    check_trainable(cohort, folds)
+    for fold in (*range(options.train.folds), _EVERYBODY):
+        part = _without(cohort, folds == fold)
+        check_trainable(part, _inner_folds(part, options))
+
+
+def _inner_folds(cohort: Cohort, options: TuneOptions) -> Ints:
+    labels = [cohort.classes[number] for number in cohort.labels_N]
+    return outer_folds(labels, cohort.center_ids, cohort.groups, options.inner_folds, options.train.seed)
+
+
+def _take_up(out: Path, recipe: Recipe, trials: int, *, overwrite: bool) -> None:
+    """Refuse a folder of another or a longer search, or with ``overwrite`` delete what another one left."""
+    make_folder(out)
     path = out / "recipe.json"
     if path.exists():
-        found = json.loads(path.read_text())
+        found = _known_recipe(path)
         if overwrite and found != recipe:
             for file in [path, out / "tune.json", *out.glob("search_*.json")]:
                 file.unlink(missing_ok=True)
@@ -136,9 +150,26 @@ def _take_up(out: Path, recipe: Recipe, *, overwrite: bool) -> None:
             shutil.rmtree(out / "trial", ignore_errors=True)
         else:
             refuse_other_recipe(out, found, recipe)
+            longest = max((len(Search(file, (), ())) for file in out.glob("search_*.json")), default=0)
+            if longest > trials:
+                raise RequestError(
+                    f"--trials {trials}: {out} holds a search of {longest}: give --trials {longest} or more, or choose "
+                    "another --out"
+                )
     elif any(not entry.name.startswith(".") for entry in out.iterdir()):
         raise RequestError(f"{out}: the folder is not empty and holds no search: choose another --out")
     write_text(path, json.dumps(recipe, indent=1) + "\n")
+
+
+def _known_recipe(path: Path) -> Recipe:
+    """Return the recipe of the search that is there."""
+    try:
+        found = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"{path}: expected the recipe of a search, found {error}: choose another --out") from None
+    if not isinstance(found, dict) or "tune" not in found:
+        raise RequestError(f"{path}: expected the recipe of a search, found none: choose another --out")
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,9 +206,7 @@ class _Tuner:
         options = self._options
         name = "everybody" if fold == _EVERYBODY else f"fold{fold}"
         cohort = _without(self._cohort, self._folds == fold)
-        labels = [cohort.classes[number] for number in cohort.labels_N]
-        inner = outer_folds(labels, cohort.center_ids, cohort.groups, options.inner_folds, options.train.seed)
-        check_trainable(cohort, inner)
+        inner = _inner_folds(cohort, options)
         search = Search(self._out / f"search_{name}.json", options.choices, [options.train.seed, fold + 1])
         self._progress.advance(min(len(search), options.trials))
 
@@ -206,7 +235,7 @@ class _Tuner:
         if not _is_whole(job):
             with deterministic([job]):
                 fit(job, cohort, folds)
-        return read_scores(table)
+        return read_scores(table, cohort.image_ids, len(cohort.classes))
 
 
 def _is_whole(job: FitJob) -> bool:

@@ -1,7 +1,5 @@
 """What tiling a cohort did, slide by slide: a table for a spreadsheet, or JSON for a program."""
 
-import csv
-import io
 import json
 from pathlib import Path
 
@@ -10,6 +8,7 @@ from wsi.errors import RequestError, masked
 from wsi.outcome import Summary
 from wsi.regular import open_regular
 from wsi.replace import refuse_foreign
+from wsi.tables import csv_text
 
 STEPS = ("read", "decode", "scale", "score", "encode", "write")
 """Seconds that a slide's regions took, summed over the workers. What a reader does not tell apart stands in decode."""
@@ -41,11 +40,8 @@ def write_summary(path: Path, summary: Summary) -> None:
     if path.suffix == ".json":
         write_text(path, masked(json.dumps(summary.as_dict(), indent=1, default=str)) + "\n", _is_ours)
         return
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(summary_rows(summary))
-    write_text(path, masked(text.getvalue()), _is_ours)
+    rows = [[row[name] for name in COLUMNS] for row in summary_rows(summary)]
+    write_text(path, masked(csv_text([COLUMNS, *rows])), _is_ours)
 
 
 def _is_ours(path: Path) -> bool:

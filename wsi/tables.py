@@ -52,7 +52,7 @@ def read_rows(path: Path) -> Iterator[list[str]]:
     ValueError
         It is no UTF-8 CSV.
     """
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:
         try:
             for row in csv.reader(file):
                 yield [plain(cell) for cell in row]

@@ -6,9 +6,7 @@
 <stem>.history.csv, <stem>.steps.csv, <stem>.splits.csv
 """
 
-import csv
 import hashlib
-import io
 import json
 import math
 from contextlib import suppress
@@ -26,6 +24,7 @@ from features.lineage import KEY
 from wsi.atomic import write_bytes, write_text
 from wsi.recipe import canonical, recipe_hash, refuse_other_recipe
 from wsi.replace import refuse_foreign
+from wsi.tables import csv_text
 
 
 def write_results(options: FinetuneOptions, cohort: Cohort, model: TileClassifier, standing: Standing) -> None:
@@ -103,8 +102,4 @@ def _number(value: float) -> float | None:
 
 
 def _table(rows: list[dict[str, float]]) -> str:
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return csv_text([list(rows[0]), *(list(row.values()) for row in rows)])

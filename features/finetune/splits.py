@@ -1,7 +1,5 @@
 """Folds of patients for fine-tuning: read from the splits.csv of a training run, or made in the same form."""
 
-import csv
-import io
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,6 +9,7 @@ import numpy as np
 
 from wsi.errors import RequestError
 from wsi.manifest import ManifestRow
+from wsi.tables import csv_text, read_records
 
 FIELDS = ("image_id", "patient_id", "label", "center_id", "fold")
 
@@ -25,9 +24,8 @@ def read_folds(path: Path, rows: Sequence[ManifestRow]) -> dict[str, int]:
         ``rows`` has no fold.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            found = {r["image_id"]: (r["patient_id"], int(r["fold"])) for r in csv.DictReader(file)}
-    except (OSError, UnicodeDecodeError, KeyError, ValueError, TypeError, csv.Error) as error:
+        found = {r["image_id"]: (r["patient_id"], int(r["fold"])) for r in read_records(path)}
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, KeyError, ValueError) as error:
         raise RequestError(
             f"--splits {path}: expected a table with image_id, patient_id and an integer fold, found {error!r}"
         ) from None
@@ -73,11 +71,8 @@ def make_folds(rows: Sequence[ManifestRow], n_folds: int, seed: int) -> dict[str
 
 def splits_table(rows: Sequence[ManifestRow], folds: Mapping[str, int]) -> str:
     """Return splits.csv: one row per slide with the fold that tests it; `gigamil train --splits` takes it."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(FIELDS)
-    writer.writerows((r.image_id, r.patient_id, r.label, r.center_id or "", folds[r.patient_id]) for r in rows)
-    return text.getvalue()
+    told = [(r.image_id, r.patient_id, r.label, r.center_id or "", folds[r.patient_id]) for r in rows]
+    return csv_text([FIELDS, *told])
 
 
 def _some(names: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,12 @@ from typer.testing import CliRunner
 from witness import DIM, Trained, Witness, facts, grid, instances
 
 from cli.app import app
-from features.bag import write_bag
+from features.bag import read_features, write_bag
 from mil.repeat import train_repeatedly
 from mil.similar import SimilarOptions, similar
 from mil.train import train
-from wsi.errors import RequestError
+from wsi.claim import claim
+from wsi.errors import ClaimedError, RequestError
 from wsi.outcome import Status
 
 
@@ -105,3 +107,54 @@ def test_repeats_are_whole_runs_on_other_divisions(write_cohort: Callable[..., W
     assert {o.status for o in again.outcomes[:-1]} == {Status.SKIPPED}
     with pytest.raises(RequestError, match="--repeats 2: expected 2 or more, without --splits"):
         train_repeatedly(witness.options(tmp_path / "no", split="centers"), 2)
+
+
+def test_one_damaged_bag_fails_alone_and_no_slide_is_its_own_neighbour(
+    trained: Trained, new_slides: Path, tmp_path: Path
+) -> None:
+    asked = tmp_path / "asked"
+    asked.mkdir()
+    known = min(trained.witness.bags.glob("0001_*.h5"))
+    (asked / known.name).write_bytes(known.read_bytes())
+    rows = read_features(known)
+    write_bag(asked / "renamed_0.h5", [rows], grid(len(rows)), facts("renamed_0"))
+    (asked / "torn_0.h5").write_bytes((new_slides / "laa_0.h5").read_bytes()[:900])
+    options = SimilarOptions(run=trained.out, bags=(asked,), known=(trained.witness.bags,), out=tmp_path / "s.csv")
+    summary = similar(options)
+    assert [o.item_id for o in summary.ended(Status.FAILED)] == ["torn_0"]
+    found = rows_of(options.out)
+    assert {row["query"] for row in found} == {known.stem, "renamed_0"}
+    assert not [row for row in found if row["query"] == known.stem == row["image_id"]]
+    told = json.loads((tmp_path / "s.json").read_text())
+    assert told["trained_on"] == [known.stem]
+    assert told["familiarity"][known.stem] < told["familiarity"]["renamed_0"], "it counts itself"
+    again = similar(options)
+    assert [(o.item_id, o.status) for o in again.outcomes] == [
+        (str(options.out), Status.SKIPPED),
+        ("torn_0", Status.FAILED),
+    ]
+
+
+def test_a_foreign_table_is_refused(trained: Trained, new_slides: Path, tmp_path: Path) -> None:
+    (tmp_path / "s.csv").write_text("mine")
+    options = SimilarOptions(run=trained.out, bags=(new_slides,), known=(trained.witness.bags,), out=tmp_path / "s.csv")
+    with pytest.raises(RequestError, match="was not written by this command"):
+        similar(options)
+    assert (tmp_path / "s.csv").read_text() == "mine"
+    similar(replace(options, overwrite=True))
+    with claim(options.out), pytest.raises(ClaimedError):
+        similar(options)
+
+
+@pytest.mark.parametrize("inside", ["run", "more"])
+def test_repeats_are_refused_where_they_would_not_stand_alone(
+    write_cohort: Callable[..., Witness], tmp_path: Path, inside: str
+) -> None:
+    there = tmp_path / "config.toml" if inside == "run" else tmp_path / "repeat2" / "config.toml"
+    there.parent.mkdir(exist_ok=True)
+    there.write_text("")
+    (tmp_path / "bags").mkdir()
+    witness = write_cohort(tmp_path / "bags", n_patients=4)
+    with pytest.raises(RequestError, match="found a run" if inside == "run" else "holds more, as repeat2"):
+        train_repeatedly(witness.options(tmp_path), 2)
+    assert not (tmp_path / "repeat0").exists()

@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 from witness import Witness
 
+from cli.app import app
 from mil import tune as tune_module
 from mil.options import TrainOptions
-from mil.search import COMPLETE, PRUNED, Search
+from mil.run import RunFolder
+from mil.search import COMPLETE, PRUNED, Search, read_settings
 from mil.tune import TuneOptions, tune
 from wsi.errors import BagError, RecipeMismatchError, RequestError
 
@@ -196,3 +199,37 @@ def test_too_few_patients_for_inner_folds_are_named(write_cohort: Callable[..., 
 def test_a_wrong_request_is_one_line(small: Witness, tmp_path: Path, changes: dict[str, object]) -> None:
     with pytest.raises(RequestError, match="expected"):
         quick(small, tmp_path, **changes)
+
+
+def test_a_refused_search_leaves_nothing_and_fewer_trials_are_refused(small: Witness, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="expected two or more classes with 30 or more patients"):
+        tune(quick(small, tmp_path / "refused", inner_folds=30))
+    assert not (tmp_path / "refused").exists()
+    out = tmp_path / "search"
+    tune(quick(small, out, trials=2))
+    before = (out / "tune.json").read_bytes()
+    with pytest.raises(RequestError, match=r"--trials 1: .* holds a search of 2"):
+        tune(quick(small, out, trials=1))
+    assert (out / "tune.json").read_bytes() == before
+    found = json.loads(before)["settings"]
+    assert read_settings(out / "tune.json") == {"head": "gated_abmil", **found}
+
+    def trained(run: Path, *more: str) -> dict[str, Any]:
+        command = ["train", str(small.bags), "-m", str(small.manifest), "-o", str(run), "--folds", "2", "--epochs", "1"]
+        result = CliRunner().invoke(app, [*command, "--settings", str(out / "tune.json"), *more])
+        assert result.exit_code == 0, result.output
+        ending = result.output
+        assert f"next: gigamil predict {run}" in ending.replace("\n", " ")
+        assert "95 % interval" in ending
+        return RunFolder(run).recipe
+
+    assert {name: trained(tmp_path / "a")[name] for name in found} == found
+    explicit = trained(tmp_path / "b", "--hidden", "17", "--lr", "0.001")
+    assert (explicit["hidden"], explicit["lr"], explicit["dropout"]) == (17, 0.001, found["dropout"])
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"settings": {"lr": "x"}, "recipe": {"tune": {"heads": ["a"]}}}', "{}"])
+def test_settings_that_are_none_are_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "tune.json").write_text(text)
+    with pytest.raises(RequestError, match=r"--settings .*expected"):
+        read_settings(tmp_path / "tune.json")

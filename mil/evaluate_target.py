@@ -3,8 +3,6 @@
 Patient level: the mean of a patient's slides and of a fold's models, none of which saw the patient.
 """
 
-import csv
-import io
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
@@ -24,6 +22,7 @@ from mil.scores import patient_logits, read_scores
 from mil.target_metrics import concordance, macro_auc, r2, spearman
 from mil.targets import LabelsTarget, SurvivalTarget, Target, ValueTarget
 from wsi.atomic import write_text
+from wsi.tables import csv_text
 
 Json = dict[str, Any]
 Rows = NDArray[np.int64]
@@ -164,17 +163,15 @@ def _table(
     truth = {"value": ["true_value"], "survival": ["time", "event"]}.get(
         target.kind, [f"true_{name}" for name in cohort.classes]
     )
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["level", "patient_id", "image_id", "fold", "n_tiles", *truth, *(f"p_{c}" for c in cohort.classes)])
+    rows = [["level", "patient_id", "image_id", "fold", "n_tiles", *truth, *(f"p_{c}" for c in cohort.classes)]]
     told_SC = target.scores(_centred_on(target, slides_SC))
     for i, image_id in enumerate(cohort.image_ids):
         cells = ["slide", cohort.groups[i], image_id, str(int(folds[i])), str(len(cohort.bags[i]))]
-        writer.writerow(cells + _truth_cells(target, i) + [repr(value) for value in told_SC[i].tolist()])
+        rows.append(cells + _truth_cells(target, i) + [repr(value) for value in told_SC[i].tolist()])
     for name, slide, row in zip(names, first.tolist(), scores_PC.tolist(), strict=True):
         cells = ["patient", name, "", str(int(folds[slide])), ""]
-        writer.writerow(cells + _truth_cells(target, slide) + [repr(value) for value in row])
-    return text.getvalue()
+        rows.append(cells + _truth_cells(target, slide) + [repr(value) for value in row])
+    return csv_text(rows)
 
 
 def _cells(found: Mapping[str, Any]) -> list[str]:

@@ -1,7 +1,7 @@
 """What a finished run knows about itself, read back from its folder: all that the report and the model card need."""
 
-import csv
 import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import numpy as np
 
 from mil.metrics import Floats, Ints
 from mil.run import RunFolder
+from mil.run_checks import damaged, run_records
 from wsi.errors import RequestError
 
 TITLES = {
@@ -134,12 +135,17 @@ def read_evidence(run: RunFolder) -> Evidence:
     """
     run.check_classes("a report or comparison")
     config, metrics, calibration = run.config, run.read_json("metrics.json"), run.read_json("calibration.json")
-    table = _csv(run.path / "oof.csv")
+    oof, all_models = run.path / "oof.csv", run.path / "baselines" / "oof.csv"
+    table = _table(oof, ("level", "patient_id", "image_id", "center_id", "label"))
     number = {name: c for c, name in enumerate(metrics["classes"])}
+    for row in table:
+        _numbers(oof, row, ["n_tiles", "fold", *(f"p_{name}" for name in number)])
     patients = [row for row in table if row["level"] == "patient"]
     probs: dict[str, list[list[float]]] = {}
-    for row in _csv(run.path / "baselines" / "oof.csv"):
-        probs.setdefault(row["model"], []).append([float(row[f"p_{name}"]) for name in number])
+    for row in _table(all_models, ("model",)):
+        probs.setdefault(row["model"], []).append(_numbers(all_models, row, [f"p_{name}" for name in number]))
+    if probs.keys() != metrics["models"].keys() or any(len(own) != len(patients) for own in probs.values()):
+        raise damaged(all_models, f"expected every patient of {oof.name} for each model of metrics.json")
     recipe = config["recipe"]
     models = [(fold, seed) for fold in range(recipe["folds"]) for seed in range(run.models_per_fold)]
     return Evidence(
@@ -149,7 +155,7 @@ def read_evidence(run: RunFolder) -> Evidence:
         calibration=calibration,
         slides=[row for row in table if row["level"] == "slide"],
         patients=patients,
-        labels_P=np.array([number[row["label"]] for row in patients], np.int64),
+        labels_P=_labels(oof, patients, number),
         probs={name: np.array(rows) for name, rows in probs.items()},
         histories=[read_history(run.model(run.head, *model) / "history.csv") for model in models],
         history_folds=[fold for fold, _ in models],
@@ -158,12 +164,29 @@ def read_evidence(run: RunFolder) -> Evidence:
 
 def read_history(path: Path) -> list[dict[str, float]]:
     """Return the rows of a history.csv."""
-    return [{name: float(value) for name, value in row.items()} for row in _csv(path)]
+    records = _table(path, ("epoch", "train_loss", "val_loss"))
+    return [dict(zip(row, _numbers(path, row, row, finite=False), strict=True)) for row in records]
 
 
-def _csv(path: Path) -> list[dict[str, str]]:
+def _labels(path: Path, patients: Sequence[Mapping[str, str]], number: Mapping[str, int]) -> Ints:
+    other = next((row["label"] for row in patients if row["label"] not in number), None)
+    if other is not None:
+        raise damaged(path, f"label {other!r} is no class of the run")
+    return np.array([number[row["label"]] for row in patients], np.int64)
+
+
+def _numbers(path: Path, record: Mapping[str, str], names: Iterable[str], *, finite: bool = True) -> list[float]:
+    """Return some cells of a run's table as numbers."""
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
-    except OSError as error:
-        raise RequestError(f"{path}: the run is not finished ({error}); train it to its end") from None
+        values = [float(record[name]) for name in names]
+    except (KeyError, ValueError) as error:
+        raise damaged(path, f"expected numbers, {error!r}") from None
+    if finite and not np.isfinite(values).all():
+        raise damaged(path, "a number is not finite")
+    return values
+
+
+def _table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    if not path.exists():
+        raise RequestError(f"{path.parent}: the run is not finished (no {path.name}): train it to its end")
+    return run_records(path, columns)

@@ -30,6 +30,7 @@ from mil.options import TrainOptions, resolve
 from mil.packing import Rows
 from mil.portable import TOLERANCE, Predict, largest_difference, onnx_predict, save_exported, save_onnx, torch_predict
 from mil.run import RunFolder
+from mil.run_checks import run_json
 from mil.scores import centred, patient_logits
 from mil.splits import read_labels, read_patients, read_splits
 from wsi.atomic import check_folder, replacing, write_text
@@ -127,7 +128,8 @@ def _is_there(options: RunExportOptions, recipe: Json) -> bool:
     path = options.out / "export.json"
     if not path.exists() or options.overwrite:
         return False
-    refuse_other_recipe(options.out, json.loads(path.read_text()).get("recipe", {}), recipe)
+    found = run_json(path).get("recipe")
+    refuse_other_recipe(options.out, found if isinstance(found, dict) else {}, recipe)
     return True
 
 

@@ -5,8 +5,6 @@ the logits of the patients of all other folds, each told by models that had not 
 patients who are being scored; what calibrates new patients, on those of all folds.
 """
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ from mil.options import TrainOptions
 from mil.run import RunFolder
 from mil.scores import patient_logits, read_scores
 from wsi.atomic import write_text
+from wsi.tables import csv_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +107,11 @@ def _calibrated(
 
 def write_oof(path: Path, cohort: Cohort, folds: Ints, patients: Patients, oof: OutOfFold) -> None:
     """Write oof.csv: first the slides, then the patients; logits uncalibrated, probabilities calibrated."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
+    rows: list[Sequence[object]] = [
         ["level", "patient_id", "image_id", "center_id", "label", "fold", "n_tiles"]
         + [f"logit_{name}" for name in cohort.classes]
         + [f"p_{name}" for name in cohort.classes]
-    )
+    ]
     tiles: dict[str, int] = dict.fromkeys(patients.ids, 0)
     for i, image_id in enumerate(cohort.image_ids):
         tiles[cohort.patient_ids[i]] += len(cohort.bags[i])
@@ -125,21 +122,19 @@ def write_oof(path: Path, cohort: Cohort, folds: Ints, patients: Patients, oof: 
             *oof.slide_logits_SC[i].tolist(),
             *oof.slide_probs_SC[i].tolist(),
         ]
-        writer.writerow(row + [repr(value) for value in numbers])
+        rows.append([*row, *numbers])
     for p, patient in enumerate(patients.ids):
         row = ["patient", patient, "", patients.centers[p] or "", cohort.classes[patients.labels_P[p]]]
         scores = [*oof.patient_logits_PC[p].tolist(), *oof.patient_probs_PC[p].tolist()]
-        writer.writerow(row + [repr(value) for value in [int(patients.folds_P[p]), tiles[patient], *scores]])
-    write_text(path, text.getvalue())
+        rows.append([*row, int(patients.folds_P[p]), tiles[patient], *scores])
+    write_text(path, csv_text(rows))
 
 
 def write_all_models(path: Path, patients: Patients, classes: Sequence[str], probs: Mapping[str, Floats]) -> None:
     """Write baselines/oof.csv: out-of-fold patient probabilities of every model and baseline."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["model", "patient_id", "label", "fold", *(f"p_{name}" for name in classes)])
+    rows: list[Sequence[object]] = [["model", "patient_id", "label", "fold", *(f"p_{name}" for name in classes)]]
     for model, probs_PC in probs.items():
         for p, patient in enumerate(patients.ids):
             label, fold = classes[patients.labels_P[p]], int(patients.folds_P[p])
-            writer.writerow([model, patient, label, fold, *map(repr, probs_PC[p].tolist())])
-    write_text(path, text.getvalue())
+            rows.append([model, patient, label, fold, *probs_PC[p].tolist()])
+    write_text(path, csv_text(rows))

@@ -1,7 +1,5 @@
 """scores.csv: what one model says about the slides it did not train on, and who they are to it (val or test)."""
 
-import csv
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mil.metrics import Floats
+from mil.run_checks import damaged, run_records
 from wsi.atomic import write_text
+from wsi.tables import csv_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,23 +24,33 @@ class Scores:
 
 def write_scores(path: Path, scores: Scores) -> None:
     """Write the table; numbers so that they read back bit for bit."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image_id", "part", *(f"logit_{c}" for c in range(scores.logits_SC.shape[1]))])
-    for image_id, test, logits in zip(scores.image_ids, scores.test_S, scores.logits_SC.tolist(), strict=True):
-        writer.writerow([image_id, "test" if test else "val", *map(repr, logits)])
-    write_text(path, text.getvalue())
+    header = ["image_id", "part", *(f"logit_{c}" for c in range(scores.logits_SC.shape[1]))]
+    rows = [
+        (image_id, "test" if test else "val", *logits)
+        for image_id, test, logits in zip(scores.image_ids, scores.test_S, scores.logits_SC.tolist(), strict=True)
+    ]
+    write_text(path, csv_text([header, *rows]))
 
 
 def read_scores(path: Path) -> Scores:
-    """Read the table."""
-    with path.open(newline="", encoding="utf-8") as file:
-        _, *rows = csv.reader(file)
-    return Scores(
-        tuple(row[0] for row in rows),
-        np.array([row[1] == "test" for row in rows], bool),
-        np.array([[float(value) for value in row[2:]] for row in rows], np.float64),
-    )
+    """Read the table.
+
+    Raises
+    ------
+    RequestError
+        There is none, or it is not as it was written.
+    OSError
+        The storage fails.
+    """
+    rows = run_records(path, ("image_id", "part", "logit_0"))
+    try:
+        logits_SC = np.array([[float(row[name]) for name in row if name.startswith("logit_")] for row in rows])
+    except ValueError as error:
+        raise damaged(path, str(error)) from None
+    if not rows or any(row["part"] not in ("test", "val") for row in rows) or not np.isfinite(logits_SC).all():
+        raise damaged(path, "expected slides, each of part test or val, and finite logits")
+    tested_S = np.array([row["part"] == "test" for row in rows], bool)
+    return Scores(tuple(row["image_id"] for row in rows), tested_S, logits_SC)
 
 
 def patient_logits(

@@ -30,11 +30,12 @@ from mil.jobs import FitJob
 from mil.material import Material, gather
 from mil.metrics import METRICS, Floats, Ints, finite, ones
 from mil.options import TrainOptions, resolve
+from mil.run_checks import run_json
 from mil.scores import Scores, patient_logits, read_scores
 from mil.search import Search
 from mil.splits import outer_folds
 from mil.train import check_trainable
-from mil.workers import deterministic, threads_for
+from mil.workers import deterministic, is_whole, threads_for
 from wsi.atomic import make_folder, write_text
 from wsi.claim import claim
 from wsi.errors import RequestError
@@ -127,7 +128,7 @@ def _take_up(out: Path, recipe: Recipe, *, overwrite: bool) -> None:
     """Refuse a folder of another search, or with ``overwrite`` delete what that one left."""
     path = out / "recipe.json"
     if path.exists():
-        found = json.loads(path.read_text())
+        found = run_json(path)
         if overwrite and found != recipe:
             for file in [path, out / "tune.json", *out.glob("search_*.json")]:
                 file.unlink(missing_ok=True)
@@ -202,17 +203,10 @@ class _Tuner:
     def _scores(self, job: FitJob, cohort: Cohort, folds: Ints) -> Scores:
         """Return the model's scores, trained here unless they are there."""
         table = job.folder / "scores.csv"
-        if not _is_whole(job):
+        if not is_whole(job):
             with deterministic([job], threads_for([cohort], 1)):
                 fit(job, cohort, folds)
         return read_scores(table)
-
-
-def _is_whole(job: FitJob) -> bool:
-    try:
-        return bool(json.loads((job.folder / "model.json").read_text())["recipe_hash"] == job.recipe_hash)
-    except (OSError, ValueError, KeyError):
-        return False
 
 
 def _without(cohort: Cohort, left_out_N: Any) -> Cohort:

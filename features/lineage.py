@@ -6,15 +6,14 @@ somebody who holds a list of candidates), so that a later stage can tell whom th
 """
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
-from wsi.errors import RequestError
+from features.tensors import read_texts
+from wsi.documents import parse_json
+from wsi.errors import RequestError, one_line
 from wsi.recipe import recipe_hash
 
 KEY = "gigamil"
@@ -68,9 +67,10 @@ def lineage_of(values: Mapping[str, Any], source: str) -> Lineage:
             classes=tuple(map(str, values["classes"])),
             patients_sha256=tuple(map(str, values["patients_sha256"])),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        told = one_line(repr(error), 200)
         raise RequestError(
-            f"{source}: its list of training patients cannot be read ({error!r}): make it again, it may hide a leak"
+            f"{source}: its list of training patients cannot be read ({told}): make it again, it may hide a leak"
         ) from None
 
 
@@ -79,10 +79,10 @@ def read_lineage(weights: Path) -> Lineage | None:
     if weights.suffix != ".safetensors":
         return None
     try:
-        with safe_open(weights, framework="pt") as file:
-            text = (file.metadata() or {}).get(KEY)
-        return None if text is None else lineage_of(json.loads(text)["lineage"], f"--weights {weights}")
+        text = read_texts(weights, RequestError).get(KEY)
+        return None if text is None else lineage_of(parse_json(text)["lineage"], f"--weights {weights}")
     except RequestError:
         raise
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise RequestError(f"--weights {weights}: expected a whole safetensors file, found {error}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        told = one_line(error, 200)
+        raise RequestError(f"--weights {weights}: expected a whole safetensors file, found {told}") from None

@@ -187,7 +187,7 @@ def _look_at(request: Request, store: TileStore) -> tuple[SlideJob, str]:
         chosen = request.selection.rows(store)
         n_tiles = store.n_tiles if chosen is None else len(chosen)
         return replace(entry, n_tiles=n_tiles, tile_px=store.tile_px, chosen=chosen, wanted=True), ""
-    except StoreError as error:
+    except (StoreError, OSError) as error:
         return entry, str(error)
 
 

@@ -237,7 +237,7 @@ class TileStream:
                 if span.slide in self._failed:
                     raise StoreError(self._failed[span.slide])
                 pieces.append(self._span_pixels(span, stores))
-            except StoreError as error:
+            except (StoreError, OSError) as error:
                 task.failures[span.slide] = self._failed.setdefault(span.slide, str(error))
                 pieces.append(np.zeros(shape, np.uint8))
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)

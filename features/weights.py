@@ -3,18 +3,19 @@
 import hashlib
 import pickle
 import warnings
+import zipfile
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from features.tensors import read_tensors
 from features.transformers_keys import timm_keys
-from wsi.errors import RequestError
+from wsi.documents import check_document
+from wsi.errors import RequestError, one_line, says_damage
 
 AVERAGED = ("state_dict_ema", "model_ema", "ema", "teacher", "momentum_encoder", "target_encoder")
 """Where training programs put the moving average of the weights: it is what they evaluate, so it is taken first."""
@@ -27,6 +28,11 @@ WRAPPERS = (
 DataParallel, Lightning, torch.compile, timm, DINO, iBOT, MoCo, I-JEPA, CLIP."""
 UNUSED = ("mask_token", "num_batches_tracked")
 """Endings of keys that pre-training leaves in a model, and no feature needs."""
+DEEPEST = 8
+"""Dictionaries and prefixes within each other."""
+MOST_TENSORS = 1_000_000
+MOST_PREFIXES = 64
+"""Runs of wrappers that are tried."""
 NAMED = 4
 """Keys named in a message."""
 
@@ -73,10 +79,12 @@ def _prefixes(found: Mapping[str, Tensor]) -> list[str]:
     prefixes = {""}
     for key in found:
         prefix = ""
-        while (part := key[len(prefix) :].partition(".")[0]) in WRAPPERS:
+        for part in key.split(".", DEEPEST)[:DEEPEST]:
+            if part not in WRAPPERS:
+                break
             prefix += f"{part}."
             prefixes.add(prefix)
-    return sorted(prefixes)
+    return sorted(prefixes, key=lambda own: (own.count("."), own))[:MOST_PREFIXES]
 
 
 def _problems(
@@ -115,41 +123,59 @@ def _taken(prefix: str, found: Mapping[str, Tensor]) -> str:
 
 
 def _read(file: Path) -> Any:
+    size = check_document(file, RequestError)
     try:
         if file.suffix == ".safetensors":
-            return safetensors.torch.load_file(file)
+            return read_tensors(file, RequestError)[0]
+        _check_unpacked(file, size)
         # options of a training run, as argparse keeps them, are values without code; warnings are about a pickle's age
         with torch.serialization.safe_globals([Namespace]), warnings.catch_warnings(action="ignore"):
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         refused = str(error).split("GLOBAL ")[-1].split(" ")[0] if "GLOBAL " in str(error) else "unknown objects"
+        refused = one_line(refused, 60)
         raise RequestError(
             f"--weights {file}: expected tensors only, found {refused}, which could run code: "
             "save the state dict alone (torch.save(model.state_dict(), FILE) or safetensors)"
         ) from None
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, safetensors.SafetensorError) as error:
-        told = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except Exception as error:  # torch and zip raise nearly anything on damaged bytes
+        if isinstance(error, RequestError) or not says_damage(error):
+            raise
+        told = one_line(str(error) or type(error).__name__, 200)
         raise RequestError(f"--weights {file}: expected a .safetensors or .pt state dict, found {told}") from None
+
+
+def _check_unpacked(file: Path, size: int) -> None:
+    """Raise `ValueError` where a .pt file holds more bytes than it has: torch writes them as they are."""
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as content:
+            declared = sum(entry.file_size for entry in content.infolist())
+        if declared > size:
+            raise ValueError(f"a file of {size:,} bytes that unpacks to {declared:,}")
 
 
 def _tensors(content: Any, file: Path) -> dict[str, Tensor]:
     """Return the tensors of nested dictionaries by their keys, joined by dots."""
-    tensors = _flat(content, "") if isinstance(content, Mapping) else {}
+    tensors: dict[str, Tensor] = {}
+    for key, tensor in _flat(content, "", 0) if isinstance(content, Mapping) else ():
+        tensors[key] = tensor
+        if len(tensors) > MOST_TENSORS:
+            raise RequestError(f"--weights {file}: expected the tensors of a model, found more than {MOST_TENSORS:,}")
     if not tensors:
         kind = f"keys {_some(list(content))}" if isinstance(content, Mapping) else type(content).__name__
         raise RequestError(f"--weights {file}: expected a dictionary of tensors (a state dict), found {kind}")
     return tensors
 
 
-def _flat(content: Mapping[Any, Any], prefix: str) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
+def _flat(content: Mapping[Any, Any], prefix: str, depth: int) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors; what stands deeper than any program puts it, as in a dictionary within itself, is none."""
     for key, value in content.items():
         if isinstance(value, Tensor):
-            tensors[f"{prefix}{key}"] = value
-        elif isinstance(value, Mapping):
-            tensors |= _flat(value, f"{prefix}{key}.")
-    return tensors
+            yield f"{prefix}{key}", value
+        elif isinstance(value, Mapping) and depth < DEEPEST:
+            yield from _flat(value, f"{prefix}{key}.", depth + 1)
 
 
 def _some(keys: list[Any]) -> str:
-    return ", ".join(map(str, keys[:NAMED])) + (", ..." if len(keys) > NAMED else "") if keys else "none"
+    named = ", ".join(one_line(key, 60) for key in keys[:NAMED])
+    return named + (", ..." if len(keys) > NAMED else "") if keys else "none"

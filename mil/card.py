@@ -26,8 +26,8 @@ def _what(evidence: Evidence) -> list[str]:
         f"# Model card: {plain(' vs '.join(evidence.classes))}",
         "",
         (
-            f"{TITLES.get(evidence.head, plain(evidence.head))} on tile features of whole-slide images; {models} models "
-            f"({recipe['folds']} folds x {evidence.run.models_per_fold} a fold) whose logits are averaged. "
+            f"{TITLES.get(evidence.head, plain(evidence.head))} on tile features of whole-slide images; "
+            f"{models} models ({recipe['folds']} folds x {evidence.run.models_per_fold} a fold) whose logits are averaged. "
             "One row of class probabilities per patient, for equal class priors."
         ),
         "",

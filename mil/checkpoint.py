@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from wsi.atomic import write_bytes
-from wsi.errors import RequestError
+from wsi.documents import parse_json
+from wsi.errors import RequestError, one_line
 
 NAME = "checkpoint.safetensors"
 
@@ -59,26 +60,28 @@ def read_checkpoint(folder: Path, recipe_hash: str) -> Progression | None:
     RequestError
         The file is damaged.
     """
-    from safetensors import SafetensorError, safe_open
+    from features.tensors import read_tensors
 
     path = folder / NAME
     if not path.exists():
         return None
     try:
-        with safe_open(path, framework="pt") as file:
-            plain = json.loads(file.metadata()["state"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise RequestError(f"{path}: the checkpoint is damaged ({error}): delete it to train this model anew") from None
-    if plain.pop("recipe_hash") != recipe_hash:
-        return None
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, value in _part(tensors, "optimizer").items():
-        number, key = name.split("/")
-        moments.setdefault(int(number), {})[key] = value
-    optimizer = {"state": moments, "param_groups": plain.pop("groups")}
-    model, best, mean = (_part(tensors, part) for part in ("model", "best", "mean"))
-    return Progression(model=model, best=best, mean=mean, optimizer=optimizer, **plain)
+        tensors, texts = read_tensors(path, RequestError)
+        plain = parse_json(texts["state"])
+        if plain.pop("recipe_hash") != recipe_hash:
+            return None
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in _part(tensors, "optimizer").items():
+            number, key = name.split("/")
+            moments.setdefault(int(number), {})[key] = value
+        optimizer = {"state": moments, "param_groups": plain.pop("groups")}
+        model, best, mean = (_part(tensors, part) for part in ("model", "best", "mean"))
+        return Progression(model=model, best=best, mean=mean, optimizer=optimizer, **plain)
+    except RequestError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        told = one_line(repr(error), 200)
+        raise RequestError(f"{path}: the checkpoint is damaged ({told}): delete it to train this model anew") from None
 
 
 def _part(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:

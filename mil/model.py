@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,11 @@ from mil.heads import HeadOutput, HeadSpec, Truth, make_head
 from mil.instances import Instances
 from mil.packing import Rows
 from wsi.atomic import replacing
-from wsi.errors import RequestError
+from wsi.documents import parse_json, read_document
+from wsi.errors import RequestError, one_line
+
+_WIDEST = 1 << 16
+"""Of a layer that a stored head may ask for."""
 
 
 class BagModel(nn.Module):
@@ -76,23 +82,47 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> tuple[BagMod
     Raises
     ------
     RequestError
-        The files are missing or do not fit each other, or the weights are not those that were written, or not finite.
+        The files are missing or do not fit each other, or the weights are not those that were written, or not finite;
+        a head larger than its weights' file is never made.
     OSError
         The storage fails.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from features.tensors import read_tensors
 
     try:
-        facts = json.loads((folder / "model.json").read_text())
-        model = BagModel(HeadSpec(**facts["spec"]))
+        facts = parse_json(read_document(folder / "model.json", RequestError))
+        tensors, _ = read_tensors(folder / "weights.safetensors", RequestError)
+        spec = _spec_of(facts["spec"])
         if facts.get("weights_sha256") not in (None, _sha256(folder / "weights.safetensors")):
             raise ValueError("weights.safetensors is not the file that was written, by its sha256")
-        model.load_state_dict(load_file(folder / "weights.safetensors"))
+        with torch.device("meta"):  # takes no memory: a spec may ask for any size
+            wanted = sum(value.numel() for value in BagModel(spec).state_dict().values())
+        if wanted > sum(value.numel() for value in tensors.values()):
+            raise ValueError("weights.safetensors holds fewer weights than the head of model.json has")
+        model = BagModel(spec)
+        model.load_state_dict(tensors)
         _check_finite(model)
-    except (FileNotFoundError, AttributeError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        raise RequestError(f"{folder}: no whole model is there ({error}); train the run again") from None
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+        told = one_line(error if str(error) else repr(error), 300)
+        raise RequestError(f"{folder}: no whole model is there ({told}); train the run again") from None
     return model.to(device).eval(), facts
+
+
+def _spec_of(values: dict[str, Any]) -> HeadSpec:
+    """Return the spec; `ValueError` where a field is not of its kind."""
+    spec = HeadSpec(**values)
+    for own in fields(spec):
+        value = getattr(spec, own.name)
+        fine = {
+            "int": isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _WIDEST,
+            "float": isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value),
+            "str": isinstance(value, str),
+        }.get(str(own.type), True)
+        if not fine or (own.name in ("dim", "n_classes", "hidden", "attention", "subcenters") and value < 1):
+            raise ValueError(f"{own.name} of model.json cannot be {one_line(repr(value), 40)}")
+    if not all(isinstance(own, int | float) and math.isfinite(own) for own in spec.margins):
+        raise ValueError("margins of model.json: expected numbers")
+    return spec
 
 
 def _check_finite(model: BagModel) -> None:

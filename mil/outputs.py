@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from wsi.atomic import write_text
+from wsi.documents import parse_json, read_document
 from wsi.errors import RequestError
 from wsi.recipe import Recipe, refuse_other_recipe
 
@@ -63,8 +64,8 @@ class Tables:
     def told(self) -> Json | None:
         """Return the JSON file where it is one of this verb's."""
         try:
-            found = json.loads(self.about.read_text())
-        except (FileNotFoundError, IsADirectoryError, ValueError):
+            found = parse_json(read_document(self.about, RequestError))
+        except ValueError:  # a RequestError of what the name leads to is one, too
             return None
         ours = isinstance(found, dict) and found.get("format") == self.mark
         parts = ("recipe", "sha256")

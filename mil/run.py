@@ -21,9 +21,10 @@ from typing import Any
 
 import tomli_w
 
-from mil.run_checks import CONTENTS, FORMAT, checked_config, damaged, no_number
+from mil.run_checks import CONTENTS, FORMAT, checked_config, damaged, run_json
 from mil.trackers import EVENTS
 from wsi.atomic import write_bytes, write_text
+from wsi.documents import read_document
 from wsi.errors import RecipeMismatchError, RequestError
 from wsi.recipe import Recipe, recipe_hash, refuse_other_recipe
 
@@ -58,13 +59,14 @@ class RunFolder:
         RequestError
             The folder holds no run of ours.
         """
+        path = self.path / "config.toml"
+        if not path.exists():
+            raise RequestError(f"{self.path}: expected a run folder with config.toml{_inside(self.path)}")
         try:
-            text = (self.path / "config.toml").read_text("utf-8")
-        except (FileNotFoundError, NotADirectoryError):
-            raise RequestError(f"{self.path}: expected a run folder with config.toml{_inside(self.path)}") from None
-        except ValueError as error:
-            raise damaged(self.path / "config.toml", str(error)) from None
-        return checked_config(self.path / "config.toml", text)
+            text = read_document(path, RequestError).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise damaged(path, str(error)) from None
+        return checked_config(path, text)
 
     @property
     def recipe(self) -> Recipe:
@@ -120,16 +122,12 @@ class RunFolder:
             The run is not finished, or the file is damaged.
         """
         path = self.path / name
-        try:
-            content = json.loads(path.read_text("utf-8"), parse_constant=no_number)
-        except FileNotFoundError:
-            raise RequestError(f"{self.path}: the run is not finished (no {name}): train it to its end") from None
-        except (ValueError, RecursionError) as error:
-            raise damaged(path, str(error)) from None
-        problem = CONTENTS[name](content, self.recipe) if isinstance(content, dict) else "it is no JSON object"
-        if problem:
+        if not path.exists():
+            raise RequestError(f"{self.path}: the run is not finished (no {name}): train it to its end")
+        content = run_json(path, finite=True)
+        if problem := CONTENTS[name](content, self.recipe):
             raise damaged(path, problem)
-        return dict(content)
+        return content
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         """Write a JSON file of the run."""

@@ -1,13 +1,13 @@
 """The one door to a run folder's files: whether every value in them is of the kind that the rest relies on."""
 
-import json
 import tomllib
 from collections.abc import Callable, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from wsi.errors import RequestError
+from wsi.documents import parse_json, read_document
+from wsi.errors import RequestError, one_line
 from wsi.recipe import Recipe, recipe_hash
 from wsi.tables import read_records
 
@@ -16,12 +16,34 @@ FORMAT = "gigamil-run-1"
 
 def damaged(path: Path, why: str) -> RequestError:
     """Return the one error for a file of a run that is not as it was written."""
-    return RequestError(f"{path} is damaged ({why}): copy it again, or train the run again")
+    return RequestError(f"{path} is damaged ({one_line(why, 200)}): copy it again, or train the run again")
 
 
-def no_number(name: str) -> float:
-    """Refuse NaN and the infinities, which JSON does not know."""
-    raise ValueError(f"{name} is no number")
+def run_json(path: Path, *, finite: bool = False) -> dict[str, Any]:
+    """Return a JSON object of a run's; `RequestError` where the file holds none, `OSError` where the storage fails."""
+    try:
+        content = parse_json(read_document(path, RequestError), finite=finite)
+    except RequestError:
+        raise
+    except ValueError as error:
+        raise damaged(path, str(error)) from None
+    if not isinstance(content, dict):
+        raise damaged(path, "it is no JSON object")
+    return content
+
+
+def run_records(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
+    """Return the rows of a run's table, which has these columns; raises as `run_json`."""
+    try:
+        records = read_records(path)
+    except RequestError:
+        raise
+    except ValueError as error:
+        raise damaged(path, str(error)) from None
+    absent = [name for name in columns if records and name not in records[0]]
+    if absent:
+        raise damaged(path, f"column {absent[0]} is missing")
+    return records
 
 
 def checked_table(path: Path, texts: Sequence[str], numbers: Sequence[str] = ()) -> list[dict[str, str]]:
@@ -54,10 +76,11 @@ def checked_config(path: Path, text: str) -> dict[str, Any]:
     """Return config.toml when every field that is used has the kind of value that it must have."""
     try:
         config = tomllib.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise damaged(path, str(error)) from None
     if config.get("format") != FORMAT:
-        raise RequestError(f"{path.parent}: expected format {FORMAT} in config.toml, found {config.get('format')!r}")
+        found = one_line(repr(config.get("format")), 60)
+        raise RequestError(f"{path.parent}: expected format {FORMAT} in config.toml, found {found}")
     problem = _problem_of_config(config)
     if problem:
         raise damaged(path, problem)
@@ -75,8 +98,8 @@ def _problem_of_config(config: dict[str, Any]) -> str:
     if absent:
         return f"{absent[0]} is missing"
     try:
-        bag_recipe, encoder = json.loads(about["bag_recipe"]), json.loads(about["encoder"])
-    except (KeyError, ValueError, TypeError, RecursionError):
+        bag_recipe, encoder = (parse_json(about[name], finite=True) for name in ("bag_recipe", "encoder"))
+    except (KeyError, ValueError, TypeError, AttributeError):
         return "about.bag_recipe and about.encoder: expected JSON"
     if not isinstance(bag_recipe, dict) or not isinstance(encoder, dict | list):
         return "about.bag_recipe and about.encoder: expected JSON objects"

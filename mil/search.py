@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from wsi.atomic import write_text
-from wsi.errors import BagError, RequestError
+from wsi.documents import parse_json, read_document
+from wsi.errors import BagError, RequestError, one_line
 
 Json = dict[str, Any]
 Loss = Callable[[Json, int], float]
@@ -158,6 +159,10 @@ def _read(path: Path) -> list[Trial]:
     if not path.exists():
         return []
     try:
-        return [Trial(**{**own, "losses": tuple(own["losses"])}) for own in json.loads(path.read_text())]
+        found = parse_json(read_document(path, RequestError))
+        return [Trial(**{**own, "losses": tuple(own["losses"])}) for own in found]
+    except RequestError:
+        raise
     except (ValueError, TypeError, KeyError) as error:
-        raise RequestError(f"{path}: the search is damaged ({error!r}): delete it to search anew") from None
+        told = one_line(repr(error), 200)
+        raise RequestError(f"{path}: the search is damaged ({told}): delete it to search anew") from None

@@ -1,5 +1,6 @@
 """Who is tested where: patients are split, never slides, balanced on label and center."""
 
+import re
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -8,12 +9,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mil.run_checks import checked_table
 from wsi.atomic import write_text
-from wsi.errors import RequestError
+from wsi.errors import RequestError, one_line
 from wsi.tables import csv_text, read_records
 
 Ints = NDArray[np.int64]
+_FOLD = re.compile(r"-?\d{1,9}")
 FIELDS = ("image_id", "patient_id", "label", "center_id", "fold", "overview_sha256")
 
 
@@ -187,18 +188,38 @@ def folds_of(path: Path, image_ids: Sequence[str], patients: Sequence[str]) -> I
 
 def _rows_of(path: Path) -> dict[str, tuple[str, int]]:
     """Return image id -> patient id and fold of a splits.csv."""
+    records = _records(path)
     try:
-        records = read_records(path)
-        found = {record["image_id"]: (record["patient_id"], int(record["fold"])) for record in records}
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, KeyError, ValueError) as error:
-        raise RequestError(
-            f"{path}: expected a table with image_id, patient_id and an integer fold in each row; found {error!r}"
-        ) from None
+        found = {record["image_id"]: (record["patient_id"], _fold(record["fold"])) for record in records}
+    except (KeyError, ValueError) as error:
+        raise _no_splits(path, repr(error)) from None
     twice = [image_id for image_id, count in Counter(record["image_id"] for record in records).items() if count > 1]
     if twice:
         raise RequestError(f"{path}: slide {twice[0]} stands there twice: expected one row for each slide")
     assert_patients_whole(np.array([fold for _, fold in found.values()], np.int64), [who for who, _ in found.values()])
     return found
+
+
+def _fold(text: str) -> int:
+    if not _FOLD.fullmatch(text.strip()):
+        raise ValueError(f"fold {one_line(text, 40)!r}")
+    return int(text)
+
+
+def _records(path: Path) -> list[dict[str, str]]:
+    try:
+        return read_records(path)
+    except RequestError:
+        raise
+    except ValueError as error:
+        raise _no_splits(path, str(error)) from None
+
+
+def _no_splits(path: Path, found: str) -> RequestError:
+    return RequestError(
+        f"{path}: expected a table with image_id, patient_id and an integer fold in each row; found "
+        f"{one_line(found, 200)}"
+    )
 
 
 def read_labels(path: Path) -> dict[str, str]:
@@ -207,14 +228,19 @@ def read_labels(path: Path) -> dict[str, str]:
 
 
 def read_pictures(path: Path) -> dict[str, str]:
-    """Return image id -> hash of its overview, or an empty text; raises as `read_splits`."""
-    return _column(path, "overview_sha256")
+    """Return image id -> hash of its overview, or an empty text, from a splits.csv that we wrote."""
+    return _column(path, "overview_sha256", "")
 
 
 def read_patients(path: Path) -> dict[str, str]:
-    """Return image id -> patient id; raises as `read_splits`."""
+    """Return image id -> patient id from a splits.csv that we wrote; raises as `read_splits`."""
     return _column(path, "patient_id")
 
 
-def _column(path: Path, name: str) -> dict[str, str]:
-    return {record["image_id"]: record.get(name, "") for record in checked_table(path, ("image_id", "patient_id"))}
+def _column(path: Path, name: str, default: str | None = None) -> dict[str, str]:
+    """Return a column by image id; ``default`` where the table of an earlier version has none."""
+    records = _records(path)
+    absent = [own for own in ("image_id", name) if records and own not in records[0] and (own, default) != (name, "")]
+    if absent:
+        raise _no_splits(path, f"no column {absent[0]}")
+    return {record["image_id"]: record.get(name) or "" for record in records}

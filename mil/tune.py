@@ -34,7 +34,7 @@ from mil.scores import Scores, patient_logits, read_scores
 from mil.search import Search
 from mil.splits import outer_folds
 from mil.train import check_trainable
-from mil.workers import deterministic
+from mil.workers import deterministic, is_whole
 from wsi.atomic import check_folder, make_folder, write_text
 from wsi.claim import claim
 from wsi.errors import RequestError
@@ -232,17 +232,10 @@ class _Tuner:
     def _scores(self, job: FitJob, cohort: Cohort, folds: Ints) -> Scores:
         """Return the model's scores, trained here unless they are there."""
         table = job.folder / "scores.csv"
-        if not _is_whole(job):
+        if not is_whole(job):
             with deterministic([job]):
                 fit(job, cohort, folds)
         return read_scores(table, cohort.image_ids, len(cohort.classes))
-
-
-def _is_whole(job: FitJob) -> bool:
-    try:
-        return bool(json.loads((job.folder / "model.json").read_text())["recipe_hash"] == job.recipe_hash)
-    except (OSError, ValueError, KeyError):
-        return False
 
 
 def _without(cohort: Cohort, left_out_N: Any) -> Cohort:

@@ -4,7 +4,6 @@ The result depends neither on whether models stand side by side nor on the numbe
 model together add numbers in another order, so theirs agrees within rounding.
 """
 
-import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +28,8 @@ from mil.material import gather
 from mil.metrics import Ints
 from mil.options import TrainOptions
 from mil.ranks import Ranks
-from wsi.errors import ItemError
+from wsi.documents import parse_json, read_document
+from wsi.errors import ItemError, RequestError
 from wsi.interrupts import interrupts_held
 
 Done = Callable[[FitJob, dict[str, float]], None]
@@ -39,8 +39,10 @@ Done = Callable[[FitJob, dict[str, float]], None]
 def is_whole(job: FitJob) -> bool:
     """Tell whether the model was finished by a run of the same recipe."""
     try:
-        return bool(json.loads((job.folder / "model.json").read_text())["recipe_hash"] == job.recipe_hash)
-    except (OSError, ValueError, KeyError):
+        return bool(
+            parse_json(read_document(job.folder / "model.json", RequestError))["recipe_hash"] == job.recipe_hash
+        )
+    except (ValueError, KeyError, TypeError):  # a RequestError, where there is no such file, is a ValueError, too
         return False
 
 

@@ -17,18 +17,23 @@
         └── BagError                   a bag of features is missing, incomplete or damaged
 
 Each carries one message and nothing else, so that pickling (a worker raises, the client prints) keeps it whole.
-A message says what was expected, what was found and what to do. It never tells credentials (`masked`).
+A message says what was expected, what was found and what to do. It is one line of bounded length, whatever the file
+held that it speaks of (`one_line`), and never tells credentials (`masked`).
 """
 
 import errno
 import re
 
+_BREAK = re.compile(r"\s*[^\S ]\s*")
 _USER = re.compile(r"""((?:[a-z][a-z0-9+.-]*:/+)?)[^\s'"/@:\\]+:(?![/\\]|\d+/)[^\s'"@]*@""", re.IGNORECASE)
 """``user:password@``, with or without a scheme before it; a password may hold slashes, a port is none."""
 _TOKEN = re.compile(r"""([a-z][a-z0-9+.-]*:/+)[^\s'"/@*]+@""", re.IGNORECASE)
 _QUERY = re.compile(
     r"""([?&;][\w.-]*(?:sig|signature|token|secret|password|credential|key|accesskeyid)=)[^&;\s'"]+""", re.IGNORECASE
 )
+
+MOST_CHARACTERS = 1000
+"""Of a message."""
 
 
 def masked(text: str) -> str:
@@ -38,11 +43,24 @@ def masked(text: str) -> str:
     return text
 
 
+def one_line(told: object, most: int = MOST_CHARACTERS) -> str:
+    """Return a text as one line of at most ``most`` characters: its beginning and, of a longer one, its end."""
+    text = str(told).strip()
+    if not text.isprintable():
+        text = "".join(own if own.isprintable() else "?" for own in _BREAK.sub(" ", text))
+    if len(text) <= most:
+        return text
+    tail = most // 3
+    return f"{text[: most - tail - 5]} ... {text[-tail:]}"
+
+
 class GigamilError(Exception):
     """Base of every error that gigamil raises on purpose."""
 
     def __init__(self, *arguments: object) -> None:
-        super().__init__(*(masked(value) if isinstance(value, str) else value for value in arguments))
+        # bounded before, too: patterns over what a hostile file holds would take minutes
+        told = (one_line(masked(one_line(own, 10_000))) if isinstance(own, str) else own for own in arguments)
+        super().__init__(*told)
 
 
 class RequestError(GigamilError, ValueError):

@@ -98,7 +98,7 @@ def read_receipt(plan: SlidePlan, region: YX) -> Receipt | None:
     """Return the receipt of a region that is finished and whose shards are intact, else None."""
     try:
         stored = json.loads(receipt_path(plan, region).read_text("utf-8"))
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):
         return None
     receipt = Receipt(YX(*stored.pop("region")), **stored)
     receipt.damaged = [(row, column) for row, column in receipt.damaged]
@@ -106,7 +106,7 @@ def read_receipt(plan: SlidePlan, region: YX) -> Receipt | None:
     try:
         for level in receipt.shards:
             ShardFile(shard_path(plan.partial, level, *region), plan.grid.shard_tiles(level) ** 2)
-    except (StoreError, OSError, ValueError):
+    except (StoreError, FileNotFoundError, ValueError):
         return None
     return receipt
 

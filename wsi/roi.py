@@ -7,8 +7,8 @@ slide, whatever its size; what is not 0 is used. A pixel of the mask is inside w
 """
 
 import hashlib
-import json
 import math
+import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +18,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi.errors import RequestError, SlideError
-from wsi.regular import read_regular
+from wsi.documents import parse_json, read_document
+from wsi.errors import RequestError, SlideError, one_line
 from wsi.roi_label import is_label, label_hash, label_of, read_label
 from wsi.units import YX
 
@@ -33,6 +33,14 @@ MODES = ("and", "replace")
 _MAX_ASPECT_ERROR = 0.02
 _IGNORED = "*"
 """QuPath's mark at the end of a class that is no region."""
+_MOST_BYTES = 256 << 20
+"""Of a file of regions: some five million points."""
+_MOST_PICTURE = 1 << 30
+"""Bytes of a PNG's picture; OpenCV's own bound is eight times as much."""
+_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
+"""By a PNG's type of colour."""
+_FARTHEST = 1e15
+"""Level-0 pixels from a slide's corner that a point may lie."""
 _CROSSINGS = 4_000_000
 """Crossings of edges and pixel rows that are held at once."""
 
@@ -147,7 +155,7 @@ def _chosen(regions: list[Region], classes: Sequence[str], file: Path) -> tuple[
     """Return the regions that are used, and those that are cut out of them."""
     used = [r for r in regions if (r.is_one_of(classes) if classes else not r.ignored)]
     if not used:
-        found = ", ".join(sorted({r.classes[0] if r.classes else "no class" for r in regions}))
+        found = one_line(", ".join(sorted({r.classes[0] if r.classes else "no class" for r in regions})), 200)
         wanted = f"--roi-class {', '.join(classes)}" if classes else "a region whose class does not end in *"
         raise SlideError(f"{file}: expected {wanted}, found regions of: {found}")
     return used, [r for r in regions if r.ignored and not r.is_one_of(classes)]
@@ -195,6 +203,7 @@ def _read_png(file: Path) -> NDArray[Any]:
     data = _bytes(file)
     if not data:
         raise SlideError(f"{file}: is empty (0 bytes): export it again")
+    _check_png(file, data)
     try:
         picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:  # more pixels than OpenCV allows
@@ -202,6 +211,16 @@ def _read_png(file: Path) -> NDArray[Any]:
     if picture is None:
         raise SlideError(f"{file}: cannot be read as a PNG")
     return picture if picture.ndim == 2 else picture[..., : 3 if picture.shape[2] >= 3 else 1].max(axis=2)
+
+
+def _check_png(file: Path, data: bytes) -> None:
+    """Raise `SlideError` unless it is a PNG whose picture may be held in memory."""
+    if data[:8] != b"\x89PNG\r\n\x1a\n" or len(data) < 26:
+        raise SlideError(f"{file}: cannot be read as a PNG")
+    width, height, bits, colour = struct.unpack(">IIBB", data[16:26])
+    size = width * height * _CHANNELS.get(colour, 4) * (bits + 7) // 8
+    if not 0 < size <= _MOST_PICTURE:
+        raise SlideError(f"{file}: a PNG of {width} x {height}: expected a picture of at most {_MOST_PICTURE:,} bytes")
 
 
 def _sampled(used: NDArray[Any], file: Path, slide_shape: YX, shape: YX, l0_per_o: float) -> Mask:
@@ -228,10 +247,9 @@ def read_regions(file: Path) -> list[Region]:
         Not JSON, not GeoJSON, or without any area.
     """
     try:
-        document = json.loads(_bytes(file).decode("utf-8-sig"))
-        geometries = list(_geometries(document, file))
+        geometries = list(_geometries(parse_json(_bytes(file)), file))
     except (ValueError, RecursionError) as error:
-        told = "nested too deeply" if isinstance(error, RecursionError) else error
+        told = "nested too deeply" if isinstance(error, RecursionError) else one_line(error, 200)
         raise SlideError(f"{file}: cannot be read as GeoJSON ({told})") from None
     regions: list[Region] = []
     other: set[str] = set()
@@ -243,9 +261,9 @@ def read_regions(file: Path) -> list[Region]:
             regions += [Region(tuple(rings), classes) for rings in polygons]
             other |= set() if polygons else {f"an empty {kind}"}
         else:
-            other.add(str(kind))
+            other.add(one_line(kind, 40))
     if not regions:
-        found = f"only {', '.join(sorted(other))}" if other else "nothing"
+        found = f"only {one_line(', '.join(sorted(other)), 200)}" if other else "nothing"
         raise SlideError(f"{file}: expected a Polygon or MultiPolygon, found {found}")
     return regions
 
@@ -258,7 +276,7 @@ def _geometries(
         for part in node:
             yield from _geometries(part, file, classes)
     elif not isinstance(node, dict) or "type" not in node:
-        raise SlideError(f"{file}: is not GeoJSON: expected objects with a type, found {str(node)[:40]!r}")
+        raise SlideError(f"{file}: is not GeoJSON: expected objects with a type, found {one_line(node, 40)!r}")
     elif node["type"] == "FeatureCollection":
         yield from _geometries(node.get("features") or [], file)
     elif node["type"] == "GeometryCollection":
@@ -286,23 +304,19 @@ def _rings(coordinates: Any, file: Path) -> list[Ring]:
         return []
     try:
         rings = [np.asarray([point[:2] for point in ring], np.float64) for ring in coordinates if ring != []]
-    except (TypeError, ValueError, IndexError, KeyError):
+    except (TypeError, ValueError, IndexError, KeyError, OverflowError):
         rings = []
     for ring in rings:
-        if ring.ndim != 2 or ring.shape[1] != 2 or len(ring) < 3 or not math.isfinite(float(np.abs(ring).sum())):
+        if ring.ndim != 2 or ring.shape[1] != 2 or len(ring) < 3 or not (np.abs(ring) < _FARTHEST).all():
             rings = []
             break
     if not rings:
-        found = str(coordinates)
         raise SlideError(
             f"{file}: expected a polygon's rings of at least 3 points [x, y] each, found "
-            f"{found if len(found) <= 60 else found[:57] + '...'}: export it again"
+            f"{one_line(coordinates, 60)}: export it again"
         )
     return rings
 
 
 def _bytes(file: Path) -> bytes:
-    try:
-        return read_regular(file)
-    except OSError as error:
-        raise SlideError(f"{file}: cannot be read: {error.strerror or error}") from None
+    return read_document(file, SlideError, _MOST_BYTES)

@@ -8,8 +8,11 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from wsi.errors import SlideError
+from wsi.errors import SlideError, one_line, says_damage
+from wsi.regular import irregular_below
 
+_MOST_BYTES = 1 << 30
+"""Of the level that is read."""
 ROI_LABEL = "roi"
 """The label that is meant where a store has several."""
 
@@ -45,21 +48,34 @@ def read_label(path: Path, long_side: int) -> NDArray[np.integer[Any]]:
         It is no OME-Zarr label, or not a plane.
     """
     try:
+        if odd := irregular_below(path):
+            raise ValueError(odd)
         group = zarr.open_group(path, mode="r")
         attributes: dict[str, Any] = dict(group.attrs)
         scales = attributes.get("ome", attributes)["multiscales"][0]["datasets"]
-        arrays = [group[entry["path"]] for entry in scales]
+        arrays = [_array(group, entry["path"]) for entry in scales]
+        fitting = [array for array in arrays if max(array.shape) >= long_side]
+        chosen = min(fitting, key=lambda array: max(array.shape)) if fitting else arrays[0]
+        if chosen.nbytes > _MOST_BYTES:
+            raise ValueError(f"it declares {chosen.shape}: expected at most {_MOST_BYTES:,} bytes")
+        picture = np.asarray(chosen[...])
     except Exception as error:  # zarr raises nearly anything on what is no zarr
-        raise SlideError(
-            f"--roi {path}: cannot be read as an OME-Zarr label ({' '.join(str(error).split())})"
-        ) from None
-    fitting = [array for array in arrays if isinstance(array, zarr.Array) and max(array.shape) >= long_side]
-    chosen = min(fitting, key=lambda array: max(array.shape)) if fitting else arrays[0]
-    picture = np.asarray(chosen[...] if isinstance(chosen, zarr.Array) else ())
+        if not says_damage(error):
+            raise
+        raise SlideError(f"--roi {path}: cannot be read as an OME-Zarr label ({one_line(error, 200)})") from None
     plane = picture.reshape(picture.shape[-2:]) if picture.ndim >= 2 and picture.size else picture
     if plane.ndim != 2 or not plane.size or plane.dtype.kind not in "iub":
         raise SlideError(f"--roi {path}: expected a plane of whole numbers, found {picture.shape} {picture.dtype}")
     return plane
+
+
+def _array(group: zarr.Group, name: Any) -> zarr.Array:
+    if not isinstance(name, str) or ".." in name.split("/") or name.startswith("/"):
+        raise ValueError(f"path {name!r} leads out of the label")
+    array = group[name]
+    if not isinstance(array, zarr.Array) or not array.shape:
+        raise ValueError(f"{name}: expected an array")
+    return array
 
 
 def label_hash(path: Path) -> str:

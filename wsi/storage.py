@@ -10,7 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi.errors import StoreError
+from wsi.documents import is_of_the_name
+from wsi.errors import StoreError, one_line, says_damage
 from wsi.regular import irregular_below, read_regular
 from wsi.shards import ShardFile, open_shard
 
@@ -31,7 +32,10 @@ class Folder(Protocol):
     location: Location
 
     def read(self, keys: Sequence[str]) -> list[bytes | None]:
-        """Return whole files, None for those that are not there; `StoreError` where one cannot be read."""
+        """Return whole files, None for those that are not there.
+
+        Raises `StoreError` where one is no regular file or too large, `OSError` where the storage fails.
+        """
 
     def chunks(self, wanted: Sequence[tuple[str, int]], n_chunks: int) -> list[Bytes | None]:
         """Return compressed chunks, each given by its shard's key and its place in the shard; None where absent.
@@ -100,6 +104,8 @@ class LocalFolder:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
+            if not is_of_the_name(error):
+                raise
             raise StoreError(f"{path}: cannot be read: {error.strerror}") from None
 
     def chunks(self, wanted: Sequence[tuple[str, int]], n_chunks: int) -> list[Bytes | None]:
@@ -122,6 +128,8 @@ class LocalFolder:
         except FileNotFoundError:
             return None
         except OSError as error:
+            if not is_of_the_name(error):
+                raise
             raise StoreError(f"{path}: cannot be read: {error.strerror}") from None
 
     def array(self, key: str) -> Any:
@@ -134,9 +142,9 @@ class LocalFolder:
                 raise ValueError(odd)
             return zarr.open_array(self.path / key, mode="r")
         except Exception as error:  # zarr-python raises nearly anything on damaged files
-            if isinstance(error, MemoryError):
+            if not says_damage(error) and not (isinstance(error, OSError) and is_of_the_name(error)):
                 raise
-            raise StoreError(f"{self.path / key}: cannot be read as a zarr array ({error})") from None
+            raise StoreError(f"{self.path / key}: cannot be read as a zarr array ({one_line(error, 200)})") from None
 
     def find(self, key: str) -> list[str]:
         below = (self.path / key).rglob("*")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from wsi.atomic import PARTIAL
 from wsi.channels import smallest
 from wsi.codecs import ChunkCodec, codec
-from wsi.errors import RequestError, StoreError, masked, says_damage
+from wsi.errors import RequestError, StoreError, masked, one_line, says_damage
 from wsi.grid import Grid
 from wsi.layout import FILL, ICC_KEY, SUFFIX, shard_key
 from wsi.slide import RGB
@@ -307,7 +307,8 @@ class TileStore:
         except Exception as error:  # zarr-python raises nearly anything on damaged files
             if not says_damage(error):
                 raise
-            raise StoreError(f"{self.path}: {key} cannot be read ({error}): tile the slide again") from None
+            told = one_line(error, 200)
+            raise StoreError(f"{self.path}: {key} cannot be read ({told}): tile the slide again") from None
 
     def _column(self, name: str, dtype: type[np.generic], shape: tuple[int, ...] | None = None) -> NDArray[Any]:
         """Return a column of the tile list of the shape that it must have: one value per listed tile."""

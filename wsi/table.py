@@ -1,16 +1,14 @@
 """A table as people hand it over: comma, semicolon, tab or bar; UTF-8, UTF-16 or Windows' Latin; Excel's blank rows."""
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsi.errors import ManifestError
-from wsi.regular import read_regular
+from wsi.documents import parse_csv, read_document
+from wsi.errors import ManifestError, one_line
 
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
-_MOST_BYTES, _MOST_COLUMNS = 1 << 30, 4096
+_MOST_COLUMNS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,19 +29,22 @@ def read_table(path: Path) -> Table:
     ------
     ManifestError
         Unreadable, too large, a row has other fields than the header, or a column stands there twice.
+    OSError
+        The storage fails.
     """
+    data = read_document(path, ManifestError)
     try:
-        text = _decoded(read_regular(path, _MOST_BYTES))
+        text = _decoded(data)
         first = next((line for line in text.splitlines() if line.strip()), "")
         delimiter = max(DELIMITERS, key=first.count)
-        if first.count(delimiter) >= _MOST_COLUMNS:
+        lines = [
+            (number, [cell.strip() for cell in cells]) for number, cells in parse_csv(text, delimiter, spaces=True)
+        ]
+        filled = [(number, cells) for number, cells in lines if any(cells)]
+        if filled and len(filled[0][1]) > _MOST_COLUMNS:
             raise ValueError(f"more than {_MOST_COLUMNS} columns")
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
-        lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
-    except (OSError, ValueError, csv.Error) as error:
-        told = error.strerror if isinstance(error, OSError) else error
-        raise ManifestError(f"{path}: cannot be read as a UTF-8 CSV table: {told}") from None
-    filled = [(number, cells) for number, cells in lines if any(cells)]
+    except ValueError as error:
+        raise ManifestError(f"{path}: cannot be read as a UTF-8 CSV table: {one_line(error, 200)}") from None
     if not filled:
         return Table((), (), delimiter)
     header = filled[0][1]
@@ -65,7 +66,7 @@ def _check_names(path: Path, names: Sequence[str]) -> None:
     seen: set[str] = set()
     for name in names:
         if name.casefold() in seen:
-            raise ManifestError(f"{path}: column {name} stands twice in the header")
+            raise ManifestError(f"{path}: column {one_line(name, 60)} stands twice in the header")
         seen.add(name.casefold())
 
 

@@ -12,6 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from wsi.documents import parse_csv, read_document
+from wsi.errors import RequestError
+
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 _ESCAPED = re.compile(r"'+[=+\-@\t\r]")
 
@@ -47,22 +50,22 @@ def read_rows(path: Path) -> Iterator[list[str]]:
 
     Raises
     ------
+    RequestError
+        There is no such file, or it is no regular one.
     OSError
-        The file cannot be opened.
+        The storage fails.
     ValueError
         It is no UTF-8 CSV.
     """
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        try:
-            for row in csv.reader(file):
-                yield [plain(cell) for cell in row]
-        except csv.Error as error:
-            raise ValueError(str(error)) from None
+    for _, row in parse_csv(read_document(path, RequestError).decode("utf-8-sig")):
+        yield [plain(cell) for cell in row]
 
 
 def read_records(path: Path) -> list[dict[str, str]]:
     """Return the rows of a table of ours by column; raises as `read_rows`, and where a row is uneven."""
-    header, *rows = list(read_rows(path)) or [[]]
+    header, *rows = [row for row in read_rows(path) if row] or [[]]
+    if len(set(header)) != len(header):
+        raise ValueError("a column stands there twice")
     uneven = next((number for number, row in enumerate(rows, start=2) if len(row) != len(header)), None)
     if uneven is not None:
         raise ValueError(f"row {uneven} has {len(rows[uneven - 2])} cells, the header {len(header)}")

@@ -66,14 +66,21 @@ def verify(options: VerifyOptions, progress: Progress | None = None) -> Summary:
     progress = progress or Silent()
     threads = options.threads or usable_cpus()
     with ThreadPoolExecutor(threads) as pool:
-        outcomes = [
-            _verify_one(store, pool, 2 * threads, options.quick, progress) for store in find_stores(options.stores)
-        ]
+        outcomes = []
+        for store in find_stores(options.stores):
+            try:
+                outcomes.append(_verify_one(store, pool, 2 * threads, options.quick, progress))
+            except OSError as error:
+                told = f"the storage fails ({error}): see to it and verify again, nothing is known of the store"
+                outcomes.append(Outcome(store.image_id, Status.FAILED, told))
     return Summary("verify", outcomes, time.perf_counter() - started)
 
 
 def verify_quickly(store: TileStore) -> Outcome:
-    """Verify one store without decoding its tiles: the indexes of its shards, its metadata, tile list and pictures."""
+    """Verify one store without decoding its tiles: the indexes of its shards, its metadata, tile list and pictures.
+
+    Raises `OSError` where the storage fails: then nothing is known of the store.
+    """
     with ThreadPoolExecutor(1) as pool:
         return _verify_one(store, pool, 2, True, Silent())
 

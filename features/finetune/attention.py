@@ -1,6 +1,5 @@
 """Tiles chosen by the attention of a previous run: the table that `gigamil heatmap` writes, or one of the same form."""
 
-import csv
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,8 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi.errors import RequestError
+from wsi.errors import RequestError, one_line
 from wsi.store import TileStore
+from wsi.tables import read_records
 
 Scores = dict[tuple[int, int], float]
 """Tile row and column -> attention."""
@@ -69,16 +69,18 @@ def _by_slide(path: Path) -> dict[str, Scores]:
 def _scores(path: Path, key: str | None) -> dict[str, Scores]:
     tables: dict[str, Scores] = {}
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            for record in csv.DictReader(file):
-                value = float(record["attention"])
-                if not np.isfinite(value):
-                    raise ValueError(f"attention {value}")
-                place = (int(record["tile_row"]), int(record["tile_column"]))
-                tables.setdefault(record[key] if key else "", {})[place] = value
-    except (OSError, UnicodeDecodeError, KeyError, ValueError, TypeError, csv.Error) as error:
+        for record in read_records(path):
+            value = float(record["attention"])
+            if not np.isfinite(value):
+                raise ValueError(f"attention {value}")
+            place = (int(record["tile_row"]), int(record["tile_column"]))
+            tables.setdefault(record[key] if key else "", {})[place] = value
+    except RequestError:
+        raise
+    except (KeyError, ValueError) as error:
         wanted = ", ".join(((key,) if key else ()) + COLUMNS)
-        raise RequestError(f"--attention {path}: expected a table with {wanted}, found {error!r}") from None
+        found = one_line(repr(error), 200)
+        raise RequestError(f"--attention {path}: expected a table with {wanted}, found {found}") from None
     return tables if key else {"": tables.get("", {})}
 
 

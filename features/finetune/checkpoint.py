@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from features.tensors import read_tensors
 from wsi.atomic import write_bytes
-from wsi.errors import RequestError
+from wsi.documents import parse_json
+from wsi.errors import RequestError, one_line
 from wsi.recipe import Recipe, canonical, refuse_other_recipe
 
 Tensors = dict[str, Tensor]
@@ -61,15 +62,16 @@ def read_standing(path: Path, recipe: Recipe) -> Standing:
         The file is damaged, or of another recipe (the fields are named).
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
-            plain, found = json.loads(metadata["state"]), json.loads(metadata["recipe"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise RequestError(f"{path}: the checkpoint is damaged ({error}): delete it, or give --overwrite") from None
-    refuse_other_recipe(path, found, recipe)
-    parts: dict[str, Any] = {part: {} for part in _PARTS}
-    for name, value in tensors.items():
-        part, _, key = name.partition("/")
-        parts[part][key] = value
-    return Standing(**plain, **parts)
+        tensors, texts = read_tensors(path, RequestError)
+        plain, found = parse_json(texts["state"]), parse_json(texts["recipe"])
+        refuse_other_recipe(path, found, recipe)
+        parts: dict[str, Any] = {part: {} for part in _PARTS}
+        for name, value in tensors.items():
+            part, _, key = name.partition("/")
+            parts[part][key] = value
+        return Standing(**plain, **parts)
+    except RequestError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        told = one_line(repr(error), 200)
+        raise RequestError(f"{path}: the checkpoint is damaged ({told}): delete it, or give --overwrite") from None

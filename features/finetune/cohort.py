@@ -142,7 +142,7 @@ def _slides(
             slides.append(
                 Slide(row.image_id, row.patient_id, classes.index(row.label or ""), store.path, chosen),
             )
-        except StoreError as error:
+        except (StoreError, OSError) as error:
             failures[row.image_id] = str(error)
     return slides, failures
 

@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-from safetensors import SafetensorError, safe_open
 
 from features.finetune.checkpoint import Standing
 from features.finetune.cohort import Cohort
 from features.finetune.model import TileClassifier
 from features.finetune.options import FinetuneOptions
 from features.lineage import KEY
+from features.tensors import read_texts
 from wsi.atomic import write_bytes, write_text
+from wsi.documents import parse_json, read_document
+from wsi.errors import RequestError
 from wsi.recipe import canonical, recipe_hash, refuse_other_recipe
 from wsi.replace import refuse_foreign
 from wsi.tables import csv_text
@@ -66,8 +68,8 @@ def is_made(options: FinetuneOptions, cohort: Cohort) -> bool:
     if not options.out.exists():
         return False
     refuse_other_recipe(options.out, _recipe(options.out) or {}, cohort.recipe)
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        known = json.loads(options.beside(".json").read_text())["weights_file_sha256"]
+    with suppress(ValueError, KeyError, TypeError):
+        known = parse_json(read_document(options.beside(".json"), RequestError))["weights_file_sha256"]
         return bool(known == hashlib.sha256(options.out.read_bytes()).hexdigest())
     return False
 
@@ -88,8 +90,8 @@ def _is_ours(path: Path) -> bool:
 
 
 def _recipe(path: Path) -> dict[str, Any] | None:
-    with suppress(OSError, SafetensorError, ValueError, KeyError, TypeError), safe_open(path, framework="pt") as file:
-        return dict(json.loads(file.metadata()[KEY])["recipe"])
+    with suppress(ValueError, KeyError, TypeError):  # a RequestError of the name is a ValueError, too
+        return dict(parse_json(read_texts(path, RequestError)[KEY])["recipe"])
     return None
 
 

@@ -1,5 +1,6 @@
 """Folds of patients for fine-tuning: read from the splits.csv of a training run, or made in the same form."""
 
+import re
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -7,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from wsi.errors import RequestError
+from wsi.errors import RequestError, one_line
 from wsi.manifest import ManifestRow
 from wsi.tables import csv_text, read_records
 
+_FOLD = re.compile(r"-?\d{1,9}")
 FIELDS = ("image_id", "patient_id", "label", "center_id", "fold")
 
 
@@ -24,10 +26,13 @@ def read_folds(path: Path, rows: Sequence[ManifestRow]) -> dict[str, int]:
         ``rows`` has no fold.
     """
     try:
-        found = {r["image_id"]: (r["patient_id"], int(r["fold"])) for r in read_records(path)}
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, KeyError, ValueError) as error:
+        found = {r["image_id"]: (r["patient_id"], _fold(r["fold"])) for r in read_records(path)}
+    except RequestError:
+        raise
+    except (KeyError, ValueError) as error:
         raise RequestError(
-            f"--splits {path}: expected a table with image_id, patient_id and an integer fold, found {error!r}"
+            f"--splits {path}: expected a table with image_id, patient_id and an integer fold, found "
+            f"{one_line(repr(error), 200)}"
         ) from None
     missing = [row.image_id for row in rows if row.image_id not in found]
     if missing:
@@ -40,6 +45,12 @@ def read_folds(path: Path, rows: Sequence[ManifestRow]) -> dict[str, int]:
         if fold < 0 or folds.setdefault(patient, fold) != fold:
             raise RequestError(f"--splits {path}: patient {patient} stands in folds {folds.get(patient)} and {fold}")
     return folds
+
+
+def _fold(text: str) -> int:
+    if not _FOLD.fullmatch(text.strip()):
+        raise ValueError(f"fold {text[:40]!r}")
+    return int(text)
 
 
 def make_folds(rows: Sequence[ManifestRow], n_folds: int, seed: int) -> dict[str, int]:
@@ -71,8 +82,8 @@ def make_folds(rows: Sequence[ManifestRow], n_folds: int, seed: int) -> dict[str
 
 def splits_table(rows: Sequence[ManifestRow], folds: Mapping[str, int]) -> str:
     """Return splits.csv: one row per slide with the fold that tests it; `gigamil train --splits` takes it."""
-    told = [(r.image_id, r.patient_id, r.label, r.center_id or "", folds[r.patient_id]) for r in rows]
-    return csv_text([FIELDS, *told])
+    table = [(r.image_id, r.patient_id, r.label, r.center_id or "", folds[r.patient_id]) for r in rows]
+    return csv_text([FIELDS, *table])
 
 
 def _some(names: Sequence[str]) -> str:

@@ -6,7 +6,6 @@
 The score is the one that `gigamil compare` shows of the same combination: on the patients that all runs share.
 """
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ from mil.bootstrap import draw_patients, estimate_all
 from mil.compare import Shared, fit_stack, mean_of, mean_probs, read_shared, stack_inputs, stack_of
 from mil.metrics import Floats, finite
 from mil.run import RunFolder
+from mil.run_checks import run_json
 from wsi.errors import RequestError
 
 COMBINATIONS = ("mean", "stack")
@@ -60,10 +60,8 @@ def _named(path: Path) -> list[RunFolder]:
     if (path / "config.toml").is_file() or not table.is_file():
         return [RunFolder(path)]
     try:
-        told = [
-            (path / str(own["folder"]), str(own["recipe_hash"])) for own in json.loads(table.read_text())["folders"]
-        ]
-    except (ValueError, KeyError, TypeError):
+        told = [(path / str(own["folder"]), str(own["recipe_hash"])) for own in run_json(table)["folders"]]
+    except (KeyError, TypeError):
         raise RequestError(f"{table}: it does not name its runs: compare them again, or give each by --run") from None
     runs = [RunFolder(Path(os.path.normpath(folder))) for folder, _ in told]
     for run, (_, known) in zip(runs, told, strict=True):

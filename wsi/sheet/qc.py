@@ -71,7 +71,7 @@ def qc(options: QcOptions, progress: Progress = _SILENT) -> Summary:
             try:
                 rows.append(read_row(store))
                 outcomes.append(Outcome(store.image_id, Status.DONE))
-            except GigamilError as error:
+            except (GigamilError, OSError) as error:
                 outcomes.append(Outcome(store.image_id, Status.FAILED, str(error)))
             progress.advance(1)
         progress.end()

@@ -37,12 +37,14 @@ def estimate(metric: Metric, labels_N: Ints, probs_NC: Floats, draws_BN: Floats)
     Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13: the percentile interval.
     """
     value = float(metric(labels_N, probs_NC, ones(len(labels_N)))[0])
-    replicates = metric(labels_N, probs_NC, draws_BN)
-    replicates = replicates[np.isfinite(replicates)]
-    if len(replicates) == 0:
-        return Estimate(value, float("nan"), float("nan"))
-    low, high = np.percentile(replicates, [2.5, 97.5])
-    return Estimate(value, float(low), float(high))
+    return Estimate(value, *percentile_interval(metric(labels_N, probs_NC, draws_BN)))
+
+
+def percentile_interval(replicates_B: Floats) -> tuple[float, float]:
+    """Return the 95 % percentile interval of those replicates that are finite; NaN where none is."""
+    finite_B = replicates_B[np.isfinite(replicates_B)]
+    low, high = np.percentile(finite_B, [2.5, 97.5]) if len(finite_B) else (np.nan, np.nan)
+    return float(low), float(high)
 
 
 def estimate_all(

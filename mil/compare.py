@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mil.bootstrap import draw_patients, estimate_all
+from mil.bootstrap import draw_patients, estimate_all, percentile_interval
 from mil.delong import DeLong, delong
 from mil.evidence import read_evidence
 from mil.figures import compare_figure
@@ -220,10 +220,8 @@ def _difference(key: str, labels_P: Ints, first: Floats, second: Floats, draws_B
     """Return the metric's difference with the paired bootstrap's interval: the same draws for both."""
     weights = ones(len(labels_P))
     value = float(METRICS[key](labels_P, second, weights)[0] - METRICS[key](labels_P, first, weights)[0])
-    gaps = METRICS[key](labels_P, second, draws_BP) - base_B
-    gaps = gaps[np.isfinite(gaps)]
-    low, high = np.percentile(gaps, [2.5, 97.5]) if len(gaps) else (np.nan, np.nan)
-    return {"value": value, "low": float(low), "high": float(high)}
+    low, high = percentile_interval(METRICS[key](labels_P, second, draws_BP) - base_B)
+    return {"value": value, "low": low, "high": high}
 
 
 def _tested(labels_P: Ints, first: Floats, second: Floats) -> DeLong:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mil.bootstrap import REPLICATES, draw_groups
+from mil.bootstrap import REPLICATES, draw_groups, percentile_interval
 from mil.cohort import Cohort
 from mil.figures import survival_figure, value_figure
 from mil.metrics import Floats, Ints, finite
@@ -142,9 +142,8 @@ def _estimates(target: Target, first: Rows, scores_PC: Floats, folds_P: Rows, dr
     found = {}
     for name, measure in _measures(target, first, scores_PC, folds_P).items():
         values = np.array([measure(np.repeat(everyone, counts)) for counts in draws])
-        values = values[np.isfinite(values)]
-        low, high = np.percentile(values, [2.5, 97.5]) if len(values) else (np.nan, np.nan)
-        own = {"value": measure(everyone), "low": float(low), "high": float(high)}
+        low, high = percentile_interval(values)
+        own = {"value": measure(everyone), "low": low, "high": high}
         found[name] = finite(own)
     return found
 

@@ -9,7 +9,7 @@ from making import SEED
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, confusion_matrix, roc_auc_score
 from sklearn.metrics import roc_curve as sklearn_roc_curve
 
-from mil.bootstrap import draw_patients, estimate
+from mil.bootstrap import draw_patients, estimate, estimate_all, percentile_interval
 from mil.calibrate import fit_calibration
 from mil.metrics import (
     METRICS,
@@ -215,3 +215,19 @@ def test_the_softmax_and_the_roc_curve_are_those_of_scipy_and_scikit_learn() -> 
     np.testing.assert_allclose(roc_curve(positive, scores), [false, true])
     np.testing.assert_allclose(roc_curve(np.ones(2, bool), np.array([0.1, 0.2])), [[0, 0, 0], [0, 0.5, 1]])
     assert finite({"a": 0.5, "b": float("nan"), "c": float("-inf")}) == {"a": 0.5, "b": None, "c": None}
+
+
+def test_the_interval_leaves_out_two_and_a_half_percent_on_each_side() -> None:
+    values = np.random.default_rng(SEED).permutation(np.arange(1001.0))
+    assert percentile_interval(values) == (25, 975)
+    assert percentile_interval(np.append(values, [np.nan, np.inf])) == (25, 975)
+    assert np.isnan(percentile_interval(np.array([np.nan]))).all()
+    labels, probs = classes_of(1, 30, 2)
+    draws = draw_patients(len(labels), 3, 400)
+    assert (draws.sum(axis=1) == len(labels)).all()
+    assert np.array_equal(draws, draw_patients(len(labels), 3, 400))
+    found = estimate_all(labels, probs, draws)["brier"]
+    assert found.value == value(brier, labels, probs)
+    own = sorted(value(brier, np.repeat(labels, t), np.repeat(probs, t, axis=0)) for t in draws.astype(int))
+    assert own[9] <= found.low <= own[10]  # the tenth of 400, and the tenth from the end
+    assert own[389] <= found.high <= own[390]

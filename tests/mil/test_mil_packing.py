@@ -1,5 +1,7 @@
 """Bags as rows and offsets."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -40,7 +42,7 @@ def test_groups_are_as_large_as_they_may_be(sizes: list[int], most: int) -> None
     groups = group_by_rows(sizes, most)
     assert [i for group in groups for i in group] == list(range(len(sizes)))
     assert all(sum(sizes[i] for i in group) <= most or len(group) == 1 for group in groups)
-    for group, following in zip(groups, groups[1:], strict=False):
+    for group, following in pairwise(groups):
         assert sum(sizes[i] for i in group) + sizes[following[0]] > most
 
 

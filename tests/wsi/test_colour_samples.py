@@ -102,7 +102,9 @@ def test_grey_and_transparent_samples() -> None:
 def test_luma_and_chroma_against_the_studio_range_of_scikit_image() -> None:
     rng = np.random.default_rng(0)
     full = rng.integers(0, 256, (50, 50, 3)).astype(np.uint8)
-    studio = np.stack([16 + full[..., 0] * (219 / 255), *(128 + (full[..., c] - 128.0) * (224 / 255) for c in (1, 2))], -1)
+    studio = np.stack(
+        [16 + full[..., 0] * (219 / 255), *(128 + (full[..., c] - 128.0) * (224 / 255) for c in (1, 2))], -1
+    )
     theirs = np.clip(255 * ycbcr2rgb(studio), 0, 255)
     np.testing.assert_allclose(ycbcr_to_rgb(full), theirs, atol=0.6)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mil.bootstrap import percentile_interval
 from mil.metrics import Floats, Ints, one_hot, roc_curve
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def reliability(
         weights_BK = draws_BP[:, part] * balanced_P[part]
         total_B = weights_BK.sum(axis=1)
         shares = (weights_BK @ hits[part])[total_B > 0] / total_B[total_B > 0]
-        low, high = np.percentile(shares, [2.5, 97.5])
+        low, high = percentile_interval(shares)
         rows.append([*(np.average(v[part], weights=balanced_P[part]) for v in (scores, hits)), low, high])
     table = np.array(rows)
     return table[:, 0], table[:, 1], table[:, 2], table[:, 3]

@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+import scipy.special
 from hypothesis import given
 from hypothesis import strategies as st
 from making import SEED
-from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score
+from sklearn.metrics import average_precision_score, balanced_accuracy_score, confusion_matrix, roc_auc_score
+from sklearn.metrics import roc_curve as sklearn_roc_curve
 
-from mil.bootstrap import draw_patients, estimate
+from mil.bootstrap import draw_patients, estimate, estimate_all, percentile_interval
 from mil.calibrate import fit_calibration
 from mil.metrics import (
     METRICS,
@@ -17,6 +19,7 @@ from mil.metrics import (
     brier,
     confusion,
     ece,
+    finite,
     ones,
     roc_curve,
     softmax,
@@ -145,3 +148,86 @@ def test_temperature_shrinks_useless_logits_and_leaves_tiny_samples_alone() -> N
     told = fit_calibration("temperature", useless, labels).probabilities(useless)
     assert np.abs(told - 0.5).max() < 0.35
     assert fit_calibration("temperature", np.ones((9, 2)), np.zeros(9, int)).temperature == 1
+
+
+def classes_of(seed: int, n: int, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    labels = np.append(rng.integers(0, n_classes, n), np.arange(n_classes))
+    return labels, np.round(softmax(1.5 * rng.normal(size=(len(labels), n_classes))), 3) + 1e-3
+
+
+@pytest.mark.parametrize("n_classes", [2, 3, 4])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_metrics_of_several_classes_follow_their_definitions(seed: int, n_classes: int) -> None:
+    labels, probs = classes_of(seed, 37, n_classes)
+    probs /= probs.sum(axis=1, keepdims=True)
+    members = [labels == c for c in range(n_classes)]
+    if n_classes > 2:
+        assert value(auc, labels, probs) == pytest.approx(roc_auc_score(labels, probs, multi_class="ovr"))
+        one_hot = np.stack(members, axis=1)
+        assert value(average_precision, labels, probs) == pytest.approx(average_precision_score(one_hot, probs))
+    assert value(balanced_accuracy, labels, probs) == pytest.approx(balanced_accuracy_score(labels, probs.argmax(1)))
+    errors = [np.mean([sum((p - (j == c)) ** 2 for j, p in enumerate(row)) for row in probs[labels == c]]) for c in
+              range(n_classes)]  # fmt: skip
+    assert value(brier, labels, probs) == pytest.approx(np.mean(errors))
+    np.testing.assert_array_equal(confusion(labels, probs), confusion_matrix(labels, probs.argmax(1)))
+    gap = 0.0
+    for low in np.arange(10):
+        inside = np.floor(probs.max(axis=1) * 10) == low
+        gap += abs(sum(
+            (float(probs[i].argmax() == labels[i]) - probs[i].max()) / members[labels[i]].sum() / n_classes
+            for i in np.flatnonzero(inside)
+        ))  # fmt: skip
+    assert value(ece, labels, probs) == pytest.approx(gap)
+
+
+def test_patients_who_were_not_drawn_do_not_count() -> None:
+    labels, probs = classes_of(5, 30, 3)
+    rng = np.random.default_rng(5)
+    drawn = rng.integers(0, 3, (4, len(labels))).astype(float)
+    drawn[:, -3:] = 1
+    drawn[3, labels == 2] = 0
+    for name, metric in METRICS.items():
+        found = metric(labels, probs, drawn)
+        for own, times in zip(found[:3], drawn.astype(int), strict=False):
+            assert own == pytest.approx(value(metric, np.repeat(labels, times), np.repeat(probs, times, axis=0))), name
+        assert np.isnan(found[3]), name
+
+
+def test_certain_rows_and_ties_and_equal_classes() -> None:
+    labels = np.array([0, 1])
+    assert value(ece, labels, binary(np.array([0.0, 1.0]))) == 0  # a confidence of 1 lies in the last bin
+    assert value(weighted_log_loss, labels, binary(np.array([0.0, 1.0]))) == pytest.approx(1e-15, rel=0.2)
+    assert value(weighted_log_loss, labels, binary(np.array([1.0, 0.0]))) == pytest.approx(-np.log(1e-15))
+    tied = np.array([[0.4, 0.4, 0.2], [0.4, 0.4, 0.2], [0.2, 0.2, 0.6]])
+    assert value(balanced_accuracy, np.arange(3), tied) == pytest.approx((0.5 + 0.5 + 1) / 3)
+    even, scores = np.array([0, 1, 0, 1]), np.array([0.1, 0.2, 0.3, 0.4])
+    assert value(average_precision, even, binary(scores)) == pytest.approx((1 + 2 / 3) / 2)  # of class 1 where alike
+    assert confusion(np.array([2]), np.array([[0.2, 0.5, 0.3]])).tolist() == [[0, 0, 0], [0, 0, 0], [0, 1, 0]]
+
+
+def test_the_softmax_and_the_roc_curve_are_those_of_scipy_and_scikit_learn() -> None:
+    rng = np.random.default_rng(SEED)
+    for logits in (rng.normal(size=(2, 5, 3)), np.array([[800.0, 0, -800], [-900, -900, -901]])):
+        np.testing.assert_allclose(softmax(logits), scipy.special.softmax(logits, axis=-1))
+    positive, scores = rng.random(40) < 0.3, rng.integers(0, 12, 40) / 12
+    false, true, _ = sklearn_roc_curve(positive, scores, drop_intermediate=False)
+    np.testing.assert_allclose(roc_curve(positive, scores), [false, true])
+    np.testing.assert_allclose(roc_curve(np.ones(2, bool), np.array([0.1, 0.2])), [[0, 0, 0], [0, 0.5, 1]])
+    assert finite({"a": 0.5, "b": float("nan"), "c": float("-inf")}) == {"a": 0.5, "b": None, "c": None}
+
+
+def test_the_interval_leaves_out_two_and_a_half_percent_on_each_side() -> None:
+    values = np.random.default_rng(SEED).permutation(np.arange(1001.0))
+    assert percentile_interval(values) == (25, 975)
+    assert percentile_interval(np.append(values, [np.nan, np.inf])) == (25, 975)
+    assert np.isnan(percentile_interval(np.array([np.nan]))).all()
+    labels, probs = classes_of(1, 30, 2)
+    draws = draw_patients(len(labels), 3, 400)
+    assert (draws.sum(axis=1) == len(labels)).all()
+    assert np.array_equal(draws, draw_patients(len(labels), 3, 400))
+    found = estimate_all(labels, probs, draws)["brier"]
+    assert found.value == value(brier, labels, probs)
+    own = sorted(value(brier, np.repeat(labels, t), np.repeat(probs, t, axis=0)) for t in draws.astype(int))
+    assert own[9] <= found.low <= own[10]  # the tenth of 400, and the tenth from the end
+    assert own[389] <= found.high <= own[390]

@@ -1,5 +1,6 @@
 """Errors, recipes, claims and atomic files."""
 
+import hashlib
 import os
 import pickle
 import subprocess
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from wsi import errors
 from wsi.atomic import replacing, write_text
 from wsi.claim import claim
-from wsi.recipe import differences, recipe_hash, refuse_other_recipe
+from wsi.recipe import canonical, differences, recipe_hash, refuse_other_recipe
 
 TREE = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.GigamilError)]
 
@@ -59,6 +60,31 @@ def test_differing_fields_are_named(tmp_path: Path) -> None:
         errors.RecipeMismatchError, match=r"a\.b: found 1, wanted 2; c: found null, wanted 3.*--overwrite"
     ):
         refuse_other_recipe(tmp_path, {"a": {"b": 1}}, {"a": {"b": 2}, "c": 3})
+
+
+def test_the_text_of_a_recipe_is_one() -> None:
+    text = '{"a":[1,0.1],"b":{"c":"\\u00e9","d":null}}'
+    assert canonical({"b": {"d": None, "c": "é"}, "a": [1, 0.1]}) == text
+    assert recipe_hash({"b": {"d": None, "c": "é"}, "a": [1, 0.1]}) == hashlib.sha256(text.encode()).hexdigest()
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        canonical({"a": float("nan")})
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "told"),
+    [
+        ({"a": 1, "b": 2}, {"a": 1, "b": 2}, []),
+        ({"b": 1, "a": 1}, {"a": 2, "c": True}, ["a: found 1, wanted 2", "b: found 1, wanted null",
+                                                  "c: found null, wanted true"]),
+        ({"a": {"x": 1}}, {"a": 1}, ['a: found {"x": 1}, wanted 1']),
+        ({"a": 1}, {"a": {"x": 1}}, ['a: found 1, wanted {"x": 1}']),
+        ({"a": {"x": {"y": "1"}, "z": 0}}, {"a": {"x": {"y": 1}, "z": 0}}, ['a.x.y: found "1", wanted 1']),
+        ({"a": 1}, {"a": True}, ["a: found 1, wanted true"]),
+        ({"a": [1, 2]}, {"a": [2, 1]}, ["a: found [1, 2], wanted [2, 1]"]),
+    ],
+)  # fmt: skip
+def test_differences_of_every_kind_are_told(found: dict[str, object], wanted: dict[str, object], told: object) -> None:
+    assert differences(found, wanted) == told
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:

@@ -30,6 +30,8 @@ def test_levels_halve_until_one_tile_holds_them(height: int, width: int, tile_px
     levels = Grid(YX(height, width), tile_px).levels()
     for finer, coarser in pairwise(levels):
         assert coarser == (finer.y // 2, finer.x // 2)
+        assert max(finer) > tile_px
+        assert min(finer) > 1
     assert min(levels[-1]) >= 1
     assert max(levels[-1]) <= tile_px or min(levels[-1]) == 1
 
@@ -80,3 +82,43 @@ def test_edge_tiles_are_judged_by_what_lies_on_the_slide() -> None:
     mask[:9, :9] = 1
     np.testing.assert_allclose(tile_means(mask, 4.0, YX(3, 3), (9.0, 9.0)), 1.0)
     np.testing.assert_allclose(tile_means(mask, 4.0, YX(3, 3), (9.0, 9.5))[0], [1, 1, 1 / 1.5])
+
+
+def test_levels_shards_and_tiles_at_the_ends() -> None:
+    assert Grid(YX(512, 512), 256).levels() == [(512, 512), (256, 256)]  # fits: no further level
+    assert Grid(YX(300, 2), 64).levels() == [(300, 2), (150, 1)]  # a row of pixels cannot be halved
+    assert SHARD_TILES >> (TASK_LEVELS - 1) == 1
+    grid = Grid(YX(513, 1026), 32)
+    assert [grid.shard_tiles(level) for level in range(7)] == [16, 8, 4, 2, 1, 1, 1]
+    assert [grid.level_tiles(level) for level in range(6)] == [(17, 33), (8, 17), (4, 8), (2, 4), (1, 2), (1, 1)]
+    assert [grid.has_shard(level, YX(1, 0)) for level in (0, 1, 4)] == [True, False, False]  # 256 rows at level 1
+    assert [grid.has_shard(level, YX(0, 2)) for level in (0, 1, 2)] == [True, True, False]
+    assert grid.regions == (2, 3)
+    assert grid.region_tiles(YX(1, 2)) == (16, 32, 17, 33)
+
+
+@settings(max_examples=60)
+@given(
+    st.sampled_from([np.uint8, np.float32]), st.floats(0.6, 9.0), st.floats(1.0, 14.0), st.floats(1.0, 14.0),
+    st.integers(0, 2**32 - 1),
+)  # fmt: skip
+def test_means_are_those_of_the_area_that_a_tile_covers(
+    dtype: type, tile_o: float, height: float, width: float, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    picture = (255 * rng.random((11, 9))).astype(dtype)
+    tiles = YX(int(np.ceil(14 / tile_o)), int(np.ceil(14 / tile_o)))
+
+    def overlaps(n: int, end: float, count: int) -> np.ndarray:
+        """Return how much of each pixel each tile covers."""
+        low = np.minimum(np.arange(count) * tile_o, end)[:, None]
+        high = np.minimum(np.arange(1, count + 1) * tile_o, end)[:, None]
+        return np.clip(np.minimum(high, np.arange(n) + 1) - np.maximum(low, np.arange(n)), 0, None)
+
+    down, across = overlaps(11, min(height, 11), tiles.y), overlaps(9, min(width, 9), tiles.x)
+    area = down.sum(1)[:, None] * across.sum(1)
+    expected = np.where(area > 1e-6, down @ picture.astype(float) @ across.T / np.maximum(area, 1e-9), 0)
+    found = tile_means(picture, tile_o, tiles, (height, width))
+    sure = (area > 1e-3) | (area == 0)  # the rest is a sliver, whose mean is lost in rounding
+    np.testing.assert_allclose(found[sure], expected[sure], rtol=1e-3, atol=2e-3)
+    assert found.max() <= picture.max()

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import openslide
 import pytest
 import tifffile
 from making import RGB, picture, spoil_tile, write_deflate, write_pyramid
@@ -185,3 +186,20 @@ def test_every_real_slide_opens_or_says_why(real_slides: Path) -> None:
     assert opened["test3-DAPI-2-(387).ndpi"] == "openslide"
     assert opened["cmu_truncated_99pct.svs"] == "tiff"
     assert not {"broken.svs", "unreadable.svs", "zero_byte.svs", "libtiff_segfault.tif"} & set(opened)
+
+
+def test_what_openslide_calls_transparent_is_white(tmp_path: Path) -> None:
+    """A tile that the scanner did not write."""
+    pixels = picture(128, 192)
+    about = "Aperio Image Library v10.2.41\r\n192x128 [0,0 192x128] (64x64) |AppMag = 20|MPP = 0.4990"
+    path = tmp_path / "a.svs"
+    tifffile.imwrite(path, pixels, photometric="rgb", tile=(64, 64), description=about, metadata=None)
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        tag = tiff.pages.first.tags["TileByteCounts"]
+        tag.overwrite([0 if place == 4 else count for place, count in enumerate(tag.value)])
+    with openslide.OpenSlide(path) as slide:
+        theirs = np.asarray(slide.read_region((0, 0), 0, slide.dimensions))
+    assert (theirs[64:, 64:128] == 0).all()
+    pixels[64:, 64:128] = 255
+    for reader in ("openslide", "tiff"):
+        np.testing.assert_array_equal(whole(open_slide(path, reader)), pixels)

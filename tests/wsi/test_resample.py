@@ -1,5 +1,6 @@
 """Area averaging: exact, and without seams."""
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -63,3 +64,53 @@ def test_halving_averages_blocks_and_drops_an_odd_end() -> None:
     blocks = pixels[:6, :4].reshape(3, 2, 2, 2, 3).mean((1, 3))
     assert halve(pixels).shape == (3, 2, 3)
     np.testing.assert_allclose(halve(pixels), blocks, atol=0.51)
+
+
+@pytest.mark.parametrize(
+    ("scale", "expected"),
+    [
+        (1.0, (3, 5, 10, 11)),
+        (2.0, (6, 10, 20, 22)),
+        (3.0, (9, 15, 30, 33)),
+        (1.1, (3, 5, 11, 13)),  # 10 * 1.1 is 11.000000000000002
+        (2.5, (7, 12, 25, 28)),
+        (0.5, (0, 1, 6, 7)),  # and a pixel on each side, to be interpolated with
+    ],
+)
+def test_the_source_is_what_the_output_touches_and_no_more(scale: float, expected: tuple[int, ...]) -> None:
+    assert source_box(Box(3, 5, 10, 11), scale) == expected
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0, 3.0, 1.3, 0.6])
+@pytest.mark.parametrize("cut", [1, 64, 101])
+def test_pieces_of_a_large_box_are_the_large_box(scale: float, cut: int) -> None:
+    size = YX(150, 7)
+    pixels = noise(int(size.y * scale) + 8, int(size.x * scale) + 8)
+    whole = averaged(pixels, Box(0, 0, *size), scale).astype(int)
+    pieces = [averaged(pixels, Box(0, 0, cut, 7), scale), averaged(pixels, Box(cut, 0, 150, 7), scale)]
+    assert np.abs(np.concatenate(pieces) - whole).max() <= (0 if scale in (1, 2, 3) else 1)
+    across = [averaged(pixels, Box(0, 0, 150, 3), scale), averaged(pixels, Box(0, 3, 150, 7), scale)]
+    assert np.abs(np.concatenate(across, axis=1) - whole).max() <= (0 if scale in (1, 2, 3) else 1)
+    if scale == 1.3 and cut == 1:
+        np.testing.assert_allclose(whole, by_integral(pixels, Box(0, 0, *size), scale), atol=0.53)
+
+
+@pytest.mark.parametrize("scale", [0.25, 0.5, 0.8])
+def test_enlarging_is_opencvs_linear_interpolation(scale: float) -> None:
+    pixels = noise(72, 40)
+    out = Box(0, 0, int(72 / scale), int(40 / scale))
+    theirs = cv2.resize(pixels.astype(np.float32), (out.x1, out.y1), interpolation=cv2.INTER_LINEAR)
+    np.testing.assert_allclose(averaged(pixels, out, scale), theirs, atol=0.51)
+
+
+def test_halves_go_up_and_down_by_turns() -> None:
+    pixels = np.zeros((4, 6, 3), np.uint8)
+    pixels[::2] = 1  # each block's mean is one half
+    assert halve(pixels)[..., 0].tolist() == [[1, 0, 1], [0, 1, 0]]
+    assert halve(pixels, 1)[..., 2].tolist() == [[0, 1, 0], [1, 0, 1]]
+    assert area_average(pixels, YX(6, 4), Box(3, 2, 5, 5), 2.0)[..., 0].tolist() == [[0, 1, 0], [1, 0, 1]]
+    quarters = np.zeros((2, 4, 1), np.uint8)
+    quarters[0, 0] = quarters[:, 2] = quarters[0, 3] = 1  # 1/4 and 3/4: to the nearest, whatever the square
+    assert halve(quarters).tolist() == halve(quarters, 1).tolist() == [[[0], [1]]]
+    assert halve(pixels[:1]).shape == (0, 3, 3)
+    assert halve(pixels[:, :1]).shape == (2, 0, 3)

@@ -7,7 +7,6 @@ import typer
 
 from cli import stopping
 from cli.compare import compare
-from cli.console import stopped_in_one_line
 from cli.demo import demo
 from cli.encoders import encoders
 from cli.export import export
@@ -79,5 +78,5 @@ def _root(
 def main() -> None:
     """Run the command line."""
     stopping.listen()
-    with stopped_in_one_line():
+    with stopping.in_one_line():
         app()

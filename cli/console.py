@@ -25,7 +25,6 @@ from wsi.errors import ClaimedError, GigamilError, RequestError, masked
 from wsi.outcome import Progress as ProgressSink
 from wsi.outcome import Status, Summary
 
-_INTERRUPTED = "interrupted: run the same command again to go on where it stopped"
 stderr = Console(stderr=True, highlight=False)
 
 _NAMED = 5
@@ -82,7 +81,7 @@ def progress_bars() -> Iterator[ProgressSink]:
 def one_line_errors() -> Iterator[None]:
     """Turn the errors a user can cause into one line on standard error and an exit code: 2 wrong request, 1 failure."""
     try:
-        with stopped_in_one_line():
+        with stopping.in_one_line():
             yield
     except (RequestError, ClaimedError) as error:
         fail(str(error), 2)
@@ -91,19 +90,7 @@ def one_line_errors() -> Iterator[None]:
     except OSError as error:
         fail(f"{error.filename or 'input or output'}: {error.strerror or error}", 1)
     except KeyboardInterrupt:
-        fail(_INTERRUPTED, 130)
-
-
-@contextmanager
-def stopped_in_one_line() -> Iterator[None]:
-    """After a signal, tell so and leave, whatever was raised on the way out: threads and clusters have their own."""
-    try:
-        yield
-    except BaseException:
-        if not stopping.requested():
-            raise
-        stderr.print(f"gigamil: {_INTERRUPTED}", markup=False, soft_wrap=True)
-        stopping.leave()
+        fail(stopping.INTERRUPTED, 130)
 
 
 def fail(line: str, code: int) -> NoReturn:

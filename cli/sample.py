@@ -8,7 +8,9 @@ import typer
 
 def sample(
     out: Annotated[Path, typer.Argument(help="Folder for train.csv, test.csv, truth.csv and slides/.")],
-    patients: Annotated[int, typer.Option(help="Patients in train.csv; test.csv gets a tenth as many more.")] = 60,
+    patients: Annotated[
+        int, typer.Option(help="Patients in train.csv, 12 or more; test.csv gets a tenth as many more.")
+    ] = 60,
     seed: Annotated[int, typer.Option(help="Another seed, another cohort.")] = 7,
     size: Annotated[
         int,

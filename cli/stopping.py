@@ -7,11 +7,14 @@ leaves without waiting for anybody: processes that it started end when it is gon
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _received: list[int] = []
+INTERRUPTED = "interrupted: run the same command again to go on where it stopped"
 
 
 def listen() -> None:
@@ -30,13 +33,15 @@ def _stop(number: int, frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def requested() -> bool:
-    """Tell whether a signal has come: whatever is raised since is its echo."""
-    return bool(_received)
-
-
-def leave() -> NoReturn:
-    """End this process now, with the code of the signal."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(128 + _received[0])
+@contextmanager
+def in_one_line() -> Iterator[None]:
+    """After a signal, tell so and leave with its code, whatever was raised on the way out: it is the signal's echo."""
+    try:
+        yield
+    except BaseException:
+        if not _received:
+            raise
+        sys.stderr.write(f"gigamil: {INTERRUPTED}\n")
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(128 + _received[0])

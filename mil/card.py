@@ -27,7 +27,6 @@ def _what(evidence: Evidence) -> list[str]:
         "",
         (
             f"{TITLES.get(evidence.head, plain(evidence.head))} on tile features of whole-slide images; "
-            f""
             f"{models} models ({recipe['folds']} folds x {evidence.run.models_per_fold} a fold), logits averaged. "
             "One row of class probabilities per patient, for equal class priors."
         ),

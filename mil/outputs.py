@@ -72,10 +72,10 @@ class Tables:
         return found if ours and all(isinstance(found.get(part), dict) for part in parts) else None
 
     def write(self, recipe: Recipe, texts: Mapping[Path, str], about: Json) -> None:
-        """Write the tables, then the JSON file that vouches for them."""
+        """Write the JSON file, then the tables that it vouches for: without it they could not be told from others'."""
+        self.vouch(recipe, about, {path: hashlib.sha256(text.encode()).hexdigest() for path, text in texts.items()})
         for path, text in texts.items():
             write_text(path, text)
-        self.vouch(recipe, about, {path: hashlib.sha256(text.encode()).hexdigest() for path, text in texts.items()})
 
     def vouch(self, recipe: Recipe, about: Json, sums: Mapping[Path, str]) -> None:
         """Write the JSON file; a file that it has no sum of is one that a stopped command was writing."""

@@ -124,7 +124,8 @@ def _every_class_everywhere(folds: Ints, labels: Sequence[str], n_folds: int) ->
 def inner_split(labels: Sequence[str], patients: Sequence[str], share: float, seed: int) -> NDArray[np.bool_]:
     """Return which slides of a training fold validate: whole patients, stratified by label.
 
-    At least one patient of every class stays on each side; where a class has one patient only, it trains.
+    At least one patient of every class stays on each side; where a class has one patient only, it trains, unless
+    nobody would validate.
     """
     label_of = rarest_labels(labels, patients)
     rng = np.random.default_rng(seed)
@@ -133,6 +134,9 @@ def inner_split(labels: Sequence[str], patients: Sequence[str], share: float, se
         members = sorted(patient for patient, own in label_of.items() if own == label)
         n_val = min(max(1, round(share * len(members))), len(members) - 1)
         chosen.update(members[i] for i in rng.permutation(len(members))[:n_val])
+    everyone = sorted(label_of)
+    if not chosen and len(everyone) > 1:  # every label is one patient's alone: somebody has to validate
+        chosen.update(everyone[i] for i in rng.permutation(len(everyone))[: max(1, round(share * len(everyone)))])
     return np.array([patient in chosen for patient in patients])
 
 

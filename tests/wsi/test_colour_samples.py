@@ -24,7 +24,8 @@ ONE, TWO = YX(1, 1), YX(2, 2)
 
 
 def jpeg(ids: bytes = b"\1\2\3", *, chroma: YX = ONE, jfif: bool = False, adobe: int | None = None) -> JpegHeader:
-    return JpegHeader(0xC0, 8, YX(8, 8), ids, (chroma, *[ONE] * (len(ids) - 1)), jfif=jfif, adobe=adobe)
+    sampling = (chroma, *[ONE] * (len(ids) - 1))
+    return JpegHeader(0xC0, 8, YX(8, 8), ids, sampling, 1, len(ids), jfif=jfif, adobe=adobe)
 
 
 @pytest.mark.parametrize(

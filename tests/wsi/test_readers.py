@@ -157,12 +157,14 @@ def test_what_is_no_slide_is_refused(tmp_path: Path, name: str, content: bytes, 
     assert "\n" not in str(caught.value)
 
 
-def test_float_samples_and_stacks_are_refused(tmp_path: Path) -> None:
+def test_float_samples_are_refused_and_stacks_are_scenes(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "float.tif", np.zeros((64, 64), np.float32), tile=(32, 32))
     tifffile.imwrite(tmp_path / "stack.tif", np.zeros((5, 64, 64, 3), np.uint8), photometric="rgb", tile=(32, 32))
-    for name in ("float.tif", "stack.tif"):
-        with pytest.raises(UnreadableSlideError, match="expected"):
-            open_slide(tmp_path / name, "tiff")
+    with pytest.raises(UnreadableSlideError, match="expected"):
+        open_slide(tmp_path / "float.tif", "tiff")
+    stack = open_slide(tmp_path / "stack.tif", "tiff")
+    assert len(stack.scenes) == 5
+    assert any("of 5 is read" in note for note in stack.notes)
 
 
 def test_an_unknown_reader_is_a_wrong_request(deflate_slide: Path) -> None:

@@ -101,16 +101,3 @@ def test_enlarging_is_opencvs_linear_interpolation(scale: float) -> None:
     out = Box(0, 0, int(72 / scale), int(40 / scale))
     theirs = cv2.resize(pixels.astype(np.float32), (out.x1, out.y1), interpolation=cv2.INTER_LINEAR)
     np.testing.assert_allclose(averaged(pixels, out, scale), theirs, atol=0.51)
-
-
-def test_halves_go_up_and_down_by_turns() -> None:
-    pixels = np.zeros((4, 6, 3), np.uint8)
-    pixels[::2] = 1  # each block's mean is one half
-    assert halve(pixels)[..., 0].tolist() == [[1, 0, 1], [0, 1, 0]]
-    assert halve(pixels, 1)[..., 2].tolist() == [[0, 1, 0], [1, 0, 1]]
-    assert area_average(pixels, YX(6, 4), Box(3, 2, 5, 5), 2.0)[..., 0].tolist() == [[0, 1, 0], [1, 0, 1]]
-    quarters = np.zeros((2, 4, 1), np.uint8)
-    quarters[0, 0] = quarters[:, 2] = quarters[0, 3] = 1  # 1/4 and 3/4: to the nearest, whatever the square
-    assert halve(quarters).tolist() == halve(quarters, 1).tolist() == [[[0], [1]]]
-    assert halve(pixels[:1]).shape == (0, 3, 3)
-    assert halve(pixels[:, :1]).shape == (2, 0, 3)

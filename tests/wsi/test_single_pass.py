@@ -87,7 +87,7 @@ def test_no_tile_with_tissue_is_decoded_twice(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(wsi.plan, "plan_single_pass", planning)
     slide = TiffReader(path)  # its probe comes before anything is counted
-    monkeypatch.setattr(wsi.plan, "open_slide", lambda *_: slide)
+    monkeypatch.setattr(wsi.plan, "open_slide", lambda *_, **__: slide)
     monkeypatch.setattr(TiffReader, "_decode", counting)
     assert tile(TileOptions(slides=(path,), out=tmp_path / "out", workers=0, assume_mpp=0.5)).exit_code == 0
     assert sum(decoded.values()) > 20

@@ -190,8 +190,6 @@ def check_jpeg(payload: bytes, largest: YX, tables: bytes | None = None) -> Jpeg
 
 def _check_scan(data: bytes, start: int, header: JpegHeader) -> None:
     """Walk the markers of the only scan: restart markers in turn, then the end."""
-    if not header.restart_interval and data.count(b"\xff", start) == data.count(b"\xff\0", start) + 1:
-        return  # the end is the only marker: counting is many times as quick as walking
     restarts = 0
     for found in _MARKER_IN_SCAN.finditer(data, start):
         marker = data[found.end() - 1]

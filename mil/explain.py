@@ -25,7 +25,7 @@ from mil.metrics import Floats, Ints
 from mil.options import TrainOptions, resolve
 from mil.overlay import SlidePicture, read_stamp, save_picture
 from mil.run import RunFolder
-from mil.run_checks import run_records
+from mil.run_checks import checked_table
 from mil.splits import read_labels, read_splits
 from mil.targets import told_by
 from wsi.atomic import check_folder, write_text
@@ -110,7 +110,7 @@ def heatmap(options: HeatmapOptions, progress: Progress | None = None) -> Summar
 
 def _chosen(run: RunFolder, available: Sequence[str]) -> list[str]:
     """Return the slides of most interest, by what the run told of its own."""
-    rows = [row for row in run_records(run.path / "oof.csv", ("level",)) if row["level"] == "slide"]
+    rows = [row for row in checked_table(run.path / "oof.csv", ("level",)) if row["level"] == "slide"]
     return of_interest(rows, run.classes, available)
 
 

@@ -32,20 +32,6 @@ def run_json(path: Path, *, finite: bool = False) -> dict[str, Any]:
     return content
 
 
-def run_records(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
-    """Return the rows of a run's table, which has these columns; raises as `run_json`."""
-    try:
-        records = read_records(path)
-    except RequestError:
-        raise
-    except ValueError as error:
-        raise damaged(path, str(error)) from None
-    absent = [name for name in columns if records and name not in records[0]]
-    if absent:
-        raise damaged(path, f"column {absent[0]} is missing")
-    return records
-
-
 def checked_table(path: Path, texts: Sequence[str], numbers: Sequence[str] = ()) -> list[dict[str, str]]:
     """Return the rows of a table of the run, in which these columns stand, ``numbers`` finite in every row.
 

@@ -39,8 +39,9 @@ def read_scores(path: Path, image_ids: Collection[str] | None = None, outputs: i
     RequestError
         The table is not there, or not as it was written.
     """
-    first = checked_table(path, ("image_id", "part"))[0]
-    names = _outputs(len(first) - 2 if outputs is None else outputs)
+    if outputs is None:
+        outputs = len(checked_table(path, ("image_id", "part"))[0]) - 2
+    names = _outputs(outputs)
     rows = checked_table(path, ("image_id", "part"), names)
     for row in rows:
         if row["part"] not in ("val", "test") or (image_ids is not None and row["image_id"] not in image_ids):

@@ -30,7 +30,7 @@ from mil.options import TrainOptions
 from mil.ranks import Ranks
 from wsi.documents import parse_json, read_document
 from wsi.errors import ItemError, RequestError
-from wsi.interrupts import interrupts_held
+from wsi.interrupt import interrupts_held
 
 Done = Callable[[FitJob, dict[str, float]], None]
 """Called with each model and its facts as it is finished."""

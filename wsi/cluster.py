@@ -13,7 +13,7 @@ from distributed import Client, LocalCluster
 
 from wsi.cpu import usable_cpus
 from wsi.errors import RequestError
-from wsi.interrupts import interrupts_held
+from wsi.interrupt import interrupts_held
 from wsi.replace import discard, temporary_path
 
 _CONNECT_SECONDS = 10

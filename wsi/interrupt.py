@@ -1,9 +1,11 @@
-"""Stopping at once: signals that interrupt a process that we start, and threads that are told to end."""
+"""Stopping at once: who gets Ctrl-C, signals that interrupt a process that we start, threads that are told to end."""
 
 import ctypes
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 THREAD_PREFIX = "gigamil-"
@@ -33,3 +35,13 @@ def interrupt_thread(thread: threading.Thread) -> None:
     """Raise `SystemExit` in the thread, before its next Python instruction: between two calls of torch, for one."""
     if thread.ident is not None and thread.is_alive():
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
+
+
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Hold Ctrl-C back until the block ends; threads and processes that are started inside never get it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -17,8 +17,8 @@ def compare(
 ) -> None:
     """Compare runs on the patients they share: intervals, paired differences, DeLong's test, a page with a plot."""
     from cli.console import one_line_errors, run_stage
-    from mil.compare import CompareOptions
-    from mil.compare import compare as run
+    from mil.report.compare import CompareOptions
+    from mil.report.compare import compare as run
 
     with one_line_errors():
         options = CompareOptions(runs=tuple(runs), out=out, seed=seed, overwrite=overwrite)

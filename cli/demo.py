@@ -65,7 +65,7 @@ def _sample(demo: _Demo) -> "Stage":
 
 
 def _tile(demo: _Demo) -> "Stage":
-    from wsi.tiler import TileOptions, tile
+    from wsi.tiling.tiler import TileOptions, tile
 
     options = TileOptions(
         slides=(demo.out / "cohort" / "slides",), out=demo.out / "stores", assume_mpp=0.5, workers=demo.workers
@@ -74,7 +74,7 @@ def _tile(demo: _Demo) -> "Stage":
 
 
 def _extract(demo: _Demo) -> "Stage":
-    from features.extract import ExtractOptions, extract
+    from features.extraction.extract import ExtractOptions, extract
 
     options = ExtractOptions(
         stores=(demo.out / "stores",), out=demo.out / "bags", encoder="texture", nproc=demo.workers
@@ -96,7 +96,7 @@ def _train(demo: _Demo) -> "Stage":
 
 
 def _predict(demo: _Demo) -> "Stage":
-    from mil.predict import PredictOptions, predict
+    from mil.inference.predict import PredictOptions, predict
 
     options = PredictOptions(
         run=demo.out / "run",
@@ -108,8 +108,8 @@ def _predict(demo: _Demo) -> "Stage":
 
 
 def _heatmap(demo: _Demo) -> "Stage":
-    from mil.explain import HeatmapOptions, heatmap
-    from wsi.manifest import load_manifest
+    from mil.inference.heatmap import HeatmapOptions, heatmap
+    from wsi.cohort.manifest import load_manifest
 
     options = HeatmapOptions(
         run=demo.out / "run",

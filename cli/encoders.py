@@ -8,7 +8,7 @@ import typer
 from cli.options import Json
 
 if TYPE_CHECKING:
-    from features.encoder import EncoderEntry
+    from features.encoders.registry import EncoderEntry
 
 Row = dict[str, Any]
 """Name, dim, input_px, mpp (um/px), crop_pct, gated, licence, description; None where it is not one for all models."""
@@ -25,7 +25,7 @@ def encoders(
     from rich.table import Column, Table
 
     from cli.console import one_line_errors, stderr
-    from features.encoder import entries
+    from features.encoders.registry import entries
 
     with one_line_errors():
         known, cautions = entries()

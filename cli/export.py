@@ -43,7 +43,7 @@ def export(
     from wsi.export.ome_zarr import OmeZarrOptions, export_ome_zarr
 
     if _kind(item) == "run":
-        from mil.export import RunExportOptions, export_run
+        from mil.inference.export import RunExportOptions, export_run
 
         with one_line_errors():
             run_options = RunExportOptions(
@@ -59,7 +59,7 @@ def export(
         run_stage(lambda progress: export_run(run_options, progress), json_output=json)
         return
     if _kind(item) == "bags" and stamp:
-        from features.stamp import StampOptions, export_stamp
+        from features.bags.stamp import StampOptions, export_stamp
 
         stamp_options = StampOptions(bags=(Path(item),), out=out, overwrite=overwrite)
         run_stage(lambda progress: export_stamp(stamp_options, progress), json_output=json)

@@ -57,9 +57,9 @@ def extract(
     Finished bags are skipped. A run that was stopped goes on where it was.
     """
     from cli.console import one_line_errors, run_stage
-    from features.encoder import JOINED
-    from features.extract import ExtractOptions
-    from features.extract import extract as run
+    from features.encoders.registry import JOINED
+    from features.extraction.extract import ExtractOptions
+    from features.extraction.extract import extract as run
 
     names = encoder or ["texture"]
     with one_line_errors():

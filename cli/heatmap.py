@@ -26,8 +26,8 @@ def heatmap(
     surest wrong one and the least sure one, then more of these in turns.
     """
     from cli.console import one_line_errors, run_stage
-    from mil.explain import HeatmapOptions
-    from mil.explain import heatmap as run
+    from mil.inference.heatmap import HeatmapOptions
+    from mil.inference.heatmap import heatmap as run
 
     with one_line_errors():
         options = HeatmapOptions(

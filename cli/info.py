@@ -35,7 +35,7 @@ def info(
 
     from cli.console import one_line_errors
     from wsi.errors import masked
-    from wsi.info import InfoOptions, describe_all
+    from wsi.qc.info import InfoOptions, describe_all
 
     with one_line_errors():
         options = InfoOptions(target_mpp=mpp, assume_mpp=assume_mpp, reader=reader, scene=scene, verify=verify)
@@ -70,7 +70,7 @@ def _show_resolutions(console: "Console", rows: list[dict[str, Any]]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from wsi.info import count_resolutions
+    from wsi.qc.info import count_resolutions
 
     table = Table("um/px", "from", "slides", "", title="Resolutions")
     for group in count_resolutions(rows):

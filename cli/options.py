@@ -36,7 +36,7 @@ def with_columns(verb: Callable[..., None]) -> Callable[..., None]:
     def choose(columns: str | None) -> None:
         if columns:
             from cli.console import one_line_errors
-            from wsi.manifest import NAMES, parse_columns
+            from wsi.cohort.manifest import NAMES, parse_columns
 
             with one_line_errors():
                 parse_columns(columns)
@@ -50,7 +50,7 @@ def claiming(verb: Callable[..., None]) -> Callable[..., None]:
 
     def choose(no_lock: bool) -> None:
         if no_lock:
-            from wsi.claim import NO_LOCK
+            from wsi.files.claim import NO_LOCK
 
             os.environ[NO_LOCK] = "1"  # for the processes that this one starts, too
 

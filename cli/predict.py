@@ -46,9 +46,9 @@ def predict(
     from cli.console import one_line_errors, run_stage
     from mil.inference.combine import is_run
     from mil.inference.inputs import sort_items
-    from mil.predict import PredictOptions
-    from mil.predict import predict as run
-    from mil.slides import SlideOptions
+    from mil.inference.predict import PredictOptions
+    from mil.inference.predict import predict as run
+    from mil.inference.slides import SlideOptions
     from wsi.errors import RequestError
 
     with one_line_errors():

@@ -15,8 +15,8 @@ def qc(
 ) -> None:
     """Write a contact sheet of a cohort: overview, tissue outline, quality numbers, warnings; the odd slides first."""
     from cli.console import one_line_errors, run_stage
-    from wsi.sheet.qc import QcOptions
-    from wsi.sheet.qc import qc as run
+    from wsi.qc.sheet import QcOptions
+    from wsi.qc.sheet import qc as run
 
     with one_line_errors():
         options = QcOptions(stores=tuple(stores), out=out)

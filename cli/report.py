@@ -16,8 +16,8 @@ def report(
 ) -> None:
     """Write report.html (one self-contained page) and model_card.md of a finished run."""
     from cli.console import one_line_errors, run_stage
-    from mil.report import ReportOptions
-    from mil.report import report as run
+    from mil.report.report import ReportOptions
+    from mil.report.report import report as run
 
     with one_line_errors():
         options = ReportOptions(run=run_folder, bags=tuple(bags or ()), stores=tuple(stores or ()))

@@ -23,8 +23,8 @@ def similar(
 ) -> None:
     """Find the known cases most like each slide; name the slides that are like none of them."""
     from cli.console import one_line_errors, run_stage
-    from mil.similar import SimilarOptions
-    from mil.similar import similar as run
+    from mil.inference.similar import SimilarOptions
+    from mil.inference.similar import similar as run
 
     with one_line_errors():
         options = SimilarOptions(

@@ -58,10 +58,10 @@ def tile(
 ) -> None:
     """Cut slides into tile stores (OME-Zarr), one per slide."""
     from cli.console import one_line_errors, run_stage
+    from wsi.cohort.summary_table import check_summary_path, write_summary
     from wsi.errors import RequestError
-    from wsi.summary_table import check_summary_path, write_summary
-    from wsi.tiler import TileOptions
-    from wsi.tiler import tile as run
+    from wsi.tiling.tiler import TileOptions
+    from wsi.tiling.tiler import tile as run
 
     with one_line_errors():
         if summary:

@@ -89,10 +89,10 @@ def train(
 ) -> None:
     """Train an attention model and its baselines by cross-validation; write a run folder with a report."""
     from cli.console import one_line_errors, run_stage
-    from mil.ending import ending_of_repeats, ending_of_run, lines_of
-    from mil.options import TrainOptions
+    from mil.run.ending import ending_of_repeats, ending_of_run, lines_of
     from mil.search import read_settings
     from mil.train import train as run
+    from mil.training.options import TrainOptions
     from wsi.errors import RequestError
 
     def _told(ending: dict[str, Any]) -> dict[str, Any]:

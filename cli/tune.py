@@ -28,8 +28,8 @@ def tune(
 ) -> None:
     """Search for good settings; report the score of search and training together, by nested cross-validation."""
     from cli.console import one_line_errors, run_stage
-    from mil.ending import ending_of_search, lines_of
-    from mil.options import TrainOptions
+    from mil.run.ending import ending_of_search, lines_of
+    from mil.training.options import TrainOptions
     from mil.tune import TuneOptions
     from mil.tune import tune as run
 

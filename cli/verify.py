@@ -18,12 +18,12 @@ def verify(
     """Check that tile stores are whole, every shard, every chunk, the tile list; or bags, every row."""
     from cli.console import one_line_errors, run_stage
     from wsi.errors import RequestError
-    from wsi.verify import VerifyOptions
-    from wsi.verify import verify as run
+    from wsi.store.verify import VerifyOptions
+    from wsi.store.verify import verify as run
 
     bags = [Path(item) for item in items if _holds_bags(Path(item))]
     if bags:
-        from features.verify import VerifyBagsOptions, verify_bags
+        from features.bags.verify import VerifyBagsOptions, verify_bags
 
         with one_line_errors():
             if len(bags) < len(items):

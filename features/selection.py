@@ -8,7 +8,7 @@ import numpy.typing as npt
 from wsi.errors import RequestError, StoreError
 from wsi.recipe import Recipe
 from wsi.scores.completed import completed_score
-from wsi.store import TileStore
+from wsi.store.tile_store import TileStore
 
 SELECTIONS = ("all", "darkness", "tissue", "texture", "random")
 

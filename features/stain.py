@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from wsi.errors import RequestError
-from wsi.store import TileStore
+from wsi.store.tile_store import TileStore
 
 STAINS = ("none", "background", "reinhard", "macenko")
 SAMPLE_TILES = 32

@@ -6,8 +6,8 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from wsi.documents import check_document, is_of_the_name
 from wsi.errors import GigamilError, one_line
+from wsi.files.documents import check_document, is_of_the_name
 
 
 def read_tensors(path: Path, wrong: type[GigamilError]) -> tuple[dict[str, Tensor], dict[str, str]]:

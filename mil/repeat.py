@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from mil.options import TrainOptions
-from mil.run import RunFolder
+from mil.run.folder import RunFolder
 from mil.train import train
-from wsi.atomic import write_text
+from mil.training.options import TrainOptions
 from wsi.errors import RequestError
+from wsi.files.atomic import write_text
+from wsi.files.csv_table import csv_text
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
-from wsi.tables import csv_text
 
 
 def train_repeatedly(options: TrainOptions, repeats: int, progress: Progress | None = None) -> Summary:

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from wsi.atomic import write_text
-from wsi.documents import parse_json, read_document
 from wsi.errors import BagError, RequestError, one_line
+from wsi.files.atomic import write_text
+from wsi.files.documents import parse_json, read_document
 
 Json = dict[str, Any]
 Loss = Callable[[Json, int], float]

@@ -9,29 +9,29 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from features.device import device_of_rank
 from features.distributed import Place, process_group, torchrun_place
-from mil.cohort import Cohort
-from mil.distil import check_teacher
-from mil.evaluate import evaluate, evidence_of
-from mil.evaluate_target import evaluate_target
-from mil.evidence import read_history
-from mil.jobs import FitJob
-from mil.leaks import OTHERS, pictures
-from mil.material import Material, gather
-from mil.metrics import Ints
-from mil.options import TrainOptions, resolve
-from mil.report import ReportOptions, report
-from mil.run import RunFolder, prepare_run
-from mil.splits import write_splits
-from mil.trackers import check_trackers, publish
-from mil.workers import fit_all, fit_in_group, is_whole
-from wsi.claim import claim
+from features.encoders.device import device_of_rank
+from mil.data.cohort import Cohort
+from mil.data.duplicates import OTHERS, pictures
+from mil.data.splits import write_splits
+from mil.evaluation.evaluate import evaluate, evidence_of
+from mil.report.evaluate_target import evaluate_target
+from mil.report.report import ReportOptions, report
+from mil.run.evidence import read_history
+from mil.run.folder import RunFolder, prepare_run
+from mil.run.trackers import check_trackers, publish
+from mil.targets.metrics import Ints
+from mil.training.distil import check_teacher
+from mil.training.jobs import FitJob
+from mil.training.options import TrainOptions, resolve
+from mil.training.training_data import Material, gather
+from mil.training.workers import fit_all, fit_in_group, is_whole
+from wsi.cohort.manifest import ManifestRow
 from wsi.errors import GigamilError, RequestError
-from wsi.manifest import ManifestRow
+from wsi.files.claim import claim
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.recipe import recipe_hash
-from wsi.store import TileStore, find_stores
+from wsi.store.tile_store import TileStore, find_stores
 
 __all__ = ["TrainOptions", "train"]
 
@@ -233,7 +233,7 @@ def _report(
 def check_trainable(cohort: Cohort, folds: Ints) -> None:
     """Raise `RequestError` unless every training fold has two patients of every class with tiles."""
     if cohort.target is not None:
-        return  # `mil.task` has counted the patients
+        return  # `mil.targets.task` has counted the patients
     for fold in np.unique(folds[folds >= 0]):
         chosen = (folds != fold) & (folds >= 0) & cohort.usable_N
         for number, name in enumerate(cohort.classes):

@@ -20,24 +20,24 @@ from typing import Any
 
 import numpy as np
 
-from mil.bootstrap import draw_groups, estimate_all
-from mil.calibrate import Calibration, fit_calibration
-from mil.cohort import Cohort
-from mil.fit import fit
-from mil.fusion import APART
+from mil.data.cohort import Cohort
+from mil.data.several_encoders import APART
+from mil.data.splits import outer_folds
+from mil.evaluation.bootstrap import draw_groups, estimate_all
+from mil.evaluation.calibrate import Calibration, fit_calibration
 from mil.heads import HEADS
-from mil.jobs import FitJob
-from mil.material import Material, gather
-from mil.metrics import METRICS, Floats, Ints, finite, ones
-from mil.options import TrainOptions, resolve
-from mil.scores import Scores, patient_logits, read_scores
+from mil.run.scores import Scores, patient_logits, read_scores
 from mil.search import Search
-from mil.splits import outer_folds
+from mil.targets.metrics import METRICS, Floats, Ints, finite, ones
 from mil.train import check_trainable
-from mil.workers import deterministic, is_whole
-from wsi.atomic import check_folder, make_folder, write_text
-from wsi.claim import claim
+from mil.training.fit import fit
+from mil.training.jobs import FitJob
+from mil.training.options import TrainOptions, resolve
+from mil.training.training_data import Material, gather
+from mil.training.workers import deterministic, is_whole
 from wsi.errors import RequestError
+from wsi.files.atomic import check_folder, make_folder, write_text
+from wsi.files.claim import claim
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.recipe import Recipe, recipe_hash, refuse_other_recipe
 

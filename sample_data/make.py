@@ -23,9 +23,9 @@ from sample_data.plan import PlannedSlide, SampleOptions, plan_cohort
 from sample_data.spec import SlideSpec, Square
 from sample_data.tiff import write_slide
 from sample_data.tissue import lay_out
-from wsi.atomic import make_folder, replacing, write_text
-from wsi.claim import claim
 from wsi.errors import GigamilError, RecipeMismatchError, RequestError
+from wsi.files.atomic import make_folder, replacing, write_text
+from wsi.files.claim import claim
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.recipe import Recipe, differences
 

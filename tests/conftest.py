@@ -7,9 +7,9 @@ import pytest
 from hypothesis import settings
 from making import RGB, SEED, picture, write_deflate, write_pyramid
 
-from wsi.options import TileOptions
-from wsi.store import TileStore
-from wsi.tiler import tile
+from wsi.store.tile_store import TileStore
+from wsi.tiling.options import TileOptions
+from wsi.tiling.tiler import tile
 
 settings.register_profile("fixed", deadline=None, derandomize=True)
 settings.load_profile("fixed")

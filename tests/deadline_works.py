@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 
-from mil.deadline import Channel
+from mil.inference.deadline import Channel
 from wsi.errors import RequestError
 
 

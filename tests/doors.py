@@ -26,26 +26,26 @@ import tomli_w
 import torch
 from fuzzing import spoil
 
-from features.bag import feature_rows, read_coords, read_header
+from features.bags.bag import feature_rows, read_coords, read_header
+from features.encoders.lineage import read_lineage
+from features.encoders.weights import load_weights
 from features.finetune.attention import AttentionTables
 from features.finetune.checkpoint import read_standing
 from features.finetune.splits import read_folds
-from features.lineage import read_lineage
-from features.weights import load_weights
-from mil.checkpoint import read_checkpoint
-from mil.ensemble import load_ensemble, scales_of
-from mil.evidence import read_evidence
-from mil.options import TrainOptions
-from mil.outputs import Tables
-from mil.run import RunFolder
-from mil.scores import read_scores
+from mil.data.splits import folds_of, read_labels, read_patients, read_pictures
+from mil.models.ensemble import load_ensemble, scales_of
+from mil.run.evidence import read_evidence
+from mil.run.folder import RunFolder
+from mil.run.outputs import Tables
+from mil.run.scores import read_scores
 from mil.search import _read as read_search
-from mil.splits import folds_of, read_labels, read_patients, read_pictures
+from mil.training.checkpoint import read_checkpoint
+from mil.training.options import TrainOptions
+from wsi.cohort.manifest import load_manifest
 from wsi.errors import GigamilError
-from wsi.manifest import load_manifest
 from wsi.recipe import recipe_hash
-from wsi.roi import read_regions, roi_mask
-from wsi.store import TileStore
+from wsi.store.tile_store import TileStore
+from wsi.tissue.roi import read_regions, roi_mask
 from wsi.units import YX
 
 MEMORY = 3 << 30

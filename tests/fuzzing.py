@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from wsi.errors import GigamilError
-from wsi.resolution import resolve_mpp
-from wsi.scaling import choose_scaling
+from wsi.readers.resolution import resolve_mpp
 from wsi.slide import open_slide
+from wsi.tiling.scaling import choose_scaling
 from wsi.units import Box
 
 MEMORY = 3 << 30

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from mil.heads import HeadSpec
-from mil.model import BagModel
-from mil.packing import pack
-from mil.target_metrics import macro_auc
-from mil.targets import ClassTarget
+from mil.models.model import BagModel
+from mil.ragged.packing import pack
+from mil.targets.target_metrics import macro_auc
+from mil.targets.targets import ClassTarget
 
 DIM = 16
 """Features of the unit tests' instances."""

@@ -8,7 +8,7 @@ import pytest
 import typer
 
 from cli.app import app
-from features.presets import PRESETS
+from features.encoders.presets import PRESETS
 from mil.heads import HEADS
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import save_file
 from witness import Witness, facts, grid, instances
 
-from features.bag import write_bag
+from features.bags.bag import write_bag
 from features.finetune.checkpoint import Standing, write_standing
-from mil.checkpoint import Progression, write_checkpoint
 from mil.train import train
-from wsi.store import TileStore
+from mil.training.checkpoint import Progression, write_checkpoint
+from wsi.store.tile_store import TileStore
 
 DOORS = Path(__file__).parent / "doors.py"
 SEED = 11

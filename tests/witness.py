@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from features.bag import BagFacts
-from mil.options import TrainOptions
+from features.bags.bag import BagFacts
+from mil.training.options import TrainOptions
 from wsi.outcome import Summary
 
 DIM = 24

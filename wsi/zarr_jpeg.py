@@ -15,7 +15,7 @@ from zarr.core.array_spec import ArraySpec
 from zarr.core.buffer import Buffer, NDBuffer
 from zarr.registry import get_codec_class, register_codec
 
-from wsi.readers.jpeg import jpeg_header
+from wsi.pixels.jpeg import jpeg_header
 
 NAME = "imagecodecs_jpeg"
 

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi.errors import RequestError, one_line
-from wsi.store import TileStore
-from wsi.tables import read_records
+from wsi.files.csv_table import read_records
+from wsi.store.tile_store import TileStore
 
 Scores = dict[tuple[int, int], float]
 """Tile row and column -> attention."""

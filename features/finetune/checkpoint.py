@@ -9,9 +9,9 @@ import safetensors.torch
 from torch import Tensor
 
 from features.tensors import read_tensors
-from wsi.atomic import write_bytes
-from wsi.documents import parse_json
 from wsi.errors import RequestError, one_line
+from wsi.files.atomic import write_bytes
+from wsi.files.documents import parse_json
 from wsi.recipe import Recipe, canonical, refuse_other_recipe
 
 Tensors = dict[str, Tensor]

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from features.encoder import EncoderSpec
+from features.encoders.lineage import Lineage, patient_sha256, read_lineage, splits_hash
+from features.encoders.spec import EncoderSpec
 from features.finetune.attention import AttentionTables, choice_digest
 from features.finetune.options import FinetuneOptions
 from features.finetune.splits import make_folds, read_folds, splits_table
-from features.lineage import Lineage, patient_sha256, read_lineage, splits_hash
+from wsi.cohort.manifest import ManifestRow, check_one_label_per_patient, load_manifest
 from wsi.errors import RequestError, StoreError
-from wsi.manifest import ManifestRow, check_one_label_per_patient, load_manifest
 from wsi.recipe import Recipe, recipe_hash
-from wsi.store import TileStore, find_stores
+from wsi.store.tile_store import TileStore, find_stores
 
 ALGORITHM = 1
 """Raised when the same options come to mean another training."""

@@ -5,8 +5,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from features.device import TileInput
-from features.encoder import EncoderSpec
+from features.encoders.spec import EncoderSpec
+from features.encoders.tile_input import TileInput
 from features.finetune.augment import coloured
 from features.finetune.pieces import Piece
 
@@ -14,8 +14,9 @@ from features.finetune.pieces import Piece
 class TrainInput:
     """Turns a piece into the model's input and targets.
 
-    Resizing is the encoder's own (`features.device.TileInput`), to ``size`` pixels per side. With ``mixed``, each tile
-    is blended with the next of its batch, which the piece brings along (mixup, arXiv 1710.09412), and so are targets.
+    Resizing is the encoder's own (`features.encoders.tile_input.TileInput`), to ``size`` pixels per side. With
+    ``mixed``, each tile is blended with the next of its batch, which the piece brings along (mixup, arXiv 1710.09412),
+    and so are targets.
     """
 
     def __init__(self, spec: EncoderSpec, device: torch.device, size: int, *, mixed: bool) -> None:

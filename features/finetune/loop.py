@@ -18,9 +18,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from features.device import TileInput, autocast
 from features.distributed import Place
-from features.encoder import EncoderSpec
+from features.encoders.device import autocast
+from features.encoders.spec import EncoderSpec
+from features.encoders.tile_input import TileInput
 from features.finetune.batches import VALIDATION, Draw, bounds, draw_tiles, generator, steps_of
 from features.finetune.checkpoint import Standing, write_standing
 from features.finetune.cohort import Cohort

@@ -8,9 +8,9 @@ are those of the architecture, which timm leaves at 0 unless its card says other
 import torch
 from torch import Tensor, nn
 
-from features.encoder import EncoderSpec
+from features.encoders.spec import EncoderSpec
+from features.encoders.timm_encoder import TimmEncoder
 from features.finetune.options import FinetuneOptions
-from features.timm_encoder import TimmEncoder
 from wsi.errors import RequestError
 
 NORMS = nn.modules.batchnorm._BatchNorm

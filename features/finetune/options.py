@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from features.device import AUTO, PRECISIONS
-from features.encoder import WeightsChoice
+from features.encoders.device import AUTO, PRECISIONS
+from features.encoders.spec import WeightsChoice
 from wsi.errors import RequestError
 from wsi.recipe import Recipe
 

@@ -15,7 +15,7 @@ from features.finetune.batches import Draw, bounds
 from features.finetune.cohort import Slide
 from features.finetune.options import FinetuneOptions
 from wsi.ordered import ordered
-from wsi.store import TileStore
+from wsi.store.tile_store import TileStore
 
 Ints = NDArray[np.int64]
 

@@ -15,18 +15,18 @@ from typing import Any
 
 import safetensors.torch
 
+from features.encoders.lineage import KEY
 from features.finetune.checkpoint import Standing
 from features.finetune.cohort import Cohort
 from features.finetune.model import TileClassifier
 from features.finetune.options import FinetuneOptions
-from features.lineage import KEY
 from features.tensors import read_texts
-from wsi.atomic import write_bytes, write_text
-from wsi.documents import parse_json, read_document
 from wsi.errors import RequestError
+from wsi.files.atomic import write_bytes, write_text
+from wsi.files.csv_table import csv_text
+from wsi.files.documents import parse_json, read_document
+from wsi.files.replace import refuse_foreign
 from wsi.recipe import canonical, recipe_hash, refuse_other_recipe
-from wsi.replace import refuse_foreign
-from wsi.tables import csv_text
 
 
 def write_results(options: FinetuneOptions, cohort: Cohort, model: TileClassifier, standing: Standing) -> None:

@@ -10,24 +10,25 @@ from typing import Any
 import torch
 from torch.distributed import Store  # type: ignore[attr-defined]
 
-from features.device import (
+from features.distributed import JOINED, Group, Message, Place, RankEnd, process_group, run_ranks, torchrun_place
+from features.encoders.device import (
     check_precision,
     device_of_rank,
     reproducible_arithmetic,
     resolve_device,
     resolve_precision,
 )
-from features.distributed import JOINED, Group, Message, Place, RankEnd, process_group, run_ranks, torchrun_place
-from features.encoder import EncoderSpec, build_encoder
+from features.encoders.registry import build_encoder
+from features.encoders.spec import EncoderSpec
+from features.encoders.timm_encoder import TimmEncoder
 from features.finetune.checkpoint import Standing, read_standing
 from features.finetune.cohort import Cohort, gather
 from features.finetune.loop import Report, Setting, Trainer
 from features.finetune.model import build_model
 from features.finetune.options import FinetuneOptions
 from features.finetune.results import is_made, last_facts, write_results
-from features.timm_encoder import TimmEncoder
-from wsi.claim import claim
 from wsi.errors import GigamilError, ItemError, RequestError
+from wsi.files.claim import claim
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 
 AGAIN = "run the same command again to go on from the checkpoint"

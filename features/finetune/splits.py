@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from wsi.cohort.manifest import ManifestRow
 from wsi.errors import RequestError, one_line
-from wsi.manifest import ManifestRow
-from wsi.tables import csv_text, read_records
+from wsi.files.csv_table import csv_text, read_records
 
 _FOLD = re.compile(r"-?\d{1,9}")
 FIELDS = ("image_id", "patient_id", "label", "center_id", "fold")

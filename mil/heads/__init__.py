@@ -11,7 +11,7 @@ from mil.heads.head import Head, HeadOutput, HeadSpec, Truth
 from mil.heads.max_pool import MaxPool
 from mil.heads.mean_mlp import MeanMlp
 from mil.heads.mean_pool import MeanPool
-from mil.heads.output import dynamic_margins
+from mil.heads.parts.output import dynamic_margins
 from mil.heads.transformer import Transformer
 from mil.heads.transmil import TransMil
 from wsi.errors import RequestError

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mil.heads.attention import AttentionRows
 from mil.heads.head import Head, HeadOutput, HeadSpec, Truth
-from mil.heads.output import Output
-from mil.instances import Instances
-from mil.pooling import pool, scores_alone
-from mil.segments import split
+from mil.heads.parts.attention import AttentionRows
+from mil.heads.parts.output import Output
+from mil.ragged.instances import Instances
+from mil.ragged.pooling import pool, scores_alone
+from mil.ragged.segments import split
 
 BRANCHES = 5
 MASKED_TOP = 10

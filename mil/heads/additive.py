@@ -7,10 +7,10 @@ arXiv 2206.01794.
 import torch
 from torch import Tensor, nn
 
-from mil.heads.attention import AttentionRows
 from mil.heads.head import Head, HeadOutput, HeadSpec, Truth
-from mil.instances import Instances, wide
-from mil.segments import segment_softmax, segment_sum
+from mil.heads.parts.attention import AttentionRows
+from mil.ragged.instances import Instances, wide
+from mil.ragged.segments import segment_softmax, segment_sum
 
 
 class Additive(Head):

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mil.heads.attention import AttentionRows
 from mil.heads.head import Head, HeadOutput, HeadSpec, Truth
-from mil.heads.output import Output
-from mil.instances import Instances, wide
-from mil.pooling import Pooled, pool
-from mil.segments import split
+from mil.heads.parts.attention import AttentionRows
+from mil.heads.parts.output import Output
+from mil.ragged.instances import Instances, wide
+from mil.ragged.pooling import Pooled, pool
+from mil.ragged.segments import split
 
 SAMPLED = 8
 """Instances taken from the top, and from the bottom, of each bag's attention."""

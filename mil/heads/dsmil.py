@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from mil.heads.head import Head, HeadOutput, HeadSpec, Truth
-from mil.instances import Instances, wide
-from mil.segments import segment_max, split
+from mil.ragged.instances import Instances, wide
+from mil.ragged.segments import segment_max, split
 
 
 class Dsmil(Head):

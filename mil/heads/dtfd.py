@@ -11,11 +11,11 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor
 
-from mil.heads.attention import AttentionRows
 from mil.heads.head import Head, HeadOutput, HeadSpec, Truth
-from mil.heads.output import Output
-from mil.instances import Instances
-from mil.pooling import pool
+from mil.heads.parts.attention import AttentionRows
+from mil.heads.parts.output import Output
+from mil.ragged.instances import Instances
+from mil.ragged.pooling import pool
 
 PSEUDO_BAGS = 5
 """Pseudo-bags of a bag; one with fewer instances has one for each."""

@@ -4,11 +4,11 @@ Source: Ilse, Tomczak and Welling, Attention-based Deep Multiple Instance Learni
 equation 9.
 """
 
-from mil.heads.attention import AttentionRows
 from mil.heads.head import Head, HeadOutput, HeadSpec, Truth
-from mil.heads.output import Output
-from mil.instances import Instances
-from mil.pooling import pool
+from mil.heads.parts.attention import AttentionRows
+from mil.heads.parts.output import Output
+from mil.ragged.instances import Instances
+from mil.ragged.pooling import pool
 
 
 class GatedAbmil(Head):

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
-from mil.instances import Instances
+from mil.ragged.instances import Instances
 from wsi.errors import RequestError
 
 OUTPUTS = ("linear", "arcface")

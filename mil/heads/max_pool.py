@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from mil.heads.head import Head, HeadOutput, HeadSpec, Truth
-from mil.instances import Instances, wide
-from mil.segments import segment_max, segment_softmax, split
+from mil.ragged.instances import Instances, wide
+from mil.ragged.segments import segment_max, segment_softmax, split
 
 
 class MaxPool(Head):

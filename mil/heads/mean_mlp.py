@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from mil.heads.head import Head, HeadOutput, HeadSpec, Truth
-from mil.heads.output import Output
-from mil.instances import Instances, wide
-from mil.pooling import pool
+from mil.heads.parts.output import Output
+from mil.ragged.instances import Instances, wide
+from mil.ragged.pooling import pool
 
 
 class MeanMlp(Head):

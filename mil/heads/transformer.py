@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mil.heads.head import Head, HeadOutput, HeadSpec, Truth
-from mil.heads.output import Output
-from mil.instances import Instances, wide
-from mil.segments import split
+from mil.heads.parts.output import Output
+from mil.ragged.instances import Instances, wide
+from mil.ragged.segments import split
 
 MOST_HEADS = 8
 

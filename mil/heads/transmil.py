@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from mil.heads.head import Head, HeadOutput, HeadSpec, Truth
-from mil.heads.nystrom import NystromAttention
-from mil.heads.output import Output
+from mil.heads.parts.nystrom import NystromAttention
+from mil.heads.parts.output import Output
 from mil.heads.transformer import attention_heads
-from mil.instances import Instances, wide
-from mil.segments import split
+from mil.ragged.instances import Instances, wide
+from mil.ragged.segments import split
 
 
 class Ppeg(nn.Module):

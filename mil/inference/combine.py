@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from mil.bootstrap import draw_patients, estimate_all
-from mil.compare import Shared, fit_stack, mean_of, mean_probs, read_shared, stack_inputs, stack_of
-from mil.metrics import Floats, finite
-from mil.run import RunFolder
-from mil.run_checks import run_json
+from mil.evaluation.bootstrap import draw_patients, estimate_all
+from mil.report.compare import Shared, fit_stack, mean_of, mean_probs, read_shared, stack_inputs, stack_of
+from mil.run.checks import run_json
+from mil.run.folder import RunFolder
+from mil.targets.metrics import Floats, finite
 from wsi.errors import RequestError
 
 COMBINATIONS = ("mean", "stack")

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from features.bag import BagHeader, find_bags, read_header
+from features.bags.bag import BagHeader, find_bags, read_header
 from mil.inference.combine import is_run
-from mil.run import RunFolder
+from mil.run.folder import RunFolder
 from wsi.errors import BagError, RequestError
 
 _NO_SLIDES = frozenset({".csv", ".tsv", ".txt", ".xlsx", ".json", ".toml", ".html", ".md", ".zip", ".safetensors"})

@@ -13,14 +13,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mil.calibrate import Calibration
-from mil.ensemble import Ensemble, scales_of
-from mil.metrics import Floats
-from mil.portable import Floats32, OneBag, Predict, largest_difference, onnx_predict, write_onnx
-from mil.run import RunFolder
-from mil.targets import told_by
-from wsi.atomic import replacing, write_text
+from mil.evaluation.calibrate import Calibration
+from mil.inference.portable import Floats32, OneBag, Predict, largest_difference, onnx_predict, write_onnx
+from mil.models.ensemble import Ensemble, scales_of
+from mil.run.folder import RunFolder
+from mil.targets.metrics import Floats
+from mil.targets.targets import told_by
 from wsi.errors import RequestError
+from wsi.files.atomic import replacing, write_text
 
 TOLD = {"classes": "probabilities", "labels": "probabilities", "value": "values", "survival": "risks"}
 """Target -> the name of the graph's second output."""

@@ -29,17 +29,19 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from features.device import TileInput, autocast, reproducible_arithmetic
-from features.encoder import WeightsChoice, build_encoder
-from features.extract import ExtractOptions, extract
-from features.stream import GPU_LANES
+from features.encoders.device import autocast, reproducible_arithmetic
+from features.encoders.registry import build_encoder
+from features.encoders.spec import WeightsChoice
+from features.encoders.tile_input import TileInput
+from features.extraction.extract import ExtractOptions, extract
+from features.extraction.stream import GPU_LANES
 from sample_data.make import make_slide
 from sample_data.spec import SlideSpec
 from wsi.cpu import usable_cpus
 from wsi.memory import keep_freed_memory
 from wsi.outcome import Silent
-from wsi.store import find_stores
-from wsi.tiler import TileOptions, tile
+from wsi.store.tile_store import find_stores
+from wsi.tiling.tiler import TileOptions, tile
 
 SIDE_PX = 3000
 TILE_PX = 224

@@ -30,13 +30,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from features.bag import BagFacts, write_bag
+from features.bags.bag import BagFacts, write_bag
 from mil.heads import HeadSpec
-from mil.model import BagModel
-from mil.options import TrainOptions
-from mil.packing import group_by_rows, pack
-from mil.targets import ClassTarget
+from mil.models.model import BagModel
+from mil.ragged.packing import group_by_rows, pack
+from mil.targets.targets import ClassTarget
 from mil.train import train
+from mil.training.options import TrainOptions
 from wsi.cpu import usable_cpus
 
 DIM, HIDDEN, ATTENTION = 1024, 512, 256
@@ -72,7 +72,7 @@ def make_bags(sizes: list[int]) -> list[np.ndarray]:
 
 
 def our_step(bags: list[np.ndarray]) -> Step:
-    """Return a training step of this package, as `mil.fit` takes it: at most `MAX_ROWS` instances at once."""
+    """Return a training step of this package, as `mil.training.fit` takes it: at most `MAX_ROWS` instances at once."""
     model = BagModel(spec()).train()
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     target = ClassTarget(np.arange(len(bags), dtype=np.int64) % 2, 2)

@@ -14,8 +14,8 @@ from statistics import median
 import numpy as np
 import zarr
 
-from wsi.layout import shard_key
-from wsi.store import TileStore
+from wsi.store.layout import shard_key
+from wsi.store.tile_store import TileStore
 
 ROUNDS = 5
 

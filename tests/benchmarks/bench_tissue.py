@@ -18,7 +18,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tissue_pictures import HELD_OUT, TUNED, UM_PER_PX, Picture, pictures
 
-from wsi.tissue import Mask, find_tissue
+from wsi.tissue.mask import Mask, find_tissue
 
 _PAIR_PX = 420
 

@@ -33,10 +33,10 @@ from rich.table import Table
 from sample_data.make import make_slide
 from sample_data.spec import SlideSpec
 from wsi.cpu import usable_cpus
-from wsi.options import TileOptions
-from wsi.readers.tiff_reader import TiffReader
-from wsi.store import TileStore
-from wsi.tiler import tile
+from wsi.readers.tiff.reader import TiffReader
+from wsi.store.tile_store import TileStore
+from wsi.tiling.options import TileOptions
+from wsi.tiling.tiler import tile
 
 ROUNDS = 3
 COPIES = 4
@@ -262,11 +262,11 @@ def memory(folder: Path) -> list[dict[str, object]]:
 
 
 def _warm() -> None:
-    import wsi.tiler  # noqa: F401
+    import wsi.tiling.tiler  # noqa: F401
 
 
 def _sleep(_: int) -> None:
-    import wsi.tiler  # noqa: F401
+    import wsi.tiling.tiler  # noqa: F401
 
     time.sleep(0.5)
 

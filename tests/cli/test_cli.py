@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.app import app
-from wsi.store import TileStore
+from wsi.store.tile_store import TileStore
 
 GIGAMIL = Path(sys.executable).with_name("gigamil")
 SMALL = ("--patients", "20", "--size", "3000")

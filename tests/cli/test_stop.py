@@ -13,7 +13,7 @@ import pytest
 import tifffile
 from witness import DIM, facts, grid
 
-from features.bag import write_bag
+from features.bags.bag import write_bag
 
 ROOT = Path(__file__).resolve().parents[2]
 SOON = 10.0

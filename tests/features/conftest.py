@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from features.bag import BagFacts
-from wsi.store import TileStore
+from features.bags.bag import BagFacts
+from wsi.store.tile_store import TileStore
 
 torch.set_num_threads(1)
 

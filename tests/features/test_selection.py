@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from features.bag import find_bags, read_coords, read_features, read_header
-from features.extract import ExtractOptions, extract, options_of
+from features.bags.bag import find_bags, read_coords, read_features, read_header
+from features.extraction.extract import ExtractOptions, extract, options_of
 from features.selection import Selection
 from features.views import GREY, JITTERS, VIEWS
 from wsi.errors import RequestError
 from wsi.outcome import Status
 from wsi.scores.completed import completed_score
-from wsi.store import TileStore
+from wsi.store.tile_store import TileStore
 
 TIMM = {"encoder": "timm:test_vit.r160_in1k", "random_weights": 0, "device": "cpu"}
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from skimage.color import lab2rgb, rgb2lab
 
-from features.bag import find_bags, read_features, read_header
-from features.extract import ExtractOptions, extract
+from features.bags.bag import find_bags, read_features, read_header
+from features.extraction.extract import ExtractOptions, extract
 from features.stain import (
     REFERENCE_LAB_MEAN,
     REFERENCE_LAB_STD,
@@ -20,7 +20,7 @@ from features.stain import (
     fit_stain,
 )
 from wsi.errors import RequestError
-from wsi.store import TileStore
+from wsi.store.tile_store import TileStore
 
 STAINS = np.array([[0.65, 0.35], [0.70, 0.80], [0.29, 0.48]])
 """Two stains that are not the reference's."""

@@ -9,9 +9,9 @@ import torch
 from making import SEED
 from witness import DIM, Trained, Witness, facts, grid, instances
 
-from features.bag import write_bag
+from features.bags.bag import write_bag
 from mil.train import train
-from wsi.store import TileStore
+from wsi.store.tile_store import TileStore
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """Are the tests able to fail? Small mistakes are made in the modules where a silent one costs most; tests must notice.
 
     make mutants                                   a random sample of each module's mutants
-    python tests/mutants/run.py wsi/grid.py --all  every mutant of one module
+    python tests/mutants/run.py wsi/store/grid.py --all  every mutant of one module
 
 cosmic-ray makes the mutants, in a copy of the tree. A mutant is killed when the module's nearest tests fail or do not
 end. Survivors are printed with their line; some of them mean the same as the original.
@@ -24,20 +24,27 @@ SAMPLE = 30
 TIMEOUT = 120.0
 """Seconds that the tests of one mutant may take."""
 MODULES: dict[str, tuple[str, ...]] = {
-    "wsi/grid.py": ("tests/wsi/test_grid.py",),
-    "wsi/resample.py": ("tests/wsi/test_resample.py",),
+    "wsi/store/grid.py": ("tests/wsi/store/test_grid.py",),
+    "wsi/pixels/resample.py": ("tests/wsi/pixels/test_resample.py",),
     "wsi/recipe.py": ("tests/wsi/test_foundations.py",),
-    "wsi/tile_recipe.py": ("tests/wsi/test_tile_recipe.py",),
-    "wsi/pyramid.py": ("tests/wsi/test_level_writer.py", "tests/wsi/test_pyramid.py"),
-    "wsi/finish.py": ("tests/wsi/test_pyramid.py", "tests/wsi/test_tiler.py", "tests/wsi/test_store.py"),
-    "wsi/readers/colour.py": ("tests/wsi/test_colour_samples.py", "tests/wsi/test_colour_table.py"),
-    "features/bag.py": ("tests/features/test_bag.py", "tests/features/test_bag_door.py"),
-    "features/bag_content.py": ("tests/features/test_bag_door.py", "tests/features/test_bag.py"),
-    "mil/splits.py": ("tests/mil/test_mil_splits.py",),
-    "mil/packing.py": ("tests/mil/test_mil_packing.py",),
-    "mil/metrics.py": ("tests/mil/test_mil_metrics.py", "tests/mil/test_mil_within_folds.py"),
-    "mil/calibrate.py": ("tests/mil/test_mil_calibration_fit.py", "tests/mil/test_mil_calibration.py"),
-    "mil/oof.py": ("tests/mil/test_mil_calibration.py", "tests/mil/test_mil_train.py"),
+    "wsi/tiling/tile_recipe.py": ("tests/wsi/tiling/test_tile_recipe.py",),
+    "wsi/store/pyramid.py": ("tests/wsi/store/test_level_writer.py", "tests/wsi/store/test_pyramid.py"),
+    "wsi/tiling/finish.py": (
+        "tests/wsi/store/test_pyramid.py",
+        "tests/wsi/tiling/test_tiler.py",
+        "tests/wsi/store/test_store.py",
+    ),
+    "wsi/pixels/colour.py": ("tests/wsi/pixels/test_colour_samples.py", "tests/wsi/pixels/test_colour_table.py"),
+    "features/bags/bag.py": ("tests/features/bags/test_bag.py", "tests/features/bags/test_bag_door.py"),
+    "features/bags/content.py": ("tests/features/bags/test_bag_door.py", "tests/features/bags/test_bag.py"),
+    "mil/data/splits.py": ("tests/mil/data/test_splits.py",),
+    "mil/ragged/packing.py": ("tests/mil/ragged/test_packing.py",),
+    "mil/targets/metrics.py": ("tests/mil/targets/test_metrics.py", "tests/mil/evaluation/test_within_folds.py"),
+    "mil/evaluation/calibrate.py": (
+        "tests/mil/evaluation/test_calibration_fit.py",
+        "tests/mil/evaluation/test_calibration.py",
+    ),
+    "mil/evaluation/oof.py": ("tests/mil/evaluation/test_calibration.py", "tests/mil/training/test_train.py"),
 }
 """Each module, and the tests nearest to it, the quickest first."""
 CONFIG = """

@@ -12,8 +12,8 @@ import tifffile
 from sample_data.make import make_cohort
 from sample_data.plan import PlannedSlide, SampleOptions, plan_cohort
 from sample_data.spec import CENTERS
+from wsi.cohort.manifest import check_disjoint, load_manifest
 from wsi.errors import RecipeMismatchError, RequestError
-from wsi.manifest import check_disjoint, load_manifest
 from wsi.outcome import Status, Summary
 
 PATIENTS = 12

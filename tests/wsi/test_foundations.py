@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsi import errors
-from wsi.atomic import replacing, write_text
-from wsi.claim import claim
+from wsi.files.atomic import replacing, write_text
+from wsi.files.claim import claim
 from wsi.recipe import canonical, differences, recipe_hash, refuse_other_recipe
 
 TREE = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.GigamilError)]
@@ -104,7 +104,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 
 def test_a_claim_keeps_others_out_and_ends_with_its_holder(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from wsi.claim import claim\n"
+        "import sys, time; from pathlib import Path; from wsi.files.claim import claim\n"
         "with claim(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(60)"
     )
     output = tmp_path / "x.zarr"

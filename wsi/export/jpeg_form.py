@@ -9,8 +9,8 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi.readers.colour import jpeg_space
-from wsi.readers.jpeg import ADOBE, JFIF, SCAN, SEQUENTIAL, jpeg_header, segments
+from wsi.pixels.colour import jpeg_space
+from wsi.pixels.jpeg import ADOBE, JFIF, SCAN, SEQUENTIAL, jpeg_header, segments
 
 _SUBSAMPLING = {(1, 1): "444", (2, 1): "422", (2, 2): "420"}
 

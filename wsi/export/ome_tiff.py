@@ -23,21 +23,21 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from wsi.atomic import replacing
-from wsi.claim import claim
-from wsi.codecs import Jpeg
 from wsi.cpu import usable_cpus
 from wsi.errors import RecipeMismatchError, RequestError, StoreError
 from wsi.export.jpeg_form import JpegForm, jpeg_form
 from wsi.export.ome_xml import ome_xml
-from wsi.layout import FILL, shard_key
+from wsi.files.atomic import replacing
+from wsi.files.claim import claim
+from wsi.files.regular import check_regular
+from wsi.files.replace import refuse_input
 from wsi.ordered import ordered
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.recipe import recipe_hash
-from wsi.regular import check_regular
-from wsi.replace import refuse_input
-from wsi.storage import Location
-from wsi.store import TileStore
+from wsi.store.codecs import Jpeg
+from wsi.store.folder import Location
+from wsi.store.layout import FILL, shard_key
+from wsi.store.tile_store import TileStore
 from wsi.units import YX, ceil_div
 
 COMPRESSIONS = ("auto", "deflate", "zstd", "jpeg")

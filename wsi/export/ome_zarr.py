@@ -17,19 +17,19 @@ from typing import Any
 import imagecodecs
 import numpy as np
 
-from wsi.atomic import replacing, write_text
-from wsi.claim import claim
 from wsi.cpu import usable_cpus
 from wsi.errors import RequestError
 from wsi.export.ome_xml import ome_xml
-from wsi.layout import FILL, multiscales, omero
+from wsi.files.atomic import replacing, write_text
+from wsi.files.claim import claim
+from wsi.files.regular import read_regular
+from wsi.files.replace import discard, put, refuse_foreign, refuse_input, temporary_path
 from wsi.ordered import ordered
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.recipe import recipe_hash, refuse_other_recipe
-from wsi.regular import read_regular
-from wsi.replace import discard, put, refuse_foreign, refuse_input, temporary_path
-from wsi.storage import Location
-from wsi.store import TileStore
+from wsi.store.folder import Location
+from wsi.store.layout import FILL, multiscales, omero
+from wsi.store.tile_store import TileStore
 from wsi.units import YX, Box, ceil_div
 
 _LEAST_CHUNK_PX = 1024

@@ -16,10 +16,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi.arrays import RGB
 from wsi.errors import DamagedSlideError, UnreadableSlideError, says_damage
-from wsi.readers.icc import checked_profile, to_srgb
-from wsi.resample import area_average, source_box
-from wsi.slide import DAMAGED_RGB, RGB, Level, Scene
+from wsi.pixels.icc import checked_profile, to_srgb
+from wsi.pixels.resample import area_average, source_box
+from wsi.readers.protocol import DAMAGED_RGB, Level, Scene
 from wsi.units import YX, Box, ceil_div
 
 CACHE_BYTES = 16 << 20

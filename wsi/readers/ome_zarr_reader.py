@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from wsi.arrays import RGB
 from wsi.errors import UnreadableSlideError
 from wsi.readers.mosaic import Mosaic, TileGrid, one_line
+from wsi.readers.protocol import Level, MppClaim, Opening, Scene
 from wsi.readers.scenes import choose_scene, is_beside, refuse_scene, scene_notes
-from wsi.readers.tiff_layout import MAX_TILE_BYTES
-from wsi.slide import RGB, Level, MppClaim, Opening, Scene
+from wsi.readers.tiff.layout import MAX_TILE_BYTES
 from wsi.units import YX, Box
 
 _UM = {"micrometer": 1.0, "millimeter": 1e3, "centimeter": 1e4, "meter": 1e6, "nanometer": 1e-3, "um": 1.0, "µm": 1.0}

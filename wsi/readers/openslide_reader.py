@@ -8,12 +8,13 @@ import openslide
 from openslide import OpenSlide, OpenSlideError
 from tifffile import TiffFile
 
+from wsi.arrays import RGB
 from wsi.errors import DamagedSlideError, UnreadableSlideError
-from wsi.readers.icc import checked_profile, to_srgb
+from wsi.pixels.icc import checked_profile, to_srgb
+from wsi.readers.protocol import DAMAGED_RGB, Level, MppClaim, Opening, Scene, level_downsample
 from wsi.readers.scenes import refuse_scene, scene_notes, tiff_scenes
-from wsi.readers.tiff_directories import lost_directory
-from wsi.readers.tiff_metadata import positive
-from wsi.slide import DAMAGED_RGB, RGB, Level, MppClaim, Opening, Scene, level_downsample
+from wsi.readers.tiff.directories import lost_directory
+from wsi.readers.tiff.metadata import positive
 from wsi.units import YX, Box
 
 _GENERIC = "generic-tiff"

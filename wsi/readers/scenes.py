@@ -13,7 +13,7 @@ from pathlib import Path
 from tifffile import TiffFile, TiffPage, TiffPageSeries
 
 from wsi.errors import NotASlideError, UnreadableSlideError
-from wsi.slide import Scene
+from wsi.readers.protocol import Scene
 from wsi.units import YX
 
 _MASK, _REDUCED = 4, 1

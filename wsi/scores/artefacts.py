@@ -12,11 +12,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi.density import densities, mean_density
+from wsi.arrays import RGB
 from wsi.scores.duplicates import Repeats, find_repeats
-from wsi.scores.pen import pen_mask
-from wsi.slide import RGB
-from wsi.tissue import Tissue
+from wsi.tissue.density import densities, mean_density
+from wsi.tissue.mask import Tissue
+from wsi.tissue.pen import pen_mask
 
 Mask = NDArray[np.uint8]
 """uint8 (h, w), 1 = artefact, in the overview's frame."""
@@ -45,7 +45,7 @@ def artefact_masks(overview: RGB, tissue: Mask, um_per_px: float, background: tu
     Returns
     -------
     dict
-        ``pen``: see `wsi.scores.pen`. ``fold``: tissue far denser and more strongly coloured than the slide's tissue.
+        ``pen``: see `wsi.tissue.pen`. ``fold``: tissue far denser and more strongly coloured than the slide's tissue.
         ``bubble``: what absorbs light without a stain's colour, such as rims of bubbles, edges of cover slips, dirt.
     """
     if 2 * um_per_px <= _FINE_ENOUGH_UM and min(tissue.shape) > 1:

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi.scores.quality import TILE_SCORES, tile_scores
-from wsi.store import TileStore
+from wsi.store.tile_store import TileStore
 
 _BATCH = 64
 

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi.density import largest_density
-from wsi.slide import RGB
+from wsi.arrays import RGB
+from wsi.tissue.density import largest_density
 
 Mask = NDArray[np.uint8]
 """uint8 (h, w), 1 = tissue, in the overview's frame."""

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi.slide import RGB
+from wsi.arrays import RGB
 
 TILE_SCORES = ("focus", "texture")
 """What `tile_scores` returns."""

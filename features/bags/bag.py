@@ -1,0 +1,324 @@
+"""The bag: one HDF5 file per slide, the features of its tiles in the store's tile order.
+
+    features   (N, D) float16 (or float32), contiguous (so that it can be memory-mapped)   attributes: name, encoder
+    coords     (N, 2) int64, (x, y) level-0 pixels of the slide               attributes: as TRIDENT writes them
+    root       format, image_id, mpp, recipe, recipe_hash, provenance, content_sha256
+
+CLAM, TRIDENT, Patho-Bench and torchmil open it. Theirs are read, too (see `features.bags.forms`).
+In the file (x, y); everywhere in this software (y, x): the exchange happens here and nowhere else.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from features.bags.content import Floats, content_of, stored_rows
+from features.bags.forms import OpenBag, header_facts, is_in_um, open_bag, um_coords_message, xy_rows
+from features.bags.hdf5 import Attributes, read_hdf5, writing_hdf5
+from wsi.errors import BagError, RequestError
+from wsi.files.regular import open_regular
+from wsi.recipe import Recipe, canonical, recipe_hash
+
+FORMAT = "gigamil-bag/1"
+_MARK_WITHIN = 1 << 20
+"""Bytes from either end of a file among which HDF5 keeps the root's attributes."""
+POWERS = (1.25, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0)
+"""Nominal objective powers; the exact um/px stands beside them, at the root."""
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class BagHeader:
+    """What is known of a bag without reading its rows."""
+
+    path: Path
+    image_id: str
+    n_tiles: int
+    dim: int
+    encoder: str
+    """Name of the encoder; empty where the file does not tell."""
+    recipe: Recipe
+    """Empty in a file of another tool."""
+    recipe_hash: str
+    provenance: dict[str, Any]
+    tile_px_l0: float
+    """Level-0 pixels per tile side; 0.0 where the file does not tell and the coordinates do not show it."""
+    level0_shape_yx: tuple[int, int] | None
+    """Level-0 pixels of the slide."""
+    mpp: float | None
+    """um/px at which the tiles were taken; of TRIDENT's bags by the nominal objective power."""
+    tile_px: float | None = None
+    """Pixels per tile side at that um/px, where the file tells it."""
+    content_sha256: str = ""
+    """Of features and coordinates, as written; empty in a file of another tool."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BagFacts:
+    """What is written beside the rows."""
+
+    image_id: str
+    encoder: str
+    recipe: Recipe
+    provenance: dict[str, Any]
+    """JSON values; no path, host or time, so that one recipe gives one file."""
+    tile_px: int
+    """Pixels per tile side, as the encoder's tiles were cut."""
+    l0_px_per_px: float
+    """Level-0 pixels of the slide per tile pixel."""
+    level0_shape_yx: tuple[int, int]
+    mpp: float
+    """um/px of the tiles."""
+
+
+def write_bag(
+    path: Path, blocks: Sequence[Floats], coords_l0_yx: Ints, facts: BagFacts, dtype: str = "float16"
+) -> None:
+    """Write a bag, whole or not at all.
+
+    Parameters
+    ----------
+    path
+        The bag; an existing one is replaced.
+    blocks
+        (n_i, D) arrays of any float type whose rows, one after the other, are the tiles; at least one, which may have
+        no rows. They are written one at a time, so they may be memory-mapped.
+    coords_l0_yx
+        (N, 2) top-left corners, (y, x) level-0 pixels.
+    facts
+        What is written beside them.
+    dtype
+        Of the features in the file: ``float16`` or ``float32``.
+
+    Raises
+    ------
+    BagError
+        A value is NaN, infinite, or too large for the type (the message names the tile); the numbers of rows differ; or
+        the disk is full.
+    """
+    n_tiles, dim = sum(len(block) for block in blocks), blocks[0].shape[1]
+    if coords_l0_yx.shape != (n_tiles, 2):
+        raise BagError(f"{path.name}: expected one (y, x) per tile: {n_tiles} tiles, coordinates {coords_l0_yx.shape}")
+    with writing_hdf5(path, is_our_bag) as file:
+        _write(file, path.name, blocks, (n_tiles, dim, dtype), coords_l0_yx, facts)
+
+
+def is_our_bag(path: Path) -> bool:
+    """Tell whether a file is a bag that this package wrote; what is empty or cut short is nobody's, and counts, too."""
+    try:
+        with open_regular(path) as file:
+            size = file.seek(0, 2)
+            for start in {0, max(0, size - _MARK_WITHIN)}:
+                file.seek(start)
+                if FORMAT.partition("/")[0].encode() in file.read(_MARK_WITHIN):
+                    return True
+    except OSError:
+        return False
+    return size == 0 or _is_cut_short(path)
+
+
+def _is_cut_short(path: Path) -> bool:
+    try:
+        with h5py.File(path, "r", locking=False):
+            return False
+    except OSError as error:
+        return "truncated file" in str(error)
+
+
+def _write(
+    file: Any, name: str, blocks: Sequence[Floats], form: tuple[int, int, str], coords_l0_yx: Ints, facts: BagFacts
+) -> None:
+    *shape, dtype = form
+    coords_xy = np.ascontiguousarray(coords_l0_yx[:, ::-1], dtype=np.int64)
+    digest = hashlib.sha256()
+    features = file.create_dataset("features", shape=tuple(shape), dtype=dtype)
+    row = 0
+    for block in blocks:
+        stored = stored_rows(name, block, row, coords_l0_yx, dtype)
+        if len(stored):
+            features[row : row + len(stored)] = stored
+        digest.update(stored.data)
+        row += len(stored)
+    coords = file.create_dataset("coords", data=coords_xy)
+    digest.update(coords_xy.data)
+    features.attrs.update({"name": facts.image_id, "encoder": facts.encoder})
+    coords.attrs.update(_trident_attributes(facts))
+    file.attrs.update(_root_attributes(facts, digest.hexdigest()))
+
+
+def nominal_power(mpp: float) -> float:
+    """Return the nominal objective power nearest to ``mpp`` um/px (0.5 is 20x), as a ratio."""
+    return min(POWERS, key=lambda power: abs(np.log(power * mpp / 10)))
+
+
+def _trident_attributes(facts: BagFacts) -> dict[str, Any]:
+    height, width = facts.level0_shape_yx
+    return {
+        "patch_size": facts.tile_px,
+        "patch_size_level0": round(facts.tile_px * facts.l0_px_per_px),
+        "level0_magnification": _whole(nominal_power(facts.mpp / facts.l0_px_per_px)),
+        "target_magnification": _whole(nominal_power(facts.mpp)),
+        "overlap": 0,
+        "name": facts.image_id,
+        "savetodir": "",
+        "level0_width": width,
+        "level0_height": height,
+    }
+
+
+def _whole(power: float) -> int | float:
+    return int(power) if power == int(power) else power
+
+
+def _root_attributes(facts: BagFacts, content_sha256: str) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "image_id": facts.image_id,
+        "mpp": facts.mpp,
+        "tile_px_l0": facts.tile_px * facts.l0_px_per_px,
+        "recipe": canonical(facts.recipe),
+        "recipe_hash": recipe_hash(facts.recipe),
+        "provenance": canonical(facts.provenance),
+        "content_sha256": content_sha256,
+    }
+
+
+def read_header(path: Path) -> BagHeader:
+    """Read what a bag says of itself.
+
+    Raises
+    ------
+    BagError
+        The file is missing, truncated, no bag, has other numbers of features and coordinates, or values of attributes
+        that cannot be.
+    OSError
+        The storage fails.
+    """
+    return read_hdf5(path, lambda file: _header(open_bag(file, path)))
+
+
+def _header(bag: OpenBag) -> BagHeader:
+    n_tiles, dim = bag.shape
+    return BagHeader(path=bag.path, n_tiles=n_tiles, dim=dim, **header_facts(bag))
+
+
+def read_features(path: Path) -> Floats:
+    """Read the features into memory: as `feature_rows`."""
+    return np.array(feature_rows(path))
+
+
+def read_coords(path: Path, l0_mpp: float | None = None) -> Ints:
+    """Read the tiles' top-left corners: (N, 2) int64, (y, x) level-0 pixels.
+
+    ``l0_mpp`` (um/px of the slide's level 0) is needed for files in micrometres (STAMP's), and only for them.
+
+    Raises
+    ------
+    BagError
+        No usable ``coords``; or they are in micrometres and ``l0_mpp`` is not given.
+    OSError
+        The storage fails.
+    """
+
+    def read(file: Any) -> npt.NDArray[Any]:
+        bag = open_bag(file, path)
+        xy = xy_rows(bag)
+        if not is_in_um(bag):
+            return xy
+        if l0_mpp is None:
+            raise BagError(um_coords_message(path))
+        return np.asarray(xy, dtype=np.float64) / l0_mpp
+
+    return np.ascontiguousarray(np.rint(read_hdf5(path, read)[:, ::-1]).astype(np.int64))
+
+
+def feature_rows(path: Path) -> Floats:
+    """Return the features (N, D), float16 or float32, memory-mapped where the file holds them so, else read.
+
+    All are read once: their content is checked. A memory map holds no open file, and keeps in memory only the rows that
+    are in use: a bag larger than the memory can be used.
+
+    Raises
+    ------
+    BagError
+        As `read_header`; a value is NaN or infinite (the message names the tile); or rows or coordinates are not those
+        that were written, where the file carries their hash.
+    OSError
+        The storage fails.
+    """
+    return read_hdf5(path, lambda file: _checked_rows(open_bag(file, path)))
+
+
+def content_sha256(header: BagHeader) -> str:
+    """Return the hash of features and coordinates: as the bag carries it, or of another tool's bag by reading it."""
+    if header.content_sha256:
+        return header.content_sha256
+    status = header.path.stat()
+    return _read_sha256(header.path, (status.st_ino, status.st_size, status.st_mtime_ns))
+
+
+@cache
+def _read_sha256(path: Path, _state: tuple[int, int, int]) -> str:
+    """Read a bag's hash; ``_state`` tells whether the file is still the one that was read."""
+    return read_hdf5(path, lambda file: content_of(open_bag(file, path)).sha256)
+
+
+def _checked_rows(bag: OpenBag) -> Floats:
+    content = content_of(bag)
+    root = Attributes(bag.file, bag.path)
+    written = root.text("content_sha256")
+    if written != content.sha256 and (written or root.text("format") == FORMAT):
+        raise BagError(f"{bag.path}: its rows are not those that were written (sha256): extract it again")
+    return content.rows
+
+
+def is_intact(path: Path) -> bool:
+    """Tell whether a bag of ours opens and its rows and coordinates are those that were written (sha256).
+
+    Raises
+    ------
+    OSError
+        The storage fails.
+    """
+    try:
+        feature_rows(path)
+        return read_header(path).content_sha256 != ""
+    except BagError:
+        return False
+
+
+def find_bags(paths: Sequence[Path]) -> list[Path]:
+    """List the bags among files and folders (searched one level deep for ``*.h5``), sorted by stem.
+
+    Raises
+    ------
+    RequestError
+        A path does not exist, none holds a bag, or two bags have the same stem.
+    """
+    found: dict[str, Path] = {}
+    for path in paths:
+        if not path.exists():
+            raise RequestError(f"{path}: expected a bag (.h5) or a folder of bags, found nothing")
+        inside = _bags_in(path) if path.is_dir() else [path]
+        for bag in inside:
+            other = found.setdefault(bag.stem, bag)
+            if other.resolve() != bag.resolve():
+                raise RequestError(
+                    f"two bags are named {bag.stem}: {other} and {bag}; give one of them, or join several encoders' "
+                    "bags: gigamil train FOLDER FOLDER --fusion concat (or late)"
+                )
+    if not found:
+        raise RequestError(f"no bag (*.h5) in {', '.join(map(str, paths)) or 'an empty list'}: run gigamil extract")
+    return [found[stem] for stem in sorted(found)]
+
+
+def _bags_in(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("*.h5") if not path.name.startswith(".")]

@@ -1,0 +1,151 @@
+"""The rows of a bag: read or mapped, their type, and the hash of what they are."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from features.bags.forms import OpenBag, xy_rows
+from wsi.errors import BagError
+
+BLOCK_BYTES = 4 << 20
+"""Read at once: what stays in a core's cache."""
+Floats = npt.NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a bag holds."""
+
+    rows: Floats
+    """(N, D) float16 or float32, memory-mapped where the file holds such in one piece."""
+    sha256: str
+    """Of the rows' bytes in that type and of the coordinates' (x, y), where there are any."""
+
+
+def content_of(bag: OpenBag) -> Content:
+    """Read an open bag's features once, check that they are finite, and hash them.
+
+    Raises
+    ------
+    BagError
+        A value is NaN or infinite, or larger than float32 holds.
+    """
+    digest = hashlib.sha256()
+    mapped = _is_mappable(bag.features)
+    rows = np.empty((0, bag.shape[1]), np.float16) if mapped else _read(bag)
+    row = 0
+    for block in _stored_blocks(bag) if mapped else [rows]:
+        check_finite(str(bag.path), block, row)
+        digest.update(block.data)
+        row += len(block)
+    if bag.coords is not None:
+        xy = xy_rows(bag)
+        whole = np.int64 if xy.dtype.kind in "iu" else xy.dtype.newbyteorder("=")
+        digest.update(np.ascontiguousarray(xy, dtype=whole).data)
+    return Content(_mapped(bag) if mapped else rows, digest.hexdigest())
+
+
+def sha256_of(arrays: Sequence[npt.NDArray[Any]]) -> str:
+    """Return the hash of the arrays' bytes, one after the other."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def _is_mappable(features: Any) -> bool:
+    """Tell whether the values lie in the file in one piece, as this machine's float16 or float32."""
+    if features.id.get_offset() is None or 0 in features.shape:
+        return False
+    return any(features.id.get_type().equal(h5py.h5t.py_create(np.dtype(kind))) for kind in (np.float16, np.float32))
+
+
+def _read(bag: OpenBag) -> Floats:
+    """Read the features; wider floats become float32, other byte orders this machine's."""
+    rows: Floats = np.asarray(bag.features[()]).reshape(bag.shape)
+    kind = np.float16 if rows.dtype.itemsize == 2 else np.float32
+    with np.errstate(over="ignore"):
+        cast: Floats = np.ascontiguousarray(rows, dtype=kind)
+    check_finite(str(bag.path), cast, original=rows)
+    return cast
+
+
+def _stored_blocks(bag: OpenBag) -> Iterator[Floats]:
+    """Yield the features in blocks of rows, read from the file as they lie there.
+
+    Reading comes before mapping: a disk that fails is an `OSError` here, where a page of a map would end the process.
+    """
+    n_tiles, dim = bag.shape
+    dtype = bag.features.dtype
+    step = max(1, BLOCK_BYTES // (dim * dtype.itemsize))
+    with bag.path.open("rb") as file:
+        file.seek(bag.features.id.get_offset())
+        for start in range(0, n_tiles, step):
+            block = np.empty((min(step, n_tiles - start), dim), dtype)
+            if file.readinto(block.data.cast("B")) != block.nbytes:
+                raise BagError(f"{bag.path}: expected {n_tiles} rows of features, the file ends before: extract again")
+            yield block
+
+
+def _mapped(bag: OpenBag) -> Floats:
+    """Map the features; no file stays open for it (as `numpy.memmap` keeps one): a cohort has thousands of bags."""
+    import torch
+
+    offset, dtype = int(bag.features.id.get_offset()), bag.features.dtype
+    end = offset + bag.shape[0] * bag.shape[1] * dtype.itemsize
+    try:
+        whole = torch.from_file(str(bag.path), shared=False, size=end, dtype=torch.uint8).numpy()
+    except RuntimeError as error:
+        raise OSError(_errno_of(error), f"cannot be mapped into memory ({error})", str(bag.path)) from None
+    rows: Floats = whole[offset:end].view(dtype).reshape(bag.shape)
+    rows.flags.writeable = False
+    return rows
+
+
+def _errno_of(error: RuntimeError) -> int:
+    """Return the number that torch puts at the end of its message; EIO where there is none."""
+    number = str(error).rpartition("(")[2].partition(")")[0]
+    return int(number) if number.isdigit() else 5
+
+
+def stored_rows(
+    name: str, block: Floats, first_row: int, coords_l0_yx: npt.NDArray[np.int64], dtype: str = "float16"
+) -> Floats:
+    """Return a block in the type that it is stored in, or raise `BagError` naming the first tile that does not fit."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        rows: Floats = np.ascontiguousarray(block, dtype=dtype)
+    check_finite(name, rows, first_row, coords_l0_yx, block)
+    return rows
+
+
+def check_finite(
+    name: str,
+    rows: Floats,
+    first_row: int = 0,
+    coords_l0_yx: npt.NDArray[np.int64] | None = None,
+    original: Floats | None = None,
+) -> None:
+    """Raise `BagError` naming the first tile of ``rows`` (n, D) that holds a NaN or an infinite value."""
+    if _all_finite(rows):
+        return
+    row, column = (int(v) for v in np.argwhere(~np.isfinite(rows))[0])
+    value = (rows if original is None else original)[row, column]
+    where = "" if coords_l0_yx is None else " at level-0 (y, x) = ({}, {})".format(*coords_l0_yx[first_row + row])
+    if np.isfinite(value):
+        what = f"{value:g}, beyond {rows.dtype}'s {np.finfo(rows.dtype).max:.5g}"
+        hint = "extract with --bag-dtype float32"
+    else:
+        what = "NaN" if np.isnan(value) else "infinite"
+        hint = "look at that tile and at the encoder's weights, and where it ran in half precision, at --precision fp32"
+    raise BagError(f"{name}: feature {column} of tile {first_row + row}{where} is {what}: {hint}")
+
+
+def _all_finite(rows: Floats) -> bool:
+    if rows.dtype != np.float16 or not rows.size or not rows.flags.c_contiguous:
+        return bool(np.isfinite(rows).all())
+    return bool((rows.view(np.uint16) & 0x7FFF).max() < 0x7C00)  # numpy's own test of float16 takes three times as long

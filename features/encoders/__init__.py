@@ -1,0 +1,1 @@
+"""Frozen encoders: what they are, which there are, and what they need."""

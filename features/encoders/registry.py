@@ -1,0 +1,147 @@
+"""Encoders by name: the built-in ones, the published ones, and those that other packages add.
+
+A name is ``texture`` (built in, handcrafted), a published pathology encoder (`features.encoders.presets`), or
+``timm:<model>``; several are joined by ``+``. Other packages add theirs by the entry-point group
+``gigamil.encoders``: the entry point's name is the part before the colon, its value an `EncoderEntry`.
+Each implementation passes the contract suite in ``tests/features/encoders/test_encoder_contract.py``.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+
+from features.encoders.presets import PRESETS, Preset
+from features.encoders.spec import Encoder, TunedEncoder, WeightsChoice
+from wsi.errors import RequestError
+
+ENTRY_POINTS = "gigamil.encoders"
+JOINED = "+"
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderEntry:
+    """One line of the registry."""
+
+    name_form: str
+    """``texture``, ``timm:<model>``."""
+    description: str
+    licence: str
+    build: Callable[[str, WeightsChoice], Encoder]
+    """From the whole name and the choice of weights. Raises `RequestError` in one clear line."""
+    dim: int | None = None
+    """Length of a feature vector, where it is one for all models of this line."""
+    input_px: int | None = None
+    mpps: tuple[float, ...] = ()
+    """um/px of the tiles it was made for."""
+    gated: bool = False
+    """The hub gives the weights only to accounts that have accepted the terms."""
+
+
+def _texture(name: str, weights: WeightsChoice) -> Encoder:
+    from features.encoders.texture_encoder import build
+
+    return build(name, weights)
+
+
+def _timm(name: str, weights: WeightsChoice) -> Encoder:
+    from features.encoders.timm_encoder import build
+
+    return build(name, weights)
+
+
+def _published(name: str, preset: Preset) -> EncoderEntry:
+    return EncoderEntry(
+        name,
+        f"{preset.hub}; {preset.source}",
+        preset.licence,
+        _timm,
+        preset.dim,
+        preset.input_px,
+        preset.mpps,
+        preset.gated,
+    )
+
+
+_BUILT_IN = {
+    "texture": EncoderEntry(
+        "texture",
+        "handcrafted colour and texture measures for H&E; no learning, no download; a baseline and the demo's encoder",
+        "MIT (part of this software)",
+        _texture,
+    ),
+    "timm": EncoderEntry(
+        "timm:<model>",
+        "any image model of the timm library, pooled features before its classifier; tiles are resized whole, and its "
+        "crop_pct applied with --crop only",
+        "per model; see its card",
+        _timm,
+    ),
+    **{name: _published(name, preset) for name, preset in PRESETS.items()},
+}
+
+
+def entries() -> tuple[dict[str, EncoderEntry], list[str]]:
+    """Return the registry by the part before the colon, and a caution for each package whose encoder cannot be had."""
+    found, cautions = dict(_BUILT_IN), []
+    for point in entry_points(group=ENTRY_POINTS):
+        try:
+            if point.name in found:
+                raise RequestError(f"{_where(point)}: the name is taken; rename it or uninstall its package")
+            found[point.name] = _loaded(point)
+        except RequestError as error:
+            cautions.append(str(error))
+    return found, cautions
+
+
+def _where(point: EntryPoint) -> str:
+    return f"entry point {point.name} of {ENTRY_POINTS} ({point.value})"
+
+
+def _loaded(point: EntryPoint) -> EncoderEntry:
+    try:
+        entry = point.load()
+    except (Exception, SystemExit) as error:  # a foreign package may do anything while it is imported
+        told = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise RequestError(f"{_where(point)} cannot be loaded ({told}); repair or uninstall its package") from error
+    if not isinstance(entry, EncoderEntry):
+        raise RequestError(f"{_where(point)}: expected an EncoderEntry, found {type(entry).__name__}: repair it")
+    return entry
+
+
+def _entry(name: str) -> EncoderEntry:
+    """Return the line of the registry; other packages are imported only where their own name is asked for."""
+    key = name.partition(":")[0]
+    if key in _BUILT_IN:
+        return _BUILT_IN[key]
+    points = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    if key in points:
+        return _loaded(points[key])
+    forms = ", ".join([*(known.name_form for known in _BUILT_IN.values()), *points])
+    raise RequestError(f"--encoder {name}: expected one of {forms} (gigamil encoders lists them)")
+
+
+def _joint(name: str, weights: WeightsChoice) -> Encoder:
+    from features.encoders.joint import JointEncoder
+
+    names = name.split(JOINED)
+    if len(set(names)) < len(names):
+        raise RequestError(f"--encoder {name}: expected different encoders, found one twice")
+    if weights.file is not None:
+        raise RequestError(f"--weights {weights.file}: expected one encoder with it, found {len(names)}")
+    return JointEncoder([build_encoder(own, weights if own != "texture" else None) for own in names])
+
+
+def build_encoder(name: str, weights: WeightsChoice | None = None, *, crop: bool = False) -> Encoder:
+    """Build an encoder by name, on the CPU, in evaluation mode; names joined by ``+`` stand beside each other.
+
+    Raises
+    ------
+    RequestError
+        The name is unknown, or the weights cannot be had as asked, or there is nothing to crop; the message says what
+        to do.
+    """
+    choice = weights or WeightsChoice()
+    encoder = _joint(name, choice) if JOINED in name else _entry(name).build(name, choice)
+    if crop and not (isinstance(encoder, TunedEncoder) and encoder.apply_crop()):
+        raise RequestError(f"--crop: the transform of {name} crops nothing: leave --crop out")
+    return encoder

@@ -1,0 +1,1 @@
+"""From tile stores to bags: the tiles of a whole cohort through an encoder, as one stream."""

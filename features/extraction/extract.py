@@ -1,0 +1,380 @@
+"""Extraction: the tiles of a cohort through a frozen encoder, one bag per slide."""
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed import Store  # type: ignore[attr-defined]
+
+from features.distributed import JOINED as RANK_JOINED
+from features.distributed import (
+    Group,
+    Message,
+    OwnShares,
+    Place,
+    RankEnd,
+    RankWork,
+    Shares,
+    rank_group,
+    run_ranks,
+    torchrun_place,
+)
+from features.encoders.device import (
+    AUTO,
+    PRECISIONS,
+    check_compilable,
+    check_precision,
+    device_of_rank,
+    reproducible_arithmetic,
+    resolve_device,
+    resolve_precision,
+)
+from features.encoders.registry import JOINED, build_encoder
+from features.encoders.spec import Encoder, EncoderSpec, TunedEncoder, WeightsChoice
+from features.extraction.collect import Collector, Report
+from features.extraction.ledger import Ledger, Messages
+from features.extraction.parts import remove_unfinished
+from features.extraction.plan import Item, Job
+from features.extraction.prepare import Request, prepare, settle
+from features.extraction.stream import GPU_LANES, StreamOptions, Task, TileStream
+from features.selection import Selection
+from features.stain import check_stain
+from features.views import check_views
+from wsi.errors import RequestError
+from wsi.files.atomic import check_folder
+from wsi.memory import keep_freed_memory
+from wsi.outcome import Progress, Silent, Summary
+from wsi.recipe import Recipe
+
+MIB = 1 << 20
+BAG_DTYPES = ("float16", "float32")
+UNFINISHED = "not finished: run the same command again"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExtractOptions:
+    """What to extract, with which encoder, and how."""
+
+    stores: tuple[Path, ...]
+    """Tile stores, or folders that hold them."""
+    out: Path
+    """Folder of the bags."""
+    encoder: str = "texture"
+    """``texture``, ``uni``, ``timm:<model>``, ...; several joined by ``+``; `features.encoders.spec`."""
+    separate: bool = False
+    """Encoders joined by ``+`` each get a folder of bags in place of joint bags; tiles are read once for all."""
+    off_recipe: bool = False
+    """Encode tiles of a um/px that the encoder was not made for."""
+    compiled: bool = False
+    """Let torch.compile make kernels for the encoder: slow to start, numbers may differ in the last digits."""
+    weights: Path | None = None
+    """Local state dict in place of the published weights."""
+    random_weights: int | None = None
+    """Seed of random weights: untrained features, for trials."""
+    crop: bool = False
+    """Enlarge tiles and cut out their middle where the encoder's own transform does (crop_pct of timm's models)."""
+    channels_last: bool = True
+    """Keep tensors as (N, H, W, C) in memory, which convolutions are faster in."""
+    select: str = "all"
+    """Which tiles: ``all``, or ``tiles_per_slide`` by ``darkness``, ``tissue``, ``texture`` or at ``random``."""
+    tiles_per_slide: int = 0
+    select_seed: int = 0
+    stain: str = "none"
+    """Colours: ``none``, ``background``, ``reinhard``, ``macenko``; `features.stain`."""
+    views: str = "none"
+    """Test-time views: ``none``, ``flips``, ``d4``, ``colour``; `features.views`."""
+    keep_views: bool = False
+    """A row for each view in place of their mean; a tile's rows follow each other, with the same coordinates."""
+    batch_size: int = 64
+    """Tiles that go through the encoder together."""
+    precision: str = AUTO
+    """``fp32``, ``bf16``, ``fp16``; auto: fp32 on a CPU, the GPU's own half precision there."""
+    device: str = AUTO
+    """``cpu``, ``cuda``, ``cuda:<n>``; auto: a GPU where there is one."""
+    nproc: int = 1
+    """Processes on this machine."""
+    prefetch_mib: int = 512
+    """Memory for pixels under way, per process."""
+    bag_dtype: str = "float16"
+    """Of the features in the bags: ``float16``, or ``float32`` for an encoder whose features go beyond 65504."""
+    overwrite: bool = False
+    """Replace bags that were made with other settings."""
+
+    def __post_init__(self) -> None:
+        if not self.stores:
+            raise RequestError("expected at least one tile store or folder of stores, found none")
+        for name in ("batch_size", "nproc", "prefetch_mib"):
+            if getattr(self, name) < 1:
+                raise RequestError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected 1 or more")
+        if self.precision not in (AUTO, *PRECISIONS):
+            raise RequestError(f"--precision {self.precision}: expected auto, {', '.join(PRECISIONS)}")
+        if self.bag_dtype not in BAG_DTYPES:
+            raise RequestError(f"--bag-dtype {self.bag_dtype}: expected {' or '.join(BAG_DTYPES)}")
+        WeightsChoice(self.weights, self.random_weights)
+        check_stain(self.stain)
+        check_views(self.views)
+        if self.keep_views and self.views == "none":
+            raise RequestError("--keep-views: expected --views flips, d4 or colour with it")
+        _ = self.selection
+        if self.separate and JOINED not in self.encoder:
+            raise RequestError(f"--encoder {self.encoder}: expected several encoders, joined by {JOINED}")
+
+    @property
+    def selection(self) -> Selection:
+        """Return which tiles are encoded."""
+        return Selection(self.select, self.tiles_per_slide, self.select_seed)
+
+    def recipe(self) -> dict[str, Any]:
+        """Return what the user chose that shapes the bags; a bag's recipe adds the encoder's and the store's facts."""
+        return {"encoder": self.encoder, "precision": self.precision, "random_weights": self.random_weights}
+
+
+def options_of(recipe: Recipe) -> dict[str, Any]:
+    """Return the options of `ExtractOptions` that make bags of a recipe, but for the weights."""
+    select, views = recipe.get("select", {}), recipe.get("views", {})
+    encoders = [recipe["encoder"], *recipe["encoder"].get("members", ())]
+    return {
+        "encoder": str(recipe["encoder"]["name"]),
+        "precision": str(recipe["precision"]),
+        "select": select.get("by", "all"),
+        "tiles_per_slide": select.get("tiles", 0),
+        "select_seed": select.get("seed", 0),
+        "stain": recipe.get("stain", "none"),
+        "views": views.get("kind", "none"),
+        "keep_views": views.get("kept", False),
+        "crop": any("crop_pct" in own for own in encoders),
+        "bag_dtype": str(recipe.get("bag_dtype", "float16")),
+    }
+
+
+def extract(options: ExtractOptions, progress: Progress | None = None) -> Summary:
+    """Extract the bags of all stores.
+
+    A store that is damaged fails alone. Bags that are there already, with the same recipe and intact, are skipped; what
+    a stopped run had finished of a bag is used. In fp32 on a CPU the features are the same to the last bit for any
+    ``nproc``, and within 1e-5 for any ``batch_size``. Under torchrun, rank 0 returns the outcomes of all, the others
+    none. With ``nproc`` above 1 a program that calls this needs the ``if __name__ == "__main__"`` guard.
+
+    Raises
+    ------
+    RequestError
+        The encoder cannot be had, no store is found, or a bag was made with other settings.
+    """
+    progress = progress or Silent()
+    began = time.perf_counter()
+    place = torchrun_place()
+    if place is not None and options.nproc > 1:
+        raise RequestError("--nproc and torchrun exclude each other: torchrun has started the ranks already")
+    check_folder(options.out)
+    ledger = _under_torchrun(options, place, progress) if place else _from_here(options, progress)
+    return Summary("extract", ledger.known(), time.perf_counter() - began, asdict(ledger.times))
+
+
+def _encoder(options: ExtractOptions) -> Encoder:
+    encoder = build_encoder(options.encoder, WeightsChoice(options.weights, options.random_weights), crop=options.crop)
+    if options.compiled:
+        check_compilable(encoder)
+    return encoder
+
+
+def _prepared(
+    options: ExtractOptions, spec: EncoderSpec, device: torch.device, progress: Progress, claims: ExitStack
+) -> tuple[Job, Ledger]:
+    for line in filter(None, (spec.caution and f"caution: {spec.caution}", spec.weights_note)):
+        progress.note(line)
+    request = Request(
+        stores=options.stores,
+        out=options.out,
+        batch_size=options.batch_size,
+        overwrite=options.overwrite,
+        spec=spec,
+        precision=resolve_precision(options.precision, device, spec),
+        device_type=device.type,
+        separate=options.separate,
+        off_recipe=options.off_recipe,
+        compiled=options.compiled,
+        channels_last=options.channels_last,
+        selection=options.selection,
+        stain=options.stain,
+        views=options.views,
+        keep_views=options.keep_views,
+        bag_dtype=options.bag_dtype,
+    )
+    job, ledger = prepare(request, progress, claims)
+    progress.begin(f"extract with {spec.name}", sum(slide.missing() for slide in job.slides), "tiles")
+    return job, ledger
+
+
+def _from_here(options: ExtractOptions, progress: Progress) -> Ledger:
+    """Extract in this process, or in several that it starts."""
+    with ExitStack() as claims:
+        device, encoder = device_of_rank(resolve_device(options.device), 0), _encoder(options)
+        job, ledger = _prepared(options, encoder.spec, device, progress, claims)
+        if options.nproc == 1:
+            _encode_share(options, job, encoder, device, Place(), OwnShares(), ledger)
+        else:
+            del encoder
+            _rounds(options, job, ledger)
+        return _closed(ledger, progress)
+
+
+def _closed(ledger: Ledger, progress: Progress) -> Ledger:
+    progress.end()
+    if ledger.times.encoding:
+        progress.note(ledger.times.told())
+    ledger.close(UNFINISHED)
+    return ledger
+
+
+def _rounds(options: ExtractOptions, job: Job, ledger: Ledger) -> None:
+    """Let ranks work until nothing is left; after a round in which one died, the rest is shared anew.
+
+    Ranks that died while they loaded are not started again. Two rounds in a row that finish nothing end it (one may be
+    the bad luck of a rank that had taken everything): the slides that are left over fail.
+    """
+    nproc, barren = options.nproc, 0
+    while left := sum(slide.missing() for slide in job.slides):
+        ranks = min(nproc, len(job.items(nproc)))
+        work: list[RankWork] = [partial(_rank, replace(options, nproc=1), job)] * ranks
+        ends = run_ranks(work, partial(_hear, ledger), together=False)
+        died = [end for end in ends if end.died]
+        for slide in job.slides if died else ():
+            if slide.wanted:
+                remove_unfinished(slide)
+        for end in ends:
+            if end.error is not None:
+                raise end.error
+        job = settle(job, ledger)
+        remains = sum(slide.missing() for slide in job.slides)
+        if not died or not remains:
+            return
+        told = ", ".join(end.told() for end in died)
+        nproc = max(1, ranks - sum(not end.joined for end in died))
+        barren = barren + 1 if remains >= left and nproc == ranks else 0
+        if barren > 1:
+            ledger.close(_why_left(told, died))
+            return
+        ledger.note(f"{told}: what it had not finished is shared anew among {nproc}")
+
+
+def _why_left(told: str, died: list[RankEnd]) -> str:
+    if any(not end.joined for end in died):
+        return f"not begun, for {told}: give it more memory, fewer --nproc or a smaller encoder"
+    return f"not finished, for {told}: run it again with fewer --nproc or a smaller --batch-size and --prefetch-mib"
+
+
+def _hear(ledger: Ledger, message: Message) -> None:
+    name, arguments = message
+    getattr(ledger, name)(*arguments)
+
+
+def _rank(options: ExtractOptions, job: Job, place: Place, store: Store, send: Any) -> None:
+    """Work as one of the ranks that `_rounds` started."""
+    torch.set_num_threads(place.cpus())
+    with rank_group(place, store) as group:
+        device, encoder = device_of_rank(resolve_device(options.device), place.local_rank), _encoder(options)
+        send((RANK_JOINED, ()))
+        _encode_share(options, job, encoder, device, place, group, Messages(send))
+
+
+class _SharedBar:
+    """A `Report` under torchrun: keeps its own ledger; the bar of rank 0 shows the tiles of all."""
+
+    def __init__(self, ledger: Ledger, group: Group) -> None:
+        self._ledger, self._group, self._seen = ledger, group, 0
+        self.finished, self.failed, self.note, self.spent = ledger.finished, ledger.failed, ledger.note, ledger.spent
+
+    def tiles(self, count: int) -> None:
+        """Add to the common count, and show what is new in it."""
+        total = self._group.add_tiles(count)
+        self._ledger.tiles(total - self._seen)
+        self._seen = total
+
+
+def _under_torchrun(options: ExtractOptions, place: Place, progress: Progress) -> Ledger:
+    """Extract as one of the ranks that torchrun started, on one node or many; rank 0 knows and tells the outcomes."""
+    torch.set_num_threads(place.cpus())
+    with ExitStack() as claims, rank_group(place) as group:
+        device, encoder = device_of_rank(resolve_device(options.device), place.local_rank), _encoder(options)
+        if place.rank:
+            job = group.from_first(None)
+            if job is not None:
+                own = Ledger(job.slides, Silent(), encoder.spec.trained)
+                _encode_share(options, job, encoder, device, place, group, _SharedBar(own, group))
+                group.leave(own.packed())
+            return Ledger((), Silent(), encoder.spec.trained)
+        try:
+            job, ledger = _prepared(options, encoder.spec, device, progress, claims)
+        except BaseException:
+            group.from_first(None)
+            raise
+        group.from_first(job)
+        _encode_share(options, job, encoder, device, place, group, _SharedBar(ledger, group))
+        for rank, packed in group.ends():
+            if packed is None:
+                ledger.note(f"rank {rank} gives no sign of life any more")
+            else:
+                ledger.take_in(packed)
+        return _closed(ledger, progress)
+
+
+def _tasks(items: list[Item], shares: Shares) -> Iterator[Task]:
+    while (number := shares.next_item()) < len(items):
+        for batch in items[number]:
+            yield Task(number, batch)
+
+
+def _encode_share(
+    options: ExtractOptions,
+    job: Job,
+    encoder: Encoder,
+    device: torch.device,
+    place: Place,
+    shares: Shares,
+    report: Report,
+) -> None:
+    """Take items until none is left; write bags and parts. Stopped, leave what is finished as parts."""
+    _make_ready(job, encoder, device, place)
+    items, on_gpu = job.items(place.world), device.type == "cuda"
+    stream_options = StreamOptions(
+        device=device,
+        readers=max(2, place.cpus()) if on_gpu else max(1, place.cpus() // 2),
+        lanes=GPU_LANES if on_gpu else place.cpus(),
+        prefetch_bytes=options.prefetch_mib * MIB,
+    )
+    keep_freed_memory()
+    collector = Collector(job, items, shares, report)
+    with reproducible_arithmetic():
+        stream = TileStream(job, _tasks(items, shares), encoder.to(device), stream_options)
+        with closing(iter(stream)) as tasks:
+            try:
+                for task in tasks:
+                    collector.take(task)
+            except BaseException:
+                collector.keep()
+                raise
+    report.spent(stream.times)
+
+
+def _make_ready(job: Job, encoder: Encoder, device: torch.device, place: Place) -> None:
+    """Let the encoder run as the job wants it; refuse a rank that would make other features than the first."""
+    spec = encoder.spec
+    if spec.weights_sha256 != job.weights_sha256:
+        raise RequestError(f"rank {place.rank} has other weights of {job.encoder} than rank 0: give all the same ones")
+    if device.type != job.device_type:
+        raise RequestError(
+            f"rank {place.rank} would run on {device.type}, and rank 0 on {job.device_type}: give all the same --device"
+        )
+    check_precision(job.precision, device, place.rank)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if isinstance(encoder, TunedEncoder):
+        if not job.channels_last:
+            encoder.keep_channels_first()
+        if job.compiled:
+            encoder.compile()

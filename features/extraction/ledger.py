@@ -1,0 +1,103 @@
+"""How each slide of a request ended, kept by whoever answers for it."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+
+from features.extraction.plan import SlideJob
+from features.extraction.stream import Times
+from wsi.outcome import Outcome, Progress, Status
+
+EMPTY = "no tile with tissue: its bag has no rows"
+
+
+class Ledger:
+    """A `features.extraction.collect.Report` that keeps the outcomes and feeds the progress bar."""
+
+    def __init__(self, slides: Sequence[SlideJob], progress: Progress, trained: bool) -> None:
+        self._slides, self._progress, self._trained = slides, progress, trained
+        self._outcomes: dict[int, Outcome] = {}
+        self.times = Times()
+
+    def tiles(self, count: int) -> None:
+        """Move the bar by so many tiles."""
+        self._progress.advance(count)
+
+    def finished(self, slide: int, status: Status = Status.DONE) -> None:
+        """Enter a slide whose bag is there."""
+        tiles = self._slides[slide].n_tiles
+        facts = {"tiles": tiles, "bag": self._slides[slide].bag.name, "encoder_trained": self._trained}
+        self._enter(slide, status, "" if tiles else EMPTY, facts)
+
+    def failed(self, slide: int, reason: str) -> None:
+        """Enter a slide whose bag cannot be made; its first reason stays."""
+        self._enter(slide, Status.FAILED, reason, {})
+
+    def note(self, line: str) -> None:
+        """Show a line."""
+        self._progress.note(line)
+
+    def spent(self, times: Times) -> None:
+        """Add up where time went."""
+        for name, seconds in asdict(times).items():
+            setattr(self.times, name, getattr(self.times, name) + seconds)
+
+    def is_open(self, slide: int) -> bool:
+        """Tell whether nothing is known of the slide yet."""
+        return slide not in self._outcomes
+
+    def close(self, reason: str) -> None:
+        """Enter the slides of which nothing is known as failed for ``reason``."""
+        for slide in filter(self.is_open, range(len(self._slides))):
+            self.failed(slide, reason)
+
+    def known(self) -> list[Outcome]:
+        """Return the outcomes so far, by image id."""
+        order = sorted(self._outcomes, key=lambda slide: self._slides[slide].image_id)
+        return [self._outcomes[slide] for slide in order]
+
+    def packed(self) -> str:
+        """Return what another ledger of the same request needs to take this one in."""
+        outcomes = {slide: (outcome.status, outcome.reason) for slide, outcome in self._outcomes.items()}
+        return json.dumps({"outcomes": outcomes, "times": asdict(self.times)})
+
+    def take_in(self, packed: str) -> None:
+        """Enter what another rank's ledger holds."""
+        content = json.loads(packed)
+        self.spent(Times(**content["times"]))
+        for slide, (status, reason) in content["outcomes"].items():
+            if status == Status.FAILED:
+                self.failed(int(slide), reason)
+            else:
+                self.finished(int(slide), Status(status))
+
+    def _enter(self, slide: int, status: Status, reason: str, facts: dict[str, object]) -> None:
+        if self.is_open(slide):
+            self._outcomes[slide] = Outcome(self._slides[slide].image_id, status, reason, facts)
+
+
+class Messages:
+    """A `features.extraction.collect.Report` that sends each call elsewhere, as a method's name and arguments."""
+
+    def __init__(self, send: Callable[[tuple[str, tuple[object, ...]]], None]) -> None:
+        self._send = send
+
+    def tiles(self, count: int) -> None:
+        """Pass it on."""
+        self._send(("tiles", (count,)))
+
+    def finished(self, slide: int) -> None:
+        """Pass it on."""
+        self._send(("finished", (slide,)))
+
+    def failed(self, slide: int, reason: str) -> None:
+        """Pass it on."""
+        self._send(("failed", (slide, reason)))
+
+    def note(self, line: str) -> None:
+        """Pass it on."""
+        self._send(("note", (line,)))
+
+    def spent(self, times: Times) -> None:
+        """Pass it on."""
+        self._send(("spent", (times,)))

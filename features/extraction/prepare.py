@@ -1,0 +1,250 @@
+"""Before the first tile: which bags are there, which are refused, which are claimed, and what is left to do."""
+
+import resource
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from features.bags.bag import is_intact, is_our_bag, read_header
+from features.encoders.spec import EncoderSpec
+from features.extraction.ledger import Ledger
+from features.extraction.parts import assemble, covered_rows, remove_parts, remove_unfinished, write_whole
+from features.extraction.plan import Job, SlideJob, Target
+from features.selection import Selection
+from features.views import VIEWS
+from wsi.errors import BagError, ClaimedError, ItemError, RequestError, StoreError
+from wsi.files.claim import claim
+from wsi.files.replace import refuse_foreign
+from wsi.outcome import Progress, Status
+from wsi.recipe import Recipe, recipe_hash, refuse_other_recipe
+from wsi.store.tile_store import TileStore, find_stores
+
+FILES_BESIDE_CLAIMS = 512
+"""Open files for everything but the claims."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What `prepare` needs to know."""
+
+    stores: tuple[Path, ...]
+    out: Path
+    batch_size: int
+    overwrite: bool
+    spec: EncoderSpec
+    precision: str
+    device_type: str
+    separate: bool = False
+    """A folder of bags for each of the spec's members, in place of bags that join them."""
+    off_recipe: bool = False
+    """Encode tiles of a um/px that the encoder was not made for."""
+    compiled: bool = False
+    channels_last: bool = True
+    selection: Selection = field(default_factory=Selection)
+    stain: str = "none"
+    views: str = "none"
+    keep_views: bool = False
+    bag_dtype: str = "float16"
+
+    def recipe(self, store: TileStore, spec: EncoderSpec) -> Recipe:
+        """Return what shapes the bag of a store."""
+        recipe = {"stage": "extract", "tiling": store.recipe, "encoder": spec.recipe(), "precision": self.precision}
+        recipe |= self.selection.recipe()
+        if self.stain != "none":
+            recipe["stain"] = self.stain
+        if self.views != "none":
+            recipe["views"] = {"kind": self.views, "kept": self.keep_views}
+        if self.bag_dtype != "float16":
+            recipe["bag_dtype"] = self.bag_dtype
+        return recipe
+
+    def targets(self, store: TileStore) -> tuple[Target, ...]:
+        """Return the bags to be made of a store."""
+        name = f"{store.image_id}.h5"
+        if not self.separate:
+            return (self._target(store, self.spec, self.out / name, 0),)
+        targets, first = [], 0
+        for spec in self.spec.members:
+            targets.append(self._target(store, spec, self.out / folder_name(spec.name) / name, first))
+            first += spec.dim
+        return tuple(targets)
+
+    def _target(self, store: TileStore, spec: EncoderSpec, path: Path, first: int) -> Target:
+        columns = slice(first, first + spec.dim)
+        return Target(path, spec.name, self.recipe(store, spec), self._provenance(store, spec), columns)
+
+    def _provenance(self, store: TileStore, spec: EncoderSpec) -> dict[str, Any]:
+        """Return where the bag of a store comes from."""
+        off_recipe = self.off_recipe and spec.check_mpp(store.tile_px, store.mpp)
+        return {
+            "store_recipe_hash": store.recipe_hash,
+            "encoder": spec.as_dict(),
+            "precision": self.precision,
+            "device": self.device_type,
+            **({"compiled": True} if self.compiled else {}),
+            **({} if self.channels_last else {"channels_last": False}),
+            **({"off_recipe": off_recipe} if off_recipe else {}),
+            "versions": {name: _version(name) for name in ("gigamil", "torch", "timm")},
+        }
+
+
+def folder_name(encoder: str) -> str:
+    """Return the folder of an encoder's bags where several encoders make bags: its name without ``:`` and ``/``."""
+    return encoder.replace(":", "-").replace("/", "-")
+
+
+def prepare(request: Request, progress: Progress, claims: ExitStack) -> tuple[Job, Ledger]:
+    """Look at every store and bag of the request; claim the bags to be made; return the job, and a ledger of the rest.
+
+    Raises
+    ------
+    RequestError
+        No store is found; or a bag was made with other settings, or by another program, and overwriting is not asked.
+    """
+    found = [_look_at(request, store) for store in find_stores(request.stores)]
+    found.sort(key=lambda entry: (entry[0].tile_px, entry[0].image_id))
+    slides = [slide for slide, _ in found]
+    ledger = Ledger(slides, progress, request.spec.trained)
+    if any(spec.mpps for spec in (request.spec, *request.spec.members)):
+        _check_mpps(request, [TileStore(slide.store) for slide, reason in found if not reason])
+    present = [_present(request, slide) if not reason else False for slide, reason in found]
+    _allow_open_files(len(slides))
+    folders = {target.path.parent for slide in slides for target in slide.targets}
+    hidden = [path.name for folder in folders for path in folder.glob(".*")]
+    for index, (slide, reason) in enumerate(found):
+        left_over = any(name.startswith(f".{slide.bag.name}.") for name in hidden)
+        if reason:
+            ledger.failed(index, reason)
+        elif present[index]:
+            slides[index] = replace(slide, wanted=False)
+            ledger.finished(index, Status.SKIPPED)
+            if left_over:
+                _tidy(slide)
+        else:
+            try:
+                for target in slide.targets:
+                    claims.enter_context(claim(target.path))
+                if left_over:
+                    remove_unfinished(slide)
+            except (ClaimedError, OSError) as error:
+                ledger.failed(index, str(error))
+    return settle(_job(request, slides), ledger), ledger
+
+
+def _job(request: Request, slides: list[SlideJob]) -> Job:
+    spec = request.spec
+    return Job(
+        slides=tuple(slides),
+        batch_size=request.batch_size,
+        dim=spec.dim,
+        encoder=spec.name,
+        weights_sha256=spec.weights_sha256,
+        stain=request.stain,
+        kept_views=len(VIEWS[request.views]) if request.keep_views else 1,
+        views=request.views,
+        precision=request.precision,
+        device_type=request.device_type,
+        compiled=request.compiled,
+        channels_last=request.channels_last,
+        bag_dtype=request.bag_dtype,
+    )
+
+
+def settle(job: Job, ledger: Ledger) -> Job:
+    """Return the job less what is on the disk by now; a bag whose parts are all there is made of them."""
+    slides = list(job.slides)
+    for index, slide in enumerate(slides):
+        if not ledger.is_open(index):
+            slides[index] = replace(slide, wanted=False)
+            continue
+        slide = replace(slide, covered=covered_rows(slide, job))
+        try:
+            if _is_made(slide):
+                ledger.finished(index)
+            elif slide.n_tiles == 0:
+                write_whole(job, slide, [])
+                ledger.finished(index)
+            elif slide.missing() == 0:
+                assemble(job, slide)
+                ledger.finished(index)
+        except (ItemError, OSError) as error:
+            ledger.failed(index, str(error))
+        slides[index] = replace(slide, wanted=ledger.is_open(index))
+    return replace(job, slides=tuple(slides))
+
+
+def _look_at(request: Request, store: TileStore) -> tuple[SlideJob, str]:
+    """Return the slide's entry, and why it cannot be used, or an empty text."""
+    image_id = store.image_id
+    nowhere = Target(request.out / f"{image_id}.h5", request.spec.name, {}, {}, slice(0, 0))
+    entry = SlideJob(image_id, store.path, (nowhere,), 0, 0, {}, wanted=False)
+    try:
+        entry = replace(entry, targets=request.targets(store), recipe=request.recipe(store, request.spec))
+        if len(store.tiles_yx) != store.n_tiles:
+            raise StoreError(f"{store.path}: expected {store.n_tiles} listed tiles, found {len(store.tiles_yx)}")
+        chosen = request.selection.rows(store)
+        n_tiles = store.n_tiles if chosen is None else len(chosen)
+        return replace(entry, n_tiles=n_tiles, tile_px=store.tile_px, chosen=chosen, wanted=True), ""
+    except (StoreError, OSError) as error:
+        return entry, str(error)
+
+
+def _check_mpps(request: Request, stores: list[TileStore]) -> None:
+    """Refuse tiles of a um/px that the encoder was not made for."""
+    told = [(store, why) for store in stores if (why := request.spec.check_mpp(store.tile_px, store.mpp))]
+    if told and not request.off_recipe:
+        store, why = told[0]
+        more = f" (and {len(told) - 1} more stores)" if len(told) > 1 else ""
+        raise RequestError(f"{store.path}{more}: {why}")
+
+
+def _present(request: Request, slide: SlideJob) -> bool:
+    """Tell whether the bags are there and whole; refuse one that was made otherwise."""
+    for target in slide.targets:
+        if not target.path.exists():
+            continue
+        refuse_foreign(target.path, is_our_bag)
+        with suppress(BagError):
+            header = read_header(target.path)
+            if header.recipe_hash != recipe_hash(target.recipe) and not request.overwrite:
+                refuse_other_recipe(target.path, header.recipe, target.recipe)
+    return _is_made(slide)
+
+
+def _tidy(slide: SlideJob) -> None:
+    """Remove what a run that was killed just after finishing the bags left beside them; another run's things stay."""
+    with suppress(ClaimedError, OSError), ExitStack() as claims:
+        for target in slide.targets:
+            claims.enter_context(claim(target.path))
+        remove_unfinished(slide)
+        remove_parts(slide)
+
+
+def _is_made(slide: SlideJob) -> bool:
+    with suppress(BagError):
+        return all(
+            target.path.exists()
+            and read_header(target.path).recipe_hash == recipe_hash(target.recipe)
+            and is_intact(target.path)
+            for target in slide.targets
+        )
+    return False
+
+
+def _allow_open_files(claims: int) -> None:
+    """Raise the soft limit of open files: each claim holds one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = claims + FILES_BESIDE_CLAIMS
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(ValueError, OSError):
+            ceiling = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (ceiling, hard))
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"

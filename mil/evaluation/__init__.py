@@ -1,0 +1,1 @@
+"""How good a run is, and against what: out-of-fold scores, intervals, calibration, baselines."""

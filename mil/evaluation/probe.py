@@ -1,0 +1,79 @@
+"""The center probe: how well features tell where a slide was made.
+
+A logistic regression on the mean features of each patient, asked about patients that it was not fitted on. What it
+finds a head can find, too: where center and class go together, a good score may be the center.
+"""
+
+import warnings
+from collections import Counter
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from mil.data.cohort import Cohort
+from mil.evaluation.bootstrap import draw_patients, estimate
+from mil.evaluation.oof import Patients
+from mil.ragged.packing import Rows
+from mil.targets.metrics import Floats, balanced_accuracy, finite
+
+LEAST_PATIENTS = 5
+"""Of a center, to take part."""
+ROWS = 1000
+"""Tiles of a bag that are looked at, evenly spread."""
+COMPONENTS = 32
+PARTS = 5
+
+
+def center_probe(cohort: Cohort, patients: Patients, seed: int) -> dict[str, Any] | None:
+    """Return balanced accuracy with its interval, chance, and the numbers of centers and patients.
+
+    None where fewer than two centers have five patients with tiles.
+    """
+    means = _patient_means(cohort, patients)
+    counts = Counter(center for center, own in zip(patients.centers, means, strict=True) if center and own is not None)
+    centers = sorted(center for center, count in counts.items() if count >= LEAST_PATIENTS)
+    if len(centers) < 2:
+        return None
+    chosen = [p for p, own in enumerate(means) if own is not None and patients.centers[p] in centers]
+    features_PD = np.stack([own for own in (means[p] for p in chosen) if own is not None])
+    labels_P = np.array([centers.index(str(patients.centers[p])) for p in chosen], np.int64)
+    probs_PC = _told(features_PD, labels_P, seed)
+    found = finite(asdict(estimate(balanced_accuracy, labels_P, probs_PC, draw_patients(len(chosen), seed))))
+    return {"centers": len(centers), "patients": len(chosen), "chance": 1 / len(centers), "balanced_accuracy": found}
+
+
+def _patient_means(cohort: Cohort, patients: Patients) -> list[Floats | None]:
+    own: dict[str, list[Floats]] = {}
+    for patient, bag in zip(cohort.patient_ids, cohort.bags, strict=True):
+        if len(bag):
+            own.setdefault(patient, []).append(_mean(bag))
+    return [np.mean(own[patient], axis=0) if patient in own else None for patient in patients.ids]
+
+
+def _mean(bag: Rows) -> Floats:
+    rows = np.unique(np.linspace(0, len(bag) - 1, min(ROWS, len(bag))).astype(np.int64))
+    return np.asarray(np.asarray(bag[rows]).mean(axis=0, dtype=np.float64))
+
+
+def _told(features_PD: Floats, labels_P: np.ndarray[Any, np.dtype[np.int64]], seed: int) -> Floats:
+    """Return probabilities of the centers (P, C), each patient's by a model of the others."""
+    from sklearn.decomposition import PCA
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    probs_PC = np.zeros((len(labels_P), int(labels_P.max()) + 1))
+    parts = StratifiedKFold(PARTS, shuffle=True, random_state=seed)
+    for train, test in parts.split(features_PD, labels_P):
+        components = min(COMPONENTS, len(train) - 1, features_PD.shape[1])
+        model = make_pipeline(
+            StandardScaler(),
+            PCA(components, random_state=seed),
+            LogisticRegression(class_weight="balanced", C=0.1, max_iter=1000),
+        )
+        with warnings.catch_warnings(action="ignore"):  # columns without spread, and fits that end early
+            model.fit(features_PD[train], labels_P[train])
+        probs_PC[test] = model.predict_proba(features_PD[test])
+    return probs_PC

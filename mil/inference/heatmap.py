@@ -1,0 +1,280 @@
+"""`gigamil heatmap`: where the model looked, as a picture over the slide and as a table.
+
+Attention is averaged over the models of the run; for a slide that was in the training, over the models of its own test
+fold, which never saw its patient. Frames: ``l0_`` level-0 pixels of the slide, ``tiles_yx`` tile row and column.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from features.bags.bag import BagHeader, find_bags, read_coords, read_header
+from mil.data.cohort import load_rows
+from mil.data.splits import read_labels, read_splits
+from mil.evaluation.calibrate import calibration_of
+from mil.evaluation.examples import of_interest
+from mil.inference.overlay import SlidePicture, read_stamp, save_picture
+from mil.models.ensemble import Ensemble, check_bags_fit, load_ensemble
+from mil.run.checks import checked_table
+from mil.run.folder import RunFolder
+from mil.targets.metrics import Floats, Ints
+from mil.targets.targets import told_by
+from mil.training.options import TrainOptions, resolve
+from wsi.cohort.manifest import check_id
+from wsi.errors import BagError, GigamilError, RequestError, StoreError
+from wsi.files.atomic import check_folder, write_text
+from wsi.files.claim import claim
+from wsi.files.csv_table import csv_text
+from wsi.outcome import Outcome, Progress, Silent, Status, Summary
+from wsi.recipe import recipe_hash
+from wsi.store.tile_store import TileStore, find_stores
+
+TOP_TILES = 8
+STYLE = 2
+"""Raised when the picture changes, so that older pictures are not taken for today's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeatmapOptions:
+    """Options of `heatmap`."""
+
+    run: Path
+    bags: tuple[Path, ...]
+    stores: tuple[Path, ...]
+    out: Path
+    """Folder for ``<image_id>.png`` and ``<image_id>.csv``."""
+    image_ids: tuple[str, ...] = ()
+    """Slides to draw; empty: those of most interest, or with ``everything`` all that have a bag and a store."""
+    everything: bool = False
+    jobs: int = 1
+    """Processes that draw side by side."""
+    device: str = "auto"
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.bags or not self.stores:
+            raise RequestError("expected one or more bags and one or more tile stores")
+        if self.jobs < 1:
+            raise RequestError(f"--jobs {self.jobs}: expected 1 or more")
+        if self.everything and self.image_ids:
+            raise RequestError("--all and --image-id exclude each other: draw every slide, or those named")
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the run knows of its own slides."""
+
+    folds: dict[str, int]
+    labels: dict[str, str]
+
+
+def heatmap(options: HeatmapOptions, progress: Progress | None = None) -> Summary:
+    """Draw the attention of a run on slides; a slide that fails is named and the others go on.
+
+    Raises
+    ------
+    RequestError
+        The run is not finished, its head has no attention, the bags were not made as the run's bags were, or a wanted
+        slide has no bag.
+    """
+    start, progress = time.monotonic(), progress or Silent()
+    check_folder(options.out)
+    run = RunFolder(options.run)
+    if run.fusion != "none":
+        raise RequestError(f"{run.path} fuses bags of several encoders ({run.fusion}): heat maps are drawn of one's")
+    headers = {header.image_id: header for header in _headers(options.bags)}
+    stores = {store.image_id: store for store in find_stores(options.stores)}
+    both = sorted(set(headers) & set(stores))
+    wanted = list(dict.fromkeys(options.image_ids)) or (both if options.everything else _chosen(run, both))
+    absent = [image_id for image_id in wanted if image_id not in headers]
+    if absent or not wanted:
+        raise RequestError(f"expected a bag and a store of each slide; no bag of {', '.join(absent) or 'any store'}")
+    check_bags_fit(run, [headers[image_id] for image_id in wanted])
+    if len(wanted) < len(both) and not options.image_ids:
+        progress.note(f"{len(wanted)} of {len(both)} slides, those of most interest: --all draws every one")
+    pairs = [(headers[image_id], stores.get(image_id)) for image_id in wanted]
+    with claim(options.out):
+        progress.begin("heatmap", len(wanted), "slides")
+        outcomes = list(_drawn(options, pairs, progress))
+        progress.end()
+    return Summary("heatmap", outcomes, time.monotonic() - start)
+
+
+def _chosen(run: RunFolder, available: Sequence[str]) -> list[str]:
+    """Return the slides of most interest, by what the run told of its own."""
+    rows = [row for row in checked_table(run.path / "oof.csv", ("level",)) if row["level"] == "slide"]
+    return of_interest(rows, run.classes, available)
+
+
+Pair = tuple[BagHeader, TileStore | None]
+
+
+def _drawn(options: HeatmapOptions, pairs: Sequence[Pair], progress: Progress) -> Iterator[Outcome]:
+    """Draw the slides, here or in processes; give what became of each, in order."""
+    painter = _Painter(options)
+    workers = min(options.jobs, len(pairs))
+    if workers == 1:
+        for pair in pairs:
+            yield painter(pair)
+            progress.advance(1)
+        return
+    with ProcessPoolExecutor(workers, get_context("spawn"), _begin_worker, (options,)) as pool:
+        for outcome in pool.map(_draw_in_worker, pairs):
+            yield outcome
+            progress.advance(1)
+
+
+class _Painter:
+    """The models of a run, loaded once for many slides."""
+
+    def __init__(self, options: HeatmapOptions) -> None:
+        device = TrainOptions(bags=options.bags, manifest=Path(), out=options.out, device=options.device)
+        self._options, run = options, RunFolder(options.run)
+        self._ensemble = load_ensemble(run, resolve(device))
+        self._seen = Seen(read_splits(run.path / "splits.csv"), read_labels(run.path / "splits.csv"))
+
+    def __call__(self, pair: Pair) -> Outcome:
+        """Draw one slide."""
+        return _one(self._options, self._ensemble, *pair, self._seen)
+
+
+_painters: list[_Painter] = []
+
+
+def _begin_worker(options: HeatmapOptions) -> None:
+    torch.set_num_threads(1)
+    _painters.append(_Painter(options))
+
+
+def _draw_in_worker(pair: Pair) -> Outcome:
+    return _painters[0](pair)
+
+
+def _headers(paths: Sequence[Path]) -> list[BagHeader]:
+    return [read_header(path) for path in find_bags(paths)]
+
+
+def _one(
+    options: HeatmapOptions, ensemble: Ensemble, header: BagHeader, store: TileStore | None, seen: Seen
+) -> Outcome:
+    """Draw one slide, unless its picture is there."""
+    image_id = header.image_id
+    try:
+        if store is None:
+            raise StoreError("no tile store of this slide was found")
+        target = options.out / f"{check_id(image_id, str(header.path))}.png"
+        stamp = _stamp(ensemble, header, store)
+        if target.exists():
+            if read_stamp(target) == stamp:
+                return Outcome(image_id, Status.SKIPPED)
+            if not options.overwrite:
+                raise RequestError(f"{target} shows something else: choose another --out, or give --overwrite")
+        picture = slide_picture(ensemble, header, store, seen)
+        write_text(target.with_suffix(".csv"), attention_table(picture))
+        save_picture(picture, target, stamp)
+        return Outcome(image_id, Status.DONE, facts={"tiles": header.n_tiles, "models": picture.models})
+    except (GigamilError, OSError, KeyError, ValueError) as error:
+        return Outcome(image_id, Status.FAILED, str(error))
+
+
+def _stamp(ensemble: Ensemble, header: BagHeader, store: TileStore) -> str:
+    """Return the hash of everything that shapes a picture."""
+    config = ensemble.run.config
+    made = {"run": config["recipe_hash"], "bag": header.recipe_hash, "tiles": header.n_tiles}
+    return recipe_hash({**made, "store": store.recipe_hash, "image_id": header.image_id, "style": STYLE})
+
+
+def slide_picture(ensemble: Ensemble, header: BagHeader, store: TileStore, seen: Seen) -> SlidePicture:
+    """Compute what the picture of one slide shows.
+
+    Raises
+    ------
+    BagError
+        The bag has no tile, or its coordinates are not those of the store's tile list.
+    RequestError
+        The head has no attention.
+    """
+    rows = load_rows(header)
+    if not len(rows):
+        raise BagError(f"slide {header.image_id} has no tiles: there is nothing to draw")
+    l0_yx = read_coords(header.path, store.mpp / store.l0_px_per_px)
+    tiles_K, tile_of_N = np.unique(_rows_in_store(l0_yx, store, header), return_inverse=True)
+    fold = seen.folds.get(header.image_id)
+    by_row_N = ensemble.attention(rows, fold)
+    if by_row_N is None:
+        raise RequestError(
+            f"the run's head {ensemble.run.head} has no attention: train one that has, such as gated_abmil"
+        )
+    attention_N = np.zeros(len(tiles_K))
+    np.add.at(attention_N, tile_of_N, by_row_N)  # views of one tile, where kept, count together
+    members = [member for member in ensemble.members if fold is None or member.fold == fold]
+    top = np.argsort(-attention_N, kind="stable")[:TOP_TILES]
+    overview_HWC = store.overview(2048)
+    return SlidePicture(
+        image_id=header.image_id,
+        classes=ensemble.run.classes,
+        outputs_C=_outputs(ensemble, rows, fold),
+        shares=ensemble.run.target in ("classes", "labels"),
+        label=seen.labels.get(header.image_id),
+        out_of_fold=fold is not None,
+        models=len(members),
+        overview_HWC=overview_HWC,
+        overview_mpp=float(store.mpp * store.shape_yx[1] / overview_HWC.shape[1]),
+        tiles_yx=store.tiles_yx[tiles_K],
+        tile_share=store.tile_px / np.array(store.shape_yx, np.float64),
+        attention_N=attention_N,
+        percentile_N=percentiles(attention_N),
+        top_N=top,
+        top_tiles_KHWC=store.read_tiles(tiles_K[top]).transpose(0, 2, 3, 1),
+        l0_yx=store.coords_l0_yx()[tiles_K],
+    )
+
+
+def _rows_in_store(l0_yx: Ints, store: TileStore, header: BagHeader) -> Ints:
+    """Return which of the store's tiles each row of a bag is; a bag may hold some of them, or one several times."""
+    place = {tuple(yx): row for row, yx in enumerate(store.coords_l0_yx().tolist())}
+    rows = [place.get(tuple(yx), -1) for yx in l0_yx.tolist()]
+    if min(rows) < 0:
+        raise BagError(
+            f"bag {header.path} and store {store.path} list different tiles ({len(l0_yx)} and {store.n_tiles}, "
+            f"{rows.count(-1)} of them not in the store): extract the bag from this store"
+        )
+    return np.array(rows, np.int64)
+
+
+def _outputs(ensemble: Ensemble, rows: NDArray[np.floating], fold: int | None) -> Floats:
+    """Return the slide's calibrated probabilities, or its value or risk, from the models that the attention is of."""
+    chosen = tuple(member for member in ensemble.members if fold is None or member.fold == fold)
+    part = Ensemble(ensemble.run, chosen, ensemble.calibration, ensemble.device)
+    if ensemble.run.target != "classes":
+        return told_by(ensemble.run.target, part.logits([rows]))[0]
+    calibration = ensemble.calibration
+    if fold is not None:
+        calibration = calibration_of(ensemble.run.read_json("calibration.json")["folds"][fold])
+    return np.asarray(calibration.probabilities(part.logits([rows]))[0])
+
+
+def percentiles(attention_N: Floats) -> Floats:
+    """Return each tile's rank within the slide, 0 (lowest) to 1 (highest), ties at their mean; 1 for a single tile."""
+    if len(attention_N) == 1:
+        return np.ones(1)
+    return np.asarray((rankdata(attention_N) - 1) / (len(attention_N) - 1))
+
+
+def attention_table(picture: SlidePicture) -> str:
+    """Return the attention as CSV: tile row and column, level-0 pixels (y, x), attention (sums to 1), percentile."""
+    header = ["tile_row", "tile_column", "l0_y", "l0_x", "attention", "percentile"]
+    columns = (picture.tiles_yx.tolist(), picture.l0_yx.tolist(), picture.attention_N, picture.percentile_N)
+    rows = [
+        [*tile, *place, f"{attention:.9g}", f"{rank:.6f}"]
+        for tile, place, attention, rank in zip(*columns, strict=True)
+    ]
+    return csv_text([header, *rows])

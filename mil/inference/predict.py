@@ -1,0 +1,381 @@
+"""`gigamil predict`: a run and new slides or bags in, one row of probabilities per patient out.
+
+The table has ``patient_id``, then the classes. It is always complete: every patient of the manifest has a row, rows sum
+to 1, and who could not be judged stands at equal probabilities and is named. Of a run whose slides are judged by
+themselves (``--unit slide``) it has ``image_id``, and a row for each slide. Runs with another target give a column for
+each label (probabilities, each on its own), the value, or the log risk; who could not be judged stands at what is best
+said of anybody.
+"""
+
+import json
+import re
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.bags.bag import find_bags
+from mil.data.cohort import BagSet, Cohort, cohort_digest, scan_bags
+from mil.data.duplicates import notes_of_training, pictures
+from mil.data.several_encoders import check_made_alike, open_fused, scan
+from mil.inference.combine import COMBINATIONS, Combiner, combiner, runs_of
+from mil.inference.inputs import bags_of, check_used
+from mil.inference.slides import Budget, SlideOptions, make_bags
+from mil.models.ensemble import check_bags_fit, load_ensemble, scales_of
+from mil.run.folder import RunFolder
+from mil.run.outputs import Tables
+from mil.run.scores import patient_logits
+from mil.targets.metrics import Floats
+from mil.targets.targets import told_by
+from mil.training.options import TrainOptions, resolve
+from wsi.cohort.manifest import ManifestRow, load_manifest
+from wsi.cohort.slides import Job, find_jobs
+from wsi.errors import RequestError
+from wsi.files.atomic import make_folder, write_text
+from wsi.files.claim import claim
+from wsi.files.csv_table import csv_text
+from wsi.outcome import Outcome, Progress, Silent, Status, Summary
+from wsi.recipe import Recipe, canonical, refuse_other_recipe
+
+_CHUNK = 64
+"""Bags scored between two steps of the progress bar."""
+
+
+MARK = "gigamil-predict-1"
+_WORK = ".gigamil-work"
+"""Marks a folder of stores and bags that is deleted when the table is written."""
+UNKNOWN = {
+    "classes": "equal probabilities",
+    "labels": "the labels' shares in the training",
+    "value": "the mean of the training",
+    "survival": "a log risk of 0, which says nothing",
+}
+"""What is told of a patient without a usable slide."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions:
+    """Options of `predict`."""
+
+    run: Path
+    """A run folder, or a folder of `gigamil compare`, which stands for its runs."""
+    others: tuple[Path, ...] = ()
+    """Further runs, whose answers are combined with the first one's."""
+    combine: str = "mean"
+    """``mean`` or ``stack``; `mil.inference.combine`."""
+    bags: tuple[Path, ...] = ()
+    slides: SlideOptions | None = None
+    """In place of bags: slide files, tiled and encoded as the run's were."""
+    work: Path | None = None
+    """Folder in which stores and bags of slides are kept; None: a temporary one beside ``out``."""
+    time_budget_min: float | None = None
+    """Minutes within which slides are to be done; those that are not stand at equal probabilities."""
+    out: Path
+    """The table to write; ``<name>.json`` beside it says how it was made and what was missing."""
+    manifest: Path | None = None
+    """The slides and patients; without it, the slides given, a patient being the id without its ``_<n>``."""
+    device: str = "auto"
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if bool(self.bags) == (self.slides is not None):
+            raise RequestError("expected either bags or slides: one or more files or folders of one kind")
+        if self.slides is None and (self.work is not None or self.time_budget_min is not None):
+            raise RequestError("--work and --time-budget are for slides: bags need neither")
+        if self.time_budget_min is not None and not self.time_budget_min > 0:
+            raise RequestError(f"--time-budget {self.time_budget_min}: expected minutes above 0")
+        if self.out.suffix != ".csv":
+            raise RequestError(f"--out {self.out}: expected a name that ends in .csv")
+        if self.combine not in COMBINATIONS:
+            raise RequestError(f"--combine {self.combine}: expected {' or '.join(COMBINATIONS)}")
+
+    @property
+    def tables(self) -> Tables:
+        """Return the files to write."""
+        return Tables(self.out.with_suffix(".json"), (self.out,), MARK)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What one run is asked about."""
+
+    run: RunFolder
+    rows: tuple[ManifestRow, ...]
+    sets: tuple[BagSet, ...]
+    """The bags of each encoder."""
+
+    def recipe(self) -> Recipe:
+        """Return what shapes the run's answers."""
+        first, *others = [cohort_digest(self.rows, bags.headers) for bags in self.sets]
+        fused = {"other_encoders": others} if others else {}
+        return {"run": self.run.config["recipe_hash"], "slides": len(self.rows), "cohort": first, **fused}
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What one run says of the patients."""
+
+    patients: list[str]
+    values_PC: Floats
+    known_P: NDArray[np.bool_]
+    """Patients of whom a slide could be judged."""
+    failures: dict[str, str]
+    """Image id -> reason."""
+    notes: list[str]
+
+
+def predict(options: PredictOptions, progress: Progress | None = None) -> Summary:
+    """Predict every patient of the manifest: mean logits over all models and the patient's slides, calibrated.
+
+    A patient without any usable bag gets equal probabilities. Failed slides are named in the summary and in the JSON
+    file beside the table.
+
+    Raises
+    ------
+    RequestError
+        The run is not finished, the bags were not made as the run's bags were, its models give no numbers, or the table
+        is there and was written by something else.
+    RecipeMismatchError
+        The table, or in ``work`` a store or bag, exists and was made from something else, and ``overwrite`` is not
+        given.
+    """
+    start, progress = time.monotonic(), progress or Silent()
+    runs = runs_of((options.run, *options.others))
+    for run in runs:
+        run.read_json("calibration.json" if run.classes else "metrics.json")  # an unfinished run: before the work
+    combine = combiner(runs, options.combine)
+    with claim(options.out), ExitStack() as held:
+        if options.slides is None:
+            asked = _given(runs, options)
+        else:
+            _check_not_of_another_run(runs, options)
+            asked = _made(runs, options, options.slides, start, held, progress)
+        outcomes = _write(options, asked, combine, progress)
+    return Summary("predict", outcomes, time.monotonic() - start)
+
+
+def _given(runs: Sequence[RunFolder], options: PredictOptions) -> list[_Asked]:
+    """Return the slides to predict, and for each run the bags of each encoder."""
+    own = [options.bags if len(runs) == 1 else bags_of(run, options.bags) for run in runs]
+    unused = [str(path) for path in options.bags if not any(path in paths for paths in own)]
+    if unused:
+        raise RequestError(f"{unused[0]}: its bags are of an encoder that no run was trained on: leave it out")
+    if options.manifest is not None:
+        rows = _unlabelled(options.manifest)
+        check_used(options.bags, [row.image_id for row in rows])
+    else:
+        first = own[0] if runs[0].fusion == "none" else own[0][:1]
+        rows = tuple(_row(path.stem) for path in find_bags(first))
+    return [_scanned(run, rows, paths) for run, paths in zip(runs, own, strict=True)]
+
+
+def _scanned(run: RunFolder, rows: tuple[ManifestRow, ...], paths: Sequence[Path]) -> _Asked:
+    sets = scan(paths, [row.image_id for row in rows], run.fusion)
+    if run.fusion == "none":
+        check_bags_fit(run, list(sets[0].headers.values()))
+    else:
+        recipe = json.loads(run.config["about"]["bag_recipe"])
+        check_made_alike(sets, run.fusion, recipe, f"the run {run.path}", scales_of(run))
+    return _Asked(run, rows, sets)
+
+
+def _made(
+    runs: Sequence[RunFolder],
+    options: PredictOptions,
+    slides: SlideOptions,
+    start: float,
+    held: ExitStack,
+    progress: Progress,
+) -> list[_Asked]:
+    """Return the slides to predict, and their bags, made here: once for all runs whose bags were made alike."""
+    jobs = find_jobs(slides.slides, options.manifest)
+    rows = _unlabelled(options.manifest) if options.manifest else tuple(_row(job.image_id) for job in jobs)
+    kinds = list(dict.fromkeys(run.config["about"]["bag_recipe"] for run in runs))
+    work = options.work or held.enter_context(_work_beside(options.out))
+    budget = None if options.time_budget_min is None else Budget(options.time_budget_min / len(kinds), start)
+    made: dict[str, BagSet] = {}
+    for number, kind in enumerate(kinds):
+        first = next(run for run in runs if run.config["about"]["bag_recipe"] == kind)
+        folder = work if len(kinds) == 1 else work / f"encoder{number}"
+        made[kind] = _bags(first, slides, jobs, rows, folder, budget, options.overwrite, progress)
+        budget = None if budget is None else replace(budget, started=time.monotonic())
+    return [_Asked(run, rows, (made[run.config["about"]["bag_recipe"]],)) for run in runs]
+
+
+def _bags(
+    run: RunFolder,
+    slides: SlideOptions,
+    jobs: Sequence[Job],
+    rows: Sequence[ManifestRow],
+    work: Path,
+    budget: Budget | None,
+    overwrite: bool,
+    progress: Progress,
+) -> BagSet:
+    made = make_bags(run, slides, jobs, work, budget, progress, overwrite=overwrite)
+    dim = int(run.recipe["bags"]["dim"])
+    bags = BagSet({}, {}, "", {}, dim)
+    if made.bags:
+        bags = scan_bags(made.bags, [row.image_id for row in rows])
+        check_bags_fit(run, list(bags.headers.values()))
+    return replace(bags, failures=bags.failures | made.failures, dim=dim)
+
+
+@contextmanager
+def _work_beside(out: Path) -> Iterator[Path]:
+    """Give a hidden folder beside the table, deleted at the end; one that a killed run left is gone on with.
+
+    The caller holds the claim on ``out``.
+    """
+    folder = out.with_name(f".{out.name}.work")
+    make_folder(out.parent)
+    if folder.exists() and not (folder / _WORK).is_file():
+        raise RequestError(f"{folder} is there and was not made by this command: move it away, or give --work")
+    write_text(folder / _WORK, "")
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_not_of_another_run(runs: Sequence[RunFolder], options: PredictOptions) -> None:
+    """Refuse before the work, not after it, where the table is there and must not be replaced."""
+    if not options.out.exists() or options.overwrite:
+        return
+    found = (options.tables.told() or {"recipe": {}})["recipe"]
+    hashes = [run.config["recipe_hash"] for run in runs]
+    wanted = {"run": hashes[0]} if len(runs) == 1 else {"runs": hashes}
+    refuse_other_recipe(options.out, {key: found.get(key) for key in wanted}, wanted)
+
+
+def _recipe(options: PredictOptions, asked: Sequence[_Asked]) -> Recipe:
+    """Return what shapes the table."""
+    own = [one.recipe() for one in asked]
+    if len(own) == 1:
+        return own[0]
+    parts = [{key: value for key, value in one.items() if key not in ("run", "slides")} for one in own]
+    return {
+        "runs": [one["run"] for one in own],
+        "slides": own[0]["slides"],
+        "combine": options.combine,
+        "cohorts": [canonical(part) for part in parts],
+    }
+
+
+def _write(options: PredictOptions, asked: Sequence[_Asked], combine: Combiner, progress: Progress) -> list[Outcome]:
+    """Predict and write the table and its sidecar, unless they are there."""
+    recipe, run = _recipe(options, asked), asked[0].run
+    earlier = options.tables.earlier(recipe, overwrite=options.overwrite)
+    if earlier is not None:
+        outcome = Outcome(str(options.out), Status.SKIPPED, "the table is there, made from the same run and bags")
+        return [outcome, *_failed(earlier["failures"], run.target)]
+    told = [_told(one, options, progress) for one in asked]
+    failures = {image_id: why for one in told for image_id, why in one.failures.items()}
+    patients, known_RP = told[0].patients, np.stack([one.known_P for one in told])
+    values_PC = combine([one.values_PC for one in told], known_RP)
+    notes = list(dict.fromkeys(note for one in told for note in one.notes))
+    uniform = [patient for patient, known in zip(patients, known_RP.T, strict=True) if not known.any()]
+    if uniform:
+        notes.append(f"{len(uniform)} patients at {UNKNOWN[run.target]}, without a usable slide: {', '.join(uniform)}")
+    score = combine.score()
+    if score is not None and combine.shared is not None:
+        notes += combine.shared.notes
+        notes.append(_score_note(options.combine, len(told), len(combine.shared.ids), score))
+    for note in notes:
+        progress.note(note)
+    columns = [[run.unit_column, *run.classes]]
+    text = csv_text([*columns, *([name, *row] for name, row in zip(patients, values_PC.tolist(), strict=True))])
+    about = {"failures": failures, "notes": notes, **({"score": score} if score is not None else {})}
+    options.tables.write(recipe, {options.out: text}, about)
+    done = Outcome(str(options.out), Status.DONE, facts={"patients": len(patients), "notes": notes})
+    return [done, *_failed(failures, run.target)]
+
+
+def _score_note(how: str, runs: int, patients: int, score: Any) -> str:
+    auc, loss = score["auc"], score["weighted_log_loss"]
+    return (
+        f"{how} of {runs} runs: AUC {auc['value']:.3f} ({auc['low']:.3f} to {auc['high']:.3f}), weighted log loss "
+        f"{loss['value']:.3f}, on {patients} patients whom no model that scored them had seen"
+    )
+
+
+def _unlabelled(manifest: Path) -> tuple[ManifestRow, ...]:
+    """Return the slides of the manifest; labels play no part and are dropped."""
+    return tuple(replace(row, label=None) for row in load_manifest(manifest))
+
+
+def _row(image_id: str) -> ManifestRow:
+    return ManifestRow(image_id, re.sub(r"_\d+$", "", image_id))
+
+
+def _told(asked: _Asked, options: PredictOptions, progress: Progress) -> _Told:
+    """Ask one run."""
+    run = asked.run
+    slides = open_fused(asked.rows, asked.sets, run.fusion, run.classes)
+    cohorts = tuple(own.by_patient() for own in slides) if run.recipe.get("aggregate") == "bag" else slides
+    cohorts = tuple(own.by_slide() for own in cohorts) if run.recipe.get("unit") == "slide" else cohorts
+    cohort, ensemble = cohorts[0], load_ensemble(run, _device(options.device))
+    logits = np.zeros((len(cohort), len(cohort.classes)))
+    progress.begin("predict", len(cohort), "slides")
+    for first in range(0, len(cohort), _CHUNK):
+        chunk, *others = [own.bags[first : first + _CHUNK] for own in cohorts]
+        logits[first : first + len(chunk)] = ensemble.logits(chunk, *others)
+        progress.advance(len(chunk))
+    progress.end()
+    finite_N: NDArray[np.bool_] = np.asarray(np.isfinite(logits).all(axis=1))
+    if cohort.usable_N.any() and not finite_N[cohort.usable_N].any():
+        raise RequestError(f"{run.path}: its models answer no slide with finite numbers: train the run again")
+    unanswered = {own for own, fine in zip(cohort.image_ids, finite_N, strict=True) if not fine}
+    cohort, whole = _without(cohort, unanswered), _without(slides[0], unanswered)
+    how = str(run.recipe.get("aggregate", "mean"))
+    patients, logits_PC = patient_logits(logits, cohort.patient_ids, cohort.usable_N, how)
+    usable = {patient for patient, fine in zip(cohort.patient_ids, cohort.usable_N, strict=True) if fine}
+    known_P = np.array([patient in usable for patient in patients], bool)
+    values = _values(run, ensemble.calibration.probabilities(logits_PC) if run.target == "classes" else logits_PC)
+    default = 1 / logits_PC.shape[1] if run.target == "classes" else run.read_json("metrics.json")["default"]
+    notes = _notes(run, whole, pictures(asked.sets[0].headers))
+    return _Told(patients, np.where(known_P[:, None], values, default), known_P, dict(whole.failures), notes)
+
+
+def _values(run: RunFolder, outputs_PC: Floats) -> Floats:
+    """Return what is told, all of it finite."""
+    values = outputs_PC if run.target == "classes" else told_by(run.target, outputs_PC)
+    if not np.isfinite(values).all():
+        raise RequestError(f"{run.path}: its calibration gives no finite number: train the run again")
+    return values
+
+
+def _without(cohort: Cohort, unanswered: set[str]) -> Cohort:
+    """Return the cohort with these slides, or these patients' slides, failed and without tiles."""
+    ids = zip(cohort.image_ids, cohort.patient_ids, strict=True)
+    lost = [image_id if {image_id, patient_id} & unanswered else "" for image_id, patient_id in ids]
+    why = "the models' answer is not finite: expected features of the size that was trained on; extract it again"
+    return replace(
+        cohort,
+        bags=tuple(bag[:0] if own else bag for bag, own in zip(cohort.bags, lost, strict=True)),
+        failures=cohort.failures | {image_id: why for image_id in lost if image_id},
+    )
+
+
+def _device(device: str) -> TrainOptions:
+    """Return options that carry the device; their places are not used."""
+    return resolve(TrainOptions(bags=(Path(),), manifest=Path(), out=Path(), device=device))
+
+
+def _notes(run: RunFolder, cohort: Cohort, picture_of: dict[str, str]) -> list[str]:
+    notes = []
+    if cohort.empty:
+        notes.append(f"{len(cohort.empty)} slides without tiles: {', '.join(cohort.empty)}")
+    rows = [ManifestRow(*ids) for ids in zip(cohort.image_ids, cohort.patient_ids, strict=True)]
+    notes += notes_of_training(run.path, rows, picture_of)
+    return notes
+
+
+def _failed(failures: dict[str, str], target: str) -> list[Outcome]:
+    return [Outcome(image_id, Status.FAILED, f"{reason} ({UNKNOWN[target]})") for image_id, reason in failures.items()]

@@ -1,0 +1,303 @@
+"""`gigamil similar`: the known cases most like a new slide, and an alarm for slides that are like none of them.
+
+Every model of the run makes a point of each slide. A model's gallery are the slides of the patients that it was
+trained on; the slides of its test fold, which it has not seen, say how familiar a known slide looks that is new to it:
+so the threshold comes from patients whom no model that judged them had seen. New slides are judged by all models,
+averaged. A slide is no neighbour of itself: a query that is a known slide, by its id or by its picture, is looked up
+among the others. Models that were trained on it judge it, too, which flatters it, and is told.
+
+    <out>            query, rank, image_id, patient_id, label, similarity (mean cosine over the models)
+    <out>.json       familiarity of each query, the threshold, MAP@k of the known slides, what failed
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.bags.bag import BagHeader, find_bags, read_header
+from mil.data.cohort import cohort_digest, load_rows
+from mil.data.duplicates import pictures
+from mil.data.splits import read_labels, read_patients, read_splits
+from mil.inference.retrieval import embed_bags, map_at_k
+from mil.models.ensemble import check_bags_fit, load_ensemble
+from mil.ragged.packing import Rows
+from mil.run.folder import RunFolder
+from mil.run.outputs import Tables
+from mil.targets.metrics import Floats
+from mil.training.options import TrainOptions, resolve
+from wsi.cohort.manifest import ManifestRow
+from wsi.errors import BagError, RequestError
+from wsi.files.claim import claim
+from wsi.files.csv_table import csv_text
+from wsi.outcome import Outcome, Progress, Silent, Status, Summary
+from wsi.recipe import Recipe
+
+MARK = "gigamil-similar-1"
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimilarOptions:
+    """Options of `similar`."""
+
+    run: Path
+    bags: tuple[Path, ...]
+    """The slides to look up."""
+    known: tuple[Path, ...]
+    """The bags that the run was trained on, or those among them that may be found."""
+    out: Path
+    """The table to write."""
+    most: int = 5
+    """Cases told for each slide, and neighbours that say how familiar it is."""
+    refused: float = 0.05
+    """Share of known slides that may be called unknown."""
+    device: str = "auto"
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.out.suffix != ".csv":
+            raise RequestError(f"--out {self.out}: expected a name that ends in .csv")
+        if self.most < 1 or not 0 < self.refused < 1:
+            raise RequestError(
+                f"expected --most of 1 or more and --refused between 0 and 1, found {self.most}, {self.refused}"
+            )
+
+    @property
+    def tables(self) -> Tables:
+        """Return the files to write."""
+        return Tables(self.out.with_suffix(".json"), (self.out,), MARK)
+
+
+@dataclass(frozen=True, slots=True)
+class _Slides:
+    """Slides with whole bags; the fields run in parallel."""
+
+    image_ids: tuple[str, ...]
+    bags: tuple[Rows, ...]
+
+    def without(self, lost_N: Bools) -> "_Slides":
+        """Return those that are not lost."""
+        kept = np.flatnonzero(~lost_N).tolist()
+        return _Slides(tuple(self.image_ids[i] for i in kept), tuple(self.bags[i] for i in kept))
+
+
+@dataclass(frozen=True, slots=True)
+class _Truth:
+    """What splits.csv says of the run's slides, by image id."""
+
+    folds: Mapping[str, int]
+    labels: Mapping[str, str]
+    patients: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Points:
+    """The points (n, H) that one model makes of slides."""
+
+    fold: int
+    """The fold that the model has not seen."""
+    known_NH: Floats
+    queries_QH: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What the models say together."""
+
+    cosines_QN: Floats
+    """Mean over the models whose gallery holds the slide; -inf for the query itself."""
+    familiarity_Q: Floats
+    threshold: float
+    map_at_k: float
+
+
+def similar(options: SimilarOptions, progress: Progress | None = None) -> Summary:
+    """Look slides up among the known ones; one row for each slide and neighbour.
+
+    A slide whose bag is damaged or empty fails, and is named; so does a known one.
+
+    Raises
+    ------
+    RequestError
+        The run is not finished, its head makes no single point of a bag, bags were made otherwise than the run's, too
+        few known slides are given, or the table is there and was written by something else.
+    RecipeMismatchError
+        The table was made with other settings or bags, and ``overwrite`` is not given.
+    """
+    start, progress = time.monotonic(), progress or Silent()
+    run = RunFolder(options.run)
+    run.check_classes("looking up similar cases")
+    run.read_json("calibration.json")  # an unfinished run: before the work
+    failures: dict[str, str] = {}
+    known, asked = (_headers(run, paths, failures) for paths in (options.known, options.bags))
+    recipe = _recipe(run, options, known, asked)
+    with claim(options.out):
+        earlier = options.tables.earlier(recipe, overwrite=options.overwrite)
+        if earlier is None:
+            outcome = _write(run, options, recipe, (known, asked), failures, progress)
+        else:
+            outcome = Outcome(str(options.out), Status.SKIPPED, "the table is there, made from the same run and bags")
+            failures = earlier["failures"]
+    failed = [Outcome(image_id, Status.FAILED, why) for image_id, why in failures.items()]
+    return Summary("similar", [outcome, *failed], time.monotonic() - start)
+
+
+def _headers(run: RunFolder, paths: Sequence[Path], failures: dict[str, str]) -> dict[str, BagHeader]:
+    """Return image id -> header of the bags that can be read; who else there is, goes to ``failures``."""
+    headers = {}
+    for path in find_bags(paths):
+        try:
+            header = read_header(path)
+        except BagError as error:
+            failures[path.stem] = str(error)
+        else:
+            headers[header.image_id] = header
+    check_bags_fit(run, list(headers.values()))
+    return headers
+
+
+def _recipe(run: RunFolder, options: SimilarOptions, *sets: Mapping[str, BagHeader]) -> Recipe:
+    """Return what shapes the table."""
+    digests = [cohort_digest([ManifestRow(i, i) for i in headers], headers) for headers in sets]
+    settings = {"most": options.most, "refused": options.refused}
+    return {"run": run.config["recipe_hash"], "known": digests[0], "queries": digests[1], **settings}
+
+
+def _write(
+    run: RunFolder,
+    options: SimilarOptions,
+    recipe: Recipe,
+    sets: tuple[Mapping[str, BagHeader], Mapping[str, BagHeader]],
+    failures: dict[str, str],
+    progress: Progress,
+) -> Outcome:
+    """Look up, and write the table and its sidecar."""
+    table = run.path / "splits.csv"
+    truth = _Truth(read_splits(table), read_labels(table), read_patients(table))
+    known = _opened({i: header for i, header in sets[0].items() if i in truth.folds and header.n_tiles}, failures)
+    known, queries, points = _points(run, options, known, _opened(sets[1], failures), failures, progress)
+    found = _look_up(options, known, points, truth, _same(queries, known, *(pictures(own) for own in sets)))
+    told = dict(zip(queries.image_ids, found.familiarity_Q.tolist(), strict=True))
+    unknown = [name for name, own in told.items() if own < found.threshold]
+    trained = [name for name in told if name in truth.folds]
+    about = {
+        "familiarity": told,
+        "threshold": found.threshold,
+        "like_none_of_the_known": unknown,
+        "trained_on": trained,
+        f"map_at_{options.most}_of_the_known": found.map_at_k if np.isfinite(found.map_at_k) else None,
+        "failures": failures,
+    }
+    options.tables.write(recipe, {options.out: _table(options, known, truth, queries, found)}, about)
+    for name in unknown:
+        progress.note(f"{name} is like none of the known slides: do not trust what is predicted of it")
+    if trained:
+        progress.note(f"{len(trained)} slides were in the run's training, which flatters their familiarity")
+    return Outcome(str(options.out), Status.DONE, facts={"slides": len(told), "like_none_of_the_known": unknown})
+
+
+def _opened(headers: Mapping[str, BagHeader], failures: dict[str, str]) -> _Slides:
+    """Return the slides whose features are whole."""
+    bags = {}
+    for image_id, header in headers.items():
+        try:
+            if header.n_tiles == 0:
+                raise BagError(f"{header.path}: no tile with tissue: expected some")
+            bags[image_id] = load_rows(header)
+        except BagError as error:
+            failures[image_id] = str(error)
+    return _Slides(tuple(bags), tuple(bags.values()))
+
+
+def _points(
+    run: RunFolder,
+    options: SimilarOptions,
+    known: _Slides,
+    queries: _Slides,
+    failures: dict[str, str],
+    progress: Progress,
+) -> tuple[_Slides, _Slides, list[_Points]]:
+    """Return the slides of which every model makes a point of finite numbers, and these points."""
+    if not queries.image_ids:
+        raise RequestError("no slide can be looked up: expected one or more bags with tiles")
+    if not known.image_ids:
+        raise RequestError("--known: expected bags of the run's own slides, of two folds or more; found none")
+    device = resolve(TrainOptions(bags=(Path(),), manifest=Path(), out=Path(), device=options.device))
+    ensemble = load_ensemble(run, device)
+    progress.begin("similar", 2 * len(ensemble.members), "models")
+    points = []
+    for member in ensemble.members:
+        known_NH, queries_QH = (embed_bags(member.model, own.bags, device.device) for own in (known, queries))
+        points.append(_Points(member.fold, known_NH, queries_QH))
+        progress.advance(2)
+    progress.end()
+    lost_N = ~np.all([np.isfinite(own.known_NH).all(axis=1) for own in points], axis=0)
+    lost_Q = ~np.all([np.isfinite(own.queries_QH).all(axis=1) for own in points], axis=0)
+    if lost_N.all() or lost_Q.all():
+        raise RequestError(f"{run.path}: its models make points of no finite numbers: train the run again")
+    for slides, lost in ((known, lost_N), (queries, lost_Q)):
+        for i in np.flatnonzero(lost):
+            failures[slides.image_ids[i]] = (
+                "the models' answer is not finite: expected features of the size that was trained on; extract it again"
+            )
+    kept = [_Points(own.fold, own.known_NH[~lost_N], own.queries_QH[~lost_Q]) for own in points]
+    return known.without(lost_N), queries.without(lost_Q), kept
+
+
+def _same(queries: _Slides, known: _Slides, known_by: Mapping[str, str], asked_by: Mapping[str, str]) -> Bools:
+    """Return which known slide is the query itself (Q, N), by its id or by its picture."""
+    theirs = [{image_id, known_by.get(image_id, image_id)} for image_id in known.image_ids]
+    return np.array([[bool({own, asked_by.get(own, own)} & other) for other in theirs] for own in queries.image_ids])
+
+
+def _look_up(
+    options: SimilarOptions, known: _Slides, points: Sequence[_Points], truth: _Truth, same_QN: Bools
+) -> _Found:
+    folds = np.array([truth.folds[image_id] for image_id in known.image_ids], np.int64)
+    if len(np.unique(folds)) < 2:
+        raise RequestError("--known: expected bags of the run's own slides, of two folds or more; found too few")
+    labels = np.unique([truth.labels[image_id] for image_id in known.image_ids], return_inverse=True)[1]
+    patients = [truth.patients[image_id] for image_id in known.image_ids]
+    sums, counts, judged = np.zeros(same_QN.shape), np.zeros(len(folds)), np.zeros(len(folds))
+    familiarity, own_familiarity, maps = np.zeros(len(same_QN)), np.zeros(len(folds)), []
+    for model in points:
+        seen, held_out = np.flatnonzero(folds != model.fold), np.flatnonzero(folds == model.fold)
+        gallery_SH, held_out_MH = model.known_NH[seen], model.known_NH[held_out]
+        cosines = model.queries_QH @ gallery_SH.T
+        sums[:, seen] += cosines
+        counts[seen] += 1
+        familiarity += _familiarity(np.where(same_QN[:, seen], -np.inf, cosines), options.most)
+        own_familiarity[held_out] += _familiarity(held_out_MH @ gallery_SH.T, options.most)
+        judged[held_out] += 1
+        if len(held_out) > 1:
+            maps.append(map_at_k(held_out_MH, labels[held_out], options.most, [patients[i] for i in held_out])[0])
+    shared = own_familiarity[judged > 0] / judged[judged > 0]
+    found = [value for value in maps if np.isfinite(value)]
+    return _Found(
+        np.where(same_QN, -np.inf, sums / np.maximum(counts, 1)),
+        familiarity / len(points),
+        float(np.quantile(shared, options.refused)),
+        float(np.mean(found)) if found else float("nan"),
+    )
+
+
+def _familiarity(cosines_QS: Floats, most: int) -> Floats:
+    """Return the mean (Q,) of the highest cosines, those of -inf left out."""
+    highest = -np.sort(-cosines_QS, axis=1)[:, :most]
+    there = np.isfinite(highest)
+    return np.asarray(np.where(there, highest, 0.0).sum(axis=1) / np.maximum(there.sum(axis=1), 1))
+
+
+def _table(options: SimilarOptions, known: _Slides, truth: _Truth, queries: _Slides, found: _Found) -> str:
+    rows: list[list[Any]] = [["query", "rank", "image_id", "patient_id", "label", "similarity"]]
+    for query, cosines in zip(queries.image_ids, found.cosines_QN, strict=True):
+        order = [i for i in np.argsort(-cosines, kind="stable").tolist() if np.isfinite(cosines[i])][: options.most]
+        for rank, i in enumerate(order, start=1):
+            name = known.image_ids[i]
+            rows.append([query, rank, name, truth.patients[name], truth.labels[name], f"{cosines[i]:.6f}"])
+    return csv_text(rows)

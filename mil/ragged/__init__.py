@@ -1,0 +1,1 @@
+"""Bags of unequal length as rows and offsets, never padded."""

@@ -1,0 +1,54 @@
+"""Softmax, sums, means and maxima over the bags of packed rows, in float32 (float64 stays).
+
+A batch has few bags, so each is worked on as a view of the rows. Attention pooling of width 512, forward and backward,
+took 47 ms on one core for 16 bags of 1,000 rows this way, 40 with ``index_add`` and 90 with ``segment_reduce``; for 8
+bags of 10,000 it took 606, 721 and 955. Unlike ``index_add`` on a GPU it repeats itself bit for bit.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from mil.ragged.instances import wide
+
+
+def split(values_N: Tensor, offsets: Sequence[int]) -> tuple[Tensor, ...]:
+    """Return the rows (n_b, ...) of each bag, as views."""
+    return torch.split(values_N, [stop - start for start, stop in pairwise(offsets)])
+
+
+def segment_softmax(scores_N: Tensor, offsets: Sequence[int]) -> Tensor:
+    """Return the softmax over each bag's rows; further axes are each on their own."""
+    with torch.autocast(scores_N.device.type, enabled=False):
+        return torch.cat([scores.softmax(0) for scores in split(wide(scores_N), offsets)])
+
+
+def segment_sum(values_N: Tensor, offsets: Sequence[int]) -> Tensor:
+    """Return each bag's sum (B, ...)."""
+    with torch.autocast(values_N.device.type, enabled=False):
+        return torch.stack([values.sum(0) for values in split(wide(values_N), offsets)])
+
+
+def segment_max(values_N: Tensor, offsets: Sequence[int]) -> Tensor:
+    """Return each bag's maximum (B, ...); of equal ones the first gets the gradient."""
+    return torch.stack([values.max(0).values for values in split(wide(values_N), offsets)])
+
+
+def segment_mean(values_NH: Tensor, offsets: Sequence[int]) -> Tensor:
+    """Return each bag's mean (B, H)."""
+    with torch.autocast(values_NH.device.type, enabled=False):
+        return torch.stack([rows.sum(0) / rows.shape[0] for rows in split(wide(values_NH), offsets)])
+
+
+def weighted_sums(weights_NK: Tensor, values_NH: Tensor, offsets: Sequence[int]) -> Tensor:
+    """Return (B, K, H): each bag's sums of its values under each of K weightings."""
+    with torch.autocast(values_NH.device.type, enabled=False):
+        parts = zip(split(wide(weights_NK), offsets), split(wide(values_NH), offsets), strict=True)
+        return torch.stack(
+            [
+                (weights[:, 0] @ values)[None] if weights.shape[1] == 1 else weights.T @ values
+                for weights, values in parts
+            ]
+        )

@@ -1,0 +1,207 @@
+"""Attention pooling over bags too large to hold: one pass over chunks of rows forward, one more backward.
+
+Forward, each chunk's scores and values are computed, the running maximum, normaliser and weighted sum are brought up to
+date (online softmax: Milakov and Gimelshein 2018, arXiv 1805.02867), and the chunk is forgotten. Backward, the chunk is
+computed again, as in Dao et al. 2022 (arXiv 2205.14135). Memory: one chunk, and the scores (N, K).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mil.ragged.instances import Instances, wide
+
+Attend = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""From rows (n, D) to scores (n, K) and values (n, H); a row's result depends on that row alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Surroundings:
+    """What a computation depends on beside its tensors: autocast and the random numbers of dropout."""
+
+    device: torch.device
+    autocast: bool
+    dtype: torch.dtype
+    random: Tensor = field(default_factory=torch.get_rng_state)
+    random_cuda: Tensor | None = None
+
+    @classmethod
+    def now(cls, device: torch.device) -> "_Surroundings":
+        """Return those of this moment."""
+        kind = device.type
+        cuda = torch.cuda.get_rng_state(device) if kind == "cuda" else None
+        enabled, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
+        return cls(device, enabled, dtype, random_cuda=cuda)
+
+    def autocasting(self) -> torch.autocast:
+        """Return the autocast of that moment, as a context."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.autocast)
+
+    def replay(self) -> None:
+        """Set the random numbers to where they were."""
+        torch.set_rng_state(self.random)
+        if self.random_cuda is not None:
+            torch.cuda.set_rng_state(self.random_cuda, self.device)
+
+
+class _Running:
+    """The online softmax of one bag: K weightings of values (n, H)."""
+
+    def __init__(self) -> None:
+        self.highest_K: Tensor | None = None
+        self.total_K: Tensor
+        self.sums_KH: Tensor
+
+    def add(self, scores_nK: Tensor, values_nH: Tensor) -> None:
+        highest_K = scores_nK.max(0).values
+        if self.highest_K is not None:
+            highest_K = torch.maximum(highest_K, self.highest_K)
+        powers_nK = (scores_nK - highest_K).exp()
+        total_K, sums_KH = powers_nK.sum(0), powers_nK.T @ values_nH
+        if self.highest_K is not None:
+            shrink_K = (self.highest_K - highest_K).exp()
+            total_K, sums_KH = total_K + shrink_K * self.total_K, sums_KH + shrink_K[:, None] * self.sums_KH
+        self.highest_K, self.total_K, self.sums_KH = highest_K, total_K, sums_KH
+
+    @property
+    def pooled_KH(self) -> Tensor:
+        return self.sums_KH / self.total_K[:, None]
+
+    @property
+    def normaliser_K(self) -> Tensor:
+        """Return log sum exp of the scores."""
+        assert self.highest_K is not None
+        return self.highest_K + self.total_K.log()
+
+
+def stream_pool(
+    attend: Attend, parameters: Sequence[Tensor], instances: Instances, bias_NK: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the pooled values (B, K, H) and the scores (N, K), both in float32 and differentiable.
+
+    Parameters
+    ----------
+    attend
+        Scores and values of a chunk; may use random numbers, which are replayed in the backward pass.
+    parameters
+        The tensors that ``attend`` uses and that want gradients. Tensors that it uses and that are not here get none.
+    instances
+        Rows of the bags; they get a gradient if they want one.
+    bias_NK
+        Added to the scores before the softmax, without gradient: minus infinity leaves a row out.
+    """
+    pooled_BKH, scores_NK = _StreamedPool.apply(attend, instances, bias_NK, instances.rows_ND, *parameters)
+    return pooled_BKH, scores_NK
+
+
+class _StreamedPool(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        attend: Attend,
+        instances: Instances,
+        bias_NK: Tensor | None,
+        rows_ND: Tensor,
+        *parameters: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Pool chunk by chunk; keep what the backward pass needs to make the weights again."""
+        ctx.attend, ctx.instances = attend, instances
+        ctx.surroundings = _Surroundings.now(rows_ND.device)
+        running = [_Running() for _ in instances.sizes]
+        scores = []
+        for bag, start, stop in instances.chunks():
+            scores_nK, values_nH = (wide(part) for part in attend(instances.rows(start, stop)))
+            scores.append(scores_nK)
+            with torch.autocast(rows_ND.device.type, enabled=False):
+                running[bag].add(scores_nK if bias_NK is None else scores_nK + bias_NK[start:stop], values_nH)
+        pooled_BKH = torch.stack([bag.pooled_KH for bag in running])
+        normaliser_BK = torch.stack([bag.normaliser_K for bag in running])
+        scores_NK = torch.cat(scores)
+        ctx.save_for_backward(pooled_BKH, normaliser_BK, scores_NK, bias_NK, *parameters)
+        ctx.set_materialize_grads(False)
+        return pooled_BKH, scores_NK
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Compute each chunk again and add up its part of the gradients."""
+        grad_BKH, grad_NK = grads
+        pooled_BKH, normaliser_BK, scores_NK, bias_NK, *parameters = ctx.saved_tensors
+        wanted = [p for p, needed in zip(parameters, ctx.needs_input_grad[4:], strict=True) if needed]
+        sums: list[Tensor | None] = [None] * len(wanted)
+        row_grads: list[Tensor] = []
+        devices = [ctx.surroundings.device] if ctx.surroundings.random_cuda is not None else []
+        with torch.random.fork_rng(devices):
+            ctx.surroundings.replay()
+            for bag, start, stop in ctx.instances.chunks():
+                with torch.enable_grad(), ctx.surroundings.autocasting():
+                    rows_nD = ctx.instances.rows(start, stop).detach().requires_grad_(ctx.needs_input_grad[3])
+                    scores_nK, values_nH = ctx.attend(rows_nD)
+                biased_nK = scores_NK[start:stop] if bias_NK is None else scores_NK[start:stop] + bias_NK[start:stop]
+                weights_nK = (biased_nK - normaliser_BK[bag]).exp()
+                extra_nK = None if grad_NK is None else grad_NK[start:stop]
+                upstream = _chunk_gradients(weights_nK, wide(values_nH), pooled_BKH[bag], grad_BKH, bag, extra_nK)
+                inputs = [*wanted, rows_nD] if ctx.needs_input_grad[3] else wanted
+                parts = _through((scores_nK, values_nH), upstream, inputs)
+                sums = [_plus(total, part) for total, part in zip(sums, parts, strict=False)]
+                if ctx.needs_input_grad[3]:
+                    row_grads.append(_of_rows(parts[-1], rows_nD, ctx.instances))
+        found = iter(sums)
+        param_grads = [next(found) if needed else None for needed in ctx.needs_input_grad[4:]]
+        return None, None, None, _in_place(row_grads, ctx.instances), *param_grads
+
+
+def _chunk_gradients(
+    weights_nK: Tensor,
+    values_nH: Tensor,
+    pooled_KH: Tensor,
+    grad_BKH: Tensor | None,
+    bag: int,
+    extra_nK: Tensor | None,
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return the gradients of a chunk's scores (n, K) and values (n, H)."""
+    if grad_BKH is None:
+        return extra_nK, None
+    grad_KH = grad_BKH[bag]
+    detached_nH = values_nH.detach()
+    by_score_nK = weights_nK * (detached_nH @ grad_KH.T - (pooled_KH * grad_KH).sum(1))
+    return by_score_nK if extra_nK is None else by_score_nK + extra_nK, weights_nK @ grad_KH
+
+
+def _through(
+    outputs: tuple[Tensor, Tensor], upstream: tuple[Tensor | None, Tensor | None], inputs: Sequence[Tensor]
+) -> Sequence[Tensor | None]:
+    """Return the gradients of the inputs, None where the outputs do not depend on one."""
+    pairs = [
+        (output, grad.to(output.dtype))
+        for output, grad in zip(outputs, upstream, strict=True)
+        if grad is not None and output.requires_grad
+    ]
+    if not pairs or not inputs:
+        return [None] * len(inputs)
+    heads, grads = zip(*pairs, strict=True)
+    return torch.autograd.grad(heads, inputs, grads, allow_unused=True)
+
+
+def _plus(total: Tensor | None, part: Tensor | None) -> Tensor | None:
+    if total is None or part is None:
+        return part if total is None else total
+    return total + part
+
+
+def _of_rows(grad: Tensor | None, rows_nD: Tensor, instances: Instances) -> Tensor:
+    """Return the gradient of a chunk's rows as they were before standardisation."""
+    grad = torch.zeros_like(rows_nD) if grad is None else grad
+    return grad if instances.scale_D is None else grad * instances.scale_D
+
+
+def _in_place(row_grads: list[Tensor], instances: Instances) -> Tensor | None:
+    """Return the gradient of ``rows_ND``, each row where it came from."""
+    if not row_grads:
+        return None
+    grad_ND = torch.cat(row_grads).to(instances.rows_ND.dtype)
+    if instances.order_N is None:
+        return grad_ND
+    return torch.zeros_like(grad_ND).index_copy_(0, instances.order_N, grad_ND)

@@ -1,0 +1,1 @@
+"""Pages that a person reads: one run's, or several compared."""

@@ -1,0 +1,94 @@
+"""What a finished run tells those who started it: the score beside its baselines, every warning, and where it lies."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mil.run.evidence import TITLES, read_evidence
+from mil.run.folder import RunFolder
+from wsi.errors import RequestError
+
+Json = dict[str, Any]
+
+
+def ending_of_run(path: Path) -> Json:
+    """Return score with interval, baselines, warnings, slides left out, the report and the next command.
+
+    Raises
+    ------
+    RequestError
+        The run is not finished.
+    """
+    run = RunFolder(path)
+    metrics = run.read_json("metrics.json")
+    own = metrics["models"][metrics["head"]]
+    metric = next((name for name in ("auc", *own) if name in own), None)
+    if metric is None:
+        raise RequestError(f"{path}: no metric of {metrics['head']}: train the run to its end")
+    others = {name: found.get(metric) for name, found in metrics["models"].items() if name != metrics["head"]}
+    warnings = read_evidence(run).warnings() if run.target == "classes" else list(metrics["warnings"])
+    left_out = dict(metrics["failures"])
+    return {
+        "metric": metric,
+        "score": own[metric],
+        "baselines": {name: found for name, found in others.items() if found is not None},
+        "patients": metrics["patients"],
+        "warnings": [line for line in warnings if not any(line.startswith(f"slide {i} could") for i in left_out)],
+        "left_out": left_out,
+        "run": str(path),
+        "report": str(path / "report.html"),
+        "next": f"gigamil predict {path} NEW_SLIDES -o submission.csv",
+    }
+
+
+def ending_of_repeats(path: Path) -> Json:
+    """Return the mean and the spread of each metric, and the next command."""
+    spread = json.loads((path / "repeats.json").read_text())
+    first = next((name for name in ("auc", *spread) if name in spread), "")
+    return {
+        "metric": first,
+        "spread": {name: {"mean": own["mean"], "sd": own["sd"]} for name, own in spread.items()},
+        "repeats": len(list(path.glob("repeat*/metrics.json"))),
+        "table": str(path / "repeats.csv"),
+        "next": f"gigamil report {path / 'repeat0'}",
+    }
+
+
+def ending_of_search(path: Path) -> Json:
+    """Return the score of search and training, the settings to use, and the command that uses them."""
+    told = json.loads((path / "tune.json").read_text())
+    nested = told["nested_score"]
+    return {
+        "metric": "weighted_log_loss",
+        "score": nested["weighted_log_loss"],
+        "nested": nested,
+        "settings": told["settings"],
+        "table": str(path / "tune.json"),
+        "next": f"gigamil train BAGS -m MANIFEST --settings {path / 'tune.json'} -o RUN",
+    }
+
+
+def lines_of(ending: Json) -> list[str]:
+    """Return the ending for a person, one line each."""
+    lines = []
+    if "score" in ending:
+        lines.append(f"{ending['metric']} {_estimate(ending['score'])}, by models that had not seen the patients")
+    for name, found in ending.get("baselines", {}).items():
+        lines.append(f"  {TITLES.get(name, name)}: {_estimate(found)}")
+    for name, own in ending.get("spread", {}).items():
+        lines.append(f"{name} {own['mean']:.3f}, standard deviation {own['sd']:.3f} over {ending['repeats']} repeats")
+    if "settings" in ending:
+        lines.append("settings: " + ", ".join(f"{name} {value}" for name, value in ending["settings"].items()))
+    lines += [f"warning: {line}" for line in ending.get("warnings", ())]
+    lines += [f"left out: {item}: {why}" for item, why in ending.get("left_out", {}).items()]
+    lines += [f"{name}: {ending[name]}" for name in ("report", "table") if name in ending]
+    return [*lines, f"next: {ending['next']}"]
+
+
+def _estimate(found: Json) -> str:
+    value, low, high = (("not defined" if own is None else f"{own:.3f}") for own in _parts(found))
+    return f"{value} (95 % interval {low} to {high})"
+
+
+def _parts(found: Json) -> tuple[float | None, float | None, float | None]:
+    return found["value"], found["low"], found["high"]

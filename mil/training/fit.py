@@ -1,0 +1,151 @@
+"""Train one model: one head on one fold with one seed, from features to its scores on the slides held out.
+
+The loss weighs patients so that classes count equally and each patient counts once, as the metric does. Training stops
+early on the inner validation patients' weighted log loss. Every epoch ends in a checkpoint; random numbers depend on
+(seed, fold, epoch) alone, so a killed run goes on to the same bits.
+"""
+
+import time
+from contextlib import ExitStack
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mil.data.cohort import Cohort
+from mil.heads import HeadSpec
+from mil.heads.parts.output import dynamic_margins
+from mil.models.model import BagModel, save_model
+from mil.run.scores import Scores, write_scores
+from mil.run.trackers import event_file, write_history
+from mil.targets.metrics import Ints
+from mil.targets.targets import ValueTarget
+from mil.training.checkpoint import Progression, read_checkpoint, remove_checkpoint, write_checkpoint
+from mil.training.distil import teach
+from mil.training.jobs import FitJob, Parts, divide, seed_of
+from mil.training.loop import Loop
+from mil.training.ranks import Ranks
+
+FEATURE_LIMIT = 10.0
+"""Standard deviations: a feature that hardly varies among the slides trained on would else outshout all others."""
+LEAST_GAIN = 1e-3
+"""A validation loss counts as better when it is lower by more than this."""
+
+
+def fit(job: FitJob, cohort: Cohort, folds: Ints, ranks: Ranks | None = None) -> dict[str, float]:
+    """Train the model, or go on from its checkpoint, and write its folder; return its facts.
+
+    Several ranks train it together; rank 0 writes.
+
+    Raises
+    ------
+    BagError
+        The loss of a bag is not finite; the message names it.
+    """
+    ranks = ranks or Ranks()
+    parts = divide(cohort, folds, job)
+    model = new_model(job, cohort, parts, ranks)
+    loop = Loop(job, cohort, parts, model, ranks, teach(job.options, job.fold, cohort, folds))
+    state = _train(loop)
+    model.load_state_dict(state.best)
+    facts = {"best_epoch": state.best_epoch, "epochs_run": len(state.history), "best_val_loss": state.best_loss}
+    _finish(loop, state, facts)
+    return facts
+
+
+def new_model(job: FitJob, cohort: Cohort, parts: Parts, ranks: Ranks) -> BagModel:
+    """Return the untrained model of a job, on its device: the same weights on every rank."""
+    options = job.options
+    torch.manual_seed(seed_of(job, 0, "weights"))
+    scale, shift = _units(cohort, parts)
+    spec = HeadSpec(
+        name=job.head,
+        dim=cohort.bags[0].shape[1],
+        n_classes=len(cohort.classes) + cohort.extra_classes,
+        extra_classes=cohort.extra_classes,
+        hidden=options.hidden,
+        attention=options.attention,
+        dropout=options.dropout,
+        output=options.output,
+        target=options.target,
+        scale=scale,
+        shift=shift,
+        limit=FEATURE_LIMIT,
+        margins=_margins(cohort, parts) if options.output == "arcface" else (),
+    )
+    model = BagModel(spec)
+    if ranks.rank == 0:
+        model.standardise([cohort.bags[i] for i in parts.train])
+    model.load_state_dict(ranks.from_first(model.state_dict()))
+    return model.to(torch.device(options.device))
+
+
+def _units(cohort: Cohort, parts: Parts) -> tuple[float, float]:
+    """Return scale and shift of the outputs: of values their deviation and mean among the slides trained on."""
+    fitted = cohort.target.fitted(parts.train) if cohort.target is not None else None
+    return (fitted.spread, fitted.center) if isinstance(fitted, ValueTarget) else (1.0, 0.0)
+
+
+def _margins(cohort: Cohort, parts: Parts) -> tuple[float, ...]:
+    """Return ArcFace's margin of each class: wide for the rare ones among the slides trained on."""
+    n_classes = len(cohort.classes) + cohort.extra_classes
+    return dynamic_margins(np.bincount(cohort.labels_N[parts.train], minlength=n_classes).tolist())
+
+
+def _train(loop: Loop) -> Progression:
+    options, folder, ranks = loop.options, loop.job.folder, loop.ranks
+    writes = ranks.rank == 0
+    found: Progression | None = ranks.from_first(read_checkpoint(folder, loop.job.recipe_hash) if writes else None)
+    state = found or Progression()
+    if state.history:
+        _take_up(loop, state)
+    shown = time.monotonic()
+    with ExitStack() as files:
+        events = files.enter_context(event_file(folder, state.history)) if writes else None
+        for epoch in range(len(state.history), options.epochs):
+            if epoch - state.best_epoch > options.patience and state.best_epoch >= 0:
+                break
+            _one_epoch(loop, state, epoch)
+            if events is None:
+                continue
+            write_checkpoint(folder, state, loop.job.recipe_hash)
+            events.add(state.history[-1])
+            if time.monotonic() - shown > 1:
+                write_history(folder / "history.csv", state.history)
+                shown = time.monotonic()
+    return state
+
+
+def _take_up(loop: Loop, state: Progression) -> None:
+    """Put the loop where the checkpoint says."""
+    loop.model.load_state_dict(state.model)
+    loop.optimizer.load_state_dict(state.optimizer)
+    loop.scaler.load_state_dict(state.scaler)
+    loop.mean.restore(state.mean, state.mean_steps)
+
+
+def _one_epoch(loop: Loop, state: Progression, epoch: int) -> None:
+    row = loop.epoch(epoch)
+    with loop.mean.applied():
+        row |= loop.validate()
+        if row["val_loss"] < state.best_loss - LEAST_GAIN:
+            state.best_loss, state.best_epoch = row["val_loss"], epoch
+            state.best = {name: value.detach().cpu().clone() for name, value in loop.model.state_dict().items()}
+    state.history.append(row)
+    state.model, state.optimizer = loop.model.state_dict(), loop.optimizer.state_dict()
+    state.scaler, state.mean, state.mean_steps = loop.scaler.state_dict(), loop.mean.values, loop.mean.steps
+
+
+def _finish(loop: Loop, state: Progression, facts: dict[str, float]) -> None:
+    """Score validation and test slides with the best weights, and write the model's folder."""
+    job, parts = loop.job, loop.parts
+    held_out = np.concatenate([parts.val, parts.test])
+    logits = loop.scores(held_out)
+    if loop.ranks.rank > 0:
+        return
+    write_history(job.folder / "history.csv", state.history)
+    is_test: NDArray[np.bool_] = np.arange(len(held_out)) >= len(parts.val)
+    ids = tuple(loop.cohort.image_ids[i] for i in held_out)
+    write_scores(job.folder / "scores.csv", Scores(ids, is_test, logits))
+    save_model(job.folder, loop.model, {"recipe_hash": job.recipe_hash, "fold": job.fold, "seed": job.seed, **facts})
+    remove_checkpoint(job.folder)

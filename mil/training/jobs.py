@@ -1,0 +1,50 @@
+"""One model to train: which head, fold and seed, on which slides."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mil.data.cohort import Cohort
+from mil.data.splits import inner_split
+from mil.targets.metrics import Ints
+from mil.training.options import TrainOptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitJob:
+    """One model to train."""
+
+    head: str
+    fold: int
+    seed: int
+    folder: Path
+    options: TrainOptions
+    """With device and precision resolved."""
+    recipe_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Slide numbers of the three parts; ``train`` and ``val`` without slides that have no tiles."""
+
+    train: Ints
+    val: Ints
+    test: Ints
+
+
+def divide(cohort: Cohort, folds: Ints, job: FitJob) -> Parts:
+    """Return the slides to train on, to validate on and to test."""
+    rest = np.flatnonzero((folds != job.fold) & cohort.usable_N)
+    asked, only_trained_on = rest[folds[rest] >= 0], rest[folds[rest] < 0]
+    labels = [cohort.stratum(i) for i in asked.tolist()]
+    patients = [cohort.groups[i] for i in asked]
+    val = inner_split(labels, patients, job.options.inner_share, seed_of(job, 0, "inner"))
+    return Parts(np.concatenate([asked[~val], only_trained_on]), asked[val], np.flatnonzero(folds == job.fold))
+
+
+def seed_of(job: FitJob, epoch: int, purpose: str) -> int:
+    """Return a 32-bit seed of its own for this model, epoch and purpose; the inner split is the same for every head."""
+    head = "" if purpose == "inner" else job.head
+    key = [job.options.seed, job.fold, job.seed, epoch, *f"{head}/{purpose}".encode()]
+    return int(np.random.SeedSequence(key).generate_state(1)[0])

@@ -1,0 +1,193 @@
+"""What every encoder must satisfy, and the registry."""
+
+import pickle
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from features.encoders.device import resolve_device, resolve_precision
+from features.encoders.registry import build_encoder, entries
+from features.encoders.spec import Encoder, WeightsChoice
+from features.encoders.tile_input import TileInput
+from wsi.errors import RequestError
+
+CPU = torch.device("cpu")
+NAMES = {
+    "texture": WeightsChoice(),
+    "timm:resnet10t": WeightsChoice(random_seed=3),
+    "timm:test_convnext.r160_in1k": WeightsChoice(random_seed=3),
+    "timm:test_vit.r160_in1k": WeightsChoice(random_seed=3),
+    "texture+timm:test_vit.r160_in1k": WeightsChoice(random_seed=3),
+}
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def encoder(request: pytest.FixtureRequest) -> Encoder:
+    return build_encoder(request.param, NAMES[request.param]).to(CPU)
+
+
+def tiles(n: int = 6, size_px: int = 160) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(5).integers(0, 256, (n, 3, size_px, size_px), np.uint8))
+
+
+@torch.inference_mode()
+def encoded(encoder: Encoder, pixels: torch.Tensor) -> np.ndarray:
+    return encoder.encode(TileInput(encoder.spec, CPU)(pixels)).numpy().copy()
+
+
+def test_one_finite_vector_per_tile(encoder: Encoder) -> None:
+    features = encoded(encoder, tiles())
+    assert features.shape == (6, encoder.spec.dim)
+    assert features.dtype == np.float32
+    assert np.isfinite(features).all()
+    assert features.std(0).max() > 0
+
+
+def test_a_row_depends_on_its_own_tile_only(encoder: Encoder) -> None:
+    together = encoded(encoder, tiles())
+    alone = np.concatenate([encoded(encoder, tile[None]) for tile in tiles()])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    np.testing.assert_array_equal(together, encoded(encoder, tiles()))
+
+
+def test_pickle_round_trip(encoder: Encoder) -> None:
+    copy = pickle.loads(pickle.dumps(encoder))
+    assert copy.spec == encoder.spec
+    np.testing.assert_array_equal(encoded(copy, tiles()), encoded(encoder, tiles()))
+
+
+def test_built_twice_it_is_the_same(encoder: Encoder) -> None:
+    name = encoder.spec.name
+    again = build_encoder(name, NAMES[name])
+    assert again.spec == encoder.spec
+    np.testing.assert_array_equal(encoded(again, tiles()), encoded(encoder, tiles()))
+
+
+def test_spec_is_told_whole(encoder: Encoder) -> None:
+    spec = encoder.spec
+    assert len(spec.weights_sha256) == 64
+    assert spec.licence
+    assert spec.description
+    assert not spec.trained
+    assert set(spec.recipe()) <= set(spec.as_dict())
+
+
+def test_unknown_name_is_refused() -> None:
+    with pytest.raises(RequestError, match=r"--encoder resnet50: expected one of texture, timm:<model>"):
+        build_encoder("resnet50")
+
+
+PLUGIN = """
+from features.encoders.registry import EncoderEntry
+from features.encoders.texture_encoder import TextureEncoder
+
+ENTRY = EncoderEntry("ours:<size>", "an encoder of another package", "MIT", lambda name, weights: TextureEncoder())
+"""
+
+
+def install(folder: Path, value: str) -> None:
+    """Write what an installed package consists of."""
+    (folder / "gigamil_plugin_of_test.py").write_text(PLUGIN)
+    info = folder / "gigamil_plugin_of_test-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: gigamil-plugin-of-test\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[gigamil.encoders]\n{value}\n")
+
+
+def test_other_packages_register_by_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path, "ours = gigamil_plugin_of_test:ENTRY")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert entries()[0]["ours"].name_form == "ours:<size>"
+    assert build_encoder("ours:big").spec.name == "texture"
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [("ours = gigamil_plugin_of_test:NONE", "cannot be loaded"), ("timm = gigamil_plugin_of_test:ENTRY", "is taken")],
+)
+def test_a_broken_entry_point_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str, told: str) -> None:
+    install(tmp_path, value)
+    monkeypatch.syspath_prepend(tmp_path)
+    known, cautions = entries()
+    assert len(cautions) == 1
+    assert re.search(f"entry point .* of gigamil.encoders.*{told}", cautions[0])
+    assert "ours" not in known
+    assert build_encoder("texture").spec.name == "texture"
+
+
+@pytest.mark.parametrize("code", ["raise ImportError('no such\\nlibrary')", "raise SystemExit(3)", "ENTRY = 5"])
+def test_a_package_that_cannot_be_imported_fails_only_when_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    install(tmp_path, "broken = gigamil_plugin_that_breaks:ENTRY")
+    (tmp_path / "gigamil_plugin_that_breaks.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("texture", "timm:test_vit.r160_in1k"):
+        assert build_encoder(name, NAMES[name]).spec.name == name
+    assert [line for line in entries()[1] if "gigamil_plugin_that_breaks" in line]
+    with pytest.raises(RequestError, match=r"entry point broken of gigamil\.encoders") as caught:
+        build_encoder("broken")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(RequestError, match="--encoder unknown: expected one of texture"):
+        build_encoder("unknown")
+
+
+def test_weights_choice_is_checked(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="expected a seed"):
+        WeightsChoice(random_seed=-1)
+    with pytest.raises(RequestError, match="expected a file of weights"):
+        WeightsChoice(file=tmp_path / "weights.pt")
+
+
+def test_input_is_timms_own_transform_without_its_crop() -> None:
+    from PIL import Image
+    from timm.data import create_transform
+
+    spec = build_encoder("timm:resnet10t", WeightsChoice(random_seed=0)).spec
+    rng = np.random.default_rng(11)
+    smooth = np.kron(rng.integers(0, 256, (16, 16, 3)), np.ones((16, 16, 1))).astype(np.uint8)
+    transform = create_transform(
+        (3, spec.input_px, spec.input_px), mean=spec.mean, std=spec.std, interpolation="bicubic", crop_pct=1.0
+    )
+    expected = transform(Image.fromarray(smooth)).numpy()
+    found = TileInput(spec, CPU)(torch.from_numpy(smooth.transpose(2, 0, 1)[None].copy()))[0].numpy()
+    one_level = 1 / 255 / min(spec.std)
+    assert np.abs(found - expected).max() <= 2.01 * one_level  # Pillow rounds between its two passes, too
+    assert np.abs(found - expected).mean() <= 0.1 * one_level
+
+
+def test_with_crop_the_input_is_timms_own_transform() -> None:
+    from PIL import Image
+    from timm.data import create_transform
+
+    name = "timm:resnet10t"
+    plain = build_encoder(name, WeightsChoice(random_seed=0)).spec
+    spec = build_encoder(name, WeightsChoice(random_seed=0), crop=True).spec
+    assert plain.crop_pct < 1
+    assert "crop_pct" not in plain.recipe()
+    assert spec.recipe()["crop_pct"] == plain.crop_pct
+    smooth = np.kron(np.random.default_rng(11).integers(0, 256, (16, 16, 3)), np.ones((16, 16, 1))).astype(np.uint8)
+    transform = create_transform(
+        (3, spec.input_px, spec.input_px), mean=spec.mean, std=spec.std, interpolation="bicubic", crop_pct=spec.crop_pct
+    )
+    expected = transform(Image.fromarray(smooth)).numpy()
+    found = TileInput(spec, CPU)(torch.from_numpy(smooth.transpose(2, 0, 1)[None].copy()))[0].numpy()
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).mean() <= 0.1 / 255 / min(spec.std)
+    with pytest.raises(RequestError, match="--crop: the transform of texture crops nothing"):
+        build_encoder("texture", crop=True)
+    joint = build_encoder(f"texture+{name}", WeightsChoice(random_seed=0), crop=True).spec
+    assert [member.cropped for member in joint.members] == [False, True]
+
+
+def test_device_and_precision_are_checked() -> None:
+    spec = build_encoder("texture").spec
+    assert resolve_precision("auto", CPU, spec) == "fp32"
+    with pytest.raises(RequestError, match="texture runs in fp32 only"):
+        resolve_precision("bf16", CPU, spec)
+    for asked in ("tpu", "cuda:x", "cuda:99"):
+        with pytest.raises(RequestError, match=f"--device {asked}: expected"):
+            resolve_device(asked)

@@ -1,0 +1,131 @@
+"""Runs beside each other: DeLong's test, paired intervals, the page."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+from typer.testing import CliRunner
+from witness import Trained, Witness
+
+from cli.app import app
+from mil.evaluation.delong import areas_and_covariance, delong
+from mil.report.compare import MEAN, STACK, CompareOptions, Shared, compare, compared, mean_of, read_shared, stack_of
+from mil.targets.metrics import softmax
+from mil.train import train
+from wsi.errors import RequestError
+
+
+def slow_covariance(positive: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Return DeLong's covariance by its definition: all pairs."""
+    ups, downs = scores[:, positive], scores[:, ~positive]
+    wins = (ups[:, :, None] > downs[:, None]) + 0.5 * (ups[:, :, None] == downs[:, None])
+    v10, v01 = wins.mean(2), wins.mean(1)
+    return np.asarray(np.cov(v10) / ups.shape[1] + np.cov(v01) / downs.shape[1])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_delong_is_its_definition_with_ties_and_all(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    positive = rng.random(60) < 0.3
+    scores = np.round(rng.normal(size=(3, 60)) + positive, 1)
+    areas, covariance = areas_and_covariance(positive, scores)
+    np.testing.assert_allclose(areas, [roc_auc_score(positive, own) for own in scores])
+    np.testing.assert_allclose(covariance, slow_covariance(positive, scores), atol=1e-12)
+
+
+def test_delong_on_a_case_by_hand() -> None:
+    positive = np.array([True, True, False, False])
+    first, second = np.array([4.0, 2.0, 3.0, 1.0]), np.array([4.0, 3.0, 2.0, 1.0])
+    found = delong(positive, first, second)  # areas 3/4 and 1; components of the first: (1, 1/2) and (1/2, 1)
+    assert found.difference == pytest.approx(0.25)
+    assert found.deviation == pytest.approx(np.sqrt(0.125 / 2 + 0.125 / 2))
+    assert delong(positive, first, 2 * first).p == 1
+
+
+def test_delong_keeps_its_level() -> None:
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(400):
+        positive = np.arange(80) < 30
+        common = rng.normal(size=80) + positive
+        hits += delong(positive, common + rng.normal(size=80), common + rng.normal(size=80)).p < 0.05
+    assert 8 <= hits <= 34  # of 400 under no difference: 20 expected
+
+
+def shared_of(seed: int, noise: tuple[float, ...], patients: int = 120) -> Shared:
+    rng = np.random.default_rng(seed)
+    labels = (np.arange(patients) % 3 == 0).astype(np.int64)
+    truth = np.where(labels == 1, 1.5, -1.5)
+    tables = {
+        f"run{i}": softmax(np.stack([-own, own], 1))
+        for i, own in enumerate(truth + rng.normal(size=patients) * n for n in noise)
+    }
+    return Shared(tuple(map(str, range(patients))), labels, ("CE", "LAA"), tables, ())
+
+
+def test_ensembles_beat_what_they_are_made_of_and_the_stack_sees_through_noise() -> None:
+    rows = compared(shared_of(0, (2.5, 2.5, 2.5)), 0)
+    single = max(rows[f"run{i}"]["metrics"]["auc"]["value"] for i in range(3))
+    assert rows[MEAN]["metrics"]["auc"]["value"] > single
+    uneven = shared_of(1, (1.5, 30.0))
+    assert roc_auc_score(uneven.labels_P, stack_of(uneven, 0)[:, 1]) > roc_auc_score(
+        uneven.labels_P, mean_of(uneven)[:, 1]
+    )
+
+
+def test_a_difference_is_paired() -> None:
+    rows = compared(shared_of(2, (1.0, 6.0)), 0)
+    gap = rows["run1"]["difference"]["auc"]
+    assert gap["low"] < gap["value"] < gap["high"] < 0
+    assert rows["run1"]["delong"]["p"] < 0.01
+    assert "difference" not in rows["run0"]
+    twin = shared_of(3, (1.0,))
+    twin.probs["again"] = twin.probs["run0"]
+    same = compared(twin, 0)["again"]
+    assert (same["difference"]["auc"]["low"], same["difference"]["auc"]["high"], same["delong"]["p"]) == (0, 0, 1)
+
+
+@pytest.fixture(scope="module")
+def other(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("other") / "run"
+    witness: Witness = trained.witness
+    assert train(witness.options(out, head="mean_pool", baselines=(), epochs=5)).exit_code == 0
+    return out
+
+
+def test_the_command_writes_table_and_page(trained: Trained, other: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["compare", str(trained.out), str(other), "--out", str(tmp_path / "c")])
+    assert done.exit_code == 0, done.output
+    content = json.loads((tmp_path / "c" / "compare.json").read_text())
+    names = list(content["runs"])
+    assert len(names) == 4
+    assert names[2:] == [MEAN, STACK]
+    assert content["runs"][names[1]]["difference"]["auc"]["value"] < 0
+    own = json.loads((trained.out / "metrics.json").read_text())["models"]["gated_abmil"]["auc_pooled"]["value"]
+    assert content["runs"][names[0]]["metrics"]["auc"]["value"] == pytest.approx(own)
+    page = (tmp_path / "c" / "compare.html").read_text()
+    assert "data:image/svg+xml" in page
+    assert "http" not in page.replace("http://www.w3.org", "")
+    assert len((tmp_path / "c" / "compare.csv").read_text().splitlines()) == 5
+
+
+def test_runs_that_cannot_be_compared_are_one_line(trained: Trained, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="expected two or more different runs"):
+        CompareOptions(runs=(trained.out, trained.out), out=tmp_path)
+    with pytest.raises(RequestError, match=r"expected a run folder with config\.toml"):
+        compare(CompareOptions(runs=(trained.out, tmp_path / "none"), out=tmp_path / "c"))
+    assert not (tmp_path / "c").exists()
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for path in trained.out.rglob("*"):
+        target = copy / path.relative_to(trained.out)
+        if path.is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+    lines = (copy / "oof.csv").read_text().splitlines()
+    kept = [line for line in lines if not line.startswith("patient,0001,")]
+    (copy / "oof.csv").write_text("\n".join(kept) + "\n")
+    with pytest.raises(RequestError, match=r"oof\.csv is damaged \(expected 47 patients, found 46\)"):
+        read_shared((trained.out, copy))

@@ -1,0 +1,213 @@
+"""Runs that predict values, survival or several labels, from the manifest to the prediction."""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+from witness import DIM, Witness, facts, grid
+
+from cli.app import app
+from features.bags.bag import write_bag
+from mil.inference.predict import PredictOptions, predict
+from mil.report.compare import CompareOptions, compare
+from mil.report.figures import kaplan_meier
+from mil.train import train
+from wsi.errors import ManifestError, RequestError
+from wsi.outcome import Status
+
+PATIENTS = 60
+
+
+def write_bags(folder: Path, seed: int = 0) -> np.ndarray:
+    """Write bags in which a share of the tiles (the patient's truth, 0 to 1) is told by one feature; return it."""
+    rng = np.random.default_rng(seed)
+    shares = rng.random(PATIENTS)
+    for patient, share in enumerate(shares):
+        for slide in range(1 + (patient % 6 == 0)):
+            rows = rng.normal(size=(60, DIM)).astype(np.float16)
+            rows[: round(60 * share), 2] += 3
+            write_bag(folder / f"{patient:03d}_{slide}.h5", [rows], grid(60), facts(f"{patient:03d}_{slide}"))
+    write_bag(folder / "900_0.h5", [np.empty((0, DIM), np.float16)], grid(0), facts("900_0"))
+    return shares
+
+
+def write_manifest(folder: Path, columns: str, cells: list[str]) -> Path:
+    lines = [f"image_id,patient_id,{columns}"]
+    for patient, cell in enumerate(cells):
+        lines += [f"{patient:03d}_{slide},{patient:03d},{cell}" for slide in range(1 + (patient % 6 == 0))]
+    path = folder / "manifest.csv"
+    path.write_text("\n".join([*lines, f"900_0,900,{cells[0]}"]) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def bags(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("bags")
+
+
+@pytest.fixture(scope="module")
+def shares(bags: Path) -> np.ndarray:
+    return write_bags(bags)
+
+
+def run_of(bags: Path, folder: Path, manifest: Path, target: str) -> tuple[Path, dict[str, object]]:
+    run = folder / "run"
+    options = {"head": "mean_mlp", "baselines": (), "folds": 3, "epochs": 40, "hidden": 16, "lr": 1e-2}
+    assert train(Witness(bags, manifest).options(run, target=target, **options)).exit_code == 0
+    return run, json.loads((run / "metrics.json").read_text())
+
+
+def predicted(run: Path, bags: Path, manifest: Path, out: Path) -> dict[str, dict[str, str]]:
+    predict(PredictOptions(run=run, bags=(bags,), out=out, manifest=manifest))
+    with out.open(newline="") as file:
+        return {row["patient_id"]: row for row in csv.DictReader(file)}
+
+
+def test_a_value(bags: Path, shares: np.ndarray, tmp_path: Path) -> None:
+    manifest = write_manifest(tmp_path, "value", [f"{400 + 100 * share:.4f}" for share in shares])
+    run, found = run_of(bags, tmp_path, manifest, "value")
+    own, constant = (found["models"][name] for name in ("mean_mlp", "constant"))  # type: ignore[index]
+    assert own["r2"]["low"] > 0.7
+    assert constant["r2"]["high"] < 0.1
+    assert own["mean_absolute_error"]["value"] < 10
+    rows = predicted(run, bags, manifest, tmp_path / "p.csv")
+    told = np.array([float(rows[f"{p:03d}"]["value"]) for p in range(PATIENTS)])
+    assert np.abs(told - (400 + 100 * shares)).mean() < 10
+    assert float(rows["900"]["value"]) == pytest.approx(450, abs=15)  # no tiles: the mean
+    page = (run / "report.html").read_text()
+    assert "data:image/svg+xml" in page
+    again = train(
+        Witness(bags, manifest).options(
+            run, target="value", head="mean_mlp", baselines=(), folds=3, epochs=40, hidden=16, lr=1e-2
+        )
+    )
+    assert {o.status for o in again.outcomes} <= {Status.SKIPPED, Status.FAILED}
+
+
+def test_survival(bags: Path, shares: np.ndarray, tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    times, censored = rng.exponential(np.exp(-6 * shares)), rng.exponential(1.0, PATIENTS)
+    cells = [f"{min(t, c):.6f},{int(t <= c)}" for t, c in zip(times, censored, strict=True)]
+    run, found = run_of(bags, tmp_path, write_manifest(tmp_path, "time,event", cells), "survival")
+    own, constant = (found["models"][name]["concordance"] for name in ("mean_mlp", "constant"))  # type: ignore[index]
+    assert own["low"] > 0.6
+    assert constant["value"] == 0.5
+    rows = predicted(run, bags, tmp_path / "manifest.csv", tmp_path / "p.csv")
+    told = [float(rows[f"{p:03d}"]["risk"]) for p in range(PATIENTS)]
+    assert np.corrcoef(told, shares)[0, 1] > 0.7
+
+
+def test_several_labels(bags: Path, shares: np.ndarray, tmp_path: Path) -> None:
+    names = [("high",) * int(share > 0.5) + ("some",) * int(share > 0.25) for share in shares]
+    manifest = write_manifest(tmp_path, "label", [";".join(own) or "none" for own in names])
+    run, found = run_of(bags, tmp_path, manifest, "labels")
+    assert found["classes"] == ["high", "some"]
+    assert found["models"]["mean_mlp"]["macro_auc"]["low"] > 0.85  # type: ignore[index]
+    rows = predicted(run, bags, manifest, tmp_path / "p.csv")
+    assert all(0 <= float(rows[f"{p:03d}"]["high"]) <= 1 for p in range(PATIENTS))
+    strong, weak = int(np.argmax(shares)), int(np.argmin(shares))
+    assert float(rows[f"{strong:03d}"]["high"]) + float(rows[f"{strong:03d}"]["some"]) > 1.5
+    assert float(rows[f"{weak:03d}"]["some"]) < float(rows[f"{strong:03d}"]["some"]) - 0.3
+
+
+def test_labels_that_are_known_in_part_and_in_another_order(bags: Path, shares: np.ndarray, tmp_path: Path) -> None:
+    cells = ["a;b" if share > 0.6 else "?b" if share > 0.3 else "b" for share in shares]
+    manifest = write_manifest(tmp_path, "label", cells)
+    slides = [line for line in manifest.read_text().splitlines() if line.startswith("000_")]
+    swapped = slides[1].replace(cells[0], ";".join(reversed(cells[0].split(";"))))
+    manifest.write_text(manifest.read_text().replace(slides[1], swapped))
+    _, found = run_of(bags, tmp_path, manifest, "labels")
+    assert found["classes"] == ["a", "b"]
+    assert found["models"]["mean_mlp"]["macro_auc"]["value"] > 0.8  # type: ignore[index]
+
+
+def test_what_is_for_classes_is_refused_in_one_line(bags: Path, shares: np.ndarray, tmp_path: Path) -> None:
+    manifest = write_manifest(tmp_path, "value", [f"{share:.4f}" for share in shares])
+    witness = Witness(bags, manifest)
+    with pytest.raises(RequestError, match="--target value: label-smoothing is for classes"):
+        witness.options(tmp_path / "no", target="value", label_smoothing=0.1)
+    run, _ = run_of(bags, tmp_path, manifest, "value")
+    with pytest.raises(RequestError, match="is for runs that predict classes, found --target value"):
+        compare(CompareOptions(runs=(run, bags), out=tmp_path / "c"))
+    told = CliRunner().invoke(app, ["report", str(run)])
+    assert told.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("columns", "cells", "target", "told"),
+    [
+        ("value", ["x"] * PATIENTS, "value", "value 'x': expected a number"),
+        ("value", ["2"] * PATIENTS, "value", "expected different values"),
+        ("time,event", ["1,0"] * PATIENTS, "survival", "expected events in the manifest"),
+        ("time,event", ["-1,1"] * PATIENTS, "survival", "expected times above 0"),
+        ("label", ["none"] * PATIENTS, "labels", "expected labels in the manifest, found none"),
+    ],
+)
+def test_tables_that_say_nothing(
+    bags: Path, shares: np.ndarray, tmp_path: Path, columns: str, cells: list[str], target: str, told: str
+) -> None:
+    manifest = write_manifest(tmp_path, columns, cells)
+    with pytest.raises(ManifestError, match=told):
+        train(Witness(bags, manifest).options(tmp_path / "run", target=target))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_table_without_the_column_is_named(bags: Path, shares: np.ndarray, tmp_path: Path) -> None:
+    manifest = write_manifest(tmp_path, "label", ["CE"] * PATIENTS)
+    with pytest.raises(RequestError, match=r"manifest\.csv: expected slides with a value, found none"):
+        train(Witness(bags, manifest).options(tmp_path / "run", target="value"))
+
+
+def test_a_patient_has_one_truth(bags: Path, shares: np.ndarray, tmp_path: Path) -> None:
+    manifest = write_manifest(tmp_path, "value", [f"{share:.4f}" for share in shares])
+    manifest.write_text(manifest.read_text().replace(f"000_1,000,{shares[0]:.4f}", "000_1,000,7"))
+    with pytest.raises(ManifestError, match="patient 000: expected one value for all slides, found two"):
+        train(Witness(bags, manifest).options(tmp_path / "run", target="value"))
+
+
+def test_kaplan_meier_by_hand() -> None:
+    times, shares = kaplan_meier(np.array([1.0, 2.0, 2.0, 3.0, 4.0]), np.array([True, True, False, False, True]))
+    np.testing.assert_array_equal(times, [0, 1, 2, 4, 4])
+    np.testing.assert_allclose(shares, [1, 0.8, 0.6, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("target", "columns", "cells", "carried"),
+    [
+        ("value", "value", [f"{patient}" for patient in range(9)], "in all 9) carry"),
+        (
+            "survival",
+            "time,event",
+            [f"{1 + patient},{patient % 2}" for patient in range(12)],
+            "with the event 6) carry",
+        ),
+        ("labels", "label", ["some", "none"] * 6, "with some 6, without some 6) carry"),
+    ],
+)
+def test_what_weakens_a_run_is_told_for_every_target(
+    target: str, columns: str, cells: list[str], carried: str, tmp_path: Path
+) -> None:
+    lines = [f"image_id,patient_id,center_id,{columns}"]
+    for patient, cell in enumerate(cells):
+        untrained = replace(facts(f"{patient:02d}"), provenance={"encoder": {"trained": False, "description": "hash"}})
+        rows = np.random.default_rng(patient).normal(size=(20, DIM))
+        rows += 3 * (patient % 2)  # the center
+        write_bag(tmp_path / f"{patient:02d}.h5", [rows.astype(np.float16)], grid(20), untrained)
+        lines.append(f"{patient:02d},{patient:02d},{patient % 2},{cell}")
+    (tmp_path / "m.csv").write_text("\n".join(lines) + "\n")
+    run = tmp_path / "run"
+    options = {"head": "mean_mlp", "baselines": (), "folds": 2, "epochs": 1, "hidden": 4, "split": "patients"}
+    train(Witness(tmp_path, tmp_path / "m.csv").options(run, target=target, **options))
+    warnings = json.loads((run / "metrics.json").read_text())["warnings"]
+    wanted = [carried, "the encoder is not trained: hash"]
+    wanted += ["the features tell the center (balanced accuracy 1.00, chance 0.50)"] if len(cells) >= 10 else []
+    page, card = ((run / name).read_text() for name in ("report.html", "model_card.md"))
+    for line in wanted:
+        assert [own for own in warnings if line in own], (line, warnings)
+        assert line in page
+    assert card.count("- To know: ") == len(warnings)
+    assert "no patient stands on both sides" in page

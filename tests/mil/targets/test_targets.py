@@ -1,0 +1,192 @@
+"""Targets: their losses against plain definitions, their metrics against known values, and the columns they read."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from making import SEED
+
+from mil.heads import HeadSpec
+from mil.models.model import BagModel
+from mil.ragged.packing import pack
+from mil.targets.metrics import ones
+from mil.targets.survival_metrics import Followed, harrell_c
+from mil.targets.target_metrics import macro_auc, r2, spearman
+from mil.targets.targets import (
+    ClassTarget,
+    LabelsTarget,
+    SurvivalTarget,
+    Target,
+    ValueTarget,
+    cox_losses,
+    parse_labels,
+    parse_survival,
+    parse_values,
+)
+from wsi.errors import ManifestError, RequestError
+
+
+def efron(risks: np.ndarray, times: np.ndarray, events: np.ndarray) -> float:
+    """Return the negative log partial likelihood, event time by event time, as Efron wrote it."""
+    total = 0.0
+    for time in np.unique(times[events]):
+        tied = (times == time) & events
+        for turn, _ in enumerate(np.flatnonzero(tied)):
+            total += np.log(np.exp(risks[times >= time]).sum() - turn / tied.sum() * np.exp(risks[tied]).sum())
+        total -= risks[tied].sum()
+    return total
+
+
+@given(st.integers(0, 500), st.integers(1, 12))
+def test_the_cox_loss_is_efrons_partial_likelihood(seed: int, n: int) -> None:
+    rng = np.random.default_rng(seed)
+    risks, times, events = rng.normal(size=n) * 3, rng.integers(1, 5, n).astype(float), rng.random(n) < 0.6
+    losses = cox_losses(torch.from_numpy(risks), torch.from_numpy(times), torch.from_numpy(events))
+    assert losses.mean().item() == pytest.approx(efron(risks, times, events) / max(events.sum(), 1), abs=1e-9)
+    assert losses[torch.from_numpy(~events)].abs().sum() == 0
+
+
+def test_the_cox_loss_survives_large_risks_and_has_right_gradients() -> None:
+    times, events = torch.tensor([1.0, 2.0, 2.0, 3.0, 2.0]), torch.tensor([True, True, True, False, False])
+    risks = torch.randn(5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda r: cox_losses(r, times, events), risks)
+    assert torch.isfinite(cox_losses(torch.tensor([500.0, 0, -500, 3, 1]), times, events)).all()
+
+
+def test_class_targets_lose_what_cross_entropy_does() -> None:
+    target = ClassTarget(np.array([0, 2, -1, 1]), 3)
+    logits = torch.randn(2, 3)
+    truth = target.batch(np.array([1, 3]), "cpu")
+    expected = torch.nn.functional.cross_entropy(logits, torch.tensor([2, 1]), reduction="none")
+    assert torch.equal(truth.loss(logits), expected)
+    assert target.known_N.tolist() == [True, True, False, True]
+
+
+def test_unknown_labels_cost_nothing() -> None:
+    target = LabelsTarget(np.array([[1, 0, np.nan], [np.nan, np.nan, np.nan], [1, 1, 0]]))
+    logits = torch.randn(3, 3, requires_grad=True)
+    losses = target.batch(np.arange(3), "cpu").loss(logits)
+    losses.sum().backward()
+    assert logits.grad is not None
+    assert logits.grad[0, 2] == 0
+    assert losses[1] == 0
+    assert target.known_N.tolist() == [True, False, True]
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits[2], torch.tensor([1.0, 1, 0]))
+    assert losses[2].item() == pytest.approx(expected.item())
+
+
+def test_values_come_back_in_their_own_unit() -> None:
+    target = ValueTarget(np.array([10.0, 30.0]), center=20.0, spread=10.0)
+    assert target.batch(np.array([1]), "cpu").loss(torch.ones(1, 1)).item() == 0
+    assert target.scores(np.array([[1.0]])).item() == 30
+    with pytest.raises(RequestError, match="same value"):
+        ValueTarget(np.array([1.0]), center=1.0, spread=0.0)
+
+
+def targets(signal: np.ndarray) -> dict[str, Target]:
+    n = len(signal)
+    values = 5 + 2 * signal
+    classes = np.digitize(signal, [-0.5, 0.5]).astype(np.int64)
+    present = np.stack([signal > 0, signal > 0.7, signal < 0.3], axis=1).astype(float)
+    rng = np.random.default_rng(SEED)
+    return {
+        "classes": ClassTarget(classes, 3),
+        "labels": LabelsTarget(present),
+        "value": ValueTarget(values, float(values.mean()), float(values.std())),
+        "survival": SurvivalTarget(np.exp(-signal) * rng.exponential(1, n).clip(0.5, 2), rng.random(n) < 0.7),
+    }
+
+
+@pytest.mark.parametrize("kind", ["classes", "labels", "value", "survival"])
+@pytest.mark.parametrize("name", ["gated_abmil", "acmil", "dtfd", "dsmil"])
+def test_every_target_is_learnt(kind: str, name: str) -> None:
+    """A signal in the bags' mean is found: bags that were not trained on are ordered by it."""
+    rng = np.random.default_rng(SEED)
+    signal = rng.normal(size=120)
+    bags = [rng.normal(size=(int(rng.integers(3, 15)), 6)) + np.eye(6)[0] * 2 * s for s in signal]
+    bags = [bag.astype(np.float32) for bag in bags]
+    target = targets(signal)[kind]
+    torch.manual_seed(SEED)
+    model = BagModel(HeadSpec(name=name, dim=6, n_classes=target.n_outputs, hidden=16, attention=8, dropout=0.0))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
+    packed, truth = pack(bags[:80]), target.batch(np.arange(80), "cpu")
+    model.train()
+    for _ in range(25):
+        output = model(packed.rows_ND, packed.offsets, truth)
+        losses = truth.loss(output.logits_BC)
+        losses = losses if output.aux_loss_B is None else losses + output.aux_loss_B
+        optimizer.zero_grad()
+        losses.mean().backward()
+        optimizer.step()
+    packed = pack(bags[80:])
+    with torch.no_grad():
+        logits = model.eval()(packed.rows_ND, packed.offsets).logits_BC.double().numpy()
+    scores = target.scores(logits)
+    judged = {
+        "classes": lambda: macro_auc(np.eye(3)[np.digitize(signal[80:], [-0.5, 0.5])], scores),
+        "labels": lambda: macro_auc(target.present_NC[80:], scores),  # type: ignore[attr-defined]
+        "value": lambda: min(spearman(5 + 2 * signal[80:], scores[:, 0]), r2(5 + 2 * signal[80:], scores[:, 0])),
+        "survival": lambda: spearman(signal[80:], scores[:, 0]),
+    }
+    assert judged[kind]() > 0.75
+
+
+def concordance(times: np.ndarray, events: np.ndarray, risks: np.ndarray) -> float:
+    return float(harrell_c(Followed(times, events, np.zeros(len(times), int)), risks, ones(len(times)))[0])
+
+
+def test_concordance_counts_known_pairs() -> None:
+    times, events = np.array([1.0, 2, 3, 3]), np.array([True, False, True, False])
+    assert concordance(times, events, np.array([4.0, 1, 3, 2])) == 1.0
+    assert concordance(times, events, np.array([1.0, 4, 2, 3])) == 0.0
+    assert concordance(times, events, np.ones(4)) == 0.5
+    assert np.isnan(concordance(times, np.zeros(4, bool), np.ones(4)))
+    same_time = np.array([5.0, 5.0])
+    assert concordance(same_time, np.array([True, False]), np.array([2.0, 1.0])) == 1.0
+    assert np.isnan(concordance(same_time, np.array([True, True]), np.array([2.0, 1.0])))
+
+
+@given(st.integers(0, 200))
+def test_macro_auc_is_the_share_of_ordered_pairs(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    present, scores = (rng.random((12, 1)) < 0.5).astype(float), rng.integers(0, 4, (12, 1)).astype(float)
+    ups, downs = scores[present[:, 0] == 1, 0], scores[present[:, 0] == 0, 0]
+    pairs = [1.0 if u > d else 0.5 if u == d else 0.0 for u, d in itertools.product(ups, downs)]
+    area = macro_auc(present, scores)
+    assert np.isnan(area) if not pairs else area == pytest.approx(np.mean(pairs))
+
+
+def test_r2_and_spearman_of_known_values() -> None:
+    values = np.array([1.0, 2, 3, 4])
+    assert r2(values, values) == 1
+    assert r2(values, np.full(4, 2.5)) == 0
+    assert spearman(values, np.array([1.0, 8, 9, 90])) == pytest.approx(1)
+    assert spearman(values, np.ones(4)) == 0  # it orders nothing
+    assert np.isnan(spearman(np.ones(4), values))
+
+
+def test_cells_are_read_or_refused_in_one_line() -> None:
+    assert np.array_equal(
+        parse_labels(["b; a", None, "none"], ["a", "b"]), np.array([[1, 1], [np.nan] * 2, [0, 0]]), equal_nan=True
+    )
+    np.testing.assert_array_equal(parse_labels(["a; ?b", "?a", "?b;a"], ["a", "b", "c"]), [
+        [1, np.nan, 0], [np.nan, 0, 0], [1, np.nan, 0],
+    ])  # fmt: skip
+    times, events = parse_survival(["3.5", None, "2"], ["1", None, "0"])
+    assert times[[0, 2]].tolist() == [3.5, 2.0]
+    assert events.tolist() == [True, False, False]
+    for call in (
+        lambda: parse_labels(["c"], ["a"]),
+        lambda: parse_labels(["?c"], ["a"]),
+        lambda: parse_labels(["a;?a"], ["a"]),
+        lambda: parse_values(["x"], "value"),
+        lambda: parse_values(["inf"], "value"),
+        lambda: parse_survival(["1"], [None]),
+        lambda: parse_survival(["1"], ["2"]),
+        lambda: parse_survival(["0"], ["1"]),
+    ):
+        with pytest.raises(ManifestError, match="expected"):
+            call()

@@ -1,0 +1,1 @@
+"""Looking at slides before tiling, and at stores after it."""

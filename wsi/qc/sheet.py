@@ -1,0 +1,157 @@
+"""The contact sheet of a cohort: every slide with its mask's outline and its quality numbers, on one page.
+
+``qc.html`` is one self-contained, sortable page; ``qc.png`` is the same as a picture. What stands far from the rest of
+the cohort is marked and stands first, then slides with warnings, then the least and the most tissue, so that one glance
+finds the odd slide.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi.arrays import RGB
+from wsi.errors import GigamilError, RequestError
+from wsi.files.atomic import make_folder, write_bytes, write_text
+from wsi.files.claim import claim
+from wsi.outcome import Outcome, Progress, Silent, Status, Summary
+from wsi.qc.page import page
+from wsi.qc.picture import contact_sheet
+from wsi.qc.rows import COLUMNS, SlideRow
+from wsi.store.tile_store import TileStore, find_stores
+
+THUMBNAIL_PX = 360
+"""Longest side of a thumbnail."""
+_SILENT = Silent()
+_LEAST_COHORT = 5
+"""Slides from which on outliers can be told."""
+_FAR = 4.0
+"""Robust deviations from the cohort's median that are marked."""
+_GREEN, _YELLOW = (0, 140, 0), (255, 225, 0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QcOptions:
+    """What `qc` is to do."""
+
+    stores: tuple[Path, ...]
+    """Tile stores, and folders of them."""
+    out: Path
+    """Folder for qc.html and qc.png."""
+
+    def __post_init__(self) -> None:
+        """Check that there is something to show."""
+        if not self.stores:
+            raise RequestError("no store is given: expected tile stores, or folders of them")
+
+
+def qc(options: QcOptions, progress: Progress = _SILENT) -> Summary:
+    """Write qc.html and qc.png of a cohort of stores; a store that cannot be read is named and left out.
+
+    Raises
+    ------
+    RequestError
+        No store is found.
+    ClaimedError
+        Another process is writing the same sheet.
+    """
+    started = time.perf_counter()
+    stores = find_stores(options.stores)
+    make_folder(options.out)
+    rows: list[SlideRow] = []
+    outcomes: list[Outcome] = []
+    with claim(options.out / "qc.html"):
+        progress.begin("contact sheet", len(stores), "slides")
+        for store in stores:
+            try:
+                rows.append(read_row(store))
+                outcomes.append(Outcome(store.image_id, Status.DONE))
+            except (GigamilError, OSError) as error:
+                outcomes.append(Outcome(store.image_id, Status.FAILED, str(error)))
+            progress.advance(1)
+        progress.end()
+        marked = oddest_first(mark_odd(rows))
+        failed = [(o.item_id, o.reason) for o in outcomes if o.status is Status.FAILED]
+        write_text(options.out / "qc.html", page(marked, COLUMNS, failed))
+        write_bytes(options.out / "qc.png", contact_sheet(marked, COLUMNS))
+    facts = {row.image_id: {"odd": list(row.odd), **row.numbers} for row in marked}
+    outcomes = [Outcome(o.item_id, o.status, o.reason, facts.get(o.item_id, {})) for o in outcomes]
+    return Summary("qc", outcomes, time.perf_counter() - started)
+
+
+def read_row(store: TileStore) -> SlideRow:
+    """Read what the sheet shows of one store.
+
+    Raises
+    ------
+    StoreError
+        The store cannot be read.
+    """
+    provenance = store.provenance
+    tissue: dict[str, Any] = provenance.get("tissue", {})
+    mask, mask_mpp = store.tissue_mask()
+    overview = np.ascontiguousarray(store.read_array("overview/0").astype(np.uint8).transpose(1, 2, 0))
+    shares: dict[str, float] = tissue.get("artefact_shares", {})
+    medians = {name: float(np.median(values)) for name, values in store.scores.items() if len(values)}
+    red, green, blue = tissue.get("background", (255, 255, 255))
+    numbers: dict[str, float | None] = {
+        "tiles": store.n_tiles,
+        "tissue_mm2": float(mask.sum()) * mask_mpp**2 / 1e6,
+        "tissue_share": float(mask.mean()),
+        "mpp": provenance.get("slide_mpp"),
+        **{name: medians.get(name) for name in ("darkness", "focus", "texture")},
+        **{name: shares.get(name) for name in ("pen", "fold", "bubble")},
+        "repeats": sum(len(group) - 1 for group in tissue.get("repeats", [])),
+        "tint": max(red, green, blue) - min(red, green, blue),
+    }
+    return SlideRow(
+        image_id=store.image_id,
+        thumbnail=outlined(overview, mask, dark=bool(tissue.get("dark_background"))),
+        numbers=numbers,
+        source=str(provenance.get("mpp_source", "")),
+        reader=str(provenance.get("reader", "")),
+        background=(int(red), int(green), int(blue)),
+        warnings=tuple(str(line) for line in provenance.get("warnings", ())),
+    )
+
+
+def outlined(overview: RGB, mask: NDArray[np.uint8], *, dark: bool) -> RGB:
+    """Return a thumbnail with the mask's outline drawn in, uint8 (h, w, 3)."""
+    scale = THUMBNAIL_PX / max(overview.shape[:2])
+    size = (max(1, round(overview.shape[1] * scale)), max(1, round(overview.shape[0] * scale)))
+    shrink = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    thumbnail = np.ascontiguousarray(cv2.resize(overview, size, interpolation=shrink))
+    covered = cv2.resize(mask * np.uint8(255), size, interpolation=shrink)
+    contours, _ = cv2.findContours((covered >= 128).astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(thumbnail, contours, -1, _YELLOW if dark else _GREEN, 2)
+    return thumbnail
+
+
+def mark_odd(rows: Sequence[SlideRow]) -> list[SlideRow]:
+    """Mark the numbers that stand far from the cohort's: four robust deviations (median, 1.4826 MAD) and more."""
+    odd: list[list[str]] = [[] for _ in rows]
+    for column in COLUMNS:
+        values = np.array([np.nan if (v := row.numbers[column.key]) is None else v for row in rows], np.float64)
+        if column.logarithmic:
+            values = np.log(np.maximum(values, 1e-9))
+        known = values[~np.isnan(values)]
+        if len(known) < _LEAST_COHORT:
+            continue
+        middle = np.median(known)
+        spread = max(1.4826 * float(np.median(np.abs(known - middle))), column.least_spread / 4, 1e-12)
+        for i in np.flatnonzero(np.abs(values - middle) > _FAR * spread):
+            odd[int(i)].append(column.key)
+    return [replace(row, odd=tuple(keys)) for row, keys in zip(rows, odd, strict=True)]
+
+
+def oddest_first(rows: Sequence[SlideRow]) -> list[SlideRow]:
+    """Return the rows by how much there is to look at: odd numbers, warnings, then the least and the most tissue."""
+    area = [row.numbers["tissue_mm2"] or 0.0 for row in rows]
+    extreme = {min(area), max(area)} if len(set(area)) > 1 else set()
+    keys = [(-len(row.odd), -len(row.warnings), a not in extreme) for row, a in zip(rows, area, strict=True)]
+    return [rows[i] for i in sorted(range(len(rows)), key=lambda i: keys[i])]

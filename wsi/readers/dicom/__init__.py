@@ -1,0 +1,1 @@
+"""DICOM whole-slide images, decoded frame by frame."""

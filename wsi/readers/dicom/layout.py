@@ -1,0 +1,309 @@
+"""What a DICOM whole-slide instance holds: its frames' places in the file and on the slide, parsed by pydicom.
+
+Source: DICOM PS3.3 A.32.8 (VL Whole Slide Microscopy Image), PS3.5 A.4 (encapsulated frames).
+"""
+
+import struct
+import warnings
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from wsi.errors import UnreadableSlideError
+from wsi.files.regular import irregular
+from wsi.pixels.colour import DICOM_SPACES
+from wsi.readers.mosaic import one_line
+from wsi.readers.tiff.layout import MAX_TILE_BYTES
+from wsi.units import YX, ceil_div
+
+WSI_CLASS = "1.2.840.10008.5.1.4.1.1.77.1.6"
+RAW = frozenset(("1.2.840.10008.1.2", "1.2.840.10008.1.2.1"))
+JPEG = frozenset(("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"))
+JPEG_LS = frozenset(("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"))
+JPEG_2000 = frozenset(("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91"))
+DICOM_ENDINGS = frozenset((".dcm", ".dicom"))
+_ITEM, _UNDEFINED = b"\xfe\xff\x00\xe0", 0xFFFFFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class DicomInstance:
+    """One resolution of the slide: one file."""
+
+    path: Path
+    shape: YX
+    """Total pixel matrix."""
+    tile: YX
+    frames: tuple[int | None, ...]
+    """For each place of the grid, row by row, the frame that lies there; None where there is none."""
+    spans: tuple[tuple[tuple[int, int], ...], ...]
+    """For each frame, (offset, length) of its pieces in the file."""
+    transfer_syntax: str
+    photometric: str
+    samples: int
+    planar: bool
+    mpp_yx: tuple[float, float] | None
+    """From PixelSpacing."""
+    volume_mpp_yx: tuple[float, float] | None
+    """From the imaged volume's size, less trustworthy."""
+    objective_power: float | None
+    icc: bytes | None
+    """Of the first optical path."""
+    notes: tuple[str, ...]
+
+
+def header(path: Path) -> Any:
+    """Return the pydicom dataset without pixels; `UnreadableSlideError` where it is no whole-slide image."""
+    import pydicom
+
+    try:
+        dataset = pydicom.dcmread(path, stop_before_pixels=True)
+        kind = str(dataset.get("SOPClassUID", "none"))
+    except Exception as error:  # pydicom raises nearly anything on a broken file
+        raise UnreadableSlideError(f"broken DICOM ({one_line(error)})") from None
+    if kind != WSI_CLASS:
+        raise UnreadableSlideError(f"DICOM of class {kind}: expected a whole-slide image")
+    return dataset
+
+
+def flavour(dataset: Any) -> str:
+    """Return ``VOLUME``, ``LABEL``, ``OVERVIEW``, ``THUMBNAIL``, or "" where ImageType does not say it."""
+    kinds = list(dataset.get("ImageType") or ())
+    return str(kinds[2]) if len(kinds) > 2 else ""
+
+
+def series_of(path: Path) -> tuple[str, str]:
+    """Return the series' UID ("" where it is missing) and the `flavour` of a whole-slide instance.
+
+    A file is parsed once in a process, as long as it is not changed: its folder is looked at for each of its slides.
+
+    Raises
+    ------
+    UnreadableSlideError
+        Broken, or no whole-slide image.
+    """
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise UnreadableSlideError(f"{path.name} cannot be opened: {error.strerror or error}") from None
+    if kind := irregular(path):
+        raise UnreadableSlideError(f"{path.name} is {kind}, expected a regular file")
+    found = _series_of(path, stat.st_size, stat.st_mtime_ns)
+    if isinstance(found, str):
+        raise UnreadableSlideError(found)
+    return found
+
+
+@lru_cache(maxsize=1 << 16)
+def _series_of(path: Path, _size: int, _mtime_ns: int) -> tuple[str, str] | str:
+    """Return series and flavour, or why there is none."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            dataset = header(path)
+            return str(dataset.get("SeriesInstanceUID", "")), flavour(dataset)
+        except UnreadableSlideError as error:
+            return str(error)
+        except Exception as error:  # pydicom parses values when they are asked for
+            return f"broken DICOM ({one_line(error)})"
+
+
+def series_files(path: Path) -> list[Path]:
+    """Return the instances of the slide itself that lie beside a file and are of its series, the file included.
+
+    Raises
+    ------
+    UnreadableSlideError
+        The file is broken, no whole-slide image, or a label without its slide.
+    """
+    series, kind = series_of(path)
+    beside = [other for other in dicom_files(path.parent) if other != path] if series else []
+    files = [other for other in beside if _belongs(other, series)]
+    if kind in {"", "VOLUME"}:
+        files.insert(0, path)
+    if not files:
+        raise UnreadableSlideError(f"a {kind.lower()} image, and no slide of its series lies beside it")
+    return files
+
+
+def dicom_files(folder: Path) -> list[Path]:
+    """Return the files of a folder that are called as DICOM files are, sorted."""
+    return sorted(f for f in folder.iterdir() if f.suffix.lower() in DICOM_ENDINGS and f.is_file())
+
+
+def _belongs(path: Path, series: str) -> bool:
+    try:
+        return series_of(path) == (series, "VOLUME")
+    except UnreadableSlideError:
+        return False
+
+
+def read_instance(path: Path) -> DicomInstance:
+    """Parse and check one instance.
+
+    Raises
+    ------
+    UnreadableSlideError
+        Broken, or of a kind that cannot be read right; the message says which.
+    """
+    with warnings.catch_warnings():  # over-long values are common and harmless
+        warnings.simplefilter("ignore")
+        try:
+            return _instance(path, header(path))
+        except UnreadableSlideError:
+            raise
+        except Exception as error:  # pydicom parses values when they are asked for
+            raise UnreadableSlideError(f"broken DICOM ({one_line(error)})") from None
+
+
+def _instance(path: Path, dataset: Any) -> DicomInstance:
+    _refuse(dataset)
+    shape = YX(int(dataset.TotalPixelMatrixRows), int(dataset.TotalPixelMatrixColumns))
+    tile = YX(int(dataset.Rows), int(dataset.Columns))
+    samples, syntax = int(dataset.SamplesPerPixel), str(dataset.file_meta.TransferSyntaxUID)
+    if min(*shape, *tile) < 1 or tile.y * tile.x * samples > MAX_TILE_BYTES:
+        raise UnreadableSlideError(f"{shape.x} x {shape.y} px in frames of {tile.x} x {tile.y} px")
+    count = int(dataset.get("NumberOfFrames", 1))
+    frames = _places(dataset, shape, tile, count)
+    with path.open("rb") as file:
+        spans = _spans(file, dataset, count, tile.y * tile.x * samples, encapsulated=syntax not in RAW)
+    notes = () if flavour(dataset) else ("ImageType does not say that this is the slide itself",)
+    return DicomInstance(
+        path=path,
+        shape=shape,
+        tile=tile,
+        frames=frames,
+        spans=spans,
+        transfer_syntax=syntax,
+        photometric=str(dataset.PhotometricInterpretation),
+        samples=samples,
+        planar=int(dataset.get("PlanarConfiguration", 0)) == 1,
+        mpp_yx=_spacing(dataset),
+        volume_mpp_yx=_volume_mpp(dataset, shape),
+        objective_power=_objective(dataset),
+        icc=next((path.get("ICCProfile") for path in dataset.get("OpticalPathSequence") or ()), None),
+        notes=notes,
+    )
+
+
+def _refuse(dataset: Any) -> None:
+    syntax = str(dataset.file_meta.TransferSyntaxUID)
+    if syntax not in RAW | JPEG | JPEG_LS | JPEG_2000:
+        raise UnreadableSlideError(f"transfer syntax {syntax}: expected raw, JPEG, JPEG-LS or JPEG 2000")
+    bits, kind = int(dataset.BitsAllocated), str(dataset.PhotometricInterpretation)
+    if bits != 8 or kind not in DICOM_SPACES or int(dataset.SamplesPerPixel) not in {1, 3}:
+        raise UnreadableSlideError(f"{dataset.SamplesPerPixel} samples of {bits} bits, {kind}: expected 8-bit colour")
+    if int(dataset.get("BitsStored", bits)) != bits:
+        raise UnreadableSlideError(f"{dataset.BitsStored} of {bits} bits are used: expected 8-bit colour")
+    if syntax in RAW and kind == "YBR_FULL_422":
+        raise UnreadableSlideError(
+            "YBR_FULL_422 that is not compressed: half its chroma is left out, expected all of it"
+        )
+    if int(dataset.get("TotalPixelMatrixFocalPlanes", 1)) > 1 or int(dataset.get("NumberOfOpticalPaths", 1)) > 1:
+        raise UnreadableSlideError("several focal planes or optical paths: expected one")
+    if "ConcatenationUID" in dataset:
+        raise UnreadableSlideError("the image is a concatenation of several files")
+
+
+def _places(dataset: Any, shape: YX, tile: YX, count: int) -> tuple[int | None, ...]:
+    """Return the frame at each place. Only TILED_FULL implies an order; some writers store column by column."""
+    grid = YX(ceil_div(shape.y, tile.y), ceil_div(shape.x, tile.x))
+    per_frame = dataset.get("PerFrameFunctionalGroupsSequence") or ()
+    if str(dataset.get("DimensionOrganizationType", "")) != "TILED_FULL":
+        if len(per_frame) != count:
+            raise UnreadableSlideError(f"its {count} frames state no positions: their places on the slide are unknown")
+        return _sparse_places(per_frame, grid, tile)
+    if count != grid.y * grid.x:
+        raise UnreadableSlideError(f"{count} frames for a full grid of {grid.x} x {grid.y}")
+    return tuple(range(count))
+
+
+def _sparse_places(per_frame: Any, grid: YX, tile: YX) -> tuple[int | None, ...]:
+    frames: list[int | None] = [None] * (grid.y * grid.x)
+    for frame, groups in enumerate(per_frame):
+        if "PlanePositionSlideSequence" not in groups:
+            raise UnreadableSlideError(f"frame {frame} states no position")
+        position = groups.PlanePositionSlideSequence[0]
+        row, off_y = divmod(int(position.RowPositionInTotalImagePixelMatrix) - 1, tile.y)
+        column, off_x = divmod(int(position.ColumnPositionInTotalImagePixelMatrix) - 1, tile.x)
+        if off_y or off_x or not (0 <= row < grid.y and 0 <= column < grid.x):
+            raise UnreadableSlideError(f"frame {frame} lies beside the grid of tiles")
+        if frames[row * grid.x + column] is not None:
+            raise UnreadableSlideError(f"two frames lie at row {row}, column {column}: focal planes?")
+        frames[row * grid.x + column] = frame
+    return tuple(frames)
+
+
+def _spans(
+    file: BinaryIO, dataset: Any, count: int, frame_bytes: int, *, encapsulated: bool
+) -> tuple[tuple[tuple[int, int], ...], ...]:
+    """Walk the pixel data; return where each frame's pieces lie."""
+    start = _find_pixel_data(file)
+    if not encapsulated:
+        return tuple(((start + i * frame_bytes, frame_bytes),) for i in range(count))
+    table, pieces = _items(file, start)
+    if len(pieces) == count:
+        return tuple(((offset, length),) for offset, length in pieces)
+    extended = dataset.get("ExtendedOffsetTable")
+    if extended:
+        starts = struct.unpack(f"<{len(extended) // 8}Q", extended)
+    else:
+        starts = struct.unpack(f"<{len(table) // 4}I", table[: len(table) // 4 * 4])
+    if len(starts) != count or not pieces:
+        raise UnreadableSlideError(f"{count} frames in {len(pieces)} pieces: their places in the file are not known")
+    first = pieces[0][0] - 8
+    edges = [*starts, 1 << 62]
+    return tuple(
+        tuple(piece for piece in pieces if edges[i] <= piece[0] - 8 - first < edges[i + 1]) for i in range(count)
+    )
+
+
+def _find_pixel_data(file: BinaryIO) -> int:
+    """Return where the value of the Pixel Data element starts."""
+    import pydicom
+
+    pydicom.dcmread(file, stop_before_pixels=True)
+    head = file.read(12)
+    if head[:4] != b"\xe0\x7f\x10\x00":
+        raise UnreadableSlideError("no pixel data")
+    return file.tell() if head[4:6] in {b"OB", b"OW"} else file.tell() - 4
+
+
+def _items(file: BinaryIO, start: int) -> tuple[bytes, list[tuple[int, int]]]:
+    """Return the basic offset table and (offset, length) of each fragment."""
+    size = file.seek(0, 2)
+    file.seek(start)
+    table, pieces, position = b"", [], start
+    while position + 8 <= size:
+        tag, length = file.read(4), int.from_bytes(file.read(4), "little")
+        if tag != _ITEM or length == _UNDEFINED:
+            break
+        if position == start:
+            table = file.read(min(length, size - position))
+        else:
+            pieces.append((position + 8, length))
+        position += 8 + length
+        file.seek(position)
+    return table, pieces
+
+
+def _spacing(dataset: Any) -> tuple[float, float] | None:
+    for groups in (*(dataset.get("SharedFunctionalGroupsSequence") or ()), dataset):
+        for measures in groups.get("PixelMeasuresSequence") or ():
+            if values := measures.get("PixelSpacing"):
+                return float(values[0]) * 1e3, float(values[1]) * 1e3
+    return None
+
+
+def _volume_mpp(dataset: Any, shape: YX) -> tuple[float, float] | None:
+    height, width = dataset.get("ImagedVolumeHeight"), dataset.get("ImagedVolumeWidth")
+    if not height or not width:
+        return None
+    return float(height) * 1e3 / shape.y, float(width) * 1e3 / shape.x
+
+
+def _objective(dataset: Any) -> float | None:
+    for optical_path in dataset.get("OpticalPathSequence") or ():
+        if power := optical_path.get("ObjectiveLensPower"):
+            return float(power)
+    return None

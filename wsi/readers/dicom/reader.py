@@ -1,0 +1,139 @@
+"""DICOM slides, those that OpenSlide refuses too: pydicom parses, imagecodecs decodes, each frame once.
+
+A slide is a series: the instances of one series in one folder, one resolution each. Label, overview and thumbnail
+instances are never read as the slide.
+"""
+
+import os
+import weakref
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi.arrays import RGB
+from wsi.pixels.colour import DICOM_SPACES, grey_to_rgb, jpeg2000_space, jpeg_codec_spaces, ycbcr_to_rgb
+from wsi.pixels.jpeg import check_jpeg
+from wsi.pixels.jpeg2000 import check_jpeg2000
+from wsi.readers.dicom.layout import JPEG, JPEG_2000, JPEG_LS, DicomInstance, read_instance, series_files
+from wsi.readers.mosaic import Mosaic, TileGrid
+from wsi.readers.protocol import Level, MppClaim, Opening, level_downsample
+from wsi.readers.scenes import refuse_scene
+from wsi.units import Box
+
+
+class DicomReader(Mosaic):
+    """A DICOM slide, its frames decoded straight from the files."""
+
+    reader = "dicom"
+    format = "dicom"
+    chosen_because = "DICOM whole-slide image whose frames decode directly"
+
+    def __init__(self, path: Path, threads: int = 1, *, srgb: bool = False) -> None:
+        self.path = path
+        self._instances = _series(path)
+        super().__init__(path.name, [TileGrid(i.shape, i.tile) for i in self._instances], threads)
+        first = self._instances[0]
+        self._profiled(first.icc, srgb=srgb)
+        self.levels = tuple(Level(i.shape, _downsample(first, i), i.tile) for i in self._instances)
+        claims = ((first.mpp_yx, "DICOM PixelSpacing"), (first.volume_mpp_yx, "DICOM imaged volume"))
+        self.mpp_claims = tuple(MppClaim(mpp_yx, source) for mpp_yx, source in claims if mpp_yx and min(mpp_yx) > 0)
+        self.objective_power = first.objective_power
+        self._descriptors = [os.open(i.path, os.O_RDONLY) for i in self._instances]
+        self._closed = weakref.finalize(self, _close_all, self._descriptors)
+        self.missing = self._find_missing()
+        self.notes = first.notes + ((self.missing,) if self.missing else ())
+        self.notes += self._hole_notes()
+        self._probe([i for i, frame in enumerate(self._instances[0].frames) if frame is not None])
+
+    def _find_missing(self) -> str:
+        for descriptor, instance in zip(self._descriptors, self._instances, strict=True):
+            size = os.fstat(descriptor).st_size
+            past = sum(not span or span[-1][0] + span[-1][1] > size for span in instance.spans)
+            if past:
+                return f"{past} of {len(instance.spans)} frames lie past the end of {instance.path.name} ({size} bytes)"
+        return ""
+
+    def read(self, level: int, box: Box, damaged: list[Box] | None = None) -> RGB:
+        """See `wsi.slide.Slide.read`."""
+        return self._read_stored(level, box, damaged)
+
+    def _written(self, level: int) -> NDArray[np.bool_]:
+        frames = self._instances[level].frames
+        return np.array([frame is not None for frame in frames], bool).reshape(self._grids[level].grid)
+
+    def _position(self, level: int, index: int) -> int:
+        frame = self._instances[level].frames[index]
+        span = self._instances[level].spans[frame] if frame is not None else ()
+        return span[0][0] if span else 0
+
+    def _decode(self, level: int, index: int) -> RGB | None:
+        instance = self._instances[level]
+        frame = instance.frames[index]
+        if frame is None:
+            return None
+        size = os.fstat(self._descriptors[level]).st_size
+        pieces = []
+        for offset, length in instance.spans[frame]:
+            if offset + length > size:
+                raise EOFError(f"expected {length} bytes at {offset}, the file has {size}")
+            pieces.append(os.pread(self._descriptors[level], length, offset))
+        return self.coloured(_rgb(b"".join(pieces), instance))
+
+    def close(self) -> None:
+        """See `wsi.slide.Slide.close`."""
+        self._closed()
+
+
+def open_with_dicom(path: Path, opening: Opening) -> DicomReader:
+    """Open a DICOM slide, or raise `UnreadableSlideError` with the reason."""
+    refuse_scene(opening.scene)
+    return DicomReader(path, opening.threads, srgb=opening.srgb)
+
+
+def _close_all(descriptors: list[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def _series(path: Path) -> tuple[DicomInstance, ...]:
+    """Return the instances of the file's series that lie in its folder, largest first."""
+    files = series_files(path)
+    instances = sorted((read_instance(file) for file in files), key=lambda i: -i.shape.y * i.shape.x)
+    first = instances[0]
+    others = {i.shape: i for i in reversed(instances[1:]) if i.shape != first.shape}
+    same = [
+        i for i in reversed(others.values()) if abs(i.shape.y * first.shape.x / (i.shape.x * first.shape.y) - 1) < 0.05
+    ]
+    return (first, *same)
+
+
+def _downsample(first: DicomInstance, instance: DicomInstance) -> float:
+    ratio = ((first.shape.y / instance.shape.y) * (first.shape.x / instance.shape.x)) ** 0.5
+    return level_downsample(instance.shape, first.shape, ratio)
+
+
+def _rgb(payload: bytes, instance: DicomInstance) -> RGB:
+    """Decode one frame to uint8 (rows, columns, 3)."""
+    tile, syntax, tag = instance.tile, instance.transfer_syntax, DICOM_SPACES[instance.photometric]
+    inside = tag
+    if syntax in JPEG:
+        coded, wanted = jpeg_codec_spaces(check_jpeg(payload, tile), tag)
+        pixels, inside = imagecodecs.jpeg8_decode(payload, colorspace=coded, outcolorspace=wanted), "RGB"
+    elif syntax in JPEG_LS:
+        check_jpeg(payload, tile)
+        pixels = imagecodecs.jpegls_decode(payload)
+    elif syntax in JPEG_2000:
+        header = check_jpeg2000(payload, tile)
+        pixels, inside = imagecodecs.jpeg2k_decode(payload), jpeg2000_space(header, tag)
+    else:
+        pixels = np.frombuffer(payload, np.uint8)
+        shape = (instance.samples, *tile) if instance.planar else (*tile, instance.samples)
+        pixels = np.moveaxis(pixels.reshape(shape), 0, -1) if instance.planar else pixels.reshape(shape)
+    pixels = pixels if pixels.ndim == 3 else pixels[..., None]
+    if pixels.shape != (*tile, instance.samples) or pixels.dtype != np.uint8:
+        raise ValueError(f"expected a frame of {(*tile, instance.samples)}, found {pixels.shape} {pixels.dtype}")
+    if instance.samples == 1:
+        return grey_to_rgb(pixels, inverted=tag == "MINISWHITE")
+    return ycbcr_to_rgb(pixels) if inside == "YCBCR" else pixels

@@ -1,0 +1,1 @@
+"""TIFF slides of every vendor, decoded tile by tile."""

@@ -1,0 +1,1 @@
+"""The tile store: its geometry, its files, written, read and verified."""

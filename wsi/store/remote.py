@@ -1,0 +1,211 @@
+"""A store in an object store (``s3://``, ``memory://``, whatever fsspec knows), read by byte ranges.
+
+Of a shard only its index (the last 16 bytes per chunk, plus the checksum) and the chunks asked for are fetched;
+neighbouring chunks come in one request, and requests run side by side.
+"""
+
+import json
+import math
+import os
+import re
+from collections.abc import Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi.errors import StoreError
+from wsi.store.folder import Bytes, Location, Options
+from wsi.store.shards import ABSENT, parse_index
+from wsi.units import ceil_div
+
+_GAP = 32 << 10
+"""Bytes between two chunks that are rather fetched along than asked for by a request of their own."""
+_REQUEST = 8 << 20
+"""Most bytes of one merged request."""
+_MOST_CHUNKS = 1 << 14
+"""Chunks of an array that is read whole."""
+_INDEXES = 4096
+"""Shard indexes kept; 4 kB each."""
+
+Range = tuple[str, int, int | None]
+"""Key, first byte (negative: so many from the end), end (None: to the end)."""
+
+
+class RemoteFolder:
+    """One store behind a URL. Picklable and safe across fork: each process opens its own connections."""
+
+    def __init__(self, url: str, options: Options | None = None) -> None:
+        self.location: Location = url
+        self._url = url
+        self._options = dict(options or {})
+        self._indexes: dict[str, NDArray[np.uint64] | None] = {}
+        self._opened: tuple[int, Any, str] | None = None
+
+    def __reduce__(self) -> tuple[type["RemoteFolder"], tuple[str, dict[str, Any]]]:
+        return RemoteFolder, (self._url, self._options)
+
+    def _filesystem(self) -> tuple[Any, str]:
+        """Return fsspec's file system and the store's path in it, as opened by this process."""
+        if self._opened is None or self._opened[0] != os.getpid():
+            self._opened = (os.getpid(), *_opened(self._url, self._options))
+        return self._opened[1], self._opened[2].rstrip("/")
+
+    def _get(self, ranges: Sequence[Range]) -> list[bytes | None]:
+        """Fetch byte ranges side by side; None where there is no such object."""
+        if not ranges:
+            return []
+        filesystem, root = self._filesystem()
+        keys, starts, ends = zip(*ranges, strict=True)
+        paths = [f"{root}/{key}" for key in keys]
+        try:
+            found = filesystem.cat_ranges(paths, list(starts), list(ends), on_error="return")
+        except Exception as error:
+            raise _store_error(f"{self._url}/{keys[0]}", error) from None
+        for key, data in zip(keys, found, strict=True):
+            if isinstance(data, BaseException) and not isinstance(data, FileNotFoundError):
+                raise _store_error(f"{self._url}/{key}", data) from None
+        return [None if isinstance(data, FileNotFoundError) else bytes(data) for data in found]
+
+    def read(self, keys: Sequence[str]) -> list[bytes | None]:
+        return self._get([(key, 0, None) for key in keys])  # from byte 0 on: saves a request for the size
+
+    def chunks(self, wanted: Sequence[tuple[str, int]], n_chunks: int) -> list[Bytes | None]:
+        indexes = self._read_indexes(list(dict.fromkeys(key for key, _ in wanted)), n_chunks)
+        places: list[tuple[str, int, int] | None] = []
+        for key, place in wanted:
+            index = indexes[key]
+            offset, size = (ABSENT, 0) if index is None else index[place].tolist()
+            places.append(None if offset == ABSENT else (key, offset, offset + size))
+        merged = coalesce(sorted({place for place in places if place}))
+        fetched = dict(zip(merged, self._get(list(merged)), strict=True))
+        parts: dict[tuple[str, int, int], Bytes] = {}
+        for whole, inside in merged.items():
+            data = fetched[whole]
+            if data is None or len(data) != whole[2] - whole[1]:
+                raise StoreError(f"{self._url}/{whole[0]}: the shard is cut short: copy the store again")
+            view = memoryview(data)
+            for part in inside:
+                parts[part] = view[part[1] - whole[1] : part[2] - whole[1]]
+        return [parts[place] if place else None for place in places]
+
+    def index(self, key: str, n_chunks: int) -> NDArray[np.uint64] | None:
+        return self._read_indexes([key], n_chunks)[key]
+
+    def _read_indexes(self, keys: list[str], n_chunks: int) -> dict[str, NDArray[np.uint64] | None]:
+        known = {key: self._indexes[key] for key in keys if key in self._indexes}
+        missing = [key for key in keys if key not in known]
+        size = n_chunks * 16 + 4
+        for key, tail in zip(missing, self._get([(key, -size, None) for key in missing]), strict=True):
+            known[key] = None if tail is None else parse_index(tail, n_chunks, f"{self._url}/{key}")
+        if len(self._indexes) + len(missing) > _INDEXES:
+            self._indexes = {}
+        self._indexes.update({key: known[key] for key in missing})
+        return known
+
+    def array(self, key: str) -> Any:
+        """Fetch a whole small array, chunks side by side, and open it in memory."""
+        import zarr
+        from zarr.core.buffer import default_buffer_prototype
+        from zarr.storage import MemoryStore
+
+        import wsi.zarr_jpeg  # noqa: F401  (registers the codec)
+
+        (document,) = self.read([f"{key}/zarr.json"])
+        if document is None:
+            raise StoreError(f"{self._url}/{key}: there is no zarr array")
+        try:
+            keys = _chunk_keys(json.loads(document))
+            found = dict(zip(keys, self.read([f"{key}/{inner}" for inner in keys]), strict=True))
+            buffer = default_buffer_prototype().buffer
+            held = {name: buffer.from_bytes(data) for name, data in found.items() if data is not None}
+            return zarr.open_array(MemoryStore({"zarr.json": buffer.from_bytes(document), **held}), mode="r")
+        except StoreError:
+            raise
+        except Exception as error:  # zarr-python raises nearly anything on damaged files
+            raise StoreError(f"{self._url}/{key}: cannot be read as a zarr array ({error})") from None
+
+    def find(self, key: str) -> list[str]:
+        filesystem, root = self._filesystem()
+        try:
+            found = filesystem.find(f"{root}/{key}".rstrip("/"))
+        except Exception as error:
+            raise _store_error(f"{self._url}/{key}", error) from None
+        return sorted(name[len(root) + 1 :] for name in found)
+
+
+def _opened(url: str, options: Options) -> tuple[Any, str]:
+    """Return fsspec's file system for a URL, and the path in it."""
+    if re.match(r"(s3a?|gc?s)://[^/]*:.*@", url):
+        raise StoreError(
+            f"{url}: credentials in a URL are not read, and stand in the shell's history: give them to the environment "
+            "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE)"
+        )
+    try:
+        from fsspec.core import url_to_fs
+
+        filesystem, root = url_to_fs(url, **options)
+    except Exception as error:
+        raise _store_error(url, error) from None
+    return filesystem, root
+
+
+def coalesce(parts: Sequence[tuple[str, int, int]]) -> dict[tuple[str, int, int], list[tuple[str, int, int]]]:
+    """Merge neighbouring byte ranges of one file.
+
+    Parameters
+    ----------
+    parts
+        Sorted (key, start, stop).
+
+    Returns
+    -------
+    What to request, each with the parts it holds.
+    """
+    merged: list[tuple[tuple[str, int, int], list[tuple[str, int, int]]]] = []
+    for key, start, stop in parts:
+        if merged:
+            (last, first, end), inside = merged[-1]
+            if key == last and start - end <= _GAP and max(stop, end) - first <= _REQUEST:
+                merged[-1] = (key, first, max(stop, end)), [*inside, (key, start, stop)]
+                continue
+        merged.append(((key, start, stop), [(key, start, stop)]))
+    return dict(merged)
+
+
+def find_remote_stores(url: str, suffix: str, options: Options | None = None) -> list[str]:
+    """Return the URLs of the stores in a folder behind a URL, one level deep, sorted."""
+    filesystem, root = _opened(url, options or {})
+    try:
+        names = [str(name).rstrip("/").rsplit("/", 1)[-1] for name in filesystem.ls(root, detail=False, refresh=True)]
+    except FileNotFoundError:
+        return []
+    except Exception as error:
+        raise _store_error(url, error) from None
+    return [f"{url}/{name}" for name in sorted(set(names)) if name.endswith(suffix)]
+
+
+def _chunk_keys(document: dict[str, Any]) -> list[str]:
+    """Return the keys of all chunk files of an array (default chunk key encoding)."""
+    chunks = document["chunk_grid"]["configuration"]["chunk_shape"]
+    counts = [ceil_div(side, chunk) for side, chunk in zip(document["shape"], chunks, strict=True)]
+    if math.prod(counts) > _MOST_CHUNKS:
+        raise ValueError(f"{document['shape']} in chunks of {chunks} is no small array")
+    return ["/".join(["c", *map(str, place)]) for place in product(*map(range, counts))]
+
+
+def _store_error(name: str, error: BaseException) -> StoreError:
+    """Say in one line what a file system could not do."""
+    kind, text = type(error).__name__, " ".join(str(error).split())
+    if isinstance(error, ImportError):
+        return StoreError(f"{name}: the file system of this URL is not installed ({text}): pip install 'gigamil[s3]'")
+    if isinstance(error, FileNotFoundError):
+        return StoreError(f"{name}: not found")
+    if "redential" in kind or "redential" in text or "AccessKey" in text:
+        return StoreError(
+            f"{name}: no valid credentials ({text}): set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+        )
+    if isinstance(error, PermissionError):
+        return StoreError(f"{name}: access denied ({text}): check the credentials and the bucket's policy")
+    return StoreError(f"{name}: cannot be read ({kind}: {text})")

@@ -1,0 +1,1 @@
+"""From slides to tile stores: the stages, and the tasks that Dask runs."""

@@ -1,0 +1,109 @@
+"""Where tasks run: worker processes of this machine, or a Dask scheduler that is already there."""
+
+import logging
+import os
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import cv2
+from distributed import Client, LocalCluster
+
+from wsi.cpu import usable_cpus
+from wsi.errors import RequestError
+from wsi.files.replace import discard, temporary_path
+from wsi.interrupt import interrupts_held
+
+_CONNECT_SECONDS = 10
+_PARTS = ("client", "core", "nanny", "scheduler", "utils", "worker")
+_LOUD = ("distributed", *(f"distributed.{part}" for part in _PARTS))
+"""Loggers that would print tracebacks of what is reported in one line."""
+
+
+@contextmanager
+def dask_client(workers: int | None, scheduler: str | None) -> Iterator[tuple[Client, int]]:
+    """Give a Dask client and its number of threads: ``workers`` local processes of one each, or a scheduler's.
+
+    With 0 workers the tasks run in this process: for debugging, notebooks and tests.
+
+    Raises
+    ------
+    RequestError
+        No scheduler answers at that address.
+    """
+    with _settings_kept():
+        for name in _LOUD:
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+        warnings.filterwarnings("ignore", "Creating scratch directories", UserWarning)  # a busy disk, and no fault
+        with _connected(workers, scheduler) as connected:
+            yield connected
+
+
+@contextmanager
+def _settings_kept() -> Iterator[None]:
+    """Give the caller's process back its loggers, warning filters and OpenCV threads: tasks may have run in it."""
+    loggers = [logging.getLogger(name) for name in (None, *_LOUD)]
+    levels = [(logger, logger.level, list(logger.handlers), logger.propagate) for logger in loggers]
+    threads = cv2.getNumThreads()
+    try:
+        with warnings.catch_warnings():
+            yield
+    except KeyboardInterrupt:
+        levels = []  # the process ends, and a cluster that is being closed still complains
+        raise
+    finally:
+        cv2.setNumThreads(threads)
+        for logger, level, handlers, propagate in levels:
+            logger.setLevel(level)
+            logger.handlers[:], logger.propagate = handlers, propagate
+
+
+@contextmanager
+def _connected(workers: int | None, scheduler: str | None) -> Iterator[tuple[Client, int]]:
+    if scheduler is not None:
+        try:
+            client = Client(scheduler, timeout=_CONNECT_SECONDS)
+        except (OSError, ValueError) as error:
+            raise RequestError(f"--scheduler {scheduler}: no Dask scheduler answers there ({error})") from None
+        with client:
+            yield client, sum(client.nthreads().values())
+        return
+    count = usable_cpus() if workers is None else max(1, workers)
+    with interrupts_held():  # the cluster's threads, and so its worker processes, leave Ctrl-C to the main thread
+        cluster = LocalCluster(
+            n_workers=0,
+            threads_per_worker=1,
+            processes=workers != 0,
+            dashboard_address="127.0.0.1:0",  # None would still open port 8787
+            memory_limit=0,
+            silence_logs=logging.CRITICAL,
+        )
+        client = Client(cluster)
+    with ExitStack() as closing:
+        closing.callback(cluster.close)
+        closing.callback(client.close)
+        try:
+            cluster.scale(count)  # tasks wait for the workers, this process need not
+            yield client, count
+        except KeyboardInterrupt:
+            # In good order this takes seconds: workers finish their tasks first, which the next run does anew anyway.
+            threading.Thread(target=closing.pop_all().close, daemon=True).start()
+            raise
+
+
+def check_shared(client: Client, folder: Path) -> None:
+    """Raise `RequestError` naming the workers of a scheduler that do not see a folder of this machine."""
+    probe = temporary_path(folder / "probe")
+    probe.touch()
+    try:
+        seen = client.run(os.path.exists, str(probe))
+    finally:
+        discard(probe)
+    blind = sorted(worker for worker, sees in seen.items() if not sees)
+    if blind:
+        raise RequestError(
+            f"--out {folder}: the workers {', '.join(blind[:5])}{' ...' if len(blind) > 5 else ''} do not see this "
+            "folder: give one on a disk that all machines share"
+        )

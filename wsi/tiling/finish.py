@@ -1,0 +1,284 @@
+"""The last task of a slide: coarse levels, mask, overview, tile list, root metadata; then the store is whole."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi.errors import StoreError
+from wsi.files.atomic import PARTIAL, write_bytes
+from wsi.files.replace import discard, put
+from wsi.pixels.resample import halve
+from wsi.recipe import Recipe, recipe_hash
+from wsi.scores.artefacts import OVERVIEW_SCORES
+from wsi.scores.drop import Rule, dropped
+from wsi.scores.quality import TILE_SCORES, focus_notes
+from wsi.store.grid import SHARD_TILES, TASK_LEVELS
+from wsi.store.layout import (
+    FILL,
+    ICC_KEY,
+    group,
+    meta_hash,
+    multiscales,
+    omero,
+    shard_path,
+    write_json,
+    write_small_array,
+)
+from wsi.store.metadata import FORMAT_VERSION, is_our_store
+from wsi.store.pyramid import LevelWriter
+from wsi.store.shards import ShardFile, write_shard
+from wsi.tiling.options import AREA, DCT
+from wsi.tiling.plan import SlidePlan, read_overview, read_tissue
+from wsi.tiling.region import Receipt, raise_damage, read_receipt
+from wsi.tiling.tile_recipe import finished
+from wsi.units import YX, ceil_div
+
+_PACKAGES = ("gigamil", "imagecodecs", "numpy", "opencv-python-headless", "openslide-python", "tifffile", "zarr")
+
+
+def finish(plan: SlidePlan, regions: Sequence[YX]) -> dict[str, Any]:
+    """Complete the store and rename it to its final name; return facts for the summary.
+
+    Raises
+    ------
+    StoreError
+        A region's shards are not there or not whole.
+    DamagedSlideError
+        Every tissue tile of the slide is damaged.
+    """
+    receipts = [_receipt(plan, region) for region in regions]
+    raise_damage(plan, receipts)
+    _coarse_levels(plan, receipts)
+    listed = _write_tiles(plan, receipts)
+    _write_mask(plan)
+    _write_overview(plan)
+    if plan.icc:
+        write_bytes(plan.partial / ICC_KEY, plan.icc)
+    facts = _facts(plan, receipts, listed)
+    for left_over in plan.partial.rglob(f".*{PARTIAL}"):  # by a worker that was killed
+        discard(left_over)
+    meta = _meta(plan, facts, _recipe(plan, facts, listed))
+    meta["sha256"] = meta_hash(json.loads(json.dumps(meta)))
+    write_json(plan.partial / "zarr.json", group({"ome": _ome(plan), "gigamil": meta}))
+    discard(plan.work)
+    put(plan.partial, plan.out, is_our_store)
+    return facts
+
+
+def _receipt(plan: SlidePlan, region: YX) -> Receipt:
+    receipt = read_receipt(plan, region)
+    if receipt is None:
+        raise StoreError(f"{plan.partial}: region {tuple(region)} is not whole: run the same command again")
+    return receipt
+
+
+def _coarse_levels(plan: SlidePlan, receipts: Sequence[Receipt]) -> None:
+    """Make the levels after the fifth from the fifth, whose shards hold one chunk each."""
+    levels, last = range(TASK_LEVELS, len(plan.grid.levels())), TASK_LEVELS - 1
+    if not levels:
+        return
+
+    def write(level: int, tile: YX, data: bytes) -> None:
+        write_shard(shard_path(plan.partial, level, *tile), {0: data}, 1)
+
+    writer: LevelWriter | None = None
+    for level in (*reversed(levels), last):
+        writer = LevelWriter(plan.grid, level, plan.codecs[level], partial(write, level), _untimed, writer)
+    assert writer is not None
+    for receipt in receipts:
+        if last in receipt.shards:
+            data = ShardFile(shard_path(plan.partial, last, *receipt.region), 1).chunk(0)
+            assert data is not None
+            writer.pass_on(receipt.region, data)
+    writer.end()
+
+
+def _untimed(_step: str) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+@dataclass(frozen=True, slots=True)
+class _TileList:
+    """The tile list of a store."""
+
+    yx: NDArray[np.int32]
+    """int32 (n, 2), row and column."""
+    scores: dict[str, NDArray[np.float32]]
+    """float32 (n,) each."""
+    focus: NDArray[np.float32]
+    """Of the tiles whose pixels were looked at: a few where tiles are copied."""
+    dropped: int
+    """Tiles that rules left out."""
+    dropping: tuple[Rule, ...]
+    """The rules that left any out."""
+
+
+def _write_tiles(plan: SlidePlan, receipts: Sequence[Receipt]) -> _TileList:
+    """Write the tile list, its scores and the list of damaged tiles."""
+    tissue = read_tissue(plan)
+    fractions, listed = tissue["fractions"], tissue["listed"]
+    damaged = np.array(sorted(tile for r in receipts for tile in r.damaged), np.int32).reshape(-1, 2)
+    listed[damaged[:, 0], damaged[:, 1]] = False
+    looked_at = _scores(tissue, receipts, np.argwhere(listed))
+    focus = looked_at["focus"][~np.isnan(looked_at["focus"])]
+    scores = {name: values for name, values in looked_at.items() if not np.isnan(values).any()}
+    kept = ~dropped(plan.options.rules, scores, int(listed.sum()))
+    dropping = tuple(rule for rule in plan.options.rules if dropped([rule], scores, int(listed.sum())).any())
+    yx = np.argwhere(listed)[kept].astype(np.int32)
+    scores = {name: values[kept] for name, values in scores.items()}
+    folder = plan.partial / "tiles"
+    write_json(folder / "zarr.json", group({}))
+    write_small_array(folder / "yx", yx, ("tile", "yx"))
+    write_small_array(folder / "tissue", fractions[listed][kept], ("tile",))
+    write_small_array(folder / "damaged", damaged, ("tile", "yx"))
+    for name, values in scores.items():
+        write_small_array(folder / name, values, ("tile",))
+    return _TileList(yx, scores, focus, int((~kept).sum()), dropping)
+
+
+def _scores(
+    tissue: dict[str, NDArray[Any]], receipts: Sequence[Receipt], listed: NDArray[np.int64]
+) -> dict[str, NDArray[np.float32]]:
+    """Return each score of the listed tiles, float32 (n,); NaN for tiles whose pixels were not looked at."""
+    rows, columns = listed[:, 0], listed[:, 1]
+    scores: dict[str, NDArray[np.float32]] = {}
+    for name in TILE_SCORES:
+        grid = np.full(tissue["fractions"].shape, np.nan, np.float32)
+        for receipt in receipts:
+            if receipt.scored:
+                places = np.array(receipt.scored)
+                grid[places[:, 0], places[:, 1]] = receipt.scores[name]
+        scores[name] = grid[rows, columns]
+    for name in OVERVIEW_SCORES:
+        scores[name] = tissue[f"score_{name}"][rows, columns].astype(np.float32)
+    return scores
+
+
+def _write_mask(plan: SlidePlan) -> None:
+    """Write the tissue mask as an OME-Zarr label with as many levels as the image."""
+    mask = read_tissue(plan, "mask")["mask"]
+    folder = plan.partial / "labels" / "tissue"
+    levels = [mask]
+    while len(levels) < len(plan.grid.levels()):
+        levels.append(levels[-1][::2, ::2])
+    for i, level in enumerate(levels):
+        write_small_array(folder / str(i), level, ("y", "x"))
+    um = plan.mask_mpp
+    label = {
+        "version": "0.5",
+        "multiscales": [
+            multiscales("tissue", [YX(*a.shape) for a in levels], um, "yx", (um - plan.scaling.mpp) / 2, averaged=False)
+        ],
+        "image-label": {
+            "colors": [{"label-value": 1, "rgba": [0, 160, 0, 96]}],
+            "properties": [{"label-value": 1, "name": "tissue"}],
+            "source": {"image": "../../"},
+        },
+    }
+    write_json(folder / "zarr.json", group({"ome": label}))
+    write_json(folder.parent / "zarr.json", group({"ome": {"version": "0.5", "labels": ["tissue"]}}))
+
+
+def _write_overview(plan: SlidePlan) -> None:
+    """Write the overview of the whole slide, background included, as a small OME-Zarr image of its own."""
+    rgb, _ = read_overview(plan)
+    levels = [rgb]
+    while max(levels[-1].shape) > 1024 and min(levels[-1].shape[:2]) > 1:
+        levels.append(halve(levels[-1]))
+    folder = plan.partial / "overview"
+    for i, level in enumerate(levels):
+        write_small_array(folder / str(i), level.transpose(2, 0, 1), ("c", "y", "x"), FILL)
+    um = plan.mask_mpp
+    scales = multiscales("overview", [YX(*a.shape[:2]) for a in levels], um, "cyx", (um - plan.scaling.mpp) / 2)
+    write_json(folder / "zarr.json", group({"ome": {"version": "0.5", "multiscales": [scales], "omero": omero()}}))
+
+
+def _ome(plan: SlidePlan) -> dict[str, Any]:
+    scales = multiscales(plan.image_id, plan.grid.levels(), plan.scaling.mpp, "cyx", 0.0)
+    return {"version": "0.5", "multiscales": [scales], "omero": omero()}
+
+
+def _facts(plan: SlidePlan, receipts: Sequence[Receipt], listed: _TileList) -> dict[str, Any]:
+    tissue = json.loads((plan.work / "tissue.json").read_text("utf-8"))
+    damaged = sum(len(r.damaged) for r in receipts)
+    warnings = [*plan.notes, *tissue["notes"], *plan.resolution.rejected]
+    if damaged:
+        warnings.append(f"{damaged} tiles are damaged and left out")
+    warnings += focus_notes(listed.focus, plan.scaling.mpp)
+    if listed.dropped:
+        rules = ", ".join(str(rule) for rule in plan.options.rules)
+        warnings.append(f"{listed.dropped} tiles are left out by --drop {rules}")
+    medians_of = {"focus": listed.focus} | listed.scores
+    steps = sorted({step for r in receipts for step in r.seconds})
+    return {
+        "tiles": len(listed.yx),
+        "stored_tiles": sum(r.n_tiles for r in receipts),
+        "damaged_tiles": damaged,
+        "dropped_tiles": listed.dropped,
+        "scores": list(listed.scores),
+        "median_scores": {n: round(float(np.median(v)), 6) if len(v) else None for n, v in medians_of.items()},
+        "mpp": plan.scaling.mpp,
+        "mpp_source": plan.resolution.source,
+        "reader": plan.reader,
+        "bytes_in": plan.bytes,
+        "bytes_out": sum(r.bytes_written for r in receipts),
+        "seconds": {step: round(sum(r.seconds.get(step, 0.0) for r in receipts), 3) for step in steps},
+        "tissue": tissue,
+        "warnings": warnings,
+    }
+
+
+def _recipe(plan: SlidePlan, facts: dict[str, Any], listed: _TileList) -> Recipe:
+    damaged = bool(facts["damaged_tiles"] or facts["tissue"]["damaged_overview"] or plan.missing)
+    filled = bool(facts["tissue"]["holes_filled"])
+    return finished(plan.recipe, plan.options, damaged=damaged, dropping=listed.dropping, filled=filled)
+
+
+def _meta(plan: SlidePlan, facts: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
+    """Return our own attributes: an allow-list; nothing that the scanner wrote as free text is copied."""
+    profile = {"sha256": hashlib.sha256(plan.icc).hexdigest(), "applied": "icc" in plan.recipe} if plan.icc else None
+    return ({"icc": profile} if profile else {}) | {
+        "format": FORMAT_VERSION,
+        "complete": True,
+        "image_id": plan.image_id,
+        "tile_px": plan.grid.tile_px,
+        "mpp": plan.scaling.mpp,
+        "l0_px_per_px": plan.scaling.l0_per_s,
+        "slide_shape_yx": list(plan.slide_shape),
+        "shape_yx": list(plan.grid.shape),
+        "mask_mpp": plan.mask_mpp,
+        "codec": plan.codecs[0],
+        "codecs": list(plan.codecs),
+        "jpeg_checksum": "crc32c",
+        "n_tiles": facts["tiles"],
+        "scores": facts["scores"],
+        "recipe": recipe,
+        "recipe_hash": recipe_hash(recipe),
+        "provenance": {
+            "format": plan.format,
+            "reader": plan.reader,
+            "reader_because": plan.chosen_because,
+            "level": plan.scaling.level,
+            "downscale": DCT if plan.reduction > 1 else AREA,
+            "single_pass": plan.single_pass is not None,
+            "mpp_source": plan.resolution.source,
+            "slide_mpp": plan.resolution.mpp,
+            "tissue": facts["tissue"],
+            "damaged_tiles": facts["damaged_tiles"],
+            "warnings": facts["warnings"],
+            "versions": {name: version(name) for name in _PACKAGES},
+            "regions": [
+                SHARD_TILES,
+                ceil_div(plan.grid.tiles.y, SHARD_TILES),
+                ceil_div(plan.grid.tiles.x, SHARD_TILES),
+            ],
+        },
+    }

@@ -1,0 +1,63 @@
+"""From which level of the slide the store's pixels come, and by which factor they are averaged."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from wsi.errors import ResolutionError
+from wsi.readers.protocol import Level
+from wsi.units import YX
+
+SNAP = 0.03
+"""Within this share of a whole factor of level 0 no pixel is interpolated: a 0.499 um/px slide is stored as 0.499."""
+MAX_UPSAMPLING = 1.2
+"""A slide this much coarser than the target is interpolated; a still coarser one is refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """How the store's level 0 is made from the slide."""
+
+    level: int
+    """Level of the slide that is read."""
+    factor: float
+    """Pixels of that level per store pixel; below 1 where the slide is coarser than the target."""
+    l0_per_s: float
+    """Level-0 pixels per store pixel."""
+    mpp: float
+    """um/px of the store's level 0: the target, or the nearest whole multiple of the slide's own."""
+    shape: YX
+    """Store pixels at level 0."""
+
+
+def choose_scaling(levels: Sequence[Level], mpp: float, target_mpp: float) -> Scaling:
+    """Choose the level and the factor.
+
+    Parameters
+    ----------
+    levels
+        The slide's levels, largest first.
+    mpp, target_mpp
+        um/px of the slide's level 0, and the wanted one.
+
+    Raises
+    ------
+    ResolutionError
+        The slide is coarser than the target by more than 1.2 times.
+    """
+    l0_per_s = target_mpp / mpp
+    whole = max(1, round(l0_per_s))
+    if abs(l0_per_s / whole - 1) <= SNAP:
+        l0_per_s = float(whole)
+    if l0_per_s < 1 / MAX_UPSAMPLING:
+        raise ResolutionError(
+            f"the slide has {mpp:.4g} um/px, coarser than the wanted {target_mpp:g}: "
+            f"ask for --mpp {mpp:.3g} or more, or correct its um/px in the manifest"
+        )
+    usable = [i for i, level in enumerate(levels) if level.downsample <= l0_per_s * (1 + 1e-6)] or [0]
+    level = max(usable, key=lambda i: levels[i].downsample)
+    factor = l0_per_s / levels[level].downsample
+    if abs(factor - round(factor)) < 1e-6:
+        factor = float(round(factor))
+    height, width = (max(1, int(side / l0_per_s + 1e-6)) for side in levels[0].shape)
+    shape = levels[level].shape if factor == 1 else YX(height, width)
+    return Scaling(level, factor, l0_per_s, mpp * l0_per_s, shape)

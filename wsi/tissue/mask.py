@@ -1,0 +1,335 @@
+"""Where the tissue is: each slide's own background is estimated, then what absorbs light against it is found.
+
+Works in optical density relative to the background (Ruifrok and Johnston 2001), less the unevenness of its light. The
+threshold comes from the background's noise, never from the strongest stain, so that pale tissue beside a dark control,
+ink or a strong marker is not lost. What is faint must have structure: glass, seams and shadows have none. What is dark,
+flat and colourless is no tissue: fill around the scanned area (`wsi.tissue.borders`), ink (`wsi.tissue.pen`), edges of
+cover slips. What is left out is noted. Where nothing is found, the threshold is relaxed step by step and the result
+says so. A dark background (fluorescence) is recognised.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi.arrays import RGB
+from wsi.pixels.channels import largest, smallest
+from wsi.tissue.background import UNSCANNED, estimate_background, uneven_light
+from wsi.tissue.borders import border_mask, border_widths
+from wsi.tissue.density import Density, densities, largest_density, texture
+from wsi.tissue.pen import Inks, flat_ink
+
+Mask = NDArray[np.uint8]
+"""uint8 (h, w), 1 = tissue, in the overview's frame."""
+
+MIN_AREA_UM2 = 20_000.0
+"""Pieces smaller than this (a circle of 160 um) are dust, unless nothing else is found."""
+_PIECE_SHARE = 0.1
+"""Smaller pieces count, too, where they have this share of the largest one: a slide of small fragments."""
+_LADDER = ((1.0, 1.0), (0.7, 0.5), (0.5, 0.1), (0.35, 0.02))
+"""Factors on the threshold and on the least area, tried in turn until tissue is found."""
+_NOISES, _THRESHOLDS = 6.0, (0.05, 0.08)
+"""The threshold in deviations of the background, and its bounds in optical density."""
+_DARK_THRESHOLDS = (0.08, 0.12)
+"""Its bounds on a dark background, as a share of full light."""
+_FAINT_NOISES, _FAINT_THRESHOLDS = 3.0, (0.014, 0.035)
+"""The same for pixels in areas of structure."""
+_PLAIN_NOISES = 7.0
+"""And where the noise is not taken out of them."""
+_SMOOTH_DARK_UM = 20.0
+"""Gaussian sigma before the threshold on a dark background: nuclei shine alone and are joined to tissue."""
+_TEXTURE_UM = 24.0
+"""Side of the window in which texture is judged."""
+_AREA_UM = 100.0
+"""Side of the window of which nearly half must have texture: broader than an edge or a seam."""
+_CLOSED_UM = 80.0
+"""Gaps in tissue that are closed."""
+_SMOOTH_PIECE = 2.0
+"""Pieces of less than this many times the threshold must have texture."""
+_SURROUNDINGS_UM = 400.0
+"""Side of the window in which ink may have tissue on most sides."""
+_LINE_UM, _LINE_LENGTH_UM = 56.0, 480.0
+"""Colourless lines thinner and longer than this are edges of cover slips and scratches."""
+_TOLD_SHARE = 0.002
+"""What is left out is noted from this share of the picture."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tissue:
+    """A tissue mask and how it was found."""
+
+    mask: Mask
+    background: tuple[int, int, int]
+    """Estimated colour of the empty slide."""
+    dark_background: bool
+    threshold: float
+    """Optical density (or, on a dark background, intensity share) from which a pixel counts as tissue."""
+    ladder_step: int
+    """0: found with the normal threshold; above: relaxed that many times."""
+    left_out: tuple[str, ...] = ()
+    """What was taken for something else, in words."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a careful user should know."""
+        notes = []
+        if not self.mask.any():
+            notes.append("no tissue found")
+        elif self.ladder_step:
+            notes.append(f"tissue found only after relaxing the threshold {self.ladder_step} times")
+        if self.dark_background:
+            notes.append("dark background: treated as fluorescence")
+        return (*notes, *self.left_out)
+
+
+def find_tissue(overview: RGB, um_per_px: float, damaged: Mask | None = None) -> Tissue:
+    """Find the tissue on an overview.
+
+    Parameters
+    ----------
+    overview
+        uint8 (h, w, 3).
+    um_per_px
+        Its um/px, for sizes in micrometres.
+    damaged
+        uint8 (h, w), 1 where pixels are not to be believed: never tissue.
+    """
+    usable = np.ones(overview.shape[:2], bool) if damaged is None else damaged == 0
+    background, dark = estimate_background(overview, usable)
+    seen = (_seen_in_the_dark if dark else _seen)(overview, usable, background, um_per_px)
+    least = MIN_AREA_UM2 / um_per_px**2
+    step, weaker, mask = 0, 1.0, np.zeros_like(usable, np.uint8)
+    for step, (weaker, smaller) in enumerate(_LADDER):  # noqa: B007
+        found = seen.signal > seen.threshold * weaker
+        found |= seen.structured & ((seen.signal > seen.faint * weaker) | (seen.plain > seen.faint_plain * weaker))
+        found &= seen.usable
+        found = found if dark else _without_smooth(found, seen, seen.threshold * weaker)
+        mask = clean(_closed(found, um_per_px), least * smaller)
+        mask[~seen.usable] = 0
+        if mask.any():
+            break
+    return Tissue(mask, background, dark, seen.threshold * weaker, step, seen.left_out)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What the thresholds are applied to."""
+
+    signal: Density
+    """How much a pixel differs from the background, its noise taken out, float32 (h, w)."""
+    plain: Density
+    """The same of the pixel alone: walls of fat are as thin as that."""
+    rough: NDArray[np.bool_]
+    """Where it varies more than empty glass does."""
+    structured: NDArray[np.bool_]
+    """Where that holds for most of the surroundings."""
+    usable: NDArray[np.bool_]
+    """Where tissue may be."""
+    threshold: float
+    faint: float
+    faint_plain: float
+    """For ``signal`` and ``plain`` in structured areas."""
+    left_out: tuple[str, ...] = ()
+
+
+def _seen(overview: RGB, usable: NDArray[np.bool_], background: tuple[int, int, int], um_per_px: float) -> _Seen:
+    """Return what is seen on a bright background: density, without what is no tissue for sure."""
+    border = border_mask(overview, um_per_px, background)
+    usable = usable & ~border
+    # The median keeps edges where they are: a blur would widen dark pieces by its own width.
+    inks = densities(np.asarray(cv2.medianBlur(overview, 3), np.uint8), background)
+    light = uneven_light(overview, usable, background)
+    signal, plain = _less(_most(inks), light, usable), _less(largest_density(overview, background), light, usable)
+    structure = texture(plain, _odd(_TEXTURE_UM / um_per_px))
+    noise = background_noise(signal, structure, usable & (smallest(overview) < UNSCANNED))
+    threshold, faint = _bounded(_NOISES * noise, _THRESHOLDS), _bounded(_FAINT_NOISES * noise, _FAINT_THRESHOLDS)
+    faint_plain = max(faint, _PLAIN_NOISES * noise)
+    ink, line = _ink_and_lines(inks, signal, plain, usable, threshold, faint, um_per_px)
+    usable &= ~(ink | line)
+    rough = structure > _roughness(structure, signal, usable, faint)
+    areas, left_out = _areas(rough, um_per_px), _left_out(border, ink, line, um_per_px)
+    return _Seen(signal, plain, rough, areas, usable, threshold, faint, faint_plain, left_out)
+
+
+def _ink_and_lines(
+    inks: Inks,
+    signal: Density,
+    plain: Density,
+    usable: NDArray[np.bool_],
+    threshold: float,
+    faint: float,
+    um_per_px: float,
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return where ink lies on glass, and where colourless lines run; every other pixel is looked at, each way."""
+    half = np.s_[::2, ::2]
+    unevenness = texture(plain, 3)[half]
+    coarse: Inks = (inks[0][half], inks[1][half], inks[2][half])
+    most, inside = np.ascontiguousarray(signal[half]), usable[half]
+    ink = flat_ink(coarse, unevenness, inside, 2 * um_per_px)
+    ink &= ~_amid_tissue(ink, (most > faint) & inside, 2 * um_per_px)
+    line = _lines((most > threshold) & inside & ~ink, coarse, 2 * um_per_px)
+    size = usable.shape[::-1]
+    both = (cv2.resize(part.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0 for part in (ink, line))
+    return next(both) & usable, next(both) & usable
+
+
+def _less(density: Density, light: Density | None, usable: NDArray[np.bool_]) -> Density:
+    """Return a density less that of unevenly lit glass, 0 where it is not usable."""
+    if light is not None:
+        density -= light
+    if not usable.all():
+        density[~usable] = 0
+    return density
+
+
+def _most(inks: Inks) -> Density:
+    """Return the density of the channel that absorbs most."""
+    return np.maximum(np.maximum(inks[0], inks[1]), inks[2])
+
+
+def _seen_in_the_dark(
+    overview: RGB, usable: NDArray[np.bool_], background: tuple[int, int, int], um_per_px: float
+) -> _Seen:
+    """Return what is seen on a dark background: light."""
+    raw = _intensity(overview, background)
+    raw[~usable] = 0
+    signal = np.asarray(cv2.GaussianBlur(raw, (0, 0), max(0.5, _SMOOTH_DARK_UM / um_per_px)), np.float32)
+    signal[~usable] = 0
+    structure = texture(raw, _odd(_TEXTURE_UM / um_per_px))
+    threshold = _bounded(_NOISES * background_noise(signal, structure, usable), _DARK_THRESHOLDS)
+    rough = structure > _roughness(structure, signal, usable, threshold / 2)
+    return _Seen(signal, signal, rough, rough, usable, threshold, threshold / 2, threshold / 2)
+
+
+def _bounded(value: float, bounds: tuple[float, float]) -> float:
+    return min(max(value, bounds[0]), bounds[1])
+
+
+def _odd(length_px: float) -> int:
+    return 2 * max(1, round(length_px / 2)) + 1
+
+
+def _roughness(
+    structure: NDArray[np.float32], signal: NDArray[np.float32], usable: NDArray[np.bool_], faint: float
+) -> float:
+    """Return the texture that the empty slide hardly reaches: its median and six times the spread."""
+    empty = structure[::3, ::3][(usable & (signal < faint))[::3, ::3]]
+    if not empty.size:
+        return 0.006
+    middle = float(np.median(empty))
+    return _bounded(middle + 6 * 1.4826 * float(np.median(np.abs(empty - middle))), (0.006, 0.02))
+
+
+def _areas(rough: NDArray[np.bool_], um_per_px: float) -> NDArray[np.bool_]:
+    """Return the rough areas that are broader than an edge."""
+    side = _odd(_AREA_UM / um_per_px)
+    share = np.asarray(cv2.blur(rough.astype(np.float32), (side, side)), np.float32)
+    return np.asarray(cv2.dilate((share > 0.45).astype(np.uint8), np.ones((side // 2 + 1,) * 2, np.uint8)) > 0)
+
+
+def _amid_tissue(ink: NDArray[np.bool_], found: NDArray[np.bool_], um_per_px: float) -> NDArray[np.bool_]:
+    """Return what looks like ink and has tissue on most sides: a strong marker, or ink over tissue."""
+    if not ink.any():
+        return ink
+    side = _odd(_SURROUNDINGS_UM / um_per_px)
+    clear, tissue = (cv2.blur(part.astype(np.float32), (side, side)) for part in (~ink, found & ~ink))
+    amid = ink & (tissue > 0.4 * clear) & (clear > 0.1)
+    count, labels = cv2.connectedComponents(ink.astype(np.uint8), connectivity=8)
+    around = np.asarray(cv2.dilate(labels.astype(np.float32), np.ones((5, 5), np.uint8)), np.int32)
+    around[ink] = 0
+    ring = np.bincount(around.ravel(), minlength=count)
+    enclosed = np.bincount(around[found], minlength=count) > 0.6 * np.maximum(ring, 1)
+    enclosed[0] = False
+    return np.asarray(amid | enclosed[labels])
+
+
+def _lines(found: NDArray[np.bool_], inks: Inks, um_per_px: float) -> NDArray[np.bool_]:
+    """Return long, thin, colourless lines."""
+    most = _most(inks)
+    colour = most - np.minimum(np.minimum(inks[0], inks[1]), inks[2])
+    grey = (found & (colour < 0.15 * most)).astype(np.uint8)
+    if not grey.any():
+        return grey > 0
+    side = _odd(_LINE_UM / um_per_px)
+    thin = grey & ~cv2.morphologyEx(grey, cv2.MORPH_OPEN, np.ones((side, side), np.uint8))
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(thin, connectivity=8)
+    length = np.maximum(stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_HEIGHT])
+    kept = (length * um_per_px >= _LINE_LENGTH_UM) & (stats[:, cv2.CC_STAT_AREA] < 0.3 * length * length)
+    kept[0] = False
+    if not kept.any():
+        return np.zeros_like(found)
+    return np.asarray(cv2.dilate(kept[labels].astype(np.uint8), np.ones((3, 3), np.uint8)) > 0)
+
+
+def _left_out(
+    border: NDArray[np.bool_], ink: NDArray[np.bool_], line: NDArray[np.bool_], um_per_px: float
+) -> tuple[str, ...]:
+    notes = []
+    if border.mean() > _TOLD_SHARE:
+        width = border_widths(border) * um_per_px / 1000
+        notes.append(f"a border (up to {width:.1f} mm wide, {border.mean():.0%} of the slide) was left out")
+    share = float((ink | line).mean())
+    if share > _TOLD_SHARE:
+        notes.append(f"pen marks or edges of a cover slip ({share:.1%} of the slide) were left out")
+    return tuple(notes)
+
+
+def _without_smooth(found: NDArray[np.bool_], seen: _Seen, threshold: float) -> NDArray[np.bool_]:
+    """Drop pieces that are both faint and smooth within: grey glass, shadows, smears out of focus."""
+    count, labels = cv2.connectedComponents(found.astype(np.uint8), connectivity=8)
+    if count == 1:
+        return found
+    inner = cv2.erode(found.astype(np.uint8), np.ones((5, 5), np.uint8), borderValue=1)[found] > 0
+    piece, rough_inside = labels[found], seen.rough[found] & inner
+    size = np.maximum(np.bincount(piece, minlength=count), 1)
+    deep = np.maximum(np.bincount(piece[inner], minlength=count), 1e-9)
+    strength = np.bincount(piece, seen.signal[found], minlength=count) / size
+    share = np.bincount(piece[rough_inside], minlength=count) / deep
+    smooth = (strength < _SMOOTH_PIECE * threshold) & (share < 0.1) & (deep > 0.3 * size)
+    smooth[0] = False
+    return found & ~smooth[labels]
+
+
+def _closed(found: NDArray[np.bool_], um_per_px: float) -> Mask:
+    """Close narrow gaps; the picture's edge is no gap."""
+    width = _odd(_CLOSED_UM / um_per_px)
+    disk = np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width)), np.uint8)
+    return np.asarray(cv2.morphologyEx(found.astype(np.uint8), cv2.MORPH_CLOSE, disk), np.uint8)
+
+
+def _intensity(rgb: RGB, background: tuple[int, int, int]) -> NDArray[np.float32]:
+    brighter = largest(rgb.astype(np.float32) - np.array(background, np.float32)) / 255
+    return np.maximum(brighter, 0).astype(np.float32)
+
+
+def background_noise(signal: Density, structure: Density, scanned: NDArray[np.bool_]) -> float:
+    """Return how much single pixels of the empty slide vary: the usual texture where the signal is weak."""
+    weak = structure[::3, ::3][(scanned & (signal < 0.05))[::3, ::3]]
+    return float(np.quantile(weak, 0.6)) if weak.size else 0.0
+
+
+def clean(mask: Mask, least_px: float) -> Mask:
+    """Fill holes of fewer than ``least_px`` pixels and drop pieces smaller than that.
+
+    Smaller pieces stay where they have a tenth of the largest one, and the largest reaches ``least_px``.
+    """
+    for value in (1, 0):
+        count, labels, stats, _ = cv2.connectedComponentsWithStats((mask == value).astype(np.uint8), connectivity=8)
+        if count > 1:
+            area = stats[:, cv2.CC_STAT_AREA]
+            largest = area[1:].max()
+            enough = least_px if value == 0 or largest < least_px else min(least_px, _PIECE_SHARE * largest)
+            small = area < enough
+            small[0] = False
+            mask = np.where(small[labels], 1 - value, mask).astype(np.uint8)
+    return mask
+
+
+def fill_holes(mask: Mask) -> Mask:
+    """Fill every hole, whatever its size; what touches the picture's edge is no hole."""
+    padded = np.pad(mask, 1)
+    outside = padded.copy()
+    cv2.floodFill(outside, None, (0, 0), 1)
+    return np.asarray(((padded == 1) | (outside == 0))[1:-1, 1:-1], np.uint8)

@@ -1,0 +1,322 @@
+"""Masks that a person drew: QuPath's GeoJSON, a PNG or a label, as a mask in the overview's frame.
+
+GeoJSON coordinates are level-0 pixels of the slide, (x, y), as QuPath exports them (RFC 7946 for the geometry, not for
+its degrees). Rings after the first are holes. Classes that QuPath ignores, whose names end in ``*``, are no regions and
+are cut out of those that they overlap, unless they are asked for by name. A PNG or an OME-Zarr label covers the whole
+slide, whatever its size; what is not 0 is used. A pixel of the mask is inside where its centre is.
+"""
+
+import hashlib
+import math
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi.errors import RequestError, SlideError, one_line
+from wsi.files.documents import parse_json, read_document
+from wsi.tissue.roi_label import is_label, label_hash, label_of, read_label
+from wsi.units import YX
+
+Mask = NDArray[np.uint8]
+"""uint8 (h, w), 1 = use, in the overview's frame."""
+Ring = NDArray[np.float64]
+"""float64 (n, 2), (x, y) level-0 pixels."""
+
+ENDINGS = (".geojson", ".json", ".png")
+MODES = ("and", "replace")
+_MAX_ASPECT_ERROR = 0.02
+_IGNORED = "*"
+"""QuPath's mark at the end of a class that is no region."""
+_MOST_BYTES = 256 << 20
+"""Of a file of regions: some five million points."""
+_MOST_PICTURE = 1 << 30
+"""Bytes of a PNG's picture; OpenCV's own bound is eight times as much."""
+_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
+"""By a PNG's type of colour."""
+_FARTHEST = 1e15
+"""Level-0 pixels from a slide's corner that a point may lie."""
+_CROSSINGS = 4_000_000
+"""Crossings of edges and pixel rows that are held at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A polygon that was drawn."""
+
+    rings: tuple[Ring, ...]
+    """The outer ring and its holes."""
+    classes: tuple[str, ...] = ()
+    """Its class and the parts of a derived one (``Tumor: Positive``); none where it has no class."""
+
+    @property
+    def ignored(self) -> bool:
+        """Whether QuPath leaves such a class out."""
+        return any(name.endswith(_IGNORED) for name in self.classes)
+
+    def is_one_of(self, names: Sequence[str]) -> bool:
+        """Tell whether one of the names is its class, whatever the case."""
+        own = {name.casefold() for name in self.classes}
+        return any(name.strip().casefold() in own for name in names)
+
+
+def roi_file(roi: Path, image_id: str) -> Path:
+    """Return what holds a slide's regions: the file or OME-Zarr label itself, or ``<image_id>`` with a known ending.
+
+    Raises
+    ------
+    RequestError
+        The path does not exist, or is a file of another kind.
+    SlideError
+        The folder holds nothing for this slide.
+    """
+    if is_label(roi):
+        return roi
+    if roi.suffix == ".zarr" and roi.is_dir():
+        return label_of(roi)
+    if roi.is_dir():
+        for ending in ENDINGS:
+            if (roi / f"{image_id}{ending}").is_file():
+                return roi / f"{image_id}{ending}"
+        if (roi / f"{image_id}.zarr").is_dir():
+            return label_of(roi / f"{image_id}.zarr")
+        raise SlideError(
+            f"--roi {roi}: holds no {image_id}.geojson, {image_id}.png or {image_id}.zarr: draw one, or leave it out"
+        )
+    if not roi.is_file():
+        raise RequestError(f"--roi {roi} does not exist: expected a GeoJSON, a PNG, or a folder of them")
+    if roi.suffix.lower() not in ENDINGS:
+        raise RequestError(f"--roi {roi}: expected a file that ends in {', '.join(ENDINGS)}, or a folder of them")
+    return roi
+
+
+def roi_hash(file: Path) -> str:
+    """Return the sha256 of the file's bytes, or of the label's."""
+    if file.is_dir():
+        return label_hash(file)
+    return hashlib.sha256(_bytes(file)).hexdigest()
+
+
+def roi_mask(file: Path, slide_shape: YX, shape: YX, l0_per_o: float, classes: Sequence[str] = ()) -> Mask:
+    """Draw the regions of a file.
+
+    Parameters
+    ----------
+    file
+        GeoJSON, PNG, or the folder of an OME-Zarr label.
+    slide_shape
+        Level-0 pixels of the slide.
+    shape
+        Overview pixels.
+    l0_per_o
+        Level-0 pixels per overview pixel.
+    classes
+        Of a GeoJSON, only regions of these classes; empty for all but those that QuPath ignores.
+
+    Returns
+    -------
+    uint8 (h, w), 1 inside.
+
+    Raises
+    ------
+    SlideError
+        The file cannot be used; the message says what was found.
+    """
+    if file.is_dir() or file.suffix.lower() == ".png":
+        if classes:
+            raise SlideError(f"{file}: --roi-class needs regions with classes: expected a GeoJSON")
+        picture = read_label(file, max(shape)) if file.is_dir() else _read_png(file)
+        mask = _sampled(picture, file, slide_shape, shape, l0_per_o)
+        if not mask.any():
+            raise SlideError(f"{file}: nothing is drawn in it: expected values that are not 0 inside the regions")
+        return mask
+    used, ignored = _chosen(read_regions(file), classes, file)
+    mask = np.zeros(shape, np.uint8)
+    for region in used:
+        _fill(mask, region, l0_per_o, 1)
+    if not mask.any():
+        points = np.concatenate([ring for region in used for ring in region.rings])
+        low, high = points.min(axis=0), points.max(axis=0)
+        raise SlideError(
+            f"{file}: its regions (x {low[0]:.0f} to {high[0]:.0f}, y {low[1]:.0f} to {high[1]:.0f}) cover nothing of "
+            f"the slide of {slide_shape.x} x {slide_shape.y}: expected level-0 pixels, (x, y)"
+        )
+    for region in ignored:
+        _fill(mask, region, l0_per_o, 0)
+    return mask
+
+
+def _chosen(regions: list[Region], classes: Sequence[str], file: Path) -> tuple[list[Region], list[Region]]:
+    """Return the regions that are used, and those that are cut out of them."""
+    used = [r for r in regions if (r.is_one_of(classes) if classes else not r.ignored)]
+    if not used:
+        found = one_line(", ".join(sorted({r.classes[0] if r.classes else "no class" for r in regions})), 200)
+        wanted = f"--roi-class {', '.join(classes)}" if classes else "a region whose class does not end in *"
+        raise SlideError(f"{file}: expected {wanted}, found regions of: {found}")
+    return used, [r for r in regions if r.ignored and not r.is_one_of(classes)]
+
+
+def _fill(mask: Mask, region: Region, l0_per_o: float, value: int) -> None:
+    """Set the pixels whose centres lie inside, by the even-odd rule over all rings; of edges, the left and upper count.
+
+    Every edge is crossed with the rows' centre lines, and pixels right of a crossing change sides: linear in points.
+    """
+    h, w = mask.shape
+    # In pixels, less half: whole numbers are centres.
+    rings = [ring / l0_per_o - 0.5 for ring in region.rings]
+    x0, y0 = (math.ceil(min(max(min(ring[:, i].min() for ring in rings), 0), side)) for i, side in ((0, w), (1, h)))
+    x1, y1 = (math.ceil(min(max(max(ring[:, i].max() for ring in rings), 0), side)) for i, side in ((0, w), (1, h)))
+    if x1 <= x0 or y1 <= y0:
+        return
+    flips = np.zeros((y1 - y0) * (x1 - x0 + 1), np.int64)
+    for ring in rings:
+        for rows, columns in _crossings(ring - (x0, y0), y1 - y0, x1 - x0):
+            flips += np.bincount(rows * (x1 - x0 + 1) + columns, minlength=flips.size)
+    odd = np.cumsum(flips.reshape(y1 - y0, -1), axis=1)[:, :-1] % 2 == 1
+    mask[y0:y1, x0:x1][odd] = value
+
+
+def _crossings(ring: Ring, height: int, width: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Yield rows, and the first columns at or right of where the ring crosses their centre lines, in bounded parts."""
+    start, end = ring, np.roll(ring, -1, axis=0)
+    first = np.clip(np.ceil(np.minimum(start[:, 1], end[:, 1])), 0, height).astype(np.int64)
+    last = np.clip(np.ceil(np.maximum(start[:, 1], end[:, 1])), 0, height).astype(np.int64)
+    count = last - first
+    part = np.cumsum(count) // _CROSSINGS
+    for number in range(int(part[-1]) + 1):
+        edges = np.flatnonzero((part == number) & (count > 0))
+        if not edges.size:
+            continue
+        edge = np.repeat(edges, count[edges])
+        rows = np.arange(edge.size) - np.repeat(np.cumsum(count[edges]) - count[edges], count[edges]) + first[edge]
+        slope = (end[edge, 0] - start[edge, 0]) / (end[edge, 1] - start[edge, 1])
+        x = start[edge, 0] + (rows - start[edge, 1]) * slope
+        yield rows, np.clip(np.ceil(x), 0, width).astype(np.int64)
+
+
+def _read_png(file: Path) -> NDArray[Any]:
+    data = _bytes(file)
+    if not data:
+        raise SlideError(f"{file}: is empty (0 bytes): export it again")
+    _check_png(file, data)
+    try:
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:  # more pixels than OpenCV allows
+        picture = None
+    if picture is None:
+        raise SlideError(f"{file}: cannot be read as a PNG")
+    return picture if picture.ndim == 2 else picture[..., : 3 if picture.shape[2] >= 3 else 1].max(axis=2)
+
+
+def _check_png(file: Path, data: bytes) -> None:
+    """Raise `SlideError` unless it is a PNG whose picture may be held in memory."""
+    if data[:8] != b"\x89PNG\r\n\x1a\n" or len(data) < 26:
+        raise SlideError(f"{file}: cannot be read as a PNG")
+    width, height, bits, colour = struct.unpack(">IIBB", data[16:26])
+    size = width * height * _CHANNELS.get(colour, 4) * (bits + 7) // 8
+    if not 0 < size <= _MOST_PICTURE:
+        raise SlideError(f"{file}: a PNG of {width} x {height}: expected a picture of at most {_MOST_PICTURE:,} bytes")
+
+
+def _sampled(used: NDArray[Any], file: Path, slide_shape: YX, shape: YX, l0_per_o: float) -> Mask:
+    """Sample a picture of the whole slide at the centre of each overview pixel, by nearest neighbour."""
+    height, width = used.shape
+    found, wanted = width / height, slide_shape.x / slide_shape.y
+    slack = _MAX_ASPECT_ERROR + 1 / min(used.shape)
+    if abs(found / wanted - 1) > slack:
+        raise SlideError(
+            f"{file}: {width} x {height} does not have the shape of the slide ({slide_shape.x} x {slide_shape.y}): "
+            "expected a mask of the whole slide"
+        )
+    y = np.minimum((np.arange(shape.y) + 0.5) * l0_per_o * height / slide_shape.y, height - 1).astype(int)
+    x = np.minimum((np.arange(shape.x) + 0.5) * l0_per_o * width / slide_shape.x, width - 1).astype(int)
+    return (used[np.ix_(y, x)] != 0).astype(np.uint8)
+
+
+def read_regions(file: Path) -> list[Region]:
+    """Return the polygons of a GeoJSON with their classes; parts without any point are passed over.
+
+    Raises
+    ------
+    SlideError
+        Not JSON, not GeoJSON, or without any area.
+    """
+    try:
+        geometries = list(_geometries(parse_json(_bytes(file)), file))
+    except (ValueError, RecursionError) as error:
+        told = "nested too deeply" if isinstance(error, RecursionError) else one_line(error, 200)
+        raise SlideError(f"{file}: cannot be read as GeoJSON ({told})") from None
+    regions: list[Region] = []
+    other: set[str] = set()
+    for geometry, classes in geometries:
+        kind, coordinates = geometry.get("type"), geometry.get("coordinates")
+        if kind == "Polygon" or (kind == "MultiPolygon" and isinstance(coordinates, list)):
+            parts: list[Any] = coordinates if kind == "MultiPolygon" and coordinates else [coordinates]
+            polygons = [rings for part in parts if (rings := _rings(part, file))]
+            regions += [Region(tuple(rings), classes) for rings in polygons]
+            other |= set() if polygons else {f"an empty {kind}"}
+        else:
+            other.add(one_line(kind, 40))
+    if not regions:
+        found = f"only {one_line(', '.join(sorted(other)), 200)}" if other else "nothing"
+        raise SlideError(f"{file}: expected a Polygon or MultiPolygon, found {found}")
+    return regions
+
+
+def _geometries(
+    node: Any, file: Path, classes: tuple[str, ...] = ()
+) -> Iterator[tuple[dict[str, Any], tuple[str, ...]]]:
+    """Yield the single geometries of a FeatureCollection, Feature, list of features or GeometryCollection."""
+    if isinstance(node, list):
+        for part in node:
+            yield from _geometries(part, file, classes)
+    elif not isinstance(node, dict) or "type" not in node:
+        raise SlideError(f"{file}: is not GeoJSON: expected objects with a type, found {one_line(node, 40)!r}")
+    elif node["type"] == "FeatureCollection":
+        yield from _geometries(node.get("features") or [], file)
+    elif node["type"] == "GeometryCollection":
+        yield from _geometries(node.get("geometries") or [], file, classes)
+    elif node["type"] == "Feature":
+        if node.get("geometry") is not None:
+            yield from _geometries(node["geometry"], file, _classes(node.get("properties")))
+    else:
+        yield node, classes
+
+
+def _classes(properties: Any) -> tuple[str, ...]:
+    """Return a feature's class as QuPath writes it (a name, or the names of a derived class), and its parts."""
+    found = properties.get("classification") if isinstance(properties, dict) else None
+    if isinstance(found, dict):
+        found = found.get("name") or found.get("names")
+    names = [str(part).strip() for part in found] if isinstance(found, list) else str(found or "").split(":")
+    names = [name.strip() for name in names if name.strip()]
+    return (": ".join(names), *names) if len(names) > 1 else tuple(names)
+
+
+def _rings(coordinates: Any, file: Path) -> list[Ring]:
+    """Return a polygon's rings; none where it has no point at all."""
+    if isinstance(coordinates, list) and not any(coordinates):
+        return []
+    try:
+        rings = [np.asarray([point[:2] for point in ring], np.float64) for ring in coordinates if ring != []]
+    except (TypeError, ValueError, IndexError, KeyError, OverflowError):
+        rings = []
+    for ring in rings:
+        if ring.ndim != 2 or ring.shape[1] != 2 or len(ring) < 3 or not (np.abs(ring) < _FARTHEST).all():
+            rings = []
+            break
+    if not rings:
+        raise SlideError(
+            f"{file}: expected a polygon's rings of at least 3 points [x, y] each, found "
+            f"{one_line(coordinates, 60)}: export it again"
+        )
+    return rings
+
+
+def _bytes(file: Path) -> bytes:
+    return read_document(file, SlideError, _MOST_BYTES)

@@ -6,7 +6,7 @@ from pathlib import Path
 from wsi.errors import RequestError, masked
 from wsi.files.atomic import write_text
 from wsi.files.csv_table import csv_text
-from wsi.files.regular import open_regular
+from wsi.files.regular import first_bytes
 from wsi.files.replace import refuse_foreign
 from wsi.outcome import Summary
 
@@ -47,8 +47,4 @@ def write_summary(path: Path, summary: Summary) -> None:
 def _is_ours(path: Path) -> bool:
     """Tell whether a file is a summary, which another one may take the place of."""
     start = ('{\n "stage": ' if path.suffix == ".json" else ",".join(COLUMNS)).encode()
-    try:
-        with open_regular(path) as file:
-            return file.read(len(start)) == start
-    except OSError:
-        return False
+    return first_bytes(path, len(start)) == start

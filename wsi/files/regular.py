@@ -52,6 +52,15 @@ def read_regular(path: Path, most_bytes: int | None = None) -> bytes:
         return file.read()
 
 
+def first_bytes(path: Path, count: int) -> bytes:
+    """Return what a regular file begins with; nothing where it cannot be read."""
+    try:
+        with open_regular(path) as file:
+            return file.read(count)
+    except OSError:
+        return b""
+
+
 def irregular_below(folder: Path) -> str:
     """Name the first entry below a folder that is neither a regular file nor a folder, as a clause; "" without one.
 

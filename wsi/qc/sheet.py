@@ -5,7 +5,9 @@ the cohort is marked and stands first, then slides with warnings, then the least
 finds the odd slide.
 """
 
+import struct
 import time
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +21,8 @@ from wsi.arrays import RGB
 from wsi.errors import GigamilError, RequestError
 from wsi.files.atomic import make_folder, write_bytes, write_text
 from wsi.files.claim import claim
+from wsi.files.regular import first_bytes
+from wsi.files.replace import refuse_foreign
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.qc.page import page
 from wsi.qc.picture import contact_sheet
@@ -33,6 +37,9 @@ _LEAST_COHORT = 5
 _FAR = 4.0
 """Robust deviations from the cohort's median that are marked."""
 _GREEN, _YELLOW = (0, 140, 0), (255, 225, 0)
+_MARK = b"gigamil qc"
+"""Within the first bytes of the page and of the picture."""
+_EARLIER_MARK = b"<title>Quality of "
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,7 +63,7 @@ def qc(options: QcOptions, progress: Progress = _SILENT) -> Summary:
     Raises
     ------
     RequestError
-        No store is found.
+        No store is found, or a qc.html or qc.png of somebody else is there.
     ClaimedError
         Another process is writing the same sheet.
     """
@@ -65,7 +72,10 @@ def qc(options: QcOptions, progress: Progress = _SILENT) -> Summary:
     make_folder(options.out)
     rows: list[SlideRow] = []
     outcomes: list[Outcome] = []
-    with claim(options.out / "qc.html"):
+    table, picture = options.out / "qc.html", options.out / "qc.png"
+    for output in (table, picture):
+        refuse_foreign(output, _is_ours)
+    with claim(table):
         progress.begin("contact sheet", len(stores), "slides")
         for store in stores:
             try:
@@ -77,11 +87,25 @@ def qc(options: QcOptions, progress: Progress = _SILENT) -> Summary:
         progress.end()
         marked = oddest_first(mark_odd(rows))
         failed = [(o.item_id, o.reason) for o in outcomes if o.status is Status.FAILED]
-        write_text(options.out / "qc.html", page(marked, COLUMNS, failed))
-        write_bytes(options.out / "qc.png", contact_sheet(marked, COLUMNS))
+        write_text(table, page(marked, COLUMNS, failed), _is_ours)
+        write_bytes(picture, _with_mark(contact_sheet(marked, COLUMNS)), _is_ours)
     facts = {row.image_id: {"odd": list(row.odd), **row.numbers} for row in marked}
     outcomes = [Outcome(o.item_id, o.status, o.reason, facts.get(o.item_id, {})) for o in outcomes]
     return Summary("qc", outcomes, time.perf_counter() - started)
+
+
+def _is_ours(path: Path) -> bool:
+    """Tell whether a page or picture is a sheet; a picture without a mark (of earlier versions) is, beside a page."""
+    start = first_bytes(path, 512)
+    return _MARK in start or _EARLIER_MARK in start or (path.suffix == ".png" and _is_ours(path.with_suffix(".html")))
+
+
+def _with_mark(png: bytes) -> bytes:
+    """Return a PNG with our mark as a text chunk behind its header."""
+    chunk, header = b"tEXtSoftware\0" + _MARK, 33
+    return (
+        png[:header] + struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) + png[header:]
+    )
 
 
 def read_row(store: TileStore) -> SlideRow:

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 from making import picture, write_deflate
+from PIL import Image
 
 from wsi.errors import RequestError
 from wsi.outcome import Status
@@ -92,6 +93,26 @@ def test_the_page_is_whole_and_self_contained(tmp_path: Path, small_store: TileS
     sheet = cv2.imread(str(tmp_path / "qc.png"))
     assert sheet is not None
     assert min(sheet.shape[:2]) > 250
+
+
+def test_only_a_sheet_of_ours_is_replaced(tmp_path: Path, small_store: TileStore) -> None:
+    options = QcOptions(stores=(Path(small_store.path),), out=tmp_path)
+    page_path, picture_path = tmp_path / "qc.html", tmp_path / "qc.png"
+    page_path.write_text("<title>My notes</title>")
+    with pytest.raises(RequestError, match="not made by gigamil"):
+        qc(options)
+    assert page_path.read_text() == "<title>My notes</title>"
+    page_path.write_text("<!doctype html>\n<title>Quality of 3 slides</title>")  # of an earlier version, without marks
+    picture_path.write_bytes(b"\x89PNG")
+    qc(options)
+    with Image.open(picture_path) as picture:
+        assert picture.info["Software"] == "gigamil qc"
+    page_path.unlink()
+    qc(options)
+    page_path.unlink()
+    cv2.imwrite(str(picture_path), np.zeros((9, 9, 3), np.uint8))
+    with pytest.raises(RequestError, match="not made by gigamil"):
+        qc(options)
 
 
 def test_a_broken_store_is_named_and_the_others_shown(tmp_path: Path, small_store: TileStore) -> None:

@@ -1,0 +1,51 @@
+"""Pages that stand alone: jinja2 templates of this tree in one environment, which escapes whatever they are given.
+
+A page extends ``wsi/page.html`` with its style, ``wsi/page.css``, and needs no other file and no network.
+"""
+
+import base64
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+
+def fill(template: str, **values: object) -> str:
+    """Return the page of a template, named from the tree's root (``wsi/qc/qc.html``), with values.
+
+    Texts are escaped unless they are `markupsafe.Markup`; a value that the template names and does not get is an error.
+    """
+    return _environment().get_template(template).render(values)
+
+
+def data_uri(data: bytes, kind: str = "jpeg") -> str:
+    """Return a picture as a ``src`` that needs no other file."""
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def number(value: float | None, form: str = ".3f") -> str:
+    """Return the number in a form of `format`, or a dash where it is not defined; templates call it as a filter."""
+    return "\N{EN DASH}" if value is None else format(value, form)
+
+
+@cache
+def _environment() -> "Environment":
+    import jinja2
+
+    made = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_source),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    made.filters["number"] = number
+    return made
+
+
+def _source(name: str) -> str:
+    folder, _, file = name.rpartition("/")
+    return resources.files(folder.replace("/", ".")).joinpath(file).read_text("utf-8")

@@ -1,15 +1,10 @@
-"""Stopping at once: who gets Ctrl-C, signals that interrupt a process that we start, threads that are told to end."""
+"""Stopping at once: who gets Ctrl-C, and signals that interrupt a process that we start."""
 
-import ctypes
 import os
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-
-THREAD_PREFIX = "gigamil-"
-"""Names of threads that compute: one in the middle of a long product cannot end before it."""
 
 
 def interrupt_on_signals() -> None:
@@ -29,12 +24,6 @@ def interrupt_on_signals() -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, handle)
-
-
-def interrupt_thread(thread: threading.Thread) -> None:
-    """Raise `SystemExit` in the thread, before its next Python instruction: between two calls of torch, for one."""
-    if thread.ident is not None and thread.is_alive():
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
 
 
 @contextmanager

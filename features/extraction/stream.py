@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from features.encoders.device import autocast
 from features.encoders.spec import Encoder
@@ -29,7 +30,6 @@ from features.extraction.plan import Batch, Job, Span
 from features.stain import Fit, fit_stain
 from features.views import VIEWS
 from wsi.errors import GigamilError, RequestError, StoreError
-from wsi.interrupt import THREAD_PREFIX, interrupt_thread
 from wsi.store.tile_store import TileStore
 
 OPEN_STORES = 4
@@ -37,6 +37,8 @@ OPEN_STORES = 4
 GPU_LANES = 2
 SECONDS_TO_END = 0.7
 """How long threads are waited for once nobody wants their results: longer only one that is in a single product."""
+THREAD_PREFIX = "gigamil-"
+"""Names of the threads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +134,8 @@ class TileStream:
     def __iter__(self) -> Generator[Task, None, None]:
         """Yield tasks with their features; raises what a reader or a lane raised.
 
-        Left early, or by an error, it drops what is queued, interrupts its threads, and is gone within a second.
+        Left early, or by an error, it drops what is queued, ends its threads where they stand between two spans or two
+        layers, and is gone within a second.
         """
         self._warm_up()
         names = ["readers"] * self._options.readers + ["lanes"] * self._options.lanes
@@ -186,7 +189,10 @@ class TileStream:
             torch.set_num_threads(threads)
 
     def _end(self, threads: list[threading.Thread]) -> None:
-        """End the threads: those that wait by themselves, those that work by an interruption."""
+        """End the threads: those that wait, those that read at their next span, those that encode at their next layer.
+
+        None is interrupted from outside: that could strike in the middle of somebody's tidying up.
+        """
         self._stop.set()
         self._budget.close()
         with suppress(queue.Empty):
@@ -195,10 +201,9 @@ class TileStream:
         for _ in range(self._options.lanes):
             self._read.put(None)
         deadline = time.monotonic() + SECONDS_TO_END
-        for thread in threads:
-            interrupt_thread(thread)
-        for thread in threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+        with _no_more_layers(threads) if threads else nullcontext():
+            for thread in threads:
+                thread.join(max(0.0, deadline - time.monotonic()))
 
     def _run(self, name: str, loop: Callable[[], None]) -> None:
         """Run one thread's loop; the last reader ends the lanes, the last lane ends the iteration."""
@@ -233,6 +238,7 @@ class TileStream:
         """Read a batch; a slide that cannot be read is noted, its tiles are black, and the others keep their places."""
         pieces = []
         for span in task.batch.spans:
+            self._leave_if_stopped()
             shape = (span.stop - span.start, 3, task.batch.tile_px, task.batch.tile_px)
             try:
                 if span.slide in self._failed:
@@ -294,6 +300,7 @@ class TileStream:
             tiles_NCHW = torch.cat([tiles_NCHW, blank])
         seen = []
         for view in self._views:
+            self._leave_if_stopped()
             pixels = self._input(view(tiles_NCHW))
             with autocast(device, self._job.precision):
                 seen.append(self._encoder.encode(pixels).float())
@@ -323,7 +330,26 @@ class TileStream:
             row += rows
         return torch.cat(pieces)
 
+    def _leave_if_stopped(self) -> None:
+        if self._stop.is_set():
+            raise SystemExit
+
     def _count(self, what: str, began: float) -> None:
         spent = time.perf_counter() - began
         with self._lock:
             setattr(self.times, what, getattr(self.times, what) + spent)
+
+
+@contextmanager
+def _no_more_layers(threads: list[threading.Thread]) -> Iterator[None]:
+    """While the block runs, a torch module that one of the threads calls ends the thread instead."""
+
+    def end(module: torch.nn.Module, inputs: object) -> None:
+        if threading.current_thread() in threads:
+            raise SystemExit
+
+    hook = register_module_forward_pre_hook(end)
+    try:
+        yield
+    finally:
+        hook.remove()

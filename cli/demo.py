@@ -74,7 +74,8 @@ def _tile(demo: _Demo) -> "Stage":
 
 
 def _extract(demo: _Demo) -> "Stage":
-    from features.extraction.extract import ExtractOptions, extract
+    from features.extraction.extract import extract
+    from features.extraction.options import ExtractOptions
 
     options = ExtractOptions(
         stores=(demo.out / "stores",), out=demo.out / "bags", encoder="texture", nproc=demo.workers

@@ -58,8 +58,8 @@ def extract(
     """
     from cli.console import one_line_errors, run_stage
     from features.encoders.registry import JOINED
-    from features.extraction.extract import ExtractOptions
     from features.extraction.extract import extract as run
+    from features.extraction.options import ExtractOptions
 
     names = encoder or ["texture"]
     with one_line_errors():

@@ -23,11 +23,11 @@ from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
+from torch.distributed import HashStore, PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
 from wsi.cpu import usable_cpus
@@ -67,52 +67,20 @@ def torchrun_place() -> Place | None:
         return None
 
 
-class Shares(Protocol):
-    """The next item of work, and counts that all ranks see."""
-
-    def next_item(self) -> int:
-        """Return the index of the next item; each goes to one rank."""
-
-    def add_rows(self, slide: int, rows: int) -> int:
-        """Add to the slide's count of rows; return the new one."""
-
-
-class OwnShares:
-    """A single process's."""
-
-    def __init__(self) -> None:
-        self._next = 0
-        self._rows: dict[int, int] = {}
-
-    def next_item(self) -> int:
-        """Return the index of the next item."""
-        self._next += 1
-        return self._next - 1
-
-    def add_rows(self, slide: int, rows: int) -> int:
-        """Add to the slide's count of rows; return the new one."""
-        self._rows[slide] = self._rows.get(slide, 0) + rows
-        return self._rows[slide]
-
-
 class Group:
-    """The ranks of one request, and what they share through their store."""
+    """The ranks of one request, and what they share through their store; a process alone has one in its memory."""
 
-    def __init__(self, place: Place, store: Store) -> None:
-        self.place, self._store = place, PrefixStore("work", store)
+    def __init__(self, place: Place | None = None, store: Store | None = None) -> None:
+        self.place, self._store = place or Place(), PrefixStore("work", store or HashStore())
         self._asked = 0
 
     def next_item(self) -> int:
         """Return the index of the next item; each goes to one rank."""
-        return int(self._store.add("item", 1)) - 1
+        return self.add("item", 1) - 1
 
-    def add_rows(self, slide: int, rows: int) -> int:
-        """Add to the slide's count of rows; return the new one."""
-        return int(self._store.add(f"rows/{slide}", rows))
-
-    def add_tiles(self, tiles: int) -> int:
-        """Add to the count of encoded tiles; return the new one."""
-        return int(self._store.add("tiles", tiles))
+    def add(self, count: str, amount: int) -> int:
+        """Add to a count that all ranks see; return the new one."""
+        return int(self._store.add(count, amount))
 
     def from_first(self, value: Any) -> Any:
         """Return rank 0's value on every rank; all ask, in the same order, and wait as long as rank 0 lives."""
@@ -133,11 +101,11 @@ class Group:
         self._put(f"all/{self._asked}/{self.place.rank}", value)
         return [self._taken(f"all/{self._asked}/{rank}", rank) for rank in range(self.place.world)]
 
-    def leave(self, message: str) -> None:
+    def leave(self, message: Any) -> None:
         """Tell rank 0 how this one ended."""
         self._put(f"end/{self.place.rank}", message)
 
-    def ends(self) -> Iterator[tuple[int, str | None]]:
+    def ends(self) -> Iterator[tuple[int, Any]]:
         """Yield what each other rank left, waiting for it (on rank 0); None where it is gone without a word."""
         for rank in range(1, self.place.world):
             key = f"end/{rank}"
@@ -268,9 +236,25 @@ class RankEnd:
 JOINED, RAISED = "joined", "raised"
 """Messages to whoever started the rank: it has loaded all it needs and waits for nobody from now on; its last words."""
 Message = tuple[str, tuple[Any, ...]]
-"""A method of the report, and its arguments."""
+"""A method of whoever listens, and its arguments."""
 RankWork = Callable[[Place, Store, Callable[[Message], None]], None]
 """What a rank does: its place, the shared store, and where it sends messages. Pickles."""
+
+
+class Sender:
+    """Stands for somebody in another process: a call of any of its methods is sent there as a `Message`."""
+
+    def __init__(self, send: Callable[[Message], None]) -> None:
+        self._send = send
+
+    def __getattr__(self, method: str) -> Callable[..., None]:
+        return lambda *arguments: self._send((method, arguments))
+
+
+def hear(listener: object, message: Message) -> None:
+    """Call the method that a message names."""
+    method, arguments = message
+    getattr(listener, method)(*arguments)
 
 
 def run_ranks(work: Sequence[RankWork], listen: Callable[[Message], None], *, together: bool = True) -> list[RankEnd]:

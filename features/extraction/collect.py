@@ -2,42 +2,17 @@
 
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
 from features.bags.content import Floats, check_finite
+from features.distributed import Group
+from features.extraction.ledger import Ledger
 from features.extraction.parts import assemble, write_part, write_whole
 from features.extraction.plan import Item, Job, Rows, Span, joined
-from features.extraction.stream import Task, Times
+from features.extraction.stream import Task
 from wsi.errors import ItemError
 from wsi.store.tile_store import TileStore
-
-
-class Report(Protocol):
-    """Where a rank tells what it has done."""
-
-    def tiles(self, count: int) -> None:
-        """Tell that so many more tiles were encoded."""
-
-    def finished(self, slide: int) -> None:
-        """Tell that the slide's bag is there."""
-
-    def failed(self, slide: int, reason: str) -> None:
-        """Tell why the slide's bag cannot be made."""
-
-    def note(self, line: str) -> None:
-        """Tell a person a line."""
-
-    def spent(self, times: Times) -> None:
-        """Tell where the rank's time went."""
-
-
-class RowCounter(Protocol):
-    """Counts the rows of each slide that are there as parts, over all ranks."""
-
-    def add_rows(self, slide: int, rows: int) -> int:
-        """Add to the slide's count; return the new one."""
 
 
 @dataclass(slots=True)
@@ -61,8 +36,8 @@ class Collector:
     The rank that adds a slide's last part makes the bag of it.
     """
 
-    def __init__(self, job: Job, items: list[Item], rows: RowCounter, report: Report) -> None:
-        self._job, self._items, self._rows, self._report = job, items, rows, report
+    def __init__(self, job: Job, items: list[Item], group: Group, ledger: Ledger) -> None:
+        self._job, self._items, self._group, self._ledger = job, items, group, ledger
         self._open: dict[int, list[_Run]] = {}
         self._failed: set[int] = set()
 
@@ -76,7 +51,7 @@ class Collector:
             rows = span.stop - span.start
             new += self._take_span(task, span, row)
             row += rows
-        self._report.tiles(new)
+        self._ledger.tiles(new)
         if task.item in self._open and not self._open[task.item]:
             del self._open[task.item]
 
@@ -141,15 +116,15 @@ class Collector:
                 write_whole(self._job, slide, [run.features_ND])
             else:
                 write_part(slide, run.span.start, run.features_ND)
-                if self._rows.add_rows(index, rows[1] - rows[0]) < slide.missing():
+                if self._group.add(f"rows/{index}", rows[1] - rows[0]) < slide.missing():
                     return
                 assemble(self._job, slide)
         except (ItemError, OSError) as error:
             self._fail(index, str(error))
         else:
-            self._report.finished(index)
+            self._ledger.finished(index)
 
     def _fail(self, slide: int, reason: str) -> None:
         if slide not in self._failed:
             self._failed.add(slide)
-            self._report.failed(slide, reason)
+            self._ledger.failed(slide, reason)

@@ -3,30 +3,26 @@
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.distributed import Store  # type: ignore[attr-defined]
 
-from features.distributed import JOINED as RANK_JOINED
 from features.distributed import (
+    JOINED,
     Group,
-    Message,
-    OwnShares,
     Place,
     RankEnd,
     RankWork,
-    Shares,
+    Sender,
+    hear,
     rank_group,
     run_ranks,
     torchrun_place,
 )
 from features.encoders.device import (
-    AUTO,
-    PRECISIONS,
     check_compilable,
     check_precision,
     device_of_rank,
@@ -34,122 +30,22 @@ from features.encoders.device import (
     resolve_device,
     resolve_precision,
 )
-from features.encoders.registry import JOINED, build_encoder
+from features.encoders.registry import build_encoder
 from features.encoders.spec import Encoder, EncoderSpec, TunedEncoder, WeightsChoice
-from features.extraction.collect import Collector, Report
-from features.extraction.ledger import Ledger, Messages
+from features.extraction.collect import Collector
+from features.extraction.ledger import Ledger
+from features.extraction.options import ExtractOptions
 from features.extraction.parts import remove_unfinished
 from features.extraction.plan import Item, Job
 from features.extraction.prepare import Request, prepare, settle
 from features.extraction.stream import GPU_LANES, StreamOptions, Task, TileStream
-from features.selection import Selection
-from features.stain import check_stain
-from features.views import check_views
 from wsi.errors import RequestError
 from wsi.files.atomic import check_folder
 from wsi.memory import keep_freed_memory
 from wsi.outcome import Progress, Silent, Summary
-from wsi.recipe import Recipe
 
 MIB = 1 << 20
-BAG_DTYPES = ("float16", "float32")
 UNFINISHED = "not finished: run the same command again"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ExtractOptions:
-    """What to extract, with which encoder, and how."""
-
-    stores: tuple[Path, ...]
-    """Tile stores, or folders that hold them."""
-    out: Path
-    """Folder of the bags."""
-    encoder: str = "texture"
-    """``texture``, ``uni``, ``timm:<model>``, ...; several joined by ``+``; `features.encoders.spec`."""
-    separate: bool = False
-    """Encoders joined by ``+`` each get a folder of bags in place of joint bags; tiles are read once for all."""
-    off_recipe: bool = False
-    """Encode tiles of a um/px that the encoder was not made for."""
-    compiled: bool = False
-    """Let torch.compile make kernels for the encoder: slow to start, numbers may differ in the last digits."""
-    weights: Path | None = None
-    """Local state dict in place of the published weights."""
-    random_weights: int | None = None
-    """Seed of random weights: untrained features, for trials."""
-    crop: bool = False
-    """Enlarge tiles and cut out their middle where the encoder's own transform does (crop_pct of timm's models)."""
-    channels_last: bool = True
-    """Keep tensors as (N, H, W, C) in memory, which convolutions are faster in."""
-    select: str = "all"
-    """Which tiles: ``all``, or ``tiles_per_slide`` by ``darkness``, ``tissue``, ``texture`` or at ``random``."""
-    tiles_per_slide: int = 0
-    select_seed: int = 0
-    stain: str = "none"
-    """Colours: ``none``, ``background``, ``reinhard``, ``macenko``; `features.stain`."""
-    views: str = "none"
-    """Test-time views: ``none``, ``flips``, ``d4``, ``colour``; `features.views`."""
-    keep_views: bool = False
-    """A row for each view in place of their mean; a tile's rows follow each other, with the same coordinates."""
-    batch_size: int = 64
-    """Tiles that go through the encoder together."""
-    precision: str = AUTO
-    """``fp32``, ``bf16``, ``fp16``; auto: fp32 on a CPU, the GPU's own half precision there."""
-    device: str = AUTO
-    """``cpu``, ``cuda``, ``cuda:<n>``; auto: a GPU where there is one."""
-    nproc: int = 1
-    """Processes on this machine."""
-    prefetch_mib: int = 512
-    """Memory for pixels under way, per process."""
-    bag_dtype: str = "float16"
-    """Of the features in the bags: ``float16``, or ``float32`` for an encoder whose features go beyond 65504."""
-    overwrite: bool = False
-    """Replace bags that were made with other settings."""
-
-    def __post_init__(self) -> None:
-        if not self.stores:
-            raise RequestError("expected at least one tile store or folder of stores, found none")
-        for name in ("batch_size", "nproc", "prefetch_mib"):
-            if getattr(self, name) < 1:
-                raise RequestError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected 1 or more")
-        if self.precision not in (AUTO, *PRECISIONS):
-            raise RequestError(f"--precision {self.precision}: expected auto, {', '.join(PRECISIONS)}")
-        if self.bag_dtype not in BAG_DTYPES:
-            raise RequestError(f"--bag-dtype {self.bag_dtype}: expected {' or '.join(BAG_DTYPES)}")
-        WeightsChoice(self.weights, self.random_weights)
-        check_stain(self.stain)
-        check_views(self.views)
-        if self.keep_views and self.views == "none":
-            raise RequestError("--keep-views: expected --views flips, d4 or colour with it")
-        _ = self.selection
-        if self.separate and JOINED not in self.encoder:
-            raise RequestError(f"--encoder {self.encoder}: expected several encoders, joined by {JOINED}")
-
-    @property
-    def selection(self) -> Selection:
-        """Return which tiles are encoded."""
-        return Selection(self.select, self.tiles_per_slide, self.select_seed)
-
-    def recipe(self) -> dict[str, Any]:
-        """Return what the user chose that shapes the bags; a bag's recipe adds the encoder's and the store's facts."""
-        return {"encoder": self.encoder, "precision": self.precision, "random_weights": self.random_weights}
-
-
-def options_of(recipe: Recipe) -> dict[str, Any]:
-    """Return the options of `ExtractOptions` that make bags of a recipe, but for the weights."""
-    select, views = recipe.get("select", {}), recipe.get("views", {})
-    encoders = [recipe["encoder"], *recipe["encoder"].get("members", ())]
-    return {
-        "encoder": str(recipe["encoder"]["name"]),
-        "precision": str(recipe["precision"]),
-        "select": select.get("by", "all"),
-        "tiles_per_slide": select.get("tiles", 0),
-        "select_seed": select.get("seed", 0),
-        "stain": recipe.get("stain", "none"),
-        "views": views.get("kind", "none"),
-        "keep_views": views.get("kept", False),
-        "crop": any("crop_pct" in own for own in encoders),
-        "bag_dtype": str(recipe.get("bag_dtype", "float16")),
-    }
 
 
 def extract(options: ExtractOptions, progress: Progress | None = None) -> Summary:
@@ -187,24 +83,7 @@ def _prepared(
 ) -> tuple[Job, Ledger]:
     for line in filter(None, (spec.caution and f"caution: {spec.caution}", spec.weights_note)):
         progress.note(line)
-    request = Request(
-        stores=options.stores,
-        out=options.out,
-        batch_size=options.batch_size,
-        overwrite=options.overwrite,
-        spec=spec,
-        precision=resolve_precision(options.precision, device, spec),
-        device_type=device.type,
-        separate=options.separate,
-        off_recipe=options.off_recipe,
-        compiled=options.compiled,
-        channels_last=options.channels_last,
-        selection=options.selection,
-        stain=options.stain,
-        views=options.views,
-        keep_views=options.keep_views,
-        bag_dtype=options.bag_dtype,
-    )
+    request = Request(options, spec, resolve_precision(options.precision, device, spec), device.type)
     job, ledger = prepare(request, progress, claims)
     progress.begin(f"extract with {spec.name}", sum(slide.missing() for slide in job.slides), "tiles")
     return job, ledger
@@ -216,7 +95,7 @@ def _from_here(options: ExtractOptions, progress: Progress) -> Ledger:
         device, encoder = device_of_rank(resolve_device(options.device), 0), _encoder(options)
         job, ledger = _prepared(options, encoder.spec, device, progress, claims)
         if options.nproc == 1:
-            _encode_share(options, job, encoder, device, Place(), OwnShares(), ledger)
+            _encode_share(options, job, encoder, device, Group(), ledger)
         else:
             del encoder
             _rounds(options, job, ledger)
@@ -241,7 +120,7 @@ def _rounds(options: ExtractOptions, job: Job, ledger: Ledger) -> None:
     while left := sum(slide.missing() for slide in job.slides):
         ranks = min(nproc, len(job.items(nproc)))
         work: list[RankWork] = [partial(_rank, replace(options, nproc=1), job)] * ranks
-        ends = run_ranks(work, partial(_hear, ledger), together=False)
+        ends = run_ranks(work, partial(hear, ledger), together=False)
         died = [end for end in ends if end.died]
         for slide in job.slides if died else ():
             if slide.wanted:
@@ -268,32 +147,13 @@ def _why_left(told: str, died: list[RankEnd]) -> str:
     return f"not finished, for {told}: run it again with fewer --nproc or a smaller --batch-size and --prefetch-mib"
 
 
-def _hear(ledger: Ledger, message: Message) -> None:
-    name, arguments = message
-    getattr(ledger, name)(*arguments)
-
-
 def _rank(options: ExtractOptions, job: Job, place: Place, store: Store, send: Any) -> None:
     """Work as one of the ranks that `_rounds` started."""
     torch.set_num_threads(place.cpus())
     with rank_group(place, store) as group:
         device, encoder = device_of_rank(resolve_device(options.device), place.local_rank), _encoder(options)
-        send((RANK_JOINED, ()))
-        _encode_share(options, job, encoder, device, place, group, Messages(send))
-
-
-class _SharedBar:
-    """A `Report` under torchrun: keeps its own ledger; the bar of rank 0 shows the tiles of all."""
-
-    def __init__(self, ledger: Ledger, group: Group) -> None:
-        self._ledger, self._group, self._seen = ledger, group, 0
-        self.finished, self.failed, self.note, self.spent = ledger.finished, ledger.failed, ledger.note, ledger.spent
-
-    def tiles(self, count: int) -> None:
-        """Add to the common count, and show what is new in it."""
-        total = self._group.add_tiles(count)
-        self._ledger.tiles(total - self._seen)
-        self._seen = total
+        send((JOINED, ()))
+        _encode_share(options, job, encoder, device, group, cast("Ledger", Sender(send)))
 
 
 def _under_torchrun(options: ExtractOptions, place: Place, progress: Progress) -> Ledger:
@@ -305,7 +165,8 @@ def _under_torchrun(options: ExtractOptions, place: Place, progress: Progress) -
             job = group.from_first(None)
             if job is not None:
                 own = Ledger(job.slides, Silent(), encoder.spec.trained)
-                _encode_share(options, job, encoder, device, place, group, _SharedBar(own, group))
+                own.share_bar(partial(group.add, "tiles"))
+                _encode_share(options, job, encoder, device, group, own)
                 group.leave(own.packed())
             return Ledger((), Silent(), encoder.spec.trained)
         try:
@@ -314,7 +175,8 @@ def _under_torchrun(options: ExtractOptions, place: Place, progress: Progress) -
             group.from_first(None)
             raise
         group.from_first(job)
-        _encode_share(options, job, encoder, device, place, group, _SharedBar(ledger, group))
+        ledger.share_bar(partial(group.add, "tiles"))
+        _encode_share(options, job, encoder, device, group, ledger)
         for rank, packed in group.ends():
             if packed is None:
                 ledger.note(f"rank {rank} gives no sign of life any more")
@@ -323,22 +185,17 @@ def _under_torchrun(options: ExtractOptions, place: Place, progress: Progress) -
         return _closed(ledger, progress)
 
 
-def _tasks(items: list[Item], shares: Shares) -> Iterator[Task]:
-    while (number := shares.next_item()) < len(items):
+def _tasks(items: list[Item], group: Group) -> Iterator[Task]:
+    while (number := group.next_item()) < len(items):
         for batch in items[number]:
             yield Task(number, batch)
 
 
 def _encode_share(
-    options: ExtractOptions,
-    job: Job,
-    encoder: Encoder,
-    device: torch.device,
-    place: Place,
-    shares: Shares,
-    report: Report,
+    options: ExtractOptions, job: Job, encoder: Encoder, device: torch.device, group: Group, ledger: Ledger
 ) -> None:
     """Take items until none is left; write bags and parts. Stopped, leave what is finished as parts."""
+    place = group.place
     _make_ready(job, encoder, device, place)
     items, on_gpu = job.items(place.world), device.type == "cuda"
     stream_options = StreamOptions(
@@ -348,9 +205,9 @@ def _encode_share(
         prefetch_bytes=options.prefetch_mib * MIB,
     )
     keep_freed_memory()
-    collector = Collector(job, items, shares, report)
+    collector = Collector(job, items, group, ledger)
     with reproducible_arithmetic():
-        stream = TileStream(job, _tasks(items, shares), encoder.to(device), stream_options)
+        stream = TileStream(job, _tasks(items, group), encoder.to(device), stream_options)
         with closing(iter(stream)) as tasks:
             try:
                 for task in tasks:
@@ -358,7 +215,7 @@ def _encode_share(
             except BaseException:
                 collector.keep()
                 raise
-    report.spent(stream.times)
+    ledger.spent(stream.times)
 
 
 def _make_ready(job: Job, encoder: Encoder, device: torch.device, place: Place) -> None:

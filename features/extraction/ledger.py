@@ -1,6 +1,5 @@
 """How each slide of a request ended, kept by whoever answers for it."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
@@ -12,16 +11,24 @@ EMPTY = "no tile with tissue: its bag has no rows"
 
 
 class Ledger:
-    """A `features.extraction.collect.Report` that keeps the outcomes and feeds the progress bar."""
+    """Keeps the outcomes and feeds the progress bar; ranks tell it what they have done."""
 
     def __init__(self, slides: Sequence[SlideJob], progress: Progress, trained: bool) -> None:
         self._slides, self._progress, self._trained = slides, progress, trained
         self._outcomes: dict[int, Outcome] = {}
+        self._seen = 0
+        self._total: Callable[[int], int] = lambda count: self._seen + count
         self.times = Times()
 
+    def share_bar(self, total: Callable[[int], int]) -> None:
+        """Let the bar show the tiles of all ranks: ``total`` adds to their count and returns it."""
+        self._total = total
+
     def tiles(self, count: int) -> None:
-        """Move the bar by so many tiles."""
-        self._progress.advance(count)
+        """Move the bar by so many tiles more that were encoded."""
+        total = self._total(count)
+        self._progress.advance(total - self._seen)
+        self._seen = total
 
     def finished(self, slide: int, status: Status = Status.DONE) -> None:
         """Enter a slide whose bag is there."""
@@ -56,48 +63,16 @@ class Ledger:
         order = sorted(self._outcomes, key=lambda slide: self._slides[slide].image_id)
         return [self._outcomes[slide] for slide in order]
 
-    def packed(self) -> str:
+    def packed(self) -> tuple[dict[int, Outcome], Times]:
         """Return what another ledger of the same request needs to take this one in."""
-        outcomes = {slide: (outcome.status, outcome.reason) for slide, outcome in self._outcomes.items()}
-        return json.dumps({"outcomes": outcomes, "times": asdict(self.times)})
+        return self._outcomes, self.times
 
-    def take_in(self, packed: str) -> None:
+    def take_in(self, packed: tuple[dict[int, Outcome], Times]) -> None:
         """Enter what another rank's ledger holds."""
-        content = json.loads(packed)
-        self.spent(Times(**content["times"]))
-        for slide, (status, reason) in content["outcomes"].items():
-            if status == Status.FAILED:
-                self.failed(int(slide), reason)
-            else:
-                self.finished(int(slide), Status(status))
+        outcomes, times = packed
+        self.spent(times)
+        self._outcomes = outcomes | self._outcomes
 
     def _enter(self, slide: int, status: Status, reason: str, facts: dict[str, object]) -> None:
         if self.is_open(slide):
             self._outcomes[slide] = Outcome(self._slides[slide].image_id, status, reason, facts)
-
-
-class Messages:
-    """A `features.extraction.collect.Report` that sends each call elsewhere, as a method's name and arguments."""
-
-    def __init__(self, send: Callable[[tuple[str, tuple[object, ...]]], None]) -> None:
-        self._send = send
-
-    def tiles(self, count: int) -> None:
-        """Pass it on."""
-        self._send(("tiles", (count,)))
-
-    def finished(self, slide: int) -> None:
-        """Pass it on."""
-        self._send(("finished", (slide,)))
-
-    def failed(self, slide: int, reason: str) -> None:
-        """Pass it on."""
-        self._send(("failed", (slide, reason)))
-
-    def note(self, line: str) -> None:
-        """Pass it on."""
-        self._send(("note", (line,)))
-
-    def spent(self, times: Times) -> None:
-        """Pass it on."""
-        self._send(("spent", (times,)))

@@ -2,7 +2,7 @@
 
 import resource
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,9 @@ from typing import Any
 from features.bags.bag import is_intact, is_our_bag, read_header
 from features.encoders.spec import EncoderSpec
 from features.extraction.ledger import Ledger
+from features.extraction.options import ExtractOptions
 from features.extraction.parts import assemble, covered_rows, remove_parts, remove_unfinished, write_whole
 from features.extraction.plan import Job, SlideJob, Target
-from features.selection import Selection
 from features.views import VIEWS
 from wsi.errors import BagError, ClaimedError, ItemError, RequestError, StoreError
 from wsi.files.claim import claim
@@ -25,49 +25,36 @@ FILES_BESIDE_CLAIMS = 512
 """Open files for everything but the claims."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Request:
-    """What `prepare` needs to know."""
+    """What is asked for, and what was decided for all ranks."""
 
-    stores: tuple[Path, ...]
-    out: Path
-    batch_size: int
-    overwrite: bool
+    options: ExtractOptions
     spec: EncoderSpec
     precision: str
     device_type: str
-    separate: bool = False
-    """A folder of bags for each of the spec's members, in place of bags that join them."""
-    off_recipe: bool = False
-    """Encode tiles of a um/px that the encoder was not made for."""
-    compiled: bool = False
-    channels_last: bool = True
-    selection: Selection = field(default_factory=Selection)
-    stain: str = "none"
-    views: str = "none"
-    keep_views: bool = False
-    bag_dtype: str = "float16"
 
     def recipe(self, store: TileStore, spec: EncoderSpec) -> Recipe:
         """Return what shapes the bag of a store."""
         recipe = {"stage": "extract", "tiling": store.recipe, "encoder": spec.recipe(), "precision": self.precision}
-        recipe |= self.selection.recipe()
-        if self.stain != "none":
-            recipe["stain"] = self.stain
-        if self.views != "none":
-            recipe["views"] = {"kind": self.views, "kept": self.keep_views}
-        if self.bag_dtype != "float16":
-            recipe["bag_dtype"] = self.bag_dtype
+        options = self.options
+        recipe |= options.selection.recipe()
+        if options.stain != "none":
+            recipe["stain"] = options.stain
+        if options.views != "none":
+            recipe["views"] = {"kind": options.views, "kept": options.keep_views}
+        if options.bag_dtype != "float16":
+            recipe["bag_dtype"] = options.bag_dtype
         return recipe
 
     def targets(self, store: TileStore) -> tuple[Target, ...]:
         """Return the bags to be made of a store."""
         name = f"{store.image_id}.h5"
-        if not self.separate:
-            return (self._target(store, self.spec, self.out / name, 0),)
+        if not self.options.separate:
+            return (self._target(store, self.spec, self.options.out / name, 0),)
         targets, first = [], 0
         for spec in self.spec.members:
-            targets.append(self._target(store, spec, self.out / folder_name(spec.name) / name, first))
+            targets.append(self._target(store, spec, self.options.out / folder_name(spec.name) / name, first))
             first += spec.dim
         return tuple(targets)
 
@@ -77,14 +64,14 @@ class Request:
 
     def _provenance(self, store: TileStore, spec: EncoderSpec) -> dict[str, Any]:
         """Return where the bag of a store comes from."""
-        off_recipe = self.off_recipe and spec.check_mpp(store.tile_px, store.mpp)
+        off_recipe = self.options.off_recipe and spec.check_mpp(store.tile_px, store.mpp)
         return {
             "store_recipe_hash": store.recipe_hash,
             "encoder": spec.as_dict(),
             "precision": self.precision,
             "device": self.device_type,
-            **({"compiled": True} if self.compiled else {}),
-            **({} if self.channels_last else {"channels_last": False}),
+            **({"compiled": True} if self.options.compiled else {}),
+            **({} if self.options.channels_last else {"channels_last": False}),
             **({"off_recipe": off_recipe} if off_recipe else {}),
             "versions": {name: _version(name) for name in ("gigamil", "torch", "timm")},
         }
@@ -103,7 +90,7 @@ def prepare(request: Request, progress: Progress, claims: ExitStack) -> tuple[Jo
     RequestError
         No store is found; or a bag was made with other settings, or by another program, and overwriting is not asked.
     """
-    found = [_look_at(request, store) for store in find_stores(request.stores)]
+    found = [_look_at(request, store) for store in find_stores(request.options.stores)]
     found.sort(key=lambda entry: (entry[0].tile_px, entry[0].image_id))
     slides = [slide for slide, _ in found]
     ledger = Ledger(slides, progress, request.spec.trained)
@@ -134,21 +121,21 @@ def prepare(request: Request, progress: Progress, claims: ExitStack) -> tuple[Jo
 
 
 def _job(request: Request, slides: list[SlideJob]) -> Job:
-    spec = request.spec
+    spec, options = request.spec, request.options
     return Job(
         slides=tuple(slides),
-        batch_size=request.batch_size,
+        batch_size=options.batch_size,
         dim=spec.dim,
         encoder=spec.name,
         weights_sha256=spec.weights_sha256,
-        stain=request.stain,
-        kept_views=len(VIEWS[request.views]) if request.keep_views else 1,
-        views=request.views,
+        stain=options.stain,
+        kept_views=len(VIEWS[options.views]) if options.keep_views else 1,
+        views=options.views,
         precision=request.precision,
         device_type=request.device_type,
-        compiled=request.compiled,
-        channels_last=request.channels_last,
-        bag_dtype=request.bag_dtype,
+        compiled=options.compiled,
+        channels_last=options.channels_last,
+        bag_dtype=options.bag_dtype,
     )
 
 
@@ -178,13 +165,13 @@ def settle(job: Job, ledger: Ledger) -> Job:
 def _look_at(request: Request, store: TileStore) -> tuple[SlideJob, str]:
     """Return the slide's entry, and why it cannot be used, or an empty text."""
     image_id = store.image_id
-    nowhere = Target(request.out / f"{image_id}.h5", request.spec.name, {}, {}, slice(0, 0))
+    nowhere = Target(request.options.out / f"{image_id}.h5", request.spec.name, {}, {}, slice(0, 0))
     entry = SlideJob(image_id, store.path, (nowhere,), 0, 0, {}, wanted=False)
     try:
         entry = replace(entry, targets=request.targets(store), recipe=request.recipe(store, request.spec))
         if len(store.tiles_yx) != store.n_tiles:
             raise StoreError(f"{store.path}: expected {store.n_tiles} listed tiles, found {len(store.tiles_yx)}")
-        chosen = request.selection.rows(store)
+        chosen = request.options.selection.rows(store)
         n_tiles = store.n_tiles if chosen is None else len(chosen)
         return replace(entry, n_tiles=n_tiles, tile_px=store.tile_px, chosen=chosen, wanted=True), ""
     except (StoreError, OSError) as error:
@@ -194,7 +181,7 @@ def _look_at(request: Request, store: TileStore) -> tuple[SlideJob, str]:
 def _check_mpps(request: Request, stores: list[TileStore]) -> None:
     """Refuse tiles of a um/px that the encoder was not made for."""
     told = [(store, why) for store in stores if (why := request.spec.check_mpp(store.tile_px, store.mpp))]
-    if told and not request.off_recipe:
+    if told and not request.options.off_recipe:
         store, why = told[0]
         more = f" (and {len(told) - 1} more stores)" if len(told) > 1 else ""
         raise RequestError(f"{store.path}{more}: {why}")
@@ -208,7 +195,7 @@ def _present(request: Request, slide: SlideJob) -> bool:
         refuse_foreign(target.path, is_our_bag)
         with suppress(BagError):
             header = read_header(target.path)
-            if header.recipe_hash != recipe_hash(target.recipe) and not request.overwrite:
+            if header.recipe_hash != recipe_hash(target.recipe) and not request.options.overwrite:
                 refuse_other_recipe(target.path, header.recipe, target.recipe)
     return _is_made(slide)
 

@@ -10,7 +10,7 @@ import math
 import warnings
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,23 +32,11 @@ from features.finetune.optimizer import average_into, build_optimizer, learning_
 from features.finetune.options import FinetuneOptions
 from features.finetune.pieces import Piece, PieceReader, Request, requests
 from wsi.errors import ItemError, RequestError
+from wsi.outcome import Progress
 
 VALIDATION_BATCH = 64
 """Tiles validated together, whatever the batch size: the same cuts for any number of ranks."""
 _NAMED = 5
-
-
-class Report(Protocol):
-    """What rank 0 tells while it works."""
-
-    def begin(self, title: str, tiles: float) -> None:
-        """Start the bar."""
-
-    def advance(self, tiles: int) -> None:
-        """Add tiles to the bar."""
-
-    def note(self, line: str) -> None:
-        """Show a line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +55,9 @@ class Trainer:
     """Trains from a standing to the end."""
 
     def __init__(
-        self, options: FinetuneOptions, cohort: Cohort, model: TileClassifier, setting: Setting, report: Report
+        self, options: FinetuneOptions, cohort: Cohort, model: TileClassifier, setting: Setting, progress: Progress
     ) -> None:
-        self.options, self.cohort, self.setting, self.report = options, cohort, setting, report
+        self.options, self.cohort, self.setting, self.progress = options, cohort, setting, progress
         self.model = model.to(setting.device)
         if setting.device.type == "cuda":
             self.model = self.model.to(memory_format=torch.channels_last)
@@ -210,7 +198,7 @@ class Trainer:
         row = {"epoch": epoch + 1, "step": request.step + 1, "tiles": tiles, "size_px": size, "lr": rate}
         standing.steps.append({**row, "loss": float(loss), "grad_norm": norm})
         standing.epoch, standing.step = epoch, request.step + 1
-        self.report.advance(tiles)
+        self.progress.advance(tiles)
         every = self.options.checkpoint_steps
         if every and standing.step % every == 0 and standing.step < self.steps_per_epoch:
             self.save()
@@ -228,7 +216,7 @@ class Trainer:
             kept = (self.average or self.model).state_dict()
             standing.best = {name: value.detach().cpu().clone() for name, value in kept.items()}
         self.save()
-        self.report.note(
+        self.progress.note(
             f"epoch {epoch + 1}/{self.options.epochs}: loss {loss:.4f}; other patients: loss "
             f"{row['val_patient_loss']:.4f}, AUC {row['val_patient_auc']:.3f}"
         )

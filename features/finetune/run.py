@@ -5,12 +5,23 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.distributed import Store  # type: ignore[attr-defined]
 
-from features.distributed import JOINED, Group, Message, Place, RankEnd, process_group, run_ranks, torchrun_place
+from features.distributed import (
+    JOINED,
+    Group,
+    Message,
+    Place,
+    RankEnd,
+    Sender,
+    hear,
+    process_group,
+    run_ranks,
+    torchrun_place,
+)
 from features.encoders.device import (
     check_precision,
     device_of_rank,
@@ -23,7 +34,7 @@ from features.encoders.spec import EncoderSpec
 from features.encoders.timm_encoder import TimmEncoder
 from features.finetune.checkpoint import Standing, read_standing
 from features.finetune.cohort import Cohort, gather
-from features.finetune.loop import Report, Setting, Trainer
+from features.finetune.loop import Setting, Trainer
 from features.finetune.model import build_model
 from features.finetune.options import FinetuneOptions
 from features.finetune.results import is_made, last_facts, write_results
@@ -88,11 +99,11 @@ def _from_here(options: FinetuneOptions, progress: Progress) -> list[Outcome]:
         if is_made(options, cohort):
             return _outcomes(options, cohort, Status.SKIPPED)
         if options.nproc == 1:
-            _train(options, cohort, encoder, device, Place(), None, _Bar(progress))
+            _train(options, cohort, encoder, device, Group(), progress)
         else:
             del encoder
             own = replace(options, nproc=1)
-            _check_ends(run_ranks([partial(_rank, own, cohort)] * options.nproc, partial(_hear, _Bar(progress))))
+            _check_ends(run_ranks([partial(_rank, own, cohort)] * options.nproc, partial(hear, progress)))
     return _outcomes(options, cohort, Status.DONE)
 
 
@@ -116,8 +127,8 @@ def _rank(
     torch.set_num_threads(place.cpus())
     device = _device(options, place.local_rank)
     with process_group(place, device, store) as group:
-        report: Report = _Messages(send) if place.rank == 0 else _Mute()
-        _train(options, cohort, _encoder(options), device, place, group, report)
+        progress = cast("Progress", Sender(send)) if place.rank == 0 else Silent()
+        _train(options, cohort, _encoder(options), device, group, progress)
         group.from_first(None)  # the others wait until rank 0 has written
     send((JOINED, ()))  # only now: a rank that dies before must stop the others, which would wait for its gradients
 
@@ -131,7 +142,7 @@ def _under_torchrun(options: FinetuneOptions, place: Place, progress: Progress) 
         if place.rank:
             found = group.from_first(None)
             if found is not None:
-                _train(options, found, encoder, device, place, group, _Mute())
+                _train(options, found, encoder, device, group, Silent())
                 group.from_first(None)
             return []
         made = True
@@ -142,7 +153,7 @@ def _under_torchrun(options: FinetuneOptions, place: Place, progress: Progress) 
         finally:
             group.from_first(None if made else cohort)
         if not made:
-            _train(options, cohort, encoder, device, place, group, _Bar(progress))
+            _train(options, cohort, encoder, device, group, progress)
             group.from_first(None)
         return _outcomes(options, cohort, Status.SKIPPED if made else Status.DONE)
 
@@ -152,99 +163,41 @@ def _train(
     cohort: Cohort,
     encoder: TimmEncoder,
     device: torch.device,
-    place: Place,
-    group: Group | None,
-    report: Report,
+    group: Group,
+    progress: Progress,
 ) -> None:
     """Train to the end as one rank; the first writes the results."""
+    place = group.place
     spec, precision = encoder.spec, str(cohort.recipe["precision"])
     if spec.weights_sha256 != cohort.weights_sha256:
         raise RequestError(f"rank {place.rank} has other weights of {spec.name} than rank 0: give all the same ones")
     check_precision(precision, device, place.rank)
-    if group is not None:
-        group.from_all(None)  # until every rank has loaded: from here on they wait for minutes only
+    group.from_all(None)  # until every rank has loaded: from here on they wait for minutes only
     setting = Setting(place, device, precision, spec, save=place.rank == 0)
     with reproducible_arithmetic():
-        trainer = Trainer(options, cohort, build_model(options, encoder, len(cohort.classes)), setting, report)
-        standing = _standing(options, cohort, place, group)
+        trainer = Trainer(options, cohort, build_model(options, encoder, len(cohort.classes)), setting, progress)
+        standing = _standing(options, cohort, group)
         if standing is not None:
             trainer.go_on_from(standing)
         left = (options.epochs - trainer.standing.epoch) * trainer.steps_per_epoch - trainer.standing.step
-        report.begin(f"finetune {spec.name}", left * trainer.tiles_per_epoch / trainer.steps_per_epoch)
+        tiles = round(left * trainer.tiles_per_epoch / trainer.steps_per_epoch)
+        progress.begin(f"finetune {spec.name}", tiles, "tiles")
         model = trainer.run()
         if setting.save:
             write_results(options, cohort, model, trainer.standing)
 
 
-def _standing(options: FinetuneOptions, cohort: Cohort, place: Place, group: Group | None) -> Standing | None:
+def _standing(options: FinetuneOptions, cohort: Cohort, group: Group) -> Standing | None:
     """Return the checkpoint, which every rank reads; None where rank 0 has none."""
-    path = options.beside(".checkpoint")
+    path, rank = options.beside(".checkpoint"), group.place.rank
     there = path.exists()
-    if there and options.overwrite and place.rank == 0:
+    if there and options.overwrite and rank == 0:
         try:
             read_standing(path, cohort.recipe)
         except RequestError:
             there = False
-    if group is not None:
-        there = bool(group.from_first(there))
-    if not there:
+    if not group.from_first(there):
         return None
     if not path.exists():
-        raise RequestError(f"rank {place.rank} does not see {path}: put --out into a folder that all nodes share")
+        raise RequestError(f"rank {rank} does not see {path}: put --out into a folder that all nodes share")
     return read_standing(path, cohort.recipe)
-
-
-class _Bar:
-    """A `Report` to a person."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-
-    def begin(self, title: str, tiles: float) -> None:
-        """Start the bar."""
-        self._progress.begin(title, round(tiles), "tiles")
-
-    def advance(self, tiles: int) -> None:
-        """Add tiles to the bar."""
-        self._progress.advance(tiles)
-
-    def note(self, line: str) -> None:
-        """Show a line."""
-        self._progress.note(line)
-
-
-class _Messages:
-    """A `Report` to the process that started this one."""
-
-    def __init__(self, send: Callable[[Message], None]) -> None:
-        self._send = send
-
-    def begin(self, title: str, tiles: float) -> None:
-        """Start the bar."""
-        self._send(("begin", (title, tiles)))
-
-    def advance(self, tiles: int) -> None:
-        """Add tiles to the bar."""
-        self._send(("advance", (tiles,)))
-
-    def note(self, line: str) -> None:
-        """Show a line."""
-        self._send(("note", (line,)))
-
-
-class _Mute:
-    """A `Report` to nobody: another rank tells for all."""
-
-    def begin(self, title: str, tiles: float) -> None:
-        """Start the bar."""
-
-    def advance(self, tiles: int) -> None:
-        """Add tiles to the bar."""
-
-    def note(self, line: str) -> None:
-        """Show a line."""
-
-
-def _hear(bar: _Bar, message: Message) -> None:
-    name, arguments = message
-    getattr(bar, name)(*arguments)

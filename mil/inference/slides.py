@@ -13,7 +13,8 @@ from typing import Any, Protocol
 from features.encoders.device import resolve_device
 from features.encoders.registry import build_encoder
 from features.encoders.spec import WeightsChoice
-from features.extraction.extract import ExtractOptions, extract, options_of
+from features.extraction.extract import extract
+from features.extraction.options import ExtractOptions, options_of
 from mil.inference.deadline import Channel, work_until
 from mil.run.folder import RunFolder
 from wsi.cohort.fingerprint import slide_bytes

@@ -19,7 +19,8 @@ from features.distributed import Place
 from features.encoders.registry import build_encoder
 from features.encoders.spec import EncoderSpec
 from features.encoders.tile_input import TileInput
-from features.extraction.extract import ExtractOptions, _make_ready, extract, options_of
+from features.extraction.extract import ExtractOptions, _make_ready, extract
+from features.extraction.options import options_of
 from features.extraction.plan import Job
 from wsi.errors import RecipeMismatchError, RequestError
 from wsi.outcome import Silent, Status

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from wsi.arrays import Ints
 from wsi.errors import RequestError, StoreError
 from wsi.recipe import Recipe
 from wsi.scores.completed import completed_score
@@ -40,7 +40,7 @@ class Selection:
         seed = {"seed": self.seed} if self.by == "random" else {}
         return {"select": {"by": self.by, "tiles": self.tiles, **seed}}
 
-    def rows(self, store: TileStore) -> npt.NDArray[np.int64] | None:
+    def rows(self, store: TileStore) -> Ints | None:
         """Return the chosen rows of the store's tile list, ascending; None for all.
 
         The choice depends on the slide's own tiles, its id and the seed alone. Of equal scores the earlier tile goes

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from wsi.arrays import Floats
 from wsi.errors import RequestError
 from wsi.store.tile_store import TileStore
 
@@ -43,7 +43,6 @@ REFERENCE_LAB_MEAN = (41.79, 29.24, -14.47)
 REFERENCE_LAB_STD = (16.13, 11.87, 9.18)
 """Tissue of OpenSlide's CMU-1-Small-Region (Aperio, H&E, CC0)."""
 
-Floats = npt.NDArray[np.float64]
 RGB_TO_XYZ = np.array([[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]])
 """sRGB primaries, D65."""
 WHITE_XYZ = np.array([0.95047, 1.0, 1.08883])

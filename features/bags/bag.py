@@ -19,9 +19,10 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from features.bags.content import Floats, content_of, stored_rows
+from features.bags.content import content_of, stored_rows
 from features.bags.forms import OpenBag, header_facts, is_in_um, open_bag, um_coords_message, xy_rows
 from features.bags.hdf5 import Attributes, read_hdf5, writing_hdf5
+from wsi.arrays import Features, Ints
 from wsi.errors import BagError, RequestError
 from wsi.files.regular import open_regular
 from wsi.recipe import Recipe, canonical, recipe_hash
@@ -31,8 +32,6 @@ _MARK_WITHIN = 1 << 20
 """Bytes from either end of a file among which HDF5 keeps the root's attributes."""
 POWERS = (1.25, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0)
 """Nominal objective powers; the exact um/px stands beside them, at the root."""
-
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +79,7 @@ class BagFacts:
 
 
 def write_bag(
-    path: Path, blocks: Sequence[Floats], coords_l0_yx: Ints, facts: BagFacts, dtype: str = "float16"
+    path: Path, blocks: Sequence[Features], coords_l0_yx: Ints, facts: BagFacts, dtype: str = "float16"
 ) -> None:
     """Write a bag, whole or not at all.
 
@@ -134,7 +133,7 @@ def _is_cut_short(path: Path) -> bool:
 
 
 def _write(
-    file: Any, name: str, blocks: Sequence[Floats], form: tuple[int, int, str], coords_l0_yx: Ints, facts: BagFacts
+    file: Any, name: str, blocks: Sequence[Features], form: tuple[int, int, str], coords_l0_yx: Ints, facts: BagFacts
 ) -> None:
     *shape, dtype = form
     coords_xy = np.ascontiguousarray(coords_l0_yx[:, ::-1], dtype=np.int64)
@@ -210,7 +209,7 @@ def _header(bag: OpenBag) -> BagHeader:
     return BagHeader(path=bag.path, n_tiles=n_tiles, dim=dim, **header_facts(bag))
 
 
-def read_features(path: Path) -> Floats:
+def read_features(path: Path) -> Features:
     """Read the features into memory: as `feature_rows`."""
     return np.array(feature_rows(path))
 
@@ -240,7 +239,7 @@ def read_coords(path: Path, l0_mpp: float | None = None) -> Ints:
     return np.ascontiguousarray(np.rint(read_hdf5(path, read)[:, ::-1]).astype(np.int64))
 
 
-def feature_rows(path: Path) -> Floats:
+def feature_rows(path: Path) -> Features:
     """Return the features (N, D), float16 or float32, memory-mapped where the file holds them so, else read.
 
     All are read once: their content is checked. A memory map holds no open file, and keeps in memory only the rows that
@@ -271,7 +270,7 @@ def _read_sha256(path: Path, _state: tuple[int, int, int]) -> str:
     return read_hdf5(path, lambda file: content_of(open_bag(file, path)).sha256)
 
 
-def _checked_rows(bag: OpenBag) -> Floats:
+def _checked_rows(bag: OpenBag) -> Features:
     content = content_of(bag)
     root = Attributes(bag.file, bag.path)
     written = root.text("content_sha256")

@@ -10,18 +10,18 @@ import numpy as np
 import numpy.typing as npt
 
 from features.bags.forms import OpenBag, xy_rows
+from wsi.arrays import Features, Ints
 from wsi.errors import BagError
 
 BLOCK_BYTES = 4 << 20
 """Read at once: what stays in a core's cache."""
-Floats = npt.NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
     """What a bag holds."""
 
-    rows: Floats
+    rows: Features
     """(N, D) float16 or float32, memory-mapped where the file holds such in one piece."""
     sha256: str
     """Of the rows' bytes in that type and of the coordinates' (x, y), where there are any."""
@@ -65,17 +65,17 @@ def _is_mappable(features: Any) -> bool:
     return any(features.id.get_type().equal(h5py.h5t.py_create(np.dtype(kind))) for kind in (np.float16, np.float32))
 
 
-def _read(bag: OpenBag) -> Floats:
+def _read(bag: OpenBag) -> Features:
     """Read the features; wider floats become float32, other byte orders this machine's."""
-    rows: Floats = np.asarray(bag.features[()]).reshape(bag.shape)
+    rows: Features = np.asarray(bag.features[()]).reshape(bag.shape)
     kind = np.float16 if rows.dtype.itemsize == 2 else np.float32
     with np.errstate(over="ignore"):
-        cast: Floats = np.ascontiguousarray(rows, dtype=kind)
+        cast: Features = np.ascontiguousarray(rows, dtype=kind)
     check_finite(str(bag.path), cast, original=rows)
     return cast
 
 
-def _stored_blocks(bag: OpenBag) -> Iterator[Floats]:
+def _stored_blocks(bag: OpenBag) -> Iterator[Features]:
     """Yield the features in blocks of rows, read from the file as they lie there.
 
     Reading comes before mapping: a disk that fails is an `OSError` here, where a page of a map would end the process.
@@ -92,7 +92,7 @@ def _stored_blocks(bag: OpenBag) -> Iterator[Floats]:
             yield block
 
 
-def _mapped(bag: OpenBag) -> Floats:
+def _mapped(bag: OpenBag) -> Features:
     """Map the features; no file stays open for it (as `numpy.memmap` keeps one): a cohort has thousands of bags."""
     import torch
 
@@ -102,7 +102,7 @@ def _mapped(bag: OpenBag) -> Floats:
         whole = torch.from_file(str(bag.path), shared=False, size=end, dtype=torch.uint8).numpy()
     except RuntimeError as error:
         raise OSError(_errno_of(error), f"cannot be mapped into memory ({error})", str(bag.path)) from None
-    rows: Floats = whole[offset:end].view(dtype).reshape(bag.shape)
+    rows: Features = whole[offset:end].view(dtype).reshape(bag.shape)
     rows.flags.writeable = False
     return rows
 
@@ -113,22 +113,20 @@ def _errno_of(error: RuntimeError) -> int:
     return int(number) if number.isdigit() else 5
 
 
-def stored_rows(
-    name: str, block: Floats, first_row: int, coords_l0_yx: npt.NDArray[np.int64], dtype: str = "float16"
-) -> Floats:
+def stored_rows(name: str, block: Features, first_row: int, coords_l0_yx: Ints, dtype: str = "float16") -> Features:
     """Return a block in the type that it is stored in, or raise `BagError` naming the first tile that does not fit."""
     with np.errstate(over="ignore", invalid="ignore"):
-        rows: Floats = np.ascontiguousarray(block, dtype=dtype)
+        rows: Features = np.ascontiguousarray(block, dtype=dtype)
     check_finite(name, rows, first_row, coords_l0_yx, block)
     return rows
 
 
 def check_finite(
     name: str,
-    rows: Floats,
+    rows: Features,
     first_row: int = 0,
-    coords_l0_yx: npt.NDArray[np.int64] | None = None,
-    original: Floats | None = None,
+    coords_l0_yx: Ints | None = None,
+    original: Features | None = None,
 ) -> None:
     """Raise `BagError` naming the first tile of ``rows`` (n, D) that holds a NaN or an infinite value."""
     if _all_finite(rows):
@@ -145,7 +143,7 @@ def check_finite(
     raise BagError(f"{name}: feature {column} of tile {first_row + row}{where} is {what}: {hint}")
 
 
-def _all_finite(rows: Floats) -> bool:
+def _all_finite(rows: Features) -> bool:
     if rows.dtype != np.float16 or not rows.size or not rows.flags.c_contiguous:
         return bool(np.isfinite(rows).all())
     return bool((rows.view(np.uint16) & 0x7FFF).max() < 0x7C00)  # numpy's own test of float16 takes three times as long

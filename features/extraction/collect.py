@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from features.bags.content import Floats, check_finite
+from features.bags.content import check_finite
 from features.distributed import Group
 from features.extraction.ledger import Ledger
 from features.extraction.parts import assemble, write_part, write_whole
-from features.extraction.plan import Item, Job, Rows, Span, joined
+from features.extraction.plan import Item, Job, RowRange, Span, joined
 from features.extraction.stream import Task
+from wsi.arrays import Features
 from wsi.errors import ItemError
 from wsi.store.tile_store import TileStore
 
@@ -20,8 +21,8 @@ class _Run:
     """Rows of one slide that one item computes."""
 
     span: Span
-    features_ND: Floats
-    filled: list[Rows]
+    features_ND: Features
+    filled: list[RowRange]
     """Rows of the slide that are there."""
 
     @property
@@ -77,7 +78,7 @@ class Collector:
                 self._finish(run)
         return new
 
-    def _why_not_finite(self, index: int, rows: Floats, first_row: int, computed: Floats) -> str:
+    def _why_not_finite(self, index: int, rows: Features, first_row: int, computed: Features) -> str:
         """Return the tile, the value that the encoder gave, and what to do."""
         slide = self._job.slides[index]
         try:
@@ -110,7 +111,7 @@ class Collector:
         index, slide = run.span.slide, self._job.slides[run.span.slide]
         if index in self._failed:
             return
-        rows: Rows = (run.span.start, run.span.stop)
+        rows: RowRange = (run.span.start, run.span.stop)
         try:
             if rows == (0, slide.n_tiles):
                 write_whole(self._job, slide, [run.features_ND])

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from features.bags.bag import BagFacts, write_bag
-from features.bags.content import Floats
-from features.extraction.plan import Job, Rows, SlideJob, joined
+from features.extraction.plan import Job, RowRange, SlideJob, joined
 from features.stain import fit_stain
+from wsi.arrays import Features
 from wsi.errors import BagError
 from wsi.files.atomic import PARTIAL, write_bytes
 from wsi.recipe import recipe_hash
@@ -31,7 +31,7 @@ def parts_folder(slide: SlideJob) -> Path:
     return slide.bag.with_name(f".{slide.bag.name}.{recipe_hash(slide.recipe)[:HASH_DIGITS]}.parts")
 
 
-def write_part(slide: SlideJob, first_row: int, features_ND: Floats) -> None:
+def write_part(slide: SlideJob, first_row: int, features_ND: Features) -> None:
     """Write the features of some rows, whole or not at all; `BagError` where the disk is full."""
     target = parts_folder(slide) / f"{first_row:09d}-{first_row + len(features_ND):09d}.npy"
     buffer = io.BytesIO()  # numpy, writing to a file, keeps quiet about a full disk
@@ -43,7 +43,7 @@ def write_part(slide: SlideJob, first_row: int, features_ND: Floats) -> None:
         raise BagError(told) from None
 
 
-def covered_rows(slide: SlideJob, job: Job) -> tuple[Rows, ...]:
+def covered_rows(slide: SlideJob, job: Job) -> tuple[RowRange, ...]:
     """Return the rows for which whole parts are there; parts that are not right are removed."""
     rows = []
     for path in parts_folder(slide).glob("*.npy"):
@@ -55,7 +55,7 @@ def covered_rows(slide: SlideJob, job: Job) -> tuple[Rows, ...]:
     return joined(rows)
 
 
-def _rows_of(path: Path) -> Rows:
+def _rows_of(path: Path) -> RowRange:
     start, _, stop = path.stem.partition("-")
     return (int(start), int(stop)) if start.isdigit() and stop.isdigit() else (0, 0)
 
@@ -76,7 +76,7 @@ def assemble(job: Job, slide: SlideJob) -> None:
     BagError
         Rows are missing (another program removed parts), or a feature is not finite.
     """
-    blocks: list[Floats] = []
+    blocks: list[Features] = []
     position = 0
     for path in sorted(parts_folder(slide).glob("*.npy")):
         start, stop = _rows_of(path)
@@ -88,7 +88,7 @@ def assemble(job: Job, slide: SlideJob) -> None:
     write_whole(job, slide, blocks)
 
 
-def write_whole(job: Job, slide: SlideJob, blocks: list[Floats]) -> None:
+def write_whole(job: Job, slide: SlideJob, blocks: list[Features]) -> None:
     """Write the bags from blocks of rows (n, width), and remove what is left of parts, of this recipe and of others."""
     store = TileStore(slide.store)
     blocks = blocks or [np.empty((0, job.width), job.bag_dtype)]
@@ -112,7 +112,7 @@ def write_whole(job: Job, slide: SlideJob, blocks: list[Floats]) -> None:
     remove_parts(slide)
 
 
-def _rows(block: Floats, job: Job, columns: slice) -> Floats:
+def _rows(block: Features, job: Job, columns: slice) -> Features:
     """Return a bag's rows: its columns of the encoder's, and a row for each view that is kept."""
     views = block.reshape(len(block), job.kept_views, job.dim)[:, :, columns]
     return np.ascontiguousarray(views.reshape(len(block) * job.kept_views, views.shape[2]))

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from wsi.arrays import Ints
 from wsi.recipe import Recipe
 
 LARGEST_ITEM = 64
@@ -20,7 +20,7 @@ LARGEST_ITEM = 64
 ITEMS_PER_RANK = 4
 """An item is at most this part of a rank's share of what remains, so that ranks finish together."""
 
-Rows = tuple[int, int]
+RowRange = tuple[int, int]
 """Rows [start, stop) of a slide's tile list."""
 
 
@@ -50,9 +50,9 @@ class SlideJob:
     """Of all columns together; its parts are kept under its hash."""
     wanted: bool
     """False where the bag is there already, or cannot be made."""
-    chosen: npt.NDArray[np.int64] | None = field(default=None, compare=False)
+    chosen: Ints | None = field(default=None, compare=False)
     """Rows of the store's tile list that are encoded, ascending; None: all. ``n_tiles`` counts them."""
-    covered: tuple[Rows, ...] = ()
+    covered: tuple[RowRange, ...] = ()
     """Rows whose features an earlier run left as parts; sorted, apart from each other."""
 
     @property
@@ -60,7 +60,7 @@ class SlideJob:
         """Return the first bag's path; parts lie beside it."""
         return self.targets[0].path
 
-    def store_rows(self, start: int, stop: int) -> npt.NDArray[np.int64]:
+    def store_rows(self, start: int, stop: int) -> Ints:
         """Return where rows [start, stop) stand in the store's tile list."""
         return np.arange(start, stop) if self.chosen is None else self.chosen[start:stop]
 
@@ -68,7 +68,7 @@ class SlideJob:
         """Return how many rows are still to be computed."""
         return self.n_tiles - sum(stop - start for start, stop in self.covered) if self.wanted else 0
 
-    def uncovered(self, rows: Rows) -> list[Rows]:
+    def uncovered(self, rows: RowRange) -> list[RowRange]:
         """Return the parts of ``rows`` that are still to be computed."""
         if not self.wanted:
             return []
@@ -194,9 +194,9 @@ class Job:
         return runs
 
 
-def joined(rows: Sequence[Rows]) -> tuple[Rows, ...]:
+def joined(rows: Sequence[RowRange]) -> tuple[RowRange, ...]:
     """Sort row ranges and join those that touch or overlap."""
-    result: list[Rows] = []
+    result: list[RowRange] = []
     for start, stop in sorted(rows):
         if result and start <= result[-1][1]:
             result[-1] = (result[-1][0], max(stop, result[-1][1]))

@@ -29,6 +29,7 @@ from features.encoders.tile_input import TileInput
 from features.extraction.plan import Batch, Job, Span
 from features.stain import Fit, fit_stain
 from features.views import VIEWS
+from wsi.arrays import Features
 from wsi.errors import GigamilError, RequestError, StoreError
 from wsi.store.tile_store import TileStore
 
@@ -61,7 +62,7 @@ class Task:
     batch: Batch
     pixels: Tensor | None = None
     """uint8 (n, 3, T, T), in page-locked memory where a GPU follows."""
-    features: npt.NDArray[np.float32] | None = None
+    features: Features | None = None
     """(n, dim)."""
     failures: dict[int, str] = field(default_factory=dict)
     """Slides of which tiles could not be read, with the reason; their rows hold nothing."""
@@ -276,7 +277,7 @@ class TileStream:
                 self._count("encoding", began)
                 self._done.put(task)
 
-    def _encoded(self, task: Task) -> npt.NDArray[np.float32]:
+    def _encoded(self, task: Task) -> Features:
         assert task.pixels is not None
         with self._within_memory():
             features = self._features(self._stained(task, task.pixels))
@@ -285,7 +286,7 @@ class TileStream:
                 f"--encoder {self._job.encoder}: expected features of shape {(task.batch.n_tiles, self._job.width)}, "
                 f"found {tuple(features.shape)}"
             )
-        array: npt.NDArray[np.float32] = features.numpy()
+        array: Features = features.numpy()
         return array
 
     def _features(self, tiles_NCHW: Tensor) -> Tensor:

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from wsi.arrays import Ints
 from wsi.errors import RequestError, one_line
 from wsi.files.csv_table import read_records
 from wsi.store.tile_store import TileStore
 
-Scores = dict[tuple[int, int], float]
+Attention = dict[tuple[int, int], float]
 """Tile row and column -> attention."""
 COLUMNS = ("tile_row", "tile_column", "attention")
 
@@ -30,7 +30,7 @@ class AttentionTables:
             raise RequestError(f"--attention {path}: expected a folder of gigamil heatmap or a table, found nothing")
         self._tables = None if path.is_dir() else _by_slide(path)
 
-    def best(self, store: TileStore, share: float) -> NDArray[np.int64]:
+    def best(self, store: TileStore, share: float) -> Ints:
         """Return the positions in the store's tile list of the best ``share`` by attention, ascending; at least one.
 
         Ties go to the earlier tile.
@@ -51,9 +51,9 @@ class AttentionTables:
         count = max(1, int(np.ceil(share * len(values))))
         return np.sort(np.argsort(-values, kind="stable")[:count]).astype(np.int64)
 
-    def _of(self, image_id: str) -> Scores:
+    def _of(self, image_id: str) -> Attention:
         if self._tables is not None:
-            found: Scores | None = self._tables.get(image_id)
+            found: Attention | None = self._tables.get(image_id)
         else:
             file = self._path / f"{image_id}.csv"
             found = _scores(file, None)[""] if file.is_file() else None
@@ -62,12 +62,12 @@ class AttentionTables:
         return found
 
 
-def _by_slide(path: Path) -> dict[str, Scores]:
+def _by_slide(path: Path) -> dict[str, Attention]:
     return _scores(path, "image_id")
 
 
-def _scores(path: Path, key: str | None) -> dict[str, Scores]:
-    tables: dict[str, Scores] = {}
+def _scores(path: Path, key: str | None) -> dict[str, Attention]:
+    tables: dict[str, Attention] = {}
     try:
         for record in read_records(path):
             value = float(record["attention"])
@@ -84,7 +84,7 @@ def _scores(path: Path, key: str | None) -> dict[str, Scores]:
     return tables if key else {"": tables.get("", {})}
 
 
-def choice_digest(chosen: Mapping[str, NDArray[np.int64]]) -> str:
+def choice_digest(chosen: Mapping[str, Ints]) -> str:
     """Return one hash of which tiles of which slides were chosen."""
     digest = hashlib.sha256()
     for image_id, tiles in sorted(chosen.items()):

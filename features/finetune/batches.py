@@ -8,12 +8,9 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from features.finetune.cohort import Slide
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
+from wsi.arrays import Floats, Ints
 
 VALIDATION = -1
 """The epoch whose draw is validated on: always the same."""

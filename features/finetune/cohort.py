@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from features.encoders.lineage import Lineage, patient_sha256, read_lineage, splits_hash
 from features.encoders.spec import EncoderSpec
 from features.finetune.attention import AttentionTables, choice_digest
 from features.finetune.options import FinetuneOptions
 from features.finetune.splits import make_folds, read_folds, splits_table
+from wsi.arrays import Ints
 from wsi.cohort.manifest import ManifestRow, check_one_label_per_patient, load_manifest
 from wsi.errors import RequestError, StoreError
 from wsi.recipe import Recipe, recipe_hash
@@ -33,7 +33,7 @@ class Slide:
     label: int
     """Class number."""
     store: Path | str
-    tiles: NDArray[np.int64]
+    tiles: Ints
     """Positions in the store's tile list that may be drawn, ascending."""
 
 

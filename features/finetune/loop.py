@@ -30,7 +30,7 @@ from features.finetune.measure import measures
 from features.finetune.model import TileClassifier
 from features.finetune.optimizer import average_into, build_optimizer, learning_rate, set_rate, size_of
 from features.finetune.options import FinetuneOptions
-from features.finetune.pieces import Piece, PieceReader, Request, requests
+from features.finetune.pieces import Piece, PieceReader, PieceRequest, requests
 from wsi.errors import ItemError, RequestError
 from wsi.outcome import Progress
 
@@ -160,7 +160,7 @@ class Trainer:
         start, stop = bounds(len(draw), self.steps_per_epoch)[step]
         return stop - start
 
-    def _check_finite(self, epoch: int, draw: Draw, request: Request, losses: Tensor) -> None:
+    def _check_finite(self, epoch: int, draw: Draw, request: PieceRequest, losses: Tensor) -> None:
         finite = torch.isfinite(losses.detach()).cpu().numpy()
         if finite.all():
             return
@@ -176,7 +176,7 @@ class Trainer:
             f"{self.options.lr:g}){half}"
         )
 
-    def _step(self, epoch: int, draw: Draw, request: Request, loss_sum: float, size: int) -> None:
+    def _step(self, epoch: int, draw: Draw, request: PieceRequest, loss_sum: float, size: int) -> None:
         """Take the optimizer's step and write down how it went."""
         standing, number = self.standing, epoch * self.steps_per_epoch + request.step
         rate = learning_rate(self.options, number, self.steps_per_epoch)
@@ -243,7 +243,7 @@ class Trainer:
         reader = PieceReader(plain, slides, len(self.cohort.classes), self.cohort.tile_px, pinned=False)
         n_batches = math.ceil(len(draw) / VALIDATION_BATCH)
         wanted = (
-            Request(number, 0, np.arange(len(draw))[number * VALIDATION_BATCH :][:VALIDATION_BATCH], last=True)
+            PieceRequest(number, 0, np.arange(len(draw))[number * VALIDATION_BATCH :][:VALIDATION_BATCH], last=True)
             for number in range(place.rank, n_batches, place.world)
         )
         probs = np.zeros((len(draw), len(self.cohort.classes)))

@@ -1,10 +1,9 @@
 """Loss and AUC of tiles, and of patients, whose probabilities are the mean of their tiles'."""
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from wsi.arrays import Floats, Ints
+
 SMALLEST = 1e-15
 """Probabilities are clipped to it, as the STRIP AI metric does."""
 

@@ -14,14 +14,13 @@ from features.finetune.augment import COLOURS, Change, draw_change, turned
 from features.finetune.batches import Draw, bounds
 from features.finetune.cohort import Slide
 from features.finetune.options import FinetuneOptions
+from wsi.arrays import Ints
 from wsi.ordered import ordered
 from wsi.store.tile_store import TileStore
 
-Ints = NDArray[np.int64]
-
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class PieceRequest:
     """Tiles to be read together."""
 
     step: int
@@ -37,7 +36,7 @@ class Request:
 class Piece:
     """What goes through the model together."""
 
-    request: Request
+    request: PieceRequest
     pixels: Tensor
     """uint8 (n, 3, T, T)."""
     colours: Tensor
@@ -55,7 +54,7 @@ def batch_rows(draw_length: int, n_steps: int, step: int) -> Ints:
 
 def requests(
     draw_length: int, n_steps: int, first_step: int, parts: range, n_parts: int, *, mixup: bool
-) -> Iterator[Request]:
+) -> Iterator[PieceRequest]:
     """Yield a rank's requests of an epoch: its ``parts`` of each step's ``n_parts``."""
     for step in range(first_step, n_steps):
         rows = batch_rows(draw_length, n_steps, step)
@@ -63,7 +62,7 @@ def requests(
         for part in parts:
             start, stop = cuts[part]
             taken = np.arange(start, stop + 1) % len(rows) if mixup else np.arange(start, stop)
-            yield Request(step, part, rows[taken], last=part == parts[-1])
+            yield PieceRequest(step, part, rows[taken], last=part == parts[-1])
 
 
 class PieceReader:
@@ -76,12 +75,14 @@ class PieceReader:
         self._tile_px, self._pinned = tile_px, pinned
         self._stores: dict[Path | str, TileStore] = {}
 
-    def pieces(self, draw: Draw, epoch: int, wanted: Iterator[Request], largest: int, threads: int) -> Iterator[Piece]:
+    def pieces(
+        self, draw: Draw, epoch: int, wanted: Iterator[PieceRequest], largest: int, threads: int
+    ) -> Iterator[Piece]:
         """Yield pieces in order; ``largest`` is the number of tiles of the largest, which bounds what is read ahead."""
         room = self._options.prefetch_mib * 2**20 // (3 * self._tile_px**2 * max(1, largest))
         return ordered(partial(self._read, draw, epoch), wanted, max(1, min(threads, room // 3)))
 
-    def _read(self, draw: Draw, epoch: int, request: Request) -> Piece:
+    def _read(self, draw: Draw, epoch: int, request: PieceRequest) -> Piece:
         rows, options = request.rows, self._options
         changes = [
             draw_change(

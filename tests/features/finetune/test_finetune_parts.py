@@ -19,7 +19,7 @@ from features.finetune.inputs import TrainInput
 from features.finetune.measure import measures
 from features.finetune.optimizer import average_into, learning_rate, size_of
 from features.finetune.options import FinetuneOptions
-from features.finetune.pieces import Piece, Request, requests
+from features.finetune.pieces import Piece, PieceRequest, requests
 from features.finetune.splits import make_folds, read_folds, splits_table
 from mil.data.splits import read_splits
 from mil.targets.metrics import METRICS, ones
@@ -136,7 +136,7 @@ def test_mixup_blends_each_tile_and_its_target_with_the_next(mixed: bool) -> Non
     )  # fmt: skip
     levels, shares = torch.tensor([10, 200, 90]), torch.tensor([0.75, 0.1, 0.6])
     piece = Piece(
-        request=Request(0, 0, np.arange(3), last=True),
+        request=PieceRequest(0, 0, np.arange(3), last=True),
         pixels=levels.to(torch.uint8)[:, None, None, None].expand(3, 3, 16, 16).contiguous(),
         colours=torch.ones(3, 5),
         shares=shares,

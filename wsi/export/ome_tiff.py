@@ -11,10 +11,9 @@ Specifications: TIFF 6.0, BigTIFF, OME-TIFF (ome-model 6), OpenSlide's generic t
 """
 
 import struct
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +26,14 @@ from wsi.cpu import usable_cpus
 from wsi.errors import RecipeMismatchError, RequestError, StoreError
 from wsi.export.jpeg_form import JpegForm, jpeg_form
 from wsi.export.ome_xml import ome_xml
-from wsi.files.atomic import replacing
-from wsi.files.claim import claim
+from wsi.export.once import ExportOptions, export_once, profile_of
 from wsi.files.regular import check_regular
-from wsi.files.replace import refuse_input
 from wsi.ordered import ordered
-from wsi.outcome import Outcome, Progress, Silent, Status, Summary
-from wsi.recipe import recipe_hash
+from wsi.outcome import Progress, Summary
+from wsi.recipe import Recipe, recipe_hash
 from wsi.store.codecs import Jpeg
-from wsi.store.folder import Location
 from wsi.store.layout import FILL, shard_key
 from wsi.store.tile_store import TileStore
-from wsi.units import YX, ceil_div
 
 COMPRESSIONS = ("auto", "deflate", "zstd", "jpeg")
 """auto: JPEG tiles copied, else deflate. jpeg: JPEG tiles copied, else encoded at quality 90."""
@@ -53,18 +48,11 @@ _YCBCR_444 = JpegForm("ycbcr", (1, 1))
 
 
 @dataclass(frozen=True, kw_only=True)
-class OmeTiffOptions:
-    """What to export, and where to."""
+class OmeTiffOptions(ExportOptions):
+    """What to export as OME-TIFF, and where to."""
 
-    store: Location
-    out: Path
-    """The file to be made, ``*.ome.tiff`` or ``*.ome.tif``."""
     compression: str = "auto"
     """One of `COMPRESSIONS`."""
-    overwrite: bool = False
-    """Replace a file that is there."""
-    threads: int | None = None
-    """Tiles compressed at once; default: one per usable CPU."""
 
     def __post_init__(self) -> None:
         """Check the request."""
@@ -73,8 +61,7 @@ class OmeTiffOptions:
         if self.compression not in COMPRESSIONS:
             raise RequestError(f"--compression {self.compression}: expected one of {', '.join(COMPRESSIONS)}")
 
-    def recipe(self, store: TileStore) -> dict[str, Any]:
-        """Return what shapes the result."""
+    def recipe(self, store: TileStore) -> Recipe:
         return {
             "form": "OME-TIFF",
             "image_id": store.image_id,
@@ -95,24 +82,15 @@ def export_ome_tiff(options: OmeTiffOptions, progress: Progress | None = None) -
     RecipeMismatchError
         Another file is there already.
     """
-    started, progress = time.perf_counter(), progress or Silent()
-    store = TileStore(options.store)
-    software = f"{_SOFTWARE}{recipe_hash(options.recipe(store))}"
-    refuse_input(options.out, [store.path] if isinstance(store.path, Path) else [])
-    with claim(options.out):
-        if options.out.exists() and not options.overwrite:
-            if _software(options.out) != software:
-                raise RecipeMismatchError(
-                    f"{options.out} exists and was made from another store or with other settings: "
-                    "choose another --out, or give --overwrite to replace it"
-                )
-            done = Outcome(store.image_id, Status.SKIPPED)
-        else:
-            with replacing(options.out, _is_ours) as temporary:
-                facts = _write(store, temporary, software, options, progress)
-                _link_levels(temporary)
-            done = Outcome(store.image_id, Status.DONE, "", facts | {"bytes_out": options.out.stat().st_size})
-    return Summary("export", [done], time.perf_counter() - started)
+    return export_once(options, progress, _refuse_other, _is_ours, partial(_write, options))
+
+
+def _refuse_other(out: Path, recipe: Recipe) -> None:
+    if _software(out) != _SOFTWARE + recipe_hash(recipe):
+        raise RecipeMismatchError(
+            f"{out} exists and was made from another store or with other settings: "
+            "choose another --out, or give --overwrite to replace it"
+        )
 
 
 def _software(path: Path) -> str:
@@ -128,20 +106,19 @@ def _is_ours(path: Path) -> bool:
     return _software(path).startswith(_SOFTWARE)
 
 
-def _write(store: TileStore, path: Path, software: str, options: OmeTiffOptions, progress: Progress) -> dict[str, Any]:
-    levels, threads = store.grid.levels(), options.threads or usable_cpus()
-    counts = [_tiles(shape, store.tile_px) for shape in levels]
+def _write(options: OmeTiffOptions, store: TileStore, path: Path, recipe: Recipe, progress: Progress) -> dict[str, Any]:
+    levels = store.grid.levels()
+    counts = [store.grid.level_tiles(level) for level in range(len(levels))]
     progress.begin(f"export {store.image_id}", sum(n.y * n.x for n in counts), "tiles")
     big = sum(shape.y * shape.x * 3 for shape in levels) > _CLASSIC_LIMIT
     used = []
-    profile = None if store.meta.get("icc", {}).get("applied") else store.icc_profile or None
     with tifffile.TiffWriter(path, bigtiff=big, byteorder="<") as tiff:
         for level, shape in enumerate(levels):
             writer = _LevelWriter(store, level, options.compression)
             used.append(writer.name)
             per_cm = 1e4 / (store.mpp * 2**level)
             tiff.write(
-                _counted(writer.tiles(threads), progress),
+                writer.tiles(options.threads or usable_cpus(), progress),
                 shape=(*shape, 3),
                 dtype=np.uint8,
                 tile=(store.tile_px, store.tile_px),
@@ -150,23 +127,14 @@ def _write(store: TileStore, path: Path, software: str, options: OmeTiffOptions,
                 description=None if level else ome_xml(store.image_id, shape, store.mpp, interleaved=True).encode(),
                 resolution=(per_cm, per_cm),
                 resolutionunit="CENTIMETER",
-                software=software,
-                iccprofile=profile,
+                software=_SOFTWARE + recipe_hash(recipe),
+                iccprofile=profile_of(store) or None,
                 metadata=None,
                 **writer.tags,
             )
     progress.end()
-    return {"levels": len(levels), "compression": used, "bigtiff": big}
-
-
-def _counted(tiles: Iterator[bytes], progress: Progress) -> Iterator[bytes]:
-    for tile in tiles:
-        progress.advance(1)
-        yield tile
-
-
-def _tiles(shape: YX, tile_px: int) -> YX:
-    return YX(ceil_div(shape.y, tile_px), ceil_div(shape.x, tile_px))
+    _link_levels(path)
+    return {"levels": len(levels), "compression": used, "bigtiff": big, "bytes_out": path.stat().st_size}
 
 
 class _LevelWriter:
@@ -175,7 +143,7 @@ class _LevelWriter:
     def __init__(self, store: TileStore, level: int, compression: str) -> None:
         self._store = store
         self._level = level
-        self._count = _tiles(store.grid.levels()[level], store.tile_px)
+        self._count = store.grid.level_tiles(level)
         form = self._copied_form() if compression in {"auto", "jpeg"} else None
         self._copied = form is not None
         self._form = form or (_YCBCR_444 if compression == "jpeg" else None)
@@ -197,10 +165,11 @@ class _LevelWriter:
         named = {"deflate": "adobe_deflate", "zstd": "zstd"}[self._method]
         return {"photometric": "rgb", "compression": named, "predictor": True}
 
-    def tiles(self, threads: int) -> Iterator[bytes]:
+    def tiles(self, threads: int, progress: Progress) -> Iterator[bytes]:
         """Yield the level's tiles row by row."""
         for row in ordered(self._row, range(self._count.y), threads):
             yield from row
+            progress.advance(len(row))
 
     def _chunks(self, row: int) -> list[Any]:
         side = self._store.grid.shard_tiles(self._level)
@@ -233,7 +202,7 @@ class _LevelWriter:
             return [self._blank if data is None else as_tile(data) for data in self._files(row)]
         tile_px, width = self._store.tile_px, self._count.x
         pixels = np.empty((width, 3, tile_px, tile_px), np.uint8)
-        places = np.array(list(product([row], range(width))))
+        places = np.column_stack([np.full(width, row), np.arange(width)])
         stored = self._store.read_chunks(self._level, places, pixels)
         return [
             self._encode(np.ascontiguousarray(tile.transpose(1, 2, 0)), _QUALITY) if there else self._blank

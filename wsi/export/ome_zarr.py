@@ -1,16 +1,17 @@
 """A tile store as OME-Zarr 0.4 (zarr v2), laid out as bioformats2raw does: what QuPath 0.8 and OMERO read.
 
 Axes t, c, z, y, x; chunks (1, 1, 1, S, S) under ``/``-separated keys, blosc; levels that halve exactly; names, colours
-and micrometres in OME/METADATA.ome.xml. Chunks without tissue are absent and read as the fill value, white. Neither
-label, macro image nor overview of the slide, nor any of its text, is exported.
+and micrometres in OME/METADATA.ome.xml. Chunks without tissue are absent and read as the fill value, white. The slide's
+ICC profile lies in OME/icc.icc, unless the pixels are sRGB already. Neither label, macro image nor overview
+of the slide, nor any of its text, is exported.
 
 Specifications: OME-Zarr (NGFF) 0.4, zarr v2, bioformats2raw.layout 3.
 """
 
+import hashlib
 import json
-import time
 from dataclasses import dataclass
-from itertools import product
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,15 @@ import numpy as np
 from wsi.cpu import usable_cpus
 from wsi.errors import RequestError
 from wsi.export.ome_xml import ome_xml
-from wsi.files.atomic import replacing, write_text
-from wsi.files.claim import claim
+from wsi.export.once import ExportOptions, export_once, profile_of
+from wsi.files.atomic import write_bytes, write_text
 from wsi.files.regular import read_regular
-from wsi.files.replace import discard, put, refuse_foreign, refuse_input, temporary_path
 from wsi.ordered import ordered
-from wsi.outcome import Outcome, Progress, Silent, Status, Summary
-from wsi.recipe import recipe_hash, refuse_other_recipe
-from wsi.store.folder import Location
-from wsi.store.layout import FILL, multiscales, omero
+from wsi.outcome import Progress, Summary
+from wsi.recipe import Recipe, recipe_hash, refuse_other_recipe
+from wsi.store.layout import FILL, ICC_KEY, multiscales, omero
 from wsi.store.tile_store import TileStore
-from wsi.units import YX, Box, ceil_div
+from wsi.units import YX, ceil_div
 
 _LEAST_CHUNK_PX = 1024
 """Chunks are files in this form: larger ones than a tile keep their number down."""
@@ -38,26 +37,23 @@ _BLOSC_LEVEL = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class OmeZarrOptions:
-    """What to export, and where to."""
-
-    store: Location
-    out: Path
-    """The folder to be made, ``*.zarr``."""
-    overwrite: bool = False
-    """Replace an export that is there."""
-    threads: int | None = None
-    """Chunks made at once; default: one per usable CPU."""
+class OmeZarrOptions(ExportOptions):
+    """What to export as OME-Zarr, and where to."""
 
     def __post_init__(self) -> None:
         """Check the request."""
         if self.out.suffix != ".zarr":
             raise RequestError(f"--out {self.out}: expected a name that ends in .zarr")
 
-    def recipe(self, store: TileStore) -> dict[str, Any]:
-        """Return what shapes the result."""
-        chunk_px = _chunk_px(store)
-        return {"form": "OME-Zarr 0.4", "image_id": store.image_id, "store": store.recipe_hash, "chunk_px": chunk_px}
+    def recipe(self, store: TileStore) -> Recipe:
+        profile = profile_of(store)
+        return {
+            "form": "OME-Zarr 0.4",
+            "image_id": store.image_id,
+            "store": store.recipe_hash,
+            "chunk_px": _chunk_px(store),
+            **({"icc": hashlib.sha256(profile).hexdigest()} if profile else {}),
+        }
 
 
 def export_ome_zarr(options: OmeZarrOptions, progress: Progress | None = None) -> Summary:
@@ -72,24 +68,12 @@ def export_ome_zarr(options: OmeZarrOptions, progress: Progress | None = None) -
     RecipeMismatchError
         Another export, or something else, is there already.
     """
-    started, progress = time.perf_counter(), progress or Silent()
-    store = TileStore(options.store)
-    recipe = options.recipe(store)
-    refuse_input(options.out, [store.path] if isinstance(store.path, Path) else [])
-    with claim(options.out):
-        if options.out.exists() and not options.overwrite:
-            refuse_other_recipe(options.out, _exported_recipe(options.out), recipe)
-            done = Outcome(store.image_id, Status.SKIPPED)
-        else:
-            refuse_foreign(options.out, _is_ours)
-            partial = temporary_path(options.out)
-            try:
-                facts = _write(store, partial, recipe, options.threads or usable_cpus(), progress)
-                put(partial, options.out, _is_ours)
-            finally:
-                discard(partial)
-            done = Outcome(store.image_id, Status.DONE, "", facts)
-    return Summary("export", [done], time.perf_counter() - started)
+    threads = options.threads or usable_cpus()
+
+    def refuse_other(out: Path, recipe: Recipe) -> None:
+        refuse_other_recipe(out, _exported_recipe(out), recipe)
+
+    return export_once(options, progress, refuse_other, _is_ours, partial(_write, threads))
 
 
 def _exported_recipe(out: Path) -> dict[str, Any]:
@@ -107,20 +91,19 @@ def _chunk_px(store: TileStore) -> int:
     return store.tile_px * ceil_div(_LEAST_CHUNK_PX, store.tile_px)
 
 
-def _write(store: TileStore, folder: Path, recipe: dict[str, Any], threads: int, progress: Progress) -> dict[str, Any]:
+def _write(threads: int, store: TileStore, folder: Path, recipe: Recipe, progress: Progress) -> dict[str, Any]:
     levels, chunk_px = store.grid.levels(), _chunk_px(store)
     gigamil = {"recipe": recipe, "recipe_hash": recipe_hash(recipe)}
     _group(folder, {"bioformats2raw.layout": 3, "gigamil": gigamil})
     _group(folder / "OME", {"series": ["0"]})
     write_text(folder / "OME" / "METADATA.ome.xml", ome_xml(store.image_id, levels[0], store.mpp, interleaved=False))
+    if profile := profile_of(store):
+        write_bytes(folder / "OME" / ICC_KEY, profile)  # zarr-python warns of foreign files beside groups
     _group(folder / "0", {"multiscales": [_multiscales(store)], "omero": omero() | {"id": 1, "version": "0.4"}})
     for level, shape in enumerate(levels):
         write_text(folder / "0" / str(level) / ".zarray", json.dumps(_array(shape, chunk_px), indent=1))
-    jobs = [
-        (level, row, column)
-        for level, shape in enumerate(levels)
-        for row, column in product(range(ceil_div(shape.y, chunk_px)), range(ceil_div(shape.x, chunk_px)))
-    ]
+    counts = [-(-np.array(shape) // chunk_px) for shape in levels]
+    jobs = [(level, *place) for level, count in enumerate(counts) for place in np.ndindex(*count)]
     progress.begin(f"export {store.image_id}", len(jobs), "chunks")
     written = [0, 0]
     for n_bytes in ordered(lambda job: _write_chunk(store, folder / "0", *job), jobs, threads):
@@ -169,23 +152,18 @@ def _write_chunk(store: TileStore, folder: Path, level: int, row: int, column: i
     """Write one chunk of each colour, unless the store has nothing there; return their size in bytes."""
     chunk_px, tile_px = _chunk_px(store), store.tile_px
     many = chunk_px // tile_px
-    shape = store.grid.levels()[level]
-    tiles = YX(ceil_div(shape.y, tile_px), ceil_div(shape.x, tile_px))
-    box = Box(row * many, column * many, (row + 1) * many, (column + 1) * many).clipped(tiles)
-    places = np.argwhere(np.ones(box.shape, bool))
-    places += np.array([box.y0, box.x0])
-    parts = np.full((len(places), 3, tile_px, tile_px), FILL, np.uint8)
-    if not store.read_chunks(level, places, parts).any():
+    first = np.array([row, column]) * many
+    places = np.argwhere(np.ones(np.minimum(store.grid.level_tiles(level) - first, many), bool))
+    tiles = np.full((len(places), 3, tile_px, tile_px), FILL, np.uint8)
+    if not store.read_chunks(level, first + places, tiles).any():
         return 0
     pixels = np.full((3, many, tile_px, many, tile_px), FILL, np.uint8)
-    for (y, x), part in zip(places - [box.y0, box.x0], parts, strict=True):
-        pixels[:, y, :, x] = part
+    pixels[:, places[:, 0], :, places[:, 1]] = tiles
     n_bytes = 0
     for colour, plane in enumerate(pixels.reshape(3, chunk_px, chunk_px)):
         data = imagecodecs.blosc_encode(
             plane.tobytes(), _BLOSC_LEVEL, compressor="zstd", shuffle="noshuffle", typesize=1, numthreads=1
         )
-        with replacing(folder / str(level) / "0" / str(colour) / "0" / str(row) / str(column)) as temporary:
-            temporary.write_bytes(data)
+        write_bytes(folder.joinpath(str(level), "0", str(colour), "0", str(row), str(column)), bytes(data))
         n_bytes += len(data)
     return n_bytes

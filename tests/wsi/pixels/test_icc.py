@@ -11,6 +11,7 @@ from PIL import Image, ImageCms
 from tests.making import picture, write_deflate, write_pyramid
 from wsi.errors import NotASlideError, StoreError
 from wsi.export.ome_tiff import OmeTiffOptions, export_ome_tiff
+from wsi.export.ome_zarr import OmeZarrOptions, export_ome_zarr
 from wsi.pixels.icc import checked_profile
 from wsi.qc.info import describe_all
 from wsi.slide import open_slide
@@ -73,6 +74,13 @@ def test_a_store_keeps_the_profile_and_an_export_carries_it(tmp_path: Path, icc:
     export_ome_tiff(OmeTiffOptions(store=store.path, out=tmp_path / "b.ome.tif"))
     with tifffile.TiffFile(tmp_path / "b.ome.tif") as tiff:
         assert tiff.pages.first.tags.valueof(34675) == (None if icc else OTHER)
+    assert open_slide(tmp_path / "b.ome.tif").icc == (b"" if icc else OTHER)
+    export_ome_zarr(OmeZarrOptions(store=store.path, out=tmp_path / "b.zarr"))
+    beside = tmp_path / "b.zarr" / "OME" / "icc.icc"
+    assert beside.read_bytes() == OTHER if not icc else not beside.exists()
+    np.testing.assert_array_equal(
+        open_slide(tmp_path / "b.zarr").read(0, Box(256, 256, 512, 512)), chunk[0].transpose(1, 2, 0)
+    )
     (tmp_path / "s" / "a.zarr" / "icc.icc").write_bytes(SRGB)
     with pytest.raises(StoreError, match="ICC profile is missing or changed"):
         _ = store.icc_profile

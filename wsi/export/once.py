@@ -1,0 +1,71 @@
+"""What exports of a store's image share: whole or not at all, once per recipe, and never over what is not ours."""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wsi.files.atomic import replacing
+from wsi.files.claim import claim
+from wsi.files.replace import Mark, refuse_input
+from wsi.outcome import Outcome, Progress, Silent, Status, Summary
+from wsi.recipe import Recipe
+from wsi.store.folder import Location
+from wsi.store.tile_store import TileStore
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions(ABC):
+    """What to export, and where to."""
+
+    store: Location
+    out: Path
+    """The file (``*.ome.tiff``) or folder (``*.zarr``) to be made."""
+    overwrite: bool = False
+    """Replace an export that is there."""
+    threads: int | None = None
+    """Tiles or chunks made at once; default: one per usable CPU."""
+
+    @abstractmethod
+    def recipe(self, store: TileStore) -> Recipe:
+        """Return what shapes the result."""
+
+
+def profile_of(store: TileStore) -> bytes:
+    """Return the ICC profile that tells the colours of the store's pixels; nothing where they are sRGB already."""
+    return b"" if store.meta.get("icc", {}).get("applied") else store.icc_profile
+
+
+def export_once(
+    options: ExportOptions,
+    progress: Progress | None,
+    refuse_other: Callable[[Path, Recipe], None],
+    is_ours: Mark,
+    write: Callable[[TileStore, Path, Recipe, Progress], dict[str, Any]],
+) -> Summary:
+    """Write the store's image, unless a finished export of the same recipe is there.
+
+    Parameters
+    ----------
+    refuse_other
+        Raises `RecipeMismatchError` where what is there was made by another recipe.
+    is_ours
+        How to tell that what is there may be replaced.
+    write
+        Writes the export to a path, and returns facts for the summary.
+    """
+    started = time.perf_counter()
+    store = TileStore(options.store)
+    recipe = options.recipe(store)
+    refuse_input(options.out, [store.path] if isinstance(store.path, Path) else [])
+    with claim(options.out):
+        if options.out.exists() and not options.overwrite:
+            refuse_other(options.out, recipe)
+            done = Outcome(store.image_id, Status.SKIPPED)
+        else:
+            with replacing(options.out, is_ours) as partial:
+                facts = write(store, partial, recipe, progress or Silent())
+            done = Outcome(store.image_id, Status.DONE, "", facts)
+    return Summary("export", [done], time.perf_counter() - started)

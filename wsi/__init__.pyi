@@ -17,3 +17,4 @@ from .store.verify import VerifyOptions as VerifyOptions
 from .store.verify import verify as verify
 from .tiling.options import TileOptions as TileOptions
 from .tiling.tiler import tile as tile
+from .units import Box as Box

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,9 +12,9 @@ from torch.utils.data import Dataset
 
 from features.bags.bag import BagHeader, read_coords
 from mil.data.cohort import load_rows, scan_bags
-from mil.ragged.packing import Packed, pack
+from mil.ragged.packing import Packed, Rows, pack
 from wsi.cohort.manifest import load_manifest
-from wsi.errors import RequestError
+from wsi.errors import BagError, RequestError
 
 
 class BagItem(NamedTuple):
@@ -81,13 +81,17 @@ class BagDataset(Dataset[BagItem]):
         paths = [Path(own) for own in ([bags] if isinstance(bags, Path | str) else bags)]
         found = scan_bags(paths, [row.image_id for row in rows])
         for reason in found.failures.values():
-            raise RequestError(reason)
+            raise BagError(reason)
         self.rows = tuple(row for row in rows if row.image_id in found.headers)
         self.headers: tuple[BagHeader, ...] = tuple(found.headers[row.image_id] for row in self.rows)
         labels = {row.label for row in self.rows if row.label is not None}
         self.classes = tuple(classes) or tuple(sorted(labels))
         if unknown := sorted(labels - set(self.classes)):
             raise RequestError(f"{manifest}: labels {', '.join(unknown)} are not among {', '.join(self.classes)}")
+        self._mapped: dict[int, Rows] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_mapped": {}}
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -95,8 +99,17 @@ class BagDataset(Dataset[BagItem]):
     def __getitem__(self, index: int) -> BagItem:
         row, header = self.rows[index], self.headers[index]
         label = -1 if row.label is None else self.classes.index(row.label)
-        rows_ND = torch.from_numpy(np.array(load_rows(header)))
+        rows_ND = torch.from_numpy(np.array(self._rows(index)))
         return BagItem(rows_ND, torch.from_numpy(read_coords(header.path)), label, row.patient_id, row.image_id)
+
+    def _rows(self, index: int) -> Rows:
+        """Return a bag's features; those that are memory-mapped are checked once and kept, for they hold no memory."""
+        rows = self._mapped.get(index)
+        if rows is None:
+            rows = load_rows(self.headers[index])
+            if not rows.flags.writeable:  # a map of the file, not a copy of it
+                self._mapped[index] = rows
+        return rows
 
     @staticmethod
     def collate(items: Sequence[BagItem]) -> BagBatch:

@@ -220,6 +220,7 @@ def load_run(path: Path | str, device: str = "auto") -> LoadedRun:
         There is no run, it is not finished, or a file of it is damaged.
     """
     run = RunFolder(Path(path))
+    _ = run.config  # no run at all is told before an unfinished one
     run.read_json("metrics.json")
     carrier = resolve(TrainOptions(bags=(Path(),), manifest=Path(), out=Path(), device=device))
     return LoadedRun(load_ensemble(run, carrier))

@@ -325,7 +325,7 @@ class TileStore:
         return self.read_array("labels/tissue/0").astype(np.uint8, copy=False), float(self._meta["mask_mpp"])
 
     def read_array(self, key: str) -> NDArray[Any]:
-        """Return one of the store's arrays, whole, through zarr-python: (3, h, w), (h, w), (n,) or (n, 2); for small ones."""
+        """Return a small array of the store, whole, through zarr-python: (3, h, w), (h, w), (n,) or (n, 2)."""
         try:
             array = self.folder.array(key)
             if array.nbytes > _MOST_BYTES:

@@ -32,7 +32,7 @@ READERS = ("tiff", "openslide", "dicom", "ome-zarr")
 
 
 def open_slide(
-    path: Path, reader: str | None = None, *, threads: int = 1, scene: int | None = None, srgb: bool = False
+    path: Path | str, reader: str | None = None, *, threads: int = 1, scene: int | None = None, srgb: bool = False
 ) -> Slide:
     """Open a slide with the first reader that can read it right, or with the one that is named.
 
@@ -60,6 +60,7 @@ def open_slide(
         raise RequestError(f"reader {reader!r} is not known: expected one of {', '.join(READERS)}")
     from wsi.readers.scenes import refuse_without_pixels
 
+    path = Path(path)
     refuse_without_pixels(path)
     suitable = (reader,) if reader else _suitable(path)
     openers = _openers()

@@ -23,9 +23,8 @@ import torch
 from torch import Tensor
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from features.encoders.device import autocast
 from features.encoders.spec import Encoder
-from features.encoders.tile_input import TileInput
+from features.encoders.tile_encoder import TileEncoder
 from features.extraction.plan import Batch, Job, Span
 from features.stain import Fit, fit_stain
 from features.views import VIEWS
@@ -119,8 +118,8 @@ class TileStream:
     """
 
     def __init__(self, job: Job, tasks: Iterator[Task], encoder: Encoder, options: StreamOptions) -> None:
-        self._job, self._tasks, self._encoder, self._options = job, tasks, encoder, options
-        self._input = TileInput(encoder.spec, options.device)
+        self._job, self._tasks, self._options = job, tasks, options
+        self._encode = TileEncoder(encoder, options.device, job.precision)
         self._budget = _Budget(options.prefetch_bytes)
         self._read: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[Task | BaseException | None] = queue.SimpleQueue()
@@ -295,16 +294,14 @@ class TileStream:
         Only the encoder runs under autocast: colours, views, resizing and normalisation are in float32. Compiled
         kernels always see a whole batch.
         """
-        n_tiles, device = len(tiles_NCHW), self._options.device
+        n_tiles = len(tiles_NCHW)
         if self._job.compiled and n_tiles < self._job.batch_size:
             blank = tiles_NCHW.new_zeros((self._job.batch_size - n_tiles, *tiles_NCHW.shape[1:]))
             tiles_NCHW = torch.cat([tiles_NCHW, blank])
         seen = []
         for view in self._views:
             self._leave_if_stopped()
-            pixels = self._input(view(tiles_NCHW))
-            with autocast(device, self._job.precision):
-                seen.append(self._encoder.encode(pixels).float())
+            seen.append(self._encode(view(tiles_NCHW)))
         kept = torch.cat(seen, dim=1) if self._job.kept_views > 1 else sum(seen[1:], seen[0]) / len(seen)
         return kept[:n_tiles].cpu()
 

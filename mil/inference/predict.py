@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from features.bags.bag import find_bags
 from mil.data.cohort import BagSet, Cohort, cohort_digest, scan_bags
@@ -26,13 +25,11 @@ from mil.data.duplicates import notes_of_training, pictures
 from mil.data.several_encoders import check_made_alike, open_fused, scan
 from mil.inference.combine import COMBINATIONS, Combiner, combiner, runs_of
 from mil.inference.inputs import bags_of, check_used
+from mil.inference.judge import Judged, judge
 from mil.inference.slides import Budget, SlideOptions, make_bags
 from mil.models.ensemble import check_bags_fit, load_ensemble, scales_of
 from mil.run.folder import RunFolder
 from mil.run.outputs import Tables
-from mil.run.scores import patient_logits
-from mil.targets.metrics import Floats
-from mil.targets.targets import told_by
 from mil.training.options import TrainOptions, resolve
 from wsi.cohort.manifest import ManifestRow, load_manifest
 from wsi.cohort.slides import Job, find_jobs
@@ -42,10 +39,6 @@ from wsi.files.claim import claim
 from wsi.files.csv_table import csv_text
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.recipe import Recipe, canonical, refuse_other_recipe
-
-_CHUNK = 64
-"""Bags scored between two steps of the progress bar."""
-
 
 MARK = "gigamil-predict-1"
 _WORK = ".gigamil-work"
@@ -115,19 +108,6 @@ class _Asked:
         first, *others = [cohort_digest(self.rows, bags.headers) for bags in self.sets]
         fused = {"other_encoders": others} if others else {}
         return {"run": self.run.config["recipe_hash"], "slides": len(self.rows), "cohort": first, **fused}
-
-
-@dataclass(frozen=True, slots=True)
-class _Told:
-    """What one run says of the patients."""
-
-    patients: list[str]
-    values_PC: Floats
-    known_P: NDArray[np.bool_]
-    """Patients of whom a slide could be judged."""
-    failures: dict[str, str]
-    """Image id -> reason."""
-    notes: list[str]
 
 
 def predict(options: PredictOptions, progress: Progress | None = None) -> Summary:
@@ -275,11 +255,12 @@ def _write(options: PredictOptions, asked: Sequence[_Asked], combine: Combiner, 
     if earlier is not None:
         outcome = Outcome(str(options.out), Status.SKIPPED, "the table is there, made from the same run and bags")
         return [outcome, *_failed(earlier["failures"], run.target)]
-    told = [_told(one, options, progress) for one in asked]
-    failures = {image_id: why for one in told for image_id, why in one.failures.items()}
+    answers = [_told(one, options, progress) for one in asked]
+    told = [one for one, _ in answers]
+    failures = {image_id: why for one in told for image_id, why in one.slides.failures.items()}
     patients, known_RP = told[0].patients, np.stack([one.known_P for one in told])
     values_PC = combine([one.values_PC for one in told], known_RP)
-    notes = list(dict.fromkeys(note for one in told for note in one.notes))
+    notes = list(dict.fromkeys(note for _, own in answers for note in own))
     uniform = [patient for patient, known in zip(patients, known_RP.T, strict=True) if not known.any()]
     if uniform:
         notes.append(f"{len(uniform)} patients at {UNKNOWN[run.target]}, without a usable slide: {', '.join(uniform)}")
@@ -314,53 +295,12 @@ def _row(image_id: str) -> ManifestRow:
     return ManifestRow(image_id, re.sub(r"_\d+$", "", image_id))
 
 
-def _told(asked: _Asked, options: PredictOptions, progress: Progress) -> _Told:
-    """Ask one run."""
+def _told(asked: _Asked, options: PredictOptions, progress: Progress) -> tuple[Judged, list[str]]:
+    """Ask one run; return what it says, and notes on what was odd."""
     run = asked.run
     slides = open_fused(asked.rows, asked.sets, run.fusion, run.classes)
-    cohorts = tuple(own.by_patient() for own in slides) if run.recipe.get("aggregate") == "bag" else slides
-    cohorts = tuple(own.by_slide() for own in cohorts) if run.recipe.get("unit") == "slide" else cohorts
-    cohort, ensemble = cohorts[0], load_ensemble(run, _device(options.device))
-    logits = np.zeros((len(cohort), len(cohort.classes)))
-    progress.begin("predict", len(cohort), "slides")
-    for first in range(0, len(cohort), _CHUNK):
-        chunk, *others = [own.bags[first : first + _CHUNK] for own in cohorts]
-        logits[first : first + len(chunk)] = ensemble.logits(chunk, *others)
-        progress.advance(len(chunk))
-    progress.end()
-    finite_N: NDArray[np.bool_] = np.asarray(np.isfinite(logits).all(axis=1))
-    if cohort.usable_N.any() and not finite_N[cohort.usable_N].any():
-        raise RequestError(f"{run.path}: its models answer no slide with finite numbers: train the run again")
-    unanswered = {own for own, fine in zip(cohort.image_ids, finite_N, strict=True) if not fine}
-    cohort, whole = _without(cohort, unanswered), _without(slides[0], unanswered)
-    how = str(run.recipe.get("aggregate", "mean"))
-    patients, logits_PC = patient_logits(logits, cohort.patient_ids, cohort.usable_N, how)
-    usable = {patient for patient, fine in zip(cohort.patient_ids, cohort.usable_N, strict=True) if fine}
-    known_P = np.array([patient in usable for patient in patients], bool)
-    values = _values(run, ensemble.calibration.probabilities(logits_PC) if run.target == "classes" else logits_PC)
-    default = 1 / logits_PC.shape[1] if run.target == "classes" else run.read_json("metrics.json")["default"]
-    notes = _notes(run, whole, pictures(asked.sets[0].headers))
-    return _Told(patients, np.where(known_P[:, None], values, default), known_P, dict(whole.failures), notes)
-
-
-def _values(run: RunFolder, outputs_PC: Floats) -> Floats:
-    """Return what is told, all of it finite."""
-    values = outputs_PC if run.target == "classes" else told_by(run.target, outputs_PC)
-    if not np.isfinite(values).all():
-        raise RequestError(f"{run.path}: its calibration gives no finite number: train the run again")
-    return values
-
-
-def _without(cohort: Cohort, unanswered: set[str]) -> Cohort:
-    """Return the cohort with these slides, or these patients' slides, failed and without tiles."""
-    ids = zip(cohort.image_ids, cohort.patient_ids, strict=True)
-    lost = [image_id if {image_id, patient_id} & unanswered else "" for image_id, patient_id in ids]
-    why = "the models' answer is not finite: expected features of the size that was trained on; extract it again"
-    return replace(
-        cohort,
-        bags=tuple(bag[:0] if own else bag for bag, own in zip(cohort.bags, lost, strict=True)),
-        failures=cohort.failures | {image_id: why for image_id in lost if image_id},
-    )
+    judged = judge(load_ensemble(run, _device(options.device)), slides, progress)
+    return judged, _notes(run, judged.slides, pictures(asked.sets[0].headers))
 
 
 def _device(device: str) -> TrainOptions:

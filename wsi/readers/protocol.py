@@ -101,7 +101,7 @@ class Slide(Protocol):
     """What the file declares and does not hold, as a clause; empty where it is whole."""
 
     def read(self, level: int, box: Box, damaged: list[Box] | None = None) -> RGB:
-        """Return the pixels of a box in that level's frame; outside the level they are white.
+        """Return the pixels of a box in that level's frame, uint8 (h, w, 3); outside the level they are white.
 
         Parameters
         ----------

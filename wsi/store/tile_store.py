@@ -2,12 +2,12 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cached_property, lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -25,10 +25,15 @@ from wsi.store.metadata import parse_metadata
 from wsi.store.storage import locate, open_folder
 from wsi.units import YX
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
 _MOST_BYTES = 2 << 30
 """Of an array that is read whole."""
 _BLOCK = 256
 """Chunks fetched together: bounds the maps held and, from an object store, the compressed bytes in memory."""
+_ITERATED = 64
+"""Tiles read at once while iterating: one chunk's time of an object store is shared, and memory stays small."""
 
 
 class TileStore:
@@ -146,6 +151,29 @@ class TileStore:
     def n_tiles(self) -> int:
         """Number of listed tiles; may be 0."""
         return int(self._meta["n_tiles"])
+
+    def __len__(self) -> int:
+        return self.n_tiles
+
+    def __bool__(self) -> bool:
+        return True  # a store without tiles is a store
+
+    def __getitem__(self, index: int) -> RGB:
+        """Return one listed tile, uint8 (T, T, 3); negative indices count from the end."""
+        return self.read_tiles([range(len(self))[index]])[0].transpose(1, 2, 0)
+
+    def __iter__(self) -> Iterator[RGB]:
+        """Yield the listed tiles in the list's order, uint8 (T, T, 3) each; they are read in blocks."""
+        for start in range(0, len(self), _ITERATED):
+            yield from self.read_tiles(range(start, min(start + _ITERATED, len(self)))).transpose(0, 2, 3, 1)
+
+    def tile_table(self) -> "DataFrame":
+        """Return the tile list as a table: row, column, l0_y and l0_x (level-0 pixels of the slide), and each score."""
+        from pandas import DataFrame
+
+        places = np.concatenate([self.tiles_yx, self.coords_l0_yx()], axis=1)
+        table = DataFrame(places, columns=["row", "column", "l0_y", "l0_x"])
+        return table.assign(tissue=self.tissue, **self.scores)
 
     def coords_l0_yx(self) -> NDArray[np.int64]:
         """Return the top-left corner of each listed tile in level-0 pixels of the slide, int64 (n, 2)."""
@@ -297,7 +325,7 @@ class TileStore:
         return self.read_array("labels/tissue/0").astype(np.uint8, copy=False), float(self._meta["mask_mpp"])
 
     def read_array(self, key: str) -> NDArray[Any]:
-        """Return one of the store's arrays, whole, through zarr-python; for the small ones."""
+        """Return a small array of the store, whole, through zarr-python: (3, h, w), (h, w), (n,) or (n, 2)."""
         try:
             array = self.folder.array(key)
             if array.nbytes > _MOST_BYTES:

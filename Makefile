@@ -3,30 +3,70 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
+# Versions that the tests have passed with; CONSTRAINTS= takes whatever pyproject.toml allows.
+CONSTRAINTS ?= $(wildcard constraints.txt)
+# The newest Python on this machine: pyenv's, too. Pre-releases only where they are named.
+NEWEST ?= $(shell for v in 3.15 3.14 3.13 3.12 3.11; do \
+	for p in $$(command -v python$$v) $$(ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$$v.*/bin/python 2>/dev/null | sort -V | tail -1); do \
+	$$p -c 'import sys; sys.exit(sys.version_info.releaselevel != "final")' 2>/dev/null && echo $$p && exit; done; done)
+PYTEST := -m pytest -n auto --dist loadfile
+# What needs no other process and no training: formats, geometry, pixels, metrics, texts.
+QUICK := tests/sample_data tests/wsi/cohort tests/wsi/files tests/wsi/pixels tests/wsi/scores tests/wsi/store/test_grid.py \
+	tests/wsi/store/test_level_writer.py tests/wsi/store/test_store.py tests/wsi/tissue/test_roi.py tests/features/bags \
+	tests/features/test_selection.py tests/mil/data/test_splits.py tests/mil/ragged/test_packing.py tests/mil/targets \
+	tests/test_docs.py
 
-.PHONY: help demo test check format bench bench-wsi bench-mil bench-features mutants clean
+.PHONY: help setup demo test test-quick test-slow test-newest coverage check format docs constraints bench bench-wsi bench-mil \
+	bench-features mutants clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo    the whole pipeline on the sample cohort, to a report (into ./$(DEMO))"
-	@echo "make test    the tests"
-	@echo "make check   formatting, lint, types, import rules, spelling"
-	@echo "make mutants small mistakes on purpose, to see that the tests notice (an hour)"
-	@echo "make bench   the benchmarks, as ratios to limits measured in the same run"
+	@echo "make setup       the environment in $(VENV), and no more"
+	@echo "make demo        the whole pipeline on the sample cohort, to a report (into ./$(DEMO))"
+	@echo "make test        the tests"
+	@echo "make test-quick  those that take less than a minute together"
+	@echo "make test-slow   those that take minutes"
+	@echo "make test-newest the tests with the newest Python here and the newest of every dependency"
+	@echo "make coverage    the tests, and which lines they never run (into ./htmlcov)"
+	@echo "make check       formatting, lint, types, import rules, spelling"
+	@echo "make format      formatting, and what lint can mend"
+	@echo "make docs        the documentation as a site (into ./site)"
+	@echo "make constraints writes constraints.txt: the versions in $(VENV)"
+	@echo "make mutants     small mistakes on purpose, to see that the tests notice (an hour)"
+	@echo "make bench       the benchmarks, as ratios to limits measured in the same run"
 
 $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $(PYTHON) is older than Python 3.11: set PYTHON=python3.11 or later"; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) (a few minutes the first time)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	@$(BIN)/python -m pip install --quiet -e '.[dev]'
+	@$(BIN)/python -m pip install --quiet -e '.[dev]' $(CONSTRAINTS:%=-c %) || { test -n "$(CONSTRAINTS)" && \
+		echo "not with the versions of $(CONSTRAINTS): trying those that pyproject.toml allows" && $(BIN)/python -m pip install --quiet -e '.[dev]'; }
 	@touch $@
+
+setup: $(VENV)/.installed
 
 demo: $(VENV)/.installed
 	@$(BIN)/gigamil demo --out $(DEMO)
 
 test: $(VENV)/.installed
-	@$(BIN)/python -m pytest -n auto --dist loadfile
+	@$(BIN)/python $(PYTEST)
+
+test-quick: $(VENV)/.installed
+	@$(BIN)/python $(PYTEST) $(QUICK)
+
+test-slow: $(VENV)/.installed
+	@$(BIN)/python $(PYTEST) -m 'slow and not gpu' --timeout 3600
+
+test-newest:
+	@test -n "$(NEWEST)" || { echo "make: no Python 3.11 or later found: set NEWEST=python3.14, say"; exit 2; }
+	@echo "$(NEWEST), the newest of every dependency, in $(VENV)-newest"
+	@test -x $(VENV)-newest/bin/python || $(NEWEST) -m venv $(VENV)-newest
+	@$(VENV)-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager pip -e '.[dev]'
+	@$(VENV)-newest/bin/python $(PYTEST)
+
+coverage: $(VENV)/.installed
+	@$(BIN)/python $(PYTEST) --cov --cov-report=term:skip-covered --cov-report=html
 
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check .
@@ -38,6 +78,16 @@ check: $(VENV)/.installed
 format: $(VENV)/.installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+$(VENV)/.docs: $(VENV)/.installed
+	@$(BIN)/python -m pip install --quiet -e '.[docs]' $(CONSTRAINTS:%=-c %)
+	@touch $@
+
+docs: $(VENV)/.docs
+	@NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet && echo "site/index.html"
+
+constraints: $(VENV)/.installed $(VENV)/.docs
+	@$(BIN)/python .ci/constraints.py > constraints.new && mv constraints.new constraints.txt
 
 bench: bench-wsi bench-features bench-mil
 
@@ -55,4 +105,4 @@ mutants: $(VENV)/.installed
 	$(BIN)/python tests/mutants/run.py
 
 clean:
-	rm -rf $(VENV) $(DEMO) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-newest $(DEMO) site htmlcov .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

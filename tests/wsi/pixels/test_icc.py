@@ -8,7 +8,7 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms
 
-from tests.making import picture, write_deflate, write_pyramid
+from making import picture, write_deflate, write_pyramid
 from wsi.errors import NotASlideError, StoreError
 from wsi.export.ome_tiff import OmeTiffOptions, export_ome_tiff
 from wsi.export.ome_zarr import OmeZarrOptions, export_ome_zarr

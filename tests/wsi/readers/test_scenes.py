@@ -7,7 +7,7 @@ import pytest
 import tifffile
 import zarr
 
-from tests.making import picture, write_ome_zarr
+from making import picture, write_ome_zarr
 from wsi.errors import NotASlideError, UnreadableSlideError
 from wsi.qc.info import InfoOptions, describe_all
 from wsi.readers.protocol import Slide

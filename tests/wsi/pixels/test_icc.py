@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from making import picture, write_deflate, write_pyramid
 from PIL import Image, ImageCms
 
-from making import picture, write_deflate, write_pyramid
 from wsi.errors import NotASlideError, StoreError
 from wsi.export.ome_tiff import OmeTiffOptions, export_ome_tiff
 from wsi.export.ome_zarr import OmeZarrOptions, export_ome_zarr

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
-
 from making import picture, write_ome_zarr
+
 from wsi.errors import NotASlideError, UnreadableSlideError
 from wsi.qc.info import InfoOptions, describe_all
 from wsi.readers.protocol import Slide

@@ -13,7 +13,6 @@ Specifications: TIFF 6.0, BigTIFF, OME-TIFF (ome-model 6), OpenSlide's generic t
 import struct
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -24,24 +23,23 @@ import tifffile
 from numpy.typing import NDArray
 
 from wsi.cpu import usable_cpus
-from wsi.errors import RecipeMismatchError, RequestError, StoreError
+from wsi.errors import RecipeMismatchError, StoreError
 from wsi.export.jpeg_form import JpegForm, jpeg_form
 from wsi.export.ome_xml import ome_xml
+from wsi.export.options import OmeTiffOptions
 from wsi.files.atomic import replacing
 from wsi.files.claim import claim
 from wsi.files.regular import check_regular
 from wsi.files.replace import refuse_input
+from wsi.options import stage
 from wsi.ordered import ordered
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.recipe import recipe_hash
 from wsi.store.codecs import Jpeg
-from wsi.store.folder import Location
 from wsi.store.layout import FILL, shard_key
 from wsi.store.tile_store import TileStore
 from wsi.units import YX, ceil_div
 
-COMPRESSIONS = ("auto", "deflate", "zstd", "jpeg")
-"""auto: JPEG tiles copied, else deflate. jpeg: JPEG tiles copied, else encoded at quality 90."""
 _QUALITY = 90
 _DEFLATE_LEVEL = 6
 _ZSTD_LEVEL = 3
@@ -52,37 +50,17 @@ _SOFTWARE = "gigamil export "
 _YCBCR_444 = JpegForm("ycbcr", (1, 1))
 
 
-@dataclass(frozen=True, kw_only=True)
-class OmeTiffOptions:
-    """What to export, and where to."""
-
-    store: Location
-    out: Path
-    """The file to be made, ``*.ome.tiff`` or ``*.ome.tif``."""
-    compression: str = "auto"
-    """One of `COMPRESSIONS`."""
-    overwrite: bool = False
-    """Replace a file that is there."""
-    threads: int | None = None
-    """Tiles compressed at once; default: one per usable CPU."""
-
-    def __post_init__(self) -> None:
-        """Check the request."""
-        if not self.out.name.lower().endswith((".ome.tiff", ".ome.tif")):
-            raise RequestError(f"--out {self.out}: expected a name that ends in .ome.tiff")
-        if self.compression not in COMPRESSIONS:
-            raise RequestError(f"--compression {self.compression}: expected one of {', '.join(COMPRESSIONS)}")
-
-    def recipe(self, store: TileStore) -> dict[str, Any]:
-        """Return what shapes the result."""
-        return {
-            "form": "OME-TIFF",
-            "image_id": store.image_id,
-            "store": store.recipe_hash,
-            "compression": self.compression,
-        }
+def _recipe(options: OmeTiffOptions, store: TileStore) -> dict[str, Any]:
+    """Return what shapes the result."""
+    return {
+        "form": "OME-TIFF",
+        "image_id": store.image_id,
+        "store": store.recipe_hash,
+        "compression": options.compression,
+    }
 
 
+@stage
 def export_ome_tiff(options: OmeTiffOptions, progress: Progress | None = None) -> Summary:
     """Write the store's image as a pyramidal OME-TIFF, whole or not at all.
 
@@ -97,7 +75,7 @@ def export_ome_tiff(options: OmeTiffOptions, progress: Progress | None = None) -
     """
     started, progress = time.perf_counter(), progress or Silent()
     store = TileStore(options.store)
-    software = f"{_SOFTWARE}{recipe_hash(options.recipe(store))}"
+    software = f"{_SOFTWARE}{recipe_hash(_recipe(options, store))}"
     refuse_input(options.out, [store.path] if isinstance(store.path, Path) else [])
     with claim(options.out):
         if options.out.exists() and not options.overwrite:

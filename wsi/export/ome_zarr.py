@@ -9,7 +9,6 @@ Specifications: OME-Zarr (NGFF) 0.4, zarr v2, bioformats2raw.layout 3.
 
 import json
 import time
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,16 +17,16 @@ import imagecodecs
 import numpy as np
 
 from wsi.cpu import usable_cpus
-from wsi.errors import RequestError
 from wsi.export.ome_xml import ome_xml
+from wsi.export.options import OmeZarrOptions
 from wsi.files.atomic import replacing, write_text
 from wsi.files.claim import claim
 from wsi.files.regular import read_regular
 from wsi.files.replace import discard, put, refuse_foreign, refuse_input, temporary_path
+from wsi.options import stage
 from wsi.ordered import ordered
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.recipe import recipe_hash, refuse_other_recipe
-from wsi.store.folder import Location
 from wsi.store.layout import FILL, multiscales, omero
 from wsi.store.tile_store import TileStore
 from wsi.units import YX, Box, ceil_div
@@ -37,29 +36,13 @@ _LEAST_CHUNK_PX = 1024
 _BLOSC_LEVEL = 3
 
 
-@dataclass(frozen=True, kw_only=True)
-class OmeZarrOptions:
-    """What to export, and where to."""
-
-    store: Location
-    out: Path
-    """The folder to be made, ``*.zarr``."""
-    overwrite: bool = False
-    """Replace an export that is there."""
-    threads: int | None = None
-    """Chunks made at once; default: one per usable CPU."""
-
-    def __post_init__(self) -> None:
-        """Check the request."""
-        if self.out.suffix != ".zarr":
-            raise RequestError(f"--out {self.out}: expected a name that ends in .zarr")
-
-    def recipe(self, store: TileStore) -> dict[str, Any]:
-        """Return what shapes the result."""
-        chunk_px = _chunk_px(store)
-        return {"form": "OME-Zarr 0.4", "image_id": store.image_id, "store": store.recipe_hash, "chunk_px": chunk_px}
+def _recipe(store: TileStore) -> dict[str, Any]:
+    """Return what shapes the result."""
+    chunk_px = _chunk_px(store)
+    return {"form": "OME-Zarr 0.4", "image_id": store.image_id, "store": store.recipe_hash, "chunk_px": chunk_px}
 
 
+@stage
 def export_ome_zarr(options: OmeZarrOptions, progress: Progress | None = None) -> Summary:
     """Write the store's image as OME-Zarr 0.4, whole or not at all.
 
@@ -74,7 +57,7 @@ def export_ome_zarr(options: OmeZarrOptions, progress: Progress | None = None) -
     """
     started, progress = time.perf_counter(), progress or Silent()
     store = TileStore(options.store)
-    recipe = options.recipe(store)
+    recipe = _recipe(store)
     refuse_input(options.out, [store.path] if isinstance(store.path, Path) else [])
     with claim(options.out):
         if options.out.exists() and not options.overwrite:

@@ -153,7 +153,7 @@ class Trainer:
             self._check_finite(epoch, draw, request, losses)
             total = losses.sum()
             # DistributedDataParallel takes the mean over ranks: times the number of ranks, it is their sum
-            self.scaler.scale(total * (setting.place.world / self._batch_length(draw, request.step))).backward()  # type: ignore[no-untyped-call]
+            self.scaler.scale(total * (setting.place.world / self._batch_length(draw, request.step))).backward()
         return float(total.detach())
 
     def _batch_length(self, draw: Draw, step: int) -> int:

@@ -15,7 +15,8 @@ from witness import DIM, Witness, facts, grid
 
 from features.bags import hdf5
 from features.bags.bag import write_bag
-from mil.inference.predict import PredictOptions, predict
+from mil.inference.options import PredictOptions
+from mil.inference.predict import predict
 from mil.models.ensemble import load_ensemble
 from mil.run.folder import RunFolder
 from mil.train import train

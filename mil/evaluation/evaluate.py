@@ -15,7 +15,7 @@ from mil.evaluation.oof import OutOfFold, Patients, collect, of_slides, patients
 from mil.evaluation.probe import center_probe
 from mil.run.folder import RunFolder
 from mil.targets.base import Measure
-from mil.targets.metrics import ones
+from mil.targets.metrics import confusion, ones
 from mil.training.options import TrainOptions
 from wsi.arrays import Bools, Floats, Ints
 from wsi.recipe import Json
@@ -92,7 +92,7 @@ def _metrics(options: TrainOptions, found: _Found, warnings: Sequence[str], stor
         "bootstrap": {"unit": "patient", "replicates": REPLICATES, "interval": "95 % percentile"},
         "models": _models(found, options.seed),
         "slide_level": _slide_level(found),
-        **target.tables(found.own.patient_told_PC),
+        **({"confusion": confusion(target.groups_N, found.own.patient_told_PC).tolist()} if target.groups else {}),
         "folds": [_group(found, patients.folds_P == fold, fold=fold) for fold in range(options.folds)],
         "centers": [
             _group(found, np.array([own == center for own in patients.centers]), center=center or "(none)")

@@ -9,7 +9,6 @@ unless slides are judged by themselves (``--unit slide``).
 """
 
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
@@ -21,7 +20,6 @@ from mil.targets.calibration import Calibration
 from mil.targets.plot import Plot
 from wsi.arrays import Bools, Floats, Ints
 from wsi.cohort.manifest import ManifestRow
-from wsi.errors import ManifestError, RequestError
 from wsi.recipe import Json
 
 if TYPE_CHECKING:
@@ -34,10 +32,6 @@ Measure = Callable[[Floats], Floats]
 """A metric as a function of how often each patient counts in each draw, (B, N) to (B,)."""
 SlideRow = Mapping[str, str]
 """A slide row of oof.csv."""
-BINS = 4
-"""Of values, and of times, for folds that resemble each other."""
-RIDGE = 0.01
-"""Of a linear model's squared weights, beside its mean loss."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,9 +46,9 @@ class Words:
     """What a center would give away."""
     enough: str
     """What there should be more of where few carry the result."""
-    counted: str
+    counted: str = "Patients"
     """Who carries the result, before their numbers."""
-    joint: str
+    joint: str = ", "
     """Between the outputs in a title."""
     row: str
     """What a row of predictions is."""
@@ -68,13 +62,13 @@ class Words:
     """The second metric."""
     score: str
     """Who scores the second metric when nothing is known, as the subject of a sentence, with its verb."""
-    constant: str
+    constant: str = "looks at nothing"
     """What that is."""
     colour: str
     """The model on colours."""
     loss: str
     """Of the training's history."""
-    examples: str
+    examples: str = "Those told the highest first, then the lowest."
     """In what order slides are shown."""
 
 
@@ -105,6 +99,9 @@ class Target(ABC):
     """Of the outputs that are told."""
     extra: int = 0
     """Outputs after those: classes that are learnt, so that the others are told from them, and never told."""
+    center: float = 0.0
+    spread: float = 1.0
+    """A model learns what is true less the center, over the spread."""
 
     @classmethod
     @abstractmethod
@@ -160,26 +157,16 @@ class Target(ABC):
         """Return the class number of each slide, -1 where unknown; 0 for all where there are no classes."""
 
     @abstractmethod
-    def counts(self) -> Json:
-        """Return by how many patients the result is carried, for metrics.json."""
-
-    @classmethod
-    @abstractmethod
-    def carried(cls, counts: Json, names: Sequence[str]) -> dict[str, int]:
-        """Return what `counts` told, each number with a name."""
-
-    @property
-    @abstractmethod
-    def units(self) -> tuple[float, float]:
-        """Return scale and shift: from the units in which it is learnt to its own."""
+    def carriers(self) -> dict[str, int]:
+        """Return who carries the result, counted."""
 
     @abstractmethod
     def fitted(self, slides: Ints) -> Self:
         """Return the target as it is learnt from these slides: in other units where that helps."""
 
     @abstractmethod
-    def batch(self, slides: Ints, device: "torch.device | str") -> "Truths":
-        """Return the truth about these slides (B,), on the device."""
+    def learnt(self, slides: Ints) -> tuple[NDArray[Any], ...]:
+        """Return the truth about these slides (B,), as the loss takes it."""
 
     @abstractmethod
     def validation(self, slides: Ints, outputs_PC: Floats) -> dict[str, float]:
@@ -207,11 +194,6 @@ class Target(ABC):
 
     @classmethod
     @abstractmethod
-    def default(cls, read_metrics: Callable[[], Json], n_outputs: int) -> Floats:
-        """Return what is told of who could not be judged (C,); ``read_metrics`` gives the run's metrics.json."""
-
-    @classmethod
-    @abstractmethod
     def mean(cls, tables: Sequence[Floats]) -> Floats:
         """Return what several runs tell together."""
 
@@ -226,20 +208,12 @@ class Target(ABC):
         """
 
     @abstractmethod
-    def tables(self, told_PC: Floats) -> Json:
-        """Return what metrics.json holds of this target alone."""
-
-    @abstractmethod
     def prior(self) -> Floats:
         """Return what is best said (C,) of a patient like these without looking."""
 
     @abstractmethod
     def near(self, prior_C: Floats, own: Self) -> Floats:
         """Return what is best said (C,) of a patient of the center of ``own``, among these; one more of each added."""
-
-    @abstractmethod
-    def constants(self, blind_PC: Floats) -> dict[str, Floats]:
-        """Return the baselines that look at nothing, by name, ``constant`` among them."""
 
     @abstractmethod
     def linear(self, seen_ND: Floats, asked_MD: Floats) -> Floats | None:
@@ -275,23 +249,55 @@ class Target(ABC):
         values = {field.name: getattr(self, field.name) for field in fields(own)}
         return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
 
+    def counts(self) -> Json:
+        """Return by how many patients the result is carried, for metrics.json."""
+        carriers = self.carriers()
+        return {"patients_per_class": list(carriers.values())} if self.groups else {"carried_by": carriers}
+
+    @classmethod
+    def carried(cls, counts: Json, names: Sequence[str]) -> dict[str, int]:
+        """Return what `counts` told, each number with a name."""
+        by_class = counts.get("patients_per_class")
+        return dict(counts["carried_by"]) if by_class is None else dict(zip(names, by_class, strict=True))
+
     def of(self, chosen: Ints | Bools) -> Self:
         """Return the truth about some of the slides."""
         own: Any = self
         return cast("Self", replace(own, **{name: value[chosen] for name, value in self.arrays().items()}))
 
+    def batch(self, slides: Ints, device: "torch.device | str") -> "Truths":
+        """Return the truth about these slides (B,), on the device."""
+        import torch
+
+        from mil.targets.losses import LOSSES
+
+        return LOSSES[self.kind](*(torch.from_numpy(own).to(device) for own in self.learnt(slides)))
+
     def mean_loss(self, slides: Ints, outputs_PC: Floats) -> float:
         """Return the mean loss of outputs, in the target's own units, for these slides (P,)."""
         import torch
 
-        scale, shift = self.units
-        losses = self.batch(slides, "cpu").loss(torch.from_numpy(np.asarray((outputs_PC - shift) / scale)))
+        standard_PC = np.asarray((outputs_PC - self.center) / self.spread)
+        losses = self.batch(slides, "cpu").loss(torch.from_numpy(standard_PC))
         return float(losses.double().mean())
 
     def blind(self, folds_P: Ints) -> Floats:
         """Return what is best said (P, C) of each patient without looking, from the patients of the other folds."""
         prior_of = {fold: self.of(folds_P != fold).prior() for fold in np.unique(folds_P).tolist()}
         return np.stack([prior_of[fold] for fold in folds_P.tolist()])
+
+    def constants(self, blind_PC: Floats) -> dict[str, Floats]:
+        """Return the baselines that look at nothing, by name: of classes ``blind_PC`` and equal probabilities."""
+        if not self.groups:
+            return {"constant": blind_PC}
+        return {"class_prior": blind_PC, "constant": np.full(blind_PC.shape, 1 / len(self.groups))}
+
+    @classmethod
+    def default(cls, read_metrics: Callable[[], Json], n_outputs: int) -> Floats:
+        """Return what is told of who could not be judged (C,); ``read_metrics`` gives the run's metrics.json."""
+        if cls.calibrated:
+            return np.full(n_outputs, 1 / n_outputs)
+        return np.array(read_metrics()["default"], np.float64)
 
     def by_center(self, centers: Sequence[str | None], folds_P: Ints) -> Floats | None:
         """Return what is best said (P, C) of each patient by the center alone, from the other folds.
@@ -307,148 +313,3 @@ class Target(ABC):
             others = self.of(folds_P != fold)
             told.append(others.near(others.prior(), self.of((folds_P != fold) & (names == center))))
         return np.stack(told)
-
-
-class Unclassed(Target):
-    """A target without classes: all patients count alike, and its outputs are told as they are."""
-
-    @classmethod
-    def check_patients(cls, rows: Sequence[ManifestRow], source: str) -> None:
-        first: dict[str, object] = {}
-        for row in rows:
-            if first.setdefault(row.patient_id, cls.cell(row)) != cls.cell(row):
-                raise ManifestError(f"patient {row.patient_id}: expected one {cls.kind} for all slides, found two")
-
-    @classmethod
-    @abstractmethod
-    def cell(cls, row: ManifestRow) -> object:
-        """Return what is true of a slide, to be compared."""
-
-    @abstractmethod
-    def carriers(self) -> dict[str, int]:
-        """Return who carries the result, counted."""
-
-    @property
-    def groups(self) -> tuple[str, ...]:
-        return ()
-
-    @property
-    def groups_N(self) -> Ints:
-        return np.zeros(len(next(iter(self.arrays().values()))), np.int64)
-
-    def counts(self) -> Json:
-        return {"carried_by": self.carriers()}
-
-    @classmethod
-    def carried(cls, counts: Json, names: Sequence[str]) -> dict[str, int]:
-        return dict(counts["carried_by"])
-
-    def validation(self, slides: Ints, outputs_PC: Floats) -> dict[str, float]:
-        return {"loss": self.mean_loss(slides, outputs_PC)}
-
-    @classmethod
-    def comparable(cls, logits_NC: Floats) -> Floats:
-        return logits_NC
-
-    @classmethod
-    def default(cls, read_metrics: Callable[[], Json], n_outputs: int) -> Floats:
-        return np.array(read_metrics()["default"], np.float64)
-
-    @classmethod
-    def mean(cls, tables: Sequence[Floats]) -> Floats:
-        return np.asarray(np.mean(tables, axis=0))
-
-    def tables(self, told_PC: Floats) -> Json:
-        return {}
-
-    def constants(self, blind_PC: Floats) -> dict[str, Floats]:
-        return {"constant": blind_PC}
-
-    def linear(self, seen_ND: Floats, asked_MD: Floats) -> Floats | None:
-        import torch
-
-        try:
-            own = self.fitted(np.arange(len(seen_ND)))
-        except RequestError:  # nothing differs among so few
-            return None
-        mean_D, spread_D = seen_ND.mean(axis=0), seen_ND.std(axis=0) + 1e-9
-        seen, asked = (
-            torch.from_numpy(np.column_stack([(own - mean_D) / spread_D, np.ones(len(own))]))
-            for own in (seen_ND, asked_MD)
-        )
-        truth = own.batch(np.arange(len(seen_ND)), "cpu")
-        weights = torch.zeros(seen.shape[1], own.n_outputs, dtype=torch.float64, requires_grad=True)
-        optimizer = torch.optim.LBFGS([weights], max_iter=100)
-
-        def cost() -> float:
-            optimizer.zero_grad()
-            total = truth.loss(seen @ weights).mean() + RIDGE * weights[:-1].square().sum()
-            total.backward()  # type: ignore[no-untyped-call]
-            return float(total)
-
-        optimizer.step(cost)  # type: ignore[no-untyped-call]
-        scale, shift = own.units
-        return np.asarray((asked @ weights.detach()).numpy() * scale + shift)
-
-    @classmethod
-    def turns(cls, slides: Sequence[SlideRow], names: Sequence[str]) -> list[list[str]]:
-        """Return the slides from the highest of the first output on, from the lowest, and from the middle."""
-        output = f"p_{names[0]}"
-        ranked = [row["image_id"] for row in sorted(slides, key=lambda row: (float(row[output]), row["image_id"]))]
-        middle = sorted(range(len(ranked)), key=lambda place: abs(2 * place - len(ranked) + 1))
-        return [ranked[::-1], ranked, [ranked[place] for place in middle]]
-
-    @classmethod
-    def telling(cls, slides: Sequence[SlideRow], names: Sequence[str], each: int) -> list[tuple[str, str]]:
-        """Return the slides told the highest and the lowest of the first output, with what is true of them."""
-        highest, lowest, _ = cls.turns(slides, names)
-        row_of, ends = {row["image_id"]: row for row in slides}, dict[str, str]()
-        for end, ranked in (("High", highest), ("Low", lowest)):
-            for image_id in ranked[:each]:
-                ends.setdefault(image_id, f"{end}: {cls._caption(row_of[image_id], names)}")
-        return list(ends.items())
-
-    @classmethod
-    def _caption(cls, row: SlideRow, names: Sequence[str]) -> str:
-        true = ", ".join(f"{name.removeprefix('true_')} {row[name] or 'unknown'}" for name in cls.columns(names))
-        return f"predicted {names[0]} {float(row[f'p_{names[0]}']):.3g}; it is {true}"
-
-
-def alike_strata(strata: Sequence[str], rows: Sequence[ManifestRow], n_folds: int) -> list[str]:
-    """Return the strata, those with fewer patients than folds put together.
-
-    Raises
-    ------
-    RequestError
-        Fewer than two patients for each fold.
-    """
-    patients = [row.patient_id for row in rows]
-    if len(set(patients)) < 2 * n_folds:
-        raise RequestError(f"expected {2 * n_folds} or more patients for {n_folds} folds, found {len(set(patients))}")
-    count = Counter(dict(zip(patients, strata, strict=True)).values())
-    return [own if count[own] >= n_folds else "rare" for own in strata]
-
-
-def binned(values_N: Floats) -> list[str]:
-    """Return the quarter of the values that each stands in."""
-    edges = np.quantile(values_N, np.arange(1, BINS) / BINS)
-    return [str(part) for part in np.searchsorted(edges, values_N, side="right").tolist()]
-
-
-def parse_values(cells: Sequence[str | None], column: str) -> Floats:
-    """Return (N,) float64 from cells; NaN for an empty one.
-
-    Raises
-    ------
-    ManifestError
-        A cell that is not a finite number.
-    """
-    values = []
-    for cell in cells:
-        try:
-            values.append(float(cell) if cell else np.nan)
-        except ValueError:
-            raise ManifestError(f"{column} {cell!r}: expected a number") from None
-        if cell and not np.isfinite(values[-1]):
-            raise ManifestError(f"{column} {cell!r}: expected a finite number")
-    return np.array(values, np.float64)

@@ -1,27 +1,24 @@
 """One class of several: column ``label`` of the manifest; calibrated probabilities; cross-entropy."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mil.targets.base import Measure, SlideRow, Target, Words
 from mil.targets.calibration import Calibration
-from mil.targets.metrics import METRICS, auc, centred, confusion, one_hot, ones, softmax, weighted_log_loss
+from mil.targets.metrics import METRICS, auc, centred, one_hot, ones, softmax, weighted_log_loss
 from mil.targets.plot import Plot, balanced, calibration_plot, reliability, roc_plot
 from mil.targets.stacking import mean_probs
 from wsi.arrays import Floats, Ints
 from wsi.cohort.manifest import ManifestRow, check_one_label_per_patient
 from wsi.errors import ManifestError
-from wsi.recipe import Json
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
-
-    from mil.targets.losses import Truths
 
 UNKNOWN = -1
 """Class number of a slide without a label."""
@@ -113,26 +110,15 @@ class ClassTarget(Target):
     def groups_N(self) -> Ints:
         return self.labels_N
 
-    def counts(self) -> Json:
-        return {"patients_per_class": np.bincount(self.labels_N, minlength=len(self.names)).tolist()}
-
-    @classmethod
-    def carried(cls, counts: Json, names: Sequence[str]) -> dict[str, int]:
-        return dict(zip(names, counts["patients_per_class"], strict=True))
-
-    @property
-    def units(self) -> tuple[float, float]:
-        return 1.0, 0.0
-
     def fitted(self, slides: Ints) -> Self:
         return self
 
-    def batch(self, slides: Ints, device: "torch.device | str") -> "Truths":
-        import torch
+    def carriers(self) -> dict[str, int]:
+        counts = np.bincount(self.labels_N, minlength=len(self.names)).tolist()
+        return dict(zip(self.names, counts, strict=True))
 
-        from mil.targets.losses import Classes
-
-        return Classes(torch.from_numpy(self.labels_N[slides]).to(device))
+    def learnt(self, slides: Ints) -> tuple[NDArray[Any], ...]:
+        return (self.labels_N[slides],)
 
     def validation(self, slides: Ints, outputs_PC: Floats) -> dict[str, float]:
         labels, probs, weights = self.labels_N[slides], softmax(outputs_PC), ones(len(slides))
@@ -165,10 +151,6 @@ class ClassTarget(Target):
         return f"{share:.9g} / {n_outputs} + (1 - {share:.9g}) * {scaled}" if share else scaled
 
     @classmethod
-    def default(cls, read_metrics: Callable[[], Json], n_outputs: int) -> Floats:
-        return np.full(n_outputs, 1 / n_outputs)
-
-    @classmethod
     def mean(cls, tables: Sequence[Floats]) -> Floats:
         return mean_probs(tables)
 
@@ -180,9 +162,6 @@ class ClassTarget(Target):
             return found
         return {**found, "auc": partial(auc, self.labels_N, told_PC, folds_N=folds_P), "auc_pooled": found["auc"]}
 
-    def tables(self, told_PC: Floats) -> Json:
-        return {"confusion": confusion(self.labels_N, told_PC).tolist()}
-
     def prior(self) -> Floats:
         return np.asarray(one_hot(self.labels_N, len(self.names)).mean(axis=0))
 
@@ -191,9 +170,6 @@ class ClassTarget(Target):
         prior_C = np.maximum(prior_C, 1e-9)
         share_C = (one_hot(own.labels_N, len(self.names)).sum(axis=0) + len(self.names) * prior_C) / prior_C
         return np.asarray(share_C / share_C.sum())
-
-    def constants(self, blind_PC: Floats) -> dict[str, Floats]:
-        return {"class_prior": blind_PC, "constant": np.full(blind_PC.shape, 1 / len(self.names))}
 
     def linear(self, seen_ND: Floats, asked_MD: Floats) -> Floats | None:
         from sklearn.linear_model import LogisticRegression

@@ -3,24 +3,19 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
-from mil.targets.base import Measure, Unclassed, Words, alike_strata
-from mil.targets.calibration import Calibration
+from mil.targets.base import Measure, Words
 from mil.targets.classes import listed
 from mil.targets.metrics import macro_auc, macro_brier
 from mil.targets.plot import Plot, calibration_plot, reliability, roc_plot
+from mil.targets.unclassed import Unclassed, alike_strata
 from wsi.arrays import Floats, Ints
 from wsi.cohort.manifest import ManifestRow
 from wsi.errors import ManifestError
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from mil.targets.losses import Truths
 
 BETWEEN = ";"
 """Between the labels of one slide in the manifest."""
@@ -38,23 +33,21 @@ class LabelsTarget(Unclassed):
     kind: ClassVar[str] = "labels"
     shown: ClassVar[tuple[str, str]] = ("macro_auc", "macro_brier")
     chance: ClassVar[float] = 0.5
+    logistic: ClassVar[bool] = True
     words: ClassVar[Words] = Words(
         told="probabilities",
         nobody="the labels' shares in the training",
         asked="the labels",
         enough="with and without each label",
         counted="Patients per label",
-        joint=", ",
         row="One row of probabilities per patient, each label's on its own.",
         caveat="Probabilities are not calibrated.",
         achieved="a mean AUC",
         ranked="AUC",
         second="mean Brier score",
         score="the labels' shares in the training score",
-        constant="looks at nothing",
         colour="a logistic regression of each label",
         loss="binary cross-entropy",
-        examples="Those told the highest first, then the lowest.",
     )
     metrics: ClassVar[Mapping[str, tuple[str, str]]] = {
         "macro_auc": (
@@ -109,32 +102,11 @@ class LabelsTarget(Unclassed):
             for name, count in zip(self.names, counts, strict=True)
         }
 
-    @property
-    def units(self) -> tuple[float, float]:
-        return 1.0, 0.0
-
     def fitted(self, slides: Ints) -> Self:
         return self
 
-    def batch(self, slides: Ints, device: "torch.device | str") -> "Truths":
-        import torch
-
-        from mil.targets.losses import Labels
-
-        return Labels(torch.from_numpy(self.present_NC[slides]).float().to(device))
-
-    @classmethod
-    def told(cls, outputs_NC: Floats, calibration: Calibration) -> Floats:
-        return np.asarray(0.5 * (1 + np.tanh(0.5 * np.asarray(outputs_NC, np.float64))))
-
-    @classmethod
-    def in_graph(cls, logits_MC: "Tensor", calibration: Calibration) -> "tuple[Tensor, Tensor]":
-        logits_C = logits_MC.mean(dim=0)
-        return logits_C, logits_C.sigmoid()
-
-    @classmethod
-    def formula(cls, calibration: Calibration, n_outputs: int) -> str:
-        return "1 / (1 + exp(-logits))"
+    def learnt(self, slides: Ints) -> tuple[NDArray[Any], ...]:
+        return (self.present_NC[slides].astype(np.float32),)
 
     def measures(
         self, told_PC: Floats, folds_P: Ints | None = None, blind_PC: Floats | None = None

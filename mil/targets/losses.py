@@ -1,6 +1,7 @@
 """What is true of the bags of one batch, and what each target's loss is: functions on tensors."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -85,3 +86,12 @@ def cox_losses(risks_B: Tensor, times_B: Tensor, events_B: Tensor) -> Tensor:
     left_B = (risks_B[None] + part_BB.log()).logsumexp(1)
     losses_B = torch.where(events_B, left_B - risks_B, torch.zeros_like(risks_B))
     return losses_B * len(risks_B) / events_B.sum().clamp(min=1)
+
+
+LOSSES: dict[str, Callable[..., Truths]] = {
+    "classes": Classes,
+    "labels": Labels,
+    "value": Values,
+    "survival": Survivals,
+}
+"""By the target's kind: from what `Target.learnt` tells."""

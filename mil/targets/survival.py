@@ -3,23 +3,18 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
-from mil.targets.base import Measure, Unclassed, Words, alike_strata, binned, parse_values
-from mil.targets.calibration import Calibration
+from mil.targets.base import Measure, Words
 from mil.targets.plot import Line, Plot
 from mil.targets.survival_metrics import Followed, harrell_c, integrated_brier, kaplan_meier, time_auc, uno_c
+from mil.targets.unclassed import Unclassed, alike_strata, binned, parse_values
 from wsi.arrays import Bools, Floats, Ints
 from wsi.cohort.manifest import ManifestRow
 from wsi.errors import ManifestError
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from mil.targets.losses import Truths
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +35,14 @@ class SurvivalTarget(Unclassed):
         nobody="a log risk of 0, which says nothing",
         asked="the risk",
         enough="events",
-        counted="Patients",
-        joint=", ",
         row="One log risk per patient, higher is worse.",
         caveat="Risks order patients and have no unit; they are no probabilities.",
         achieved="a concordance",
         ranked="concordance",
         second="AUC over time",
         score="the same risk for everybody scores",
-        constant="looks at nothing",
         colour="a linear model of the log risk",
         loss="Cox partial likelihood",
-        examples="Those told the highest first, then the lowest.",
     )
     metrics: ClassVar[Mapping[str, tuple[str, str]]] = {
         "concordance": (
@@ -100,33 +91,11 @@ class SurvivalTarget(Unclassed):
     def carriers(self) -> dict[str, int]:
         return {"with the event": int(self.events_N.sum())}
 
-    @property
-    def units(self) -> tuple[float, float]:
-        return 1.0, 0.0
-
     def fitted(self, slides: Ints) -> Self:
         return self
 
-    def batch(self, slides: Ints, device: "torch.device | str") -> "Truths":
-        import torch
-
-        from mil.targets.losses import Survivals
-
-        times_B, events_B = (torch.from_numpy(own[slides]).to(device) for own in (self.times_N, self.events_N))
-        return Survivals(times_B, events_B)
-
-    @classmethod
-    def told(cls, outputs_NC: Floats, calibration: Calibration) -> Floats:
-        return np.asarray(outputs_NC, np.float64)
-
-    @classmethod
-    def in_graph(cls, logits_MC: "Tensor", calibration: Calibration) -> "tuple[Tensor, Tensor]":
-        logits_C = logits_MC.mean(dim=0)
-        return logits_C, logits_C * 1.0  # an output of its own
-
-    @classmethod
-    def formula(cls, calibration: Calibration, n_outputs: int) -> str:
-        return "logits"
+    def learnt(self, slides: Ints) -> tuple[NDArray[Any], ...]:
+        return self.times_N[slides], self.events_N[slides]
 
     def measures(
         self, told_PC: Floats, folds_P: Ints | None = None, blind_PC: Floats | None = None

@@ -3,23 +3,18 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
-from mil.targets.base import Measure, Unclassed, Words, alike_strata, binned, parse_values
-from mil.targets.calibration import Calibration
+from mil.targets.base import Measure, Words
 from mil.targets.metrics import r2, r2_over, spearman
 from mil.targets.plot import Line, Plot
+from mil.targets.unclassed import Unclassed, alike_strata, binned, parse_values
 from wsi.arrays import Floats, Ints
 from wsi.cohort.manifest import ManifestRow
 from wsi.errors import ManifestError, RequestError
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from mil.targets.losses import Truths
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,18 +30,14 @@ class ValueTarget(Unclassed):
         nobody="the mean of the training",
         asked="the value",
         enough="in all",
-        counted="Patients",
-        joint=", ",
         row="One value per patient, in the unit of the manifest.",
         caveat="Values far from those of the training are not to be believed.",
         achieved="an R\N{SUPERSCRIPT TWO}",
         ranked="rank correlation",
         second="mean absolute error",
         score="the mean of the training scores",
-        constant="looks at nothing",
         colour="a linear model",
         loss="Huber loss",
-        examples="Those told the highest first, then the lowest.",
     )
     metrics: ClassVar[Mapping[str, tuple[str, str]]] = {
         "r2": (
@@ -99,34 +90,12 @@ class ValueTarget(Unclassed):
     def carriers(self) -> dict[str, int]:
         return {"in all": len(self.values_N)}
 
-    @property
-    def units(self) -> tuple[float, float]:
-        return self.spread, self.center
-
     def fitted(self, slides: Ints) -> Self:
         values = self.values_N[slides]
         return replace(self, center=float(values.mean()), spread=float(values.std()))
 
-    def batch(self, slides: Ints, device: "torch.device | str") -> "Truths":
-        import torch
-
-        from mil.targets.losses import Values
-
-        standard_B = (self.values_N[slides] - self.center) / self.spread
-        return Values(torch.from_numpy(standard_B).float().to(device))
-
-    @classmethod
-    def told(cls, outputs_NC: Floats, calibration: Calibration) -> Floats:
-        return np.asarray(outputs_NC, np.float64)
-
-    @classmethod
-    def in_graph(cls, logits_MC: "Tensor", calibration: Calibration) -> "tuple[Tensor, Tensor]":
-        logits_C = logits_MC.mean(dim=0)
-        return logits_C, logits_C * 1.0  # an output of its own
-
-    @classmethod
-    def formula(cls, calibration: Calibration, n_outputs: int) -> str:
-        return "logits"
+    def learnt(self, slides: Ints) -> tuple[NDArray[Any], ...]:
+        return (((self.values_N[slides] - self.center) / self.spread).astype(np.float32),)
 
     def measures(
         self, told_PC: Floats, folds_P: Ints | None = None, blind_PC: Floats | None = None

@@ -56,7 +56,7 @@ def new_model(job: FitJob, cohort: Cohort, parts: Parts, ranks: Ranks) -> BagMod
     """Return the untrained model of a job, on its device: the same weights on every rank."""
     options = job.options
     torch.manual_seed(seed_of(job, 0, "weights"))
-    scale, shift = cohort.target.fitted(parts.train).units
+    fitted = cohort.target.fitted(parts.train)
     spec = HeadSpec(
         name=job.head,
         dim=cohort.bags[0].shape[1],
@@ -67,8 +67,8 @@ def new_model(job: FitJob, cohort: Cohort, parts: Parts, ranks: Ranks) -> BagMod
         dropout=options.dropout,
         output=options.output,
         target=options.target,
-        scale=scale,
-        shift=shift,
+        scale=fitted.spread,
+        shift=fitted.center,
         limit=FEATURE_LIMIT,
         margins=_margins(cohort, parts) if options.output == "arcface" else (),
     )

@@ -13,13 +13,13 @@ from mil.heads import HeadSpec
 from mil.models.model import BagModel
 from mil.ragged.packing import pack
 from mil.targets import ClassTarget, LabelsTarget, SurvivalTarget, Target, ValueTarget
-from mil.targets.base import parse_values
 from mil.targets.calibration import Calibration
 from mil.targets.labels import parse_labels
 from mil.targets.losses import cox_losses
 from mil.targets.metrics import macro_auc, ones, r2, spearman
 from mil.targets.survival import parse_survival
 from mil.targets.survival_metrics import Followed, harrell_c
+from mil.targets.unclassed import parse_values
 from wsi.errors import ManifestError, RequestError
 
 
@@ -73,7 +73,8 @@ def test_unknown_labels_cost_nothing() -> None:
 def test_values_come_back_in_their_own_unit() -> None:
     target = ValueTarget(np.array([10.0, 30.0]), center=20.0, spread=10.0)
     assert target.batch(np.array([1]), "cpu").loss(torch.ones(1, 1)).item() == 0
-    assert target.units == (10, 20)
+    fitted = ValueTarget(np.array([10.0, 30.0])).fitted(np.arange(2))
+    assert (fitted.center, fitted.spread) == (20, 10)
     assert target.told(np.array([[30.0]]), Calibration()).item() == 30
     with pytest.raises(RequestError, match="same value"):
         ValueTarget(np.array([1.0]), center=1.0, spread=0.0)
@@ -117,8 +118,7 @@ def test_every_target_is_learnt(kind: str, name: str) -> None:
     packed = pack(bags[80:])
     with torch.no_grad():
         logits = model.eval()(packed.rows_ND, packed.offsets).logits_BC.double().numpy()
-    scale, shift = target.units
-    scores, weights = target.told(logits * scale + shift, Calibration()), ones(40)
+    scores, weights = target.told(logits * target.spread + target.center, Calibration()), ones(40)
     judged = {
         "classes": lambda: macro_auc(np.eye(3)[np.digitize(signal[80:], [-0.5, 0.5])], scores, weights),
         "labels": lambda: macro_auc(target.present_NC[80:], scores, weights),  # type: ignore[attr-defined]

@@ -92,10 +92,10 @@ class Unclassed(Target):
         def cost() -> float:
             optimizer.zero_grad()
             total = truth.loss(seen @ weights).mean() + RIDGE * weights[:-1].square().sum()
-            total.backward()  # type: ignore[no-untyped-call]
+            total.backward()
             return float(total)
 
-        optimizer.step(cost)  # type: ignore[no-untyped-call]
+        optimizer.step(cost)
         return np.asarray((asked @ weights.detach()).numpy() * own.spread + own.center)
 
     @classmethod

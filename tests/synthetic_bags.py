@@ -143,7 +143,7 @@ class ShiftedMean:
 
 def auc(labels_N: np.ndarray, scores_N: np.ndarray) -> float:
     """Return the area under the ROC curve of scores for label 1."""
-    return macro_auc(labels_N[:, None].astype(float), scores_N[:, None], ones(len(labels_N)))
+    return float(macro_auc(labels_N[:, None].astype(float), scores_N[:, None], ones(len(labels_N)))[0])
 
 
 def train_head(

@@ -17,18 +17,17 @@ from mil.data.duplicates import OTHERS, pictures
 from mil.data.splits import write_splits
 from mil.evaluation.evaluate import evaluate, evidence_of
 from mil.repeat import train_repeatedly
-from mil.report.evaluate_target import evaluate_target
 from mil.report.options import ReportOptions
 from mil.report.report import report
 from mil.run.evidence import read_history
 from mil.run.folder import RunFolder, prepare_run
 from mil.run.trackers import check_trackers, publish
-from mil.targets.metrics import Ints
 from mil.training.distil import check_teacher
 from mil.training.jobs import FitJob
 from mil.training.options import TrainOptions, resolve
 from mil.training.training_data import Material, gather
 from mil.training.workers import fit_all, fit_in_group, is_whole
+from wsi.arrays import Ints
 from wsi.cohort.manifest import ManifestRow
 from wsi.errors import GigamilError, RequestError
 from wsi.files.claim import claim
@@ -227,11 +226,6 @@ def _report(
     progress.begin("evaluate", 2, "steps")
     failures = cohort.failures
     folds, cohort = task.material.folds[: task.material.tested], cohort.first(task.material.tested)
-    if cohort.target is not None:
-        evaluate_target(task.run, options, cohort, folds, notes, evidence_of(task.stores))
-        progress.advance(2)
-        progress.end()
-        return outcomes + _failed(failures)
     evaluate(task.run, options, cohort, folds, task.stores, notes)
     progress.advance(1)
     drawn = report(ReportOptions(run=task.run.path, bags=options.bags, stores=options.stores)).ended(Status.FAILED)
@@ -242,12 +236,10 @@ def _report(
 
 def check_trainable(cohort: Cohort, folds: Ints) -> None:
     """Raise `RequestError` unless every training fold has two patients of every class with tiles."""
-    if cohort.target is not None:
-        return  # `mil.targets.task` has counted the patients
     for fold in np.unique(folds[folds >= 0]):
         chosen = (folds != fold) & (folds >= 0) & cohort.usable_N
-        for number, name in enumerate(cohort.classes):
-            patients = {cohort.groups[i] for i in np.flatnonzero(chosen & (cohort.labels_N == number))}
+        for number, name in enumerate(cohort.target.groups):
+            patients = {cohort.groups[i] for i in np.flatnonzero(chosen & (cohort.target.groups_N == number))}
             if len(patients) < 2:
                 raise RequestError(
                     f"class {name} has {len(patients)} patients with tiles outside fold {fold}: expected two or more "

@@ -13,7 +13,7 @@ arXiv 1907.10902).
 import json
 import shutil
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,13 @@ import numpy as np
 
 from mil.data.cohort import Cohort
 from mil.data.splits import outer_folds
-from mil.evaluation.bootstrap import draw_groups, estimate_all
-from mil.evaluation.calibrate import Calibration, fit_calibration
+from mil.evaluation.bootstrap import draw_groups, estimates
+from mil.evaluation.calibrate import fit_calibration
 from mil.run.scores import Scores, patient_logits, read_scores
 from mil.search import Search
-from mil.targets.metrics import METRICS, Floats, Ints, finite, ones
+from mil.targets import ClassTarget
+from mil.targets.calibration import Calibration
+from mil.targets.metrics import METRICS, ones
 from mil.train import check_trainable
 from mil.training.fit import fit
 from mil.training.jobs import FitJob
@@ -33,6 +35,7 @@ from mil.training.options import TrainOptions, resolve
 from mil.training.training_data import Material, gather
 from mil.training.tune_options import TuneOptions
 from mil.training.workers import deterministic, is_whole
+from wsi.arrays import Floats, Ints
 from wsi.errors import RequestError
 from wsi.files.atomic import check_folder, make_folder, write_text
 from wsi.files.claim import claim
@@ -98,8 +101,7 @@ def _check_searchable(options: TuneOptions, cohort: Cohort, folds: Ints) -> None
 
 
 def _inner_folds(cohort: Cohort, options: TuneOptions) -> Ints:
-    labels = [cohort.classes[number] for number in cohort.labels_N]
-    return outer_folds(labels, cohort.center_ids, cohort.groups, options.inner_folds, options.train.seed)
+    return outer_folds(cohort.strata, cohort.center_ids, cohort.groups, options.inner_folds, options.train.seed)
 
 
 def _take_up(out: Path, recipe: Recipe, trials: int, *, overwrite: bool) -> None:
@@ -200,7 +202,7 @@ class _Tuner:
         if not is_whole(job):
             with deterministic([job]):
                 fit(job, cohort, folds)
-        return read_scores(table, cohort.image_ids, len(cohort.classes))
+        return read_scores(table, cohort.image_ids, len(cohort.target.names))
 
 
 def _without(cohort: Cohort, left_out_N: Any) -> Cohort:
@@ -216,7 +218,8 @@ def _without(cohort: Cohort, left_out_N: Any) -> Cohort:
         patient_ids=of(cohort.patient_ids),
         persons=of(cohort.persons) if cohort.persons else (),
         center_ids=of(cohort.center_ids),
-        labels_N=cohort.labels_N[kept],
+        target=cohort.target.of(kept),
+        strata=of(cohort.strata),
         bags=of(cohort.bags),
     )
 
@@ -241,7 +244,7 @@ def _by_patient(table: Scores, cohort: Cohort, *, test: bool) -> tuple[list[str]
     slides = [number[table.image_ids[i]] for i in chosen]
     patients = tuple(cohort.patient_ids[i] for i in slides)
     names, logits_PC = patient_logits(table.logits_SC[chosen], patients, cohort.usable_N[slides])
-    label_of = dict(zip(patients, cohort.labels_N[slides].tolist(), strict=True))
+    label_of = dict(zip(patients, cohort.target.groups_N[slides].tolist(), strict=True))
     return names, np.array([label_of[name] for name in names], np.int64), logits_PC
 
 
@@ -256,8 +259,8 @@ def _patients(cohort: Cohort, outer: list[_Outer], options: TuneOptions) -> Json
         mean_PC = np.mean([logits for _, _, logits in own], axis=0)
         probs.append(_calibration(part.tables, cohort).probabilities(mean_PC))
     labels_P, probs_PC = np.concatenate(labels), np.concatenate(probs)
-    estimates = estimate_all(labels_P, probs_PC, draw_groups(groups, options.train.seed))
-    return {name: finite(asdict(estimate)) for name, estimate in estimates.items()}
+    truth = ClassTarget(labels_P, cohort.target.names)
+    return estimates(truth.measures(probs_PC), draw_groups(groups, options.train.seed))
 
 
 def _told(options: TuneOptions, recipe: Recipe, outer: list[_Outer], last: Search, nested: Json) -> Json:

@@ -1,7 +1,7 @@
-"""Bags joined with the manifest: which slides there are, whose they are, what their label is, and their features.
+"""Bags joined with the manifest: which slides there are, whose they are, what is true of them, and their features.
 
-Classes are the labels found in the manifest, sorted, unless they are given. A slide whose bag is missing, damaged or
-empty stays in the cohort with zero instances: it is named, never trained on, and predicted at equal probabilities.
+A slide whose bag is missing, damaged or empty stays in the cohort with zero instances: it is named, never trained on,
+and told what is best said of anybody.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from features.bags.bag import BagHeader, content_sha256, feature_rows, find_bags, read_header
 from mil.ragged.packing import Rows
-from mil.targets.targets import Target
+from mil.targets import Target
 from wsi.cohort.manifest import ManifestRow
-from wsi.errors import BagError, ManifestError, RequestError
+from wsi.errors import BagError, RequestError
 from wsi.recipe import Recipe, differences, recipe_hash
 
 SLIDE_FACTS = frozenset({"slide", "slide_mpp", "reader", "assume_mpp", "on_damage", "effect"})
@@ -69,25 +69,20 @@ class BagSet:
 
 @dataclass(frozen=True, slots=True)
 class Cohort:
-    """Slides in manifest order with their features; the tuples and ``labels_N`` run in parallel."""
+    """Slides in manifest order with their features; the tuples and ``target`` run in parallel."""
 
     image_ids: tuple[str, ...]
     patient_ids: tuple[str, ...]
     """Whose slides are judged together; the slides themselves where each is judged by itself."""
     center_ids: tuple[str | None, ...]
-    labels_N: NDArray[np.int64]
-    """Class number, -1 where the manifest gives no label."""
-    classes: tuple[str, ...]
+    target: Target
+    """What is asked for, and what is true of the slides."""
     bags: tuple[Rows, ...]
     """(n_i, D) each, memory-mapped where the file allows; (0, D) for a slide without usable tiles."""
     failures: dict[str, str] = field(default_factory=dict)
     """Image id -> reason: the bag is missing or damaged."""
-    target: Target | None = None
-    """What is true of the slides where it is no class; ``classes`` then names the outputs."""
-    extra_classes: int = 0
-    """Classes after those of ``classes`` that are learnt, so that the others are told from them, and never told."""
     strata: tuple[str, ...] = ()
-    """Then: what inner splits hold alike shares of."""
+    """Of slides to be trained on: what inner splits hold alike shares of."""
     persons: tuple[str, ...] = ()
     """The patients of slides that are judged by themselves: no split parts them."""
 
@@ -100,10 +95,6 @@ class Cohort:
         """Return the cohort with each slide judged by itself."""
         return replace(self, patient_ids=self.image_ids, persons=self.groups)
 
-    def stratum(self, slide: int) -> str:
-        """Return what inner splits hold alike shares of: the class, where there are classes."""
-        return self.classes[self.labels_N[slide]] if self.target is None else self.strata[slide]
-
     def __len__(self) -> int:
         return len(self.image_ids)
 
@@ -115,7 +106,8 @@ class Cohort:
             patient_ids=self.patient_ids[:count],
             persons=self.persons[:count],
             center_ids=self.center_ids[:count],
-            labels_N=self.labels_N[:count],
+            target=self.target.of(np.arange(count)),
+            strata=self.strata[:count],
             bags=self.bags[:count],
         )
 
@@ -133,7 +125,8 @@ class Cohort:
             image_ids=tuple(members),
             patient_ids=tuple(members),
             center_ids=tuple(self.center_ids[i] for i in first),
-            labels_N=self.labels_N[first],
+            target=self.target.of(np.array(first)),
+            strata=tuple(self.strata[i] for i in first) if self.strata else (),
             bags=tuple(_joined([self.bags[i] for i in own]) for own in members.values()),
         )
 
@@ -231,28 +224,8 @@ def load_rows(header: BagHeader) -> Rows:
     return rows
 
 
-def choose_classes(rows: Sequence[ManifestRow], classes: Sequence[str]) -> tuple[str, ...]:
-    """Return the given classes, else the labels of the manifest, sorted.
-
-    Raises
-    ------
-    ManifestError
-        A label that is not among the given classes, or fewer than two classes.
-    """
-    found = sorted({row.label for row in rows if row.label is not None})
-    unknown = [label for label in found if classes and label not in classes]
-    if unknown:
-        raise ManifestError(f"labels {', '.join(unknown)} are not among the classes {', '.join(classes)}")
-    chosen = tuple(classes) or tuple(found)
-    if len(chosen) < 2:
-        raise ManifestError(
-            f"expected labels of two or more classes in the manifest, found {', '.join(chosen) or 'none'}"
-        )
-    return chosen
-
-
-def open_cohort(rows: Sequence[ManifestRow], bags: BagSet, classes: Sequence[str]) -> Cohort:
-    """Join the manifest's rows with their bags; nothing here raises for a single bag."""
+def open_cohort(rows: Sequence[ManifestRow], bags: BagSet, target: Target) -> Cohort:
+    """Join the manifest's rows, and what is true of them, with their bags; nothing here raises for a single bag."""
     failures = dict(bags.failures)
     loaded: list[Rows] = []
     for row in rows:
@@ -267,13 +240,11 @@ def open_cohort(rows: Sequence[ManifestRow], bags: BagSet, classes: Sequence[str
         except BagError as error:
             failures[row.image_id] = str(error)
             loaded.append(none)
-    number = {name: position for position, name in enumerate(classes)}
     return Cohort(
         image_ids=tuple(row.image_id for row in rows),
         patient_ids=tuple(row.patient_id for row in rows),
         center_ids=tuple(row.center_id for row in rows),
-        labels_N=np.array([-1 if row.label is None else number[row.label] for row in rows], np.int64),
-        classes=tuple(classes),
+        target=target,
         bags=tuple(loaded),
         failures={row.image_id: failures[row.image_id] for row in rows if row.image_id in failures},
     )

@@ -14,6 +14,7 @@ import numpy as np
 from features.bags.bag import BagHeader, read_coords
 from mil.data.cohort import BagSet, Cohort, Scale, check_same_making, load_rows, open_cohort, scan_bags
 from mil.ragged.packing import Rows
+from mil.targets import Target
 from wsi.cohort.manifest import ManifestRow
 from wsi.errors import BagError, RequestError
 from wsi.recipe import Recipe, canonical
@@ -60,9 +61,7 @@ def fused(sets: Sequence[BagSet], fusion: str) -> BagSet:
     )
 
 
-def open_fused(
-    rows: Sequence[ManifestRow], sets: Sequence[BagSet], fusion: str, classes: Sequence[str]
-) -> tuple[Cohort, ...]:
+def open_fused(rows: Sequence[ManifestRow], sets: Sequence[BagSet], fusion: str, target: Target) -> tuple[Cohort, ...]:
     """Open the bags: one cohort, or where fused late one for each encoder, alike but for their bags.
 
     Raises
@@ -72,12 +71,12 @@ def open_fused(
     """
     whole = fused(sets, fusion)
     if fusion == "none":
-        return (open_cohort(rows, whole, classes),)
+        return (open_cohort(rows, whole, target),)
     if fusion == "concat":
-        base = open_cohort(rows, replace(whole, headers={}, dim=whole.dim), classes)
+        base = open_cohort(rows, replace(whole, headers={}, dim=whole.dim), target)
         joined = {i: _beside([own.headers[i] for own in sets]) for i in whole.headers}
         return (_with(base, rows, [joined], whole)[0],)
-    base = open_cohort(rows, replace(whole, headers={}), classes)
+    base = open_cohort(rows, replace(whole, headers={}), target)
     loaded = [{i: _loaded(own.headers[i]) for i in whole.headers} for own in sets]
     return _with(base, rows, loaded, whole)
 

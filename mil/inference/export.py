@@ -39,9 +39,10 @@ from mil.models.model import BagModel, load_model, save_model
 from mil.ragged.packing import Rows
 from mil.run.folder import RunFolder
 from mil.run.outputs import Tables, sha256_of
-from mil.run.scores import centred, patient_logits
-from mil.targets.metrics import Floats, auc, ones, softmax
+from mil.run.scores import patient_logits
+from mil.targets.metrics import auc, centred, ones, softmax
 from mil.training.options import TrainOptions, resolve
+from wsi.arrays import Floats
 from wsi.cohort.manifest import ManifestRow
 from wsi.errors import RequestError
 from wsi.files.atomic import check_folder, replacing

@@ -19,16 +19,15 @@ from scipy.stats import rankdata
 from features.bags.bag import BagHeader, find_bags, read_coords, read_header
 from mil.data.cohort import load_rows
 from mil.data.splits import read_labels, read_splits
-from mil.evaluation.calibrate import calibration_of
 from mil.evaluation.examples import of_interest
 from mil.inference.options import HeatmapOptions
 from mil.inference.overlay import SlidePicture, read_stamp, save_picture
 from mil.models.ensemble import Ensemble, check_bags_fit, load_ensemble
 from mil.run.checks import checked_table
 from mil.run.folder import RunFolder
-from mil.targets.metrics import Floats, Ints
-from mil.targets.targets import told_by
+from mil.targets.calibration import calibration_of
 from mil.training.options import TrainOptions, resolve
+from wsi.arrays import Floats, Ints
 from wsi.cohort.manifest import check_id
 from wsi.errors import BagError, GigamilError, RequestError, StoreError
 from wsi.files.atomic import check_folder, write_text
@@ -88,7 +87,7 @@ def heatmap(options: HeatmapOptions, progress: Progress | None = None) -> Summar
 def _chosen(run: RunFolder, available: Sequence[str]) -> list[str]:
     """Return the slides of most interest, by what the run told of its own."""
     rows = [row for row in checked_table(run.path / "oof.csv", ("level",)) if row["level"] == "slide"]
-    return of_interest(rows, run.classes, available)
+    return of_interest(run.predicts, rows, run.classes, available)
 
 
 Pair = tuple[BagHeader, TileStore | None]
@@ -199,7 +198,7 @@ def slide_picture(ensemble: Ensemble, header: BagHeader, store: TileStore, seen:
         image_id=header.image_id,
         classes=ensemble.run.classes,
         outputs_C=_outputs(ensemble, rows, fold),
-        shares=ensemble.run.target in ("classes", "labels"),
+        shares=ensemble.run.predicts.words.told == "probabilities",
         label=seen.labels.get(header.image_id),
         out_of_fold=fold is not None,
         models=len(members),
@@ -231,12 +230,10 @@ def _outputs(ensemble: Ensemble, rows: NDArray[np.floating], fold: int | None) -
     """Return the slide's calibrated probabilities, or its value or risk, from the models that the attention is of."""
     chosen = tuple(member for member in ensemble.members if fold is None or member.fold == fold)
     part = Ensemble(ensemble.run, chosen, ensemble.calibration, ensemble.device)
-    if ensemble.run.target != "classes":
-        return told_by(ensemble.run.target, part.logits([rows]))[0]
-    calibration = ensemble.calibration
-    if fold is not None:
+    calibration, target = ensemble.calibration, ensemble.run.predicts
+    if fold is not None and target.calibrated:
         calibration = calibration_of(ensemble.run.read_json("calibration.json")["folds"][fold])
-    return np.asarray(calibration.probabilities(part.logits([rows]))[0])
+    return np.asarray(target.told(part.logits([rows]), calibration)[0])
 
 
 def percentiles(attention_N: Floats) -> Floats:

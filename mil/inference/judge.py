@@ -4,14 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mil.data.cohort import Cohort
 from mil.models.ensemble import Ensemble
-from mil.run.folder import RunFolder
 from mil.run.scores import patient_logits
-from mil.targets.metrics import Floats
-from mil.targets.targets import told_by
+from wsi.arrays import Bools, Floats
 from wsi.errors import RequestError
 from wsi.outcome import Progress
 
@@ -27,7 +24,7 @@ class Judged:
     """Sorted."""
     values_PC: Floats
     """Calibrated probabilities, or of other targets what is told: a value, a log risk."""
-    known_P: NDArray[np.bool_]
+    known_P: Bools
     """Patients of whom a slide could be judged; the others stand at what is best said of anybody."""
     slides: Cohort
     """Those without a finite answer failed, and without tiles."""
@@ -51,8 +48,8 @@ def judge(ensemble: Ensemble, slides: Sequence[Cohort], progress: Progress) -> J
     run = ensemble.run
     cohorts = tuple(own.by_patient() for own in slides) if run.recipe.get("aggregate") == "bag" else tuple(slides)
     cohorts = tuple(own.by_slide() for own in cohorts) if run.recipe.get("unit") == "slide" else cohorts
-    logits = np.concatenate([np.zeros((0, len(cohorts[0].classes))), *_logits(ensemble, cohorts, progress)])
-    finite_N: NDArray[np.bool_] = np.asarray(np.isfinite(logits).all(axis=1))
+    logits = np.concatenate([np.zeros((0, len(run.classes))), *_logits(ensemble, cohorts, progress)])
+    finite_N: Bools = np.asarray(np.isfinite(logits).all(axis=1))
     cohort = cohorts[0]
     if cohort.usable_N.any() and not finite_N[cohort.usable_N].any():
         raise RequestError(f"{run.path}: its models answer no slide with finite numbers: train the run again")
@@ -62,7 +59,8 @@ def judge(ensemble: Ensemble, slides: Sequence[Cohort], progress: Progress) -> J
     patients, logits_PC = patient_logits(logits, cohort.patient_ids, cohort.usable_N, how)
     usable = {patient for patient, fine in zip(cohort.patient_ids, cohort.usable_N, strict=True) if fine}
     known_P = np.array([patient in usable for patient in patients], bool)
-    values = np.where(known_P[:, None], _values(ensemble, logits_PC), _default(run, logits_PC.shape[1]))
+    default = run.predicts.default(lambda: run.read_json("metrics.json"), len(run.classes))
+    values = np.where(known_P[:, None], _values(ensemble, logits_PC), default)
     return Judged(patients, values, known_P, whole)
 
 
@@ -79,17 +77,10 @@ def _logits(ensemble: Ensemble, cohorts: Sequence[Cohort], progress: Progress) -
 def _values(ensemble: Ensemble, logits_PC: Floats) -> Floats:
     """Return what is told, all of it finite."""
     run = ensemble.run
-    if run.target == "classes":
-        values = ensemble.calibration.probabilities(logits_PC)
-    else:
-        values = told_by(run.target, logits_PC)
+    values = run.predicts.told(logits_PC, ensemble.calibration)
     if not np.isfinite(values).all():
         raise RequestError(f"{run.path}: its calibration gives no finite number: train the run again")
     return values
-
-
-def _default(run: RunFolder, outputs: int) -> Floats:
-    return np.asarray(1 / outputs if run.target == "classes" else run.read_json("metrics.json")["default"])
 
 
 def _without(cohort: Cohort, unanswered: set[str]) -> Cohort:

@@ -45,13 +45,6 @@ from wsi.recipe import Recipe, canonical, refuse_other_recipe
 MARK = "gigamil-predict-1"
 _WORK = ".gigamil-work"
 """Marks a folder of stores and bags that is deleted when the table is written."""
-UNKNOWN = {
-    "classes": "equal probabilities",
-    "labels": "the labels' shares in the training",
-    "value": "the mean of the training",
-    "survival": "a log risk of 0, which says nothing",
-}
-"""What is told of a patient without a usable slide."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +209,7 @@ def _write(options: PredictOptions, asked: Sequence[_Asked], combine: Combiner, 
     earlier = _tables(options).earlier(recipe, overwrite=options.overwrite)
     if earlier is not None:
         outcome = Outcome(str(options.out), Status.SKIPPED, "the table is there, made from the same run and bags")
-        return [outcome, *_failed(earlier["failures"], run.target)]
+        return [outcome, *_failed(earlier["failures"], run)]
     answers = [_told(one, options, progress) for one in asked]
     told = [one for one, _ in answers]
     failures = {image_id: why for one in told for image_id, why in one.slides.failures.items()}
@@ -225,7 +218,8 @@ def _write(options: PredictOptions, asked: Sequence[_Asked], combine: Combiner, 
     notes = list(dict.fromkeys(note for _, own in answers for note in own))
     uniform = [patient for patient, known in zip(patients, known_RP.T, strict=True) if not known.any()]
     if uniform:
-        notes.append(f"{len(uniform)} patients at {UNKNOWN[run.target]}, without a usable slide: {', '.join(uniform)}")
+        nobody = run.predicts.words.nobody
+        notes.append(f"{len(uniform)} patients at {nobody}, without a usable slide: {', '.join(uniform)}")
     score = combine.score()
     if score is not None and combine.shared is not None:
         notes += combine.shared.notes
@@ -237,7 +231,7 @@ def _write(options: PredictOptions, asked: Sequence[_Asked], combine: Combiner, 
     about = {"failures": failures, "notes": notes, **({"score": score} if score is not None else {})}
     _tables(options).write(recipe, {options.out: text}, about)
     done = Outcome(str(options.out), Status.DONE, facts={"patients": len(patients), "notes": notes})
-    return [done, *_failed(failures, run.target)]
+    return [done, *_failed(failures, run)]
 
 
 def _score_note(how: str, runs: int, patients: int, score: Any) -> str:
@@ -260,7 +254,8 @@ def _row(image_id: str) -> ManifestRow:
 def _told(asked: _Asked, options: PredictOptions, progress: Progress) -> tuple[Judged, list[str]]:
     """Ask one run; return what it says, and notes on what was odd."""
     run = asked.run
-    slides = open_fused(asked.rows, asked.sets, run.fusion, run.classes)
+    unknown = run.predicts.of_cells([{}] * len(asked.rows), run.classes)
+    slides = open_fused(asked.rows, asked.sets, run.fusion, unknown)
     judged = judge(load_ensemble(run, _device(options.device)), slides, progress)
     return judged, _notes(run, judged.slides, pictures(asked.sets[0].headers))
 
@@ -279,8 +274,9 @@ def _notes(run: RunFolder, cohort: Cohort, picture_of: dict[str, str]) -> list[s
     return notes
 
 
-def _failed(failures: dict[str, str], target: str) -> list[Outcome]:
-    return [Outcome(image_id, Status.FAILED, f"{reason} ({UNKNOWN[target]})") for image_id, reason in failures.items()]
+def _failed(failures: dict[str, str], run: RunFolder) -> list[Outcome]:
+    nobody = run.predicts.words.nobody
+    return [Outcome(image_id, Status.FAILED, f"{reason} ({nobody})") for image_id, reason in failures.items()]
 
 
 def _tables(options: PredictOptions) -> Tables:

@@ -13,7 +13,7 @@ import torch
 from mil.heads import HEADS, has_embedding
 from mil.models.model import BagModel
 from mil.ragged.packing import Rows, pack
-from mil.targets.metrics import Floats, Ints
+from wsi.arrays import Floats, Ints
 from wsi.errors import RequestError
 
 

@@ -29,8 +29,8 @@ from mil.models.ensemble import check_bags_fit, load_ensemble
 from mil.ragged.packing import Rows
 from mil.run.folder import RunFolder
 from mil.run.outputs import Tables
-from mil.targets.metrics import Floats
 from mil.training.options import TrainOptions, resolve
+from wsi.arrays import Floats
 from wsi.cohort.manifest import ManifestRow
 from wsi.errors import BagError, RequestError
 from wsi.files.claim import claim

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from features.bags.bag import BagHeader
 from mil.data.cohort import Scale, check_same_making
-from mil.evaluation.calibrate import Calibration, calibration_of
 from mil.models.model import BagModel, load_model
 from mil.models.scoring import autocast, score
 from mil.ragged.packing import Rows, pack
 from mil.run.folder import RunFolder
-from mil.targets.metrics import Floats
+from mil.targets.calibration import Calibration, calibration_of
 from mil.training.options import TrainOptions
+from wsi.arrays import Floats
 from wsi.errors import RequestError
 
 

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mil.run.checks import checked_table, damaged
-from mil.targets.metrics import Floats
+from mil.targets.metrics import centred
+from wsi.arrays import Floats
 from wsi.files.atomic import write_text
 from wsi.files.csv_table import csv_text
 
@@ -80,8 +81,3 @@ def _highest(logits_SC: Floats, member_PS: NDArray[np.bool_]) -> Floats:
         odds_S = logits_SC[:, 1] - logits_SC[:, 0]
         return np.asarray(logits_SC[np.where(member_PS, odds_S, -np.inf).argmax(axis=1)])
     return np.asarray(np.where(member_PS[:, :, None], centred(logits_SC), -np.inf).max(axis=1))
-
-
-def centred(logits_NC: Floats) -> Floats:
-    """Return the logits with each row's mean taken off: the same probabilities, comparable between models."""
-    return np.asarray(logits_NC - logits_NC.mean(axis=1, keepdims=True))

@@ -13,10 +13,10 @@ from mil.data.encoder_lineage import check_unseen
 from mil.data.several_encoders import fused, open_fused, scan
 from mil.data.splits import center_folds, outer_folds
 from mil.run.folder import versions
-from mil.targets.metrics import Ints
-from mil.targets.task import CLASSES, Task, is_known, read_task
+from mil.targets import TARGETS, Target
 from mil.training.options import TrainOptions
-from wsi.cohort.manifest import ManifestRow, check_disjoint, check_one_label_per_patient, load_manifest
+from wsi.arrays import Ints
+from wsi.cohort.manifest import ManifestRow, check_disjoint, load_manifest
 from wsi.errors import RequestError
 from wsi.recipe import Recipe, canonical, recipe_hash
 
@@ -33,12 +33,14 @@ class Material:
     sets: tuple[BagSet, ...]
     """The bags of each encoder; one unless several are fused."""
     fusion: str
-    classes: tuple[str, ...]
     row_folds: Ints
     """The fold that tests each row; -1 for slides that are trained on only, which stand last."""
     notes: tuple[str, ...]
     """What was left out."""
-    task: Task
+    target: Target
+    """What is true of the rows."""
+    strata: tuple[str, ...]
+    """Of each row: folds hold alike shares of each."""
     joined: bool
     """A patient's slides are one bag."""
     unit: str
@@ -75,17 +77,10 @@ class Material:
 
     def open_all(self) -> tuple[Cohort, ...]:
         """Open the bags, as one cohort, or where they are fused late as one for each encoder."""
-        if self.task.target is None:
-            extra = tuple(sorted({row.label or "" for row in self.rows[self.tested_rows :]} - set(self.classes)))
-            whole = open_fused(self.rows, self.sets, self.fusion, (*self.classes, *extra))
-            whole = tuple(replace(own, classes=self.classes, extra_classes=len(extra)) for own in whole)
-            return tuple(own.by_patient() for own in whole) if self.joined else self._judged(whole)
-        unlabelled = [replace(row, label=None) for row in self.rows]
-        cohorts = open_fused(unlabelled, self.sets, self.fusion, self.classes)
-        return self._judged(tuple(replace(own, target=self.task.target, strata=self.task.strata) for own in cohorts))
-
-    def _judged(self, cohorts: tuple[Cohort, ...]) -> tuple[Cohort, ...]:
-        return tuple(own.by_slide() for own in cohorts) if self.unit == "slide" else cohorts
+        whole = open_fused(self.rows, self.sets, self.fusion, self.target)
+        whole = tuple(replace(own, strata=self.strata) for own in whole)
+        whole = tuple(own.by_patient() for own in whole) if self.joined else whole
+        return tuple(own.by_slide() for own in whole) if self.unit == "slide" else whole
 
     def recipe(self, options: TrainOptions) -> Recipe:
         """Return everything that shapes the run: the options, and what they were applied to."""
@@ -93,7 +88,7 @@ class Material:
             **options.recipe(),
             "algorithm": ALGORITHM,
             "precision": options.precision,
-            "classes": list(self.classes),
+            "classes": list(self.target.names),
             "bags": {
                 "encoder": self.bags.encoder,
                 "dim": self.bags.dim,
@@ -107,9 +102,9 @@ class Material:
     def _digest(self) -> str:
         digests = [cohort_digest(self.rows, own.headers) for own in self.sets]
         whole = digests[0] if len(digests) == 1 else recipe_hash({"encoders": digests})
-        if self.task.target is None:
-            return whole
-        return recipe_hash({"cohort": whole, "truth": [[row.value, row.time, row.event] for row in self.rows]})
+        told = self.target.digested
+        truth = [[getattr(row, name) for name in told] for row in self.rows]
+        return recipe_hash({"cohort": whole, "truth": truth}) if told else whole
 
     def about(self) -> dict[str, Any]:
         """Return what config.toml tells beside the recipe: versions, and how the bags were made (canonical JSON)."""
@@ -130,13 +125,12 @@ def gather(options: TrainOptions) -> Material:
     RequestError
         The manifest, the bags or the splits do not fit each other.
     """
-    everyone = load_manifest(options.manifest)
-    known = [row for row in everyone if is_known(options.target, row)]
-    if options.target == CLASSES and options.unit == "patient":
-        check_one_label_per_patient(known, str(options.manifest))
+    everyone, asked = load_manifest(options.manifest), TARGETS[options.target]
+    known = [row for row in everyone if getattr(row, asked.column) is not None]
+    if options.unit == "patient":
+        asked.check_patients(known, str(options.manifest))
     if not known:
-        column = {"value": "value", "survival": "time"}.get(options.target, "label")
-        raise RequestError(f"{options.manifest}: expected slides with a {column}, found none")
+        raise RequestError(f"{options.manifest}: expected slides with a {asked.column}, found none")
     others = _others(options, everyone)
     sets = scan(options.bags, [row.image_id for row in (*known, *others)], options.fusion)
     bags = fused(sets, options.fusion)
@@ -146,8 +140,8 @@ def gather(options: TrainOptions) -> Material:
     if options.other is not None and not any(row.image_id in bags.headers for row in others):
         raise RequestError(f"--other {options.other}: expected bags of its slides, found none that can be read")
     notes += dict.fromkeys(note for own in sets for note in check_pictures([*rows, *others], own.headers))
-    task = read_task(options.target, rows, options.classes, options.folds, options.unit)
-    folds = _folds(options, rows, task)
+    target, strata = asked.read(rows, options.classes, options.folds, others)
+    folds = _folds(options, rows, strata[: len(rows)], target)
     patients = [row.patient_id for row in rows]
     if options.fusion == "folds" and len(sets) != options.folds:
         raise RequestError(
@@ -158,7 +152,7 @@ def gather(options: TrainOptions) -> Material:
         check_unseen(one.headers.values(), patients, folds, tested)
     if others:
         taken = f"as {options.other_label}"
-        if options.other_label not in task.outputs:
+        if options.other_label not in target.names:
             taken += ", a class of their own that is never told"
         notes.append(
             f"{len(others)} slides of {options.other.name if options.other else ''} are trained on only, {taken}"
@@ -166,7 +160,7 @@ def gather(options: TrainOptions) -> Material:
         folds = np.concatenate([folds, np.full(len(others), -1, np.int64)])
     joined = options.aggregate == "bag"
     return Material(
-        (*rows, *others), sets, options.fusion, task.outputs, folds, tuple(notes), task, joined, options.unit
+        (*rows, *others), sets, options.fusion, folds, tuple(notes), target, tuple(strata), joined, options.unit
     )
 
 
@@ -195,14 +189,14 @@ def _with_bags(
     return rows, notes
 
 
-def _folds(options: TrainOptions, rows: Sequence[ManifestRow], task: Task) -> Ints:
+def _folds(options: TrainOptions, rows: Sequence[ManifestRow], strata: Sequence[str], target: Target) -> Ints:
     patients = [row.patient_id for row in rows]
     if options.splits is None and options.split == "centers":
         return center_folds([row.center_id for row in rows], patients, options.folds)
-    if options.splits is None and task.target is not None:
-        return patient_folds(task.strata, patients, options.folds, options.seed)
+    if options.splits is None and target.groups:
+        return outer_folds(strata, [row.center_id for row in rows], patients, options.folds, options.seed)
     if options.splits is None:
-        return outer_folds(task.strata, [row.center_id for row in rows], patients, options.folds, options.seed)
+        return patient_folds(strata, patients, options.folds, options.seed)
     folds = folds_of(options.splits, [row.image_id for row in rows], patients)
     if sorted(set(folds.tolist())) != list(range(options.folds)):
         raise RequestError(

@@ -22,12 +22,12 @@ from torch.distributed import Store  # type: ignore[attr-defined]
 from features.distributed import JOINED, Group, Message, Place, RankWork, process_group, run_ranks
 from features.encoders.device import device_of_rank
 from mil.data.cohort import Cohort
-from mil.targets.metrics import Ints
 from mil.training.fit import fit
 from mil.training.jobs import FitJob
 from mil.training.options import TrainOptions
 from mil.training.ranks import Ranks
 from mil.training.training_data import gather
+from wsi.arrays import Ints
 from wsi.errors import ItemError, RequestError
 from wsi.files.documents import parse_json, read_document
 from wsi.interrupt import interrupts_held

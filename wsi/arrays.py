@@ -11,3 +11,5 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Features = NDArray[np.floating[Any]]
 """float16 or float32 (n, dim): a row for each tile."""
+Bools = NDArray[np.bool_]
+"""bool, of the shape that its name or docstring tells."""

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -31,8 +32,9 @@ Coder = Callable[[RGB, str], bytes]
 
 
 def jpeg_as(inside: str, subsampling: str) -> Coder:
-    options = {"colorspace": "RGB", "outcolorspace": inside, "subsampling": subsampling}
-    return lambda frame, _: bytes(imagecodecs.jpeg8_encode(frame, level=95, **options))
+    return lambda frame, _: bytes(
+        imagecodecs.jpeg8_encode(frame, level=95, colorspace="RGB", outcolorspace=inside, subsampling=subsampling)
+    )
 
 
 COLOURS = {
@@ -44,7 +46,7 @@ COLOURS = {
 }
 
 
-def slide_of(path: Path, colours: str = "YBR_FULL_422", pixels: RGB | None = None, **changes: object) -> Path:
+def slide_of(path: Path, colours: str = "YBR_FULL_422", pixels: RGB | None = None, **changes: Any) -> Path:
     photometric, coder = COLOURS[colours]
     pixels = picture(900, 1210) if pixels is None else pixels
     return write_dicom(path, pixels, JPEG, coder=coder, PhotometricInterpretation=photometric, **changes)
@@ -122,7 +124,7 @@ def test_a_place_without_a_frame_is_background(tmp_path: Path, tiled: Tiled) -> 
             position.ColumnPositionInTotalImagePixelMatrix = column * SIDE + 1
             groups.PlanePositionSlideSequence = [position]
             per_frame.append(groups)
-    changes = {"DimensionOrganizationType": "TILED_SPARSE", "PerFrameFunctionalGroupsSequence": per_frame}
+    changes: dict[str, Any] = {"DimensionOrganizationType": "TILED_SPARSE", "PerFrameFunctionalGroupsSequence": per_frame}
     path = slide_of(tmp_path / "a.dcm", pixels=pixels, TotalPixelMatrixRows=14 * SIDE, **changes)
     store = tiled(path, tmp_path / "out", tile_px=SIDE, target_mpp=0.25, keep_background=True)
     assert store.recipe["effect"]["copied"] == {"0": 0}

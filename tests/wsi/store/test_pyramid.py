@@ -24,14 +24,14 @@ from wsi.outcome import Status
 from wsi.pixels.resample import halve
 from wsi.readers.protocol import level_downsample
 from wsi.readers.tiff.reader import TiffReader
+from wsi.store.options import VerifyOptions
 from wsi.store.shards import ShardFile
 from wsi.store.tile_store import TileStore
-from wsi.store.options import VerifyOptions
 from wsi.store.verify import verify
 from wsi.tiling import settle
+from wsi.tiling.options import TileOptions
 from wsi.tiling.plan import SlidePlan
 from wsi.tiling.strips import averaging_tiles, piece_shape
-from wsi.tiling.options import TileOptions
 from wsi.tiling.tiler import tile
 from wsi.tiling.work import Receipt
 from wsi.units import YX, Box

@@ -17,12 +17,12 @@ from pydicom.dataset import Dataset
 from wsi.outcome import Status
 from wsi.readers.tiles import DAMAGED_RGB
 from wsi.slide import open_slide
+from wsi.store.options import VerifyOptions
 from wsi.store.shards import ShardFile
 from wsi.store.tile_store import TileStore
-from wsi.store.options import VerifyOptions
 from wsi.store.verify import verify
-from wsi.tiling.overview import overview_band, plan_overview
 from wsi.tiling.options import TileOptions
+from wsi.tiling.overview import overview_band, plan_overview
 from wsi.tiling.tiler import tile
 from wsi.units import Box
 
@@ -124,7 +124,10 @@ def test_a_place_without_a_frame_is_background(tmp_path: Path, tiled: Tiled) -> 
             position.ColumnPositionInTotalImagePixelMatrix = column * SIDE + 1
             groups.PlanePositionSlideSequence = [position]
             per_frame.append(groups)
-    changes: dict[str, Any] = {"DimensionOrganizationType": "TILED_SPARSE", "PerFrameFunctionalGroupsSequence": per_frame}
+    changes: dict[str, Any] = {
+        "DimensionOrganizationType": "TILED_SPARSE",
+        "PerFrameFunctionalGroupsSequence": per_frame,
+    }
     path = slide_of(tmp_path / "a.dcm", pixels=pixels, TotalPixelMatrixRows=14 * SIDE, **changes)
     store = tiled(path, tmp_path / "out", tile_px=SIDE, target_mpp=0.25, keep_background=True)
     assert store.recipe["effect"]["copied"] == {"0": 0}

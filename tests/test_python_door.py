@@ -12,6 +12,7 @@ from contextlib import chdir
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -189,9 +190,9 @@ def test_encode_tiles_gives_the_rows_of_the_bag(name: str, small_store: TileStor
 
 def test_encode_tiles_tells_what_it_wants() -> None:
     encoder = features.TileEncoder(build_encoder("texture"), torch.device("cpu"), "fp32")
-    for wrong in (np.zeros((2, 3, 64, 32), np.uint8), np.zeros((2, 3, 64, 64), np.float32), np.zeros(3, np.uint8)):
+    for shape, dtype in (((2, 3, 64, 32), np.uint8), ((2, 3, 64, 64), np.float32), ((3,), np.uint8)):
         with pytest.raises(wsi.RequestError, match="expected uint8"):
-            encoder.encode_tiles(wrong)
+            encoder.encode_tiles(np.zeros(shape, dtype))  # type: ignore[arg-type]
     assert encoder.encode_tiles(np.zeros((64, 64, 3), np.uint8)).shape == (1, encoder.spec.dim)
     assert encoder.encode_tiles(np.zeros((0, 3, 64, 64), np.uint8)).shape == (0, encoder.spec.dim)
 
@@ -215,7 +216,7 @@ def test_a_data_set_of_tiles_is_what_the_stores_hold(small_store: TileStore, sec
 def test_a_data_set_of_tiles_in_new_processes(small_store: TileStore, second_store: TileStore) -> None:
     tiles = features.TileDataset([Path(small_store.path), str(second_store.path)], transform=half)
     loader = DataLoader(tiles, 5, shuffle=True, num_workers=2, multiprocessing_context="spawn")
-    seen = {}
+    seen: dict[tuple[str, int], torch.Tensor] = {}
     for pixels, ids, rows in loader:
         assert pixels.dtype == torch.float32
         seen |= {(name, row): tile for name, row, tile in zip(ids, rows.tolist(), pixels, strict=True)}
@@ -232,7 +233,12 @@ def test_a_batch_reads_each_store_once(
 ) -> None:
     tiles = features.TileDataset([small_store, second_store])
     reads, read = [], TileStore.read_tiles
-    monkeypatch.setattr(TileStore, "read_tiles", lambda *args, **known: reads.append(args) or read(*args, **known))
+
+    def counted(store: TileStore, *arguments: Any, **named: Any) -> Any:
+        reads.append(store)
+        return read(store, *arguments, **named)
+
+    monkeypatch.setattr(TileStore, "read_tiles", counted)
     next(iter(DataLoader(tiles, len(tiles), shuffle=True)))
     assert len(reads) == 2
 

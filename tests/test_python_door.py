@@ -32,7 +32,7 @@ PAGE = ROOT / "docs" / "python.md"
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 PACKAGES = ("wsi", "features", "mil")
 HEAVY = {"torch", "zarr", "dask", "distributed", "pandas", "numpy", "cv2", "h5py", "sklearn", "timm", "matplotlib"}
-ARRAY = re.compile(r"\b(NDArray|Tensor|RGB|Floats|Ints|Rows)\b")
+ARRAY = re.compile(r"\b(NDArray|Tensor|RGB|Features|Floats|Ints|Rows)\b")
 SHAPE = re.compile(r"\(\w+,[ \w,]*\)")
 DESCRIBED_IN_THE_PROTOCOL = {"close"}
 

@@ -59,7 +59,8 @@ def test_a_public_name_is_there_and_described(package: str, name: str) -> None:
     assert not isinstance(found, ModuleType), "the module of that name hides it"
     assert (found.__doc__ or "").strip()
     (node,) = ast.parse(inspect.getsource(found)).body
-    functions = [own for own in ast.walk(node) if isinstance(own, ast.FunctionDef) and own.name[0] != "_"]
+    parts = node.body if isinstance(node, ast.ClassDef) else [node]
+    functions = [own for own in parts if isinstance(own, ast.FunctionDef) and own.name[0] != "_"]
     for own in functions:
         text = ast.get_docstring(own) or ""
         assert text or own.name in DESCRIBED_IN_THE_PROTOCOL or is_overload(own), own.name

@@ -12,6 +12,7 @@ from contextlib import chdir
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ import mil
 import wsi
 from features.encoders.registry import build_encoder
 from sample_data.make import make_cohort
-from sample_data.plan import SampleOptions
+from sample_data.options import SampleOptions
 from wsi.store.tile_store import TileStore
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,7 +32,7 @@ PAGE = ROOT / "docs" / "python.md"
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 PACKAGES = ("wsi", "features", "mil")
 HEAVY = {"torch", "zarr", "dask", "distributed", "pandas", "numpy", "cv2", "h5py", "sklearn", "timm", "matplotlib"}
-ARRAY = re.compile(r"\b(NDArray|Tensor|RGB|Floats|Ints|Rows)\b")
+ARRAY = re.compile(r"\b(NDArray|Tensor|RGB|Features|Floats|Ints|Rows)\b")
 SHAPE = re.compile(r"\(\w+,[ \w,]*\)")
 DESCRIBED_IN_THE_PROTOCOL = {"close"}
 
@@ -58,7 +59,8 @@ def test_a_public_name_is_there_and_described(package: str, name: str) -> None:
     assert not isinstance(found, ModuleType), "the module of that name hides it"
     assert (found.__doc__ or "").strip()
     (node,) = ast.parse(inspect.getsource(found)).body
-    functions = [own for own in ast.walk(node) if isinstance(own, ast.FunctionDef) and own.name[0] != "_"]
+    parts = node.body if isinstance(node, ast.ClassDef) else [node]
+    functions = [own for own in parts if isinstance(own, ast.FunctionDef) and own.name[0] != "_"]
     for own in functions:
         text = ast.get_docstring(own) or ""
         assert text or own.name in DESCRIBED_IN_THE_PROTOCOL or is_overload(own), own.name
@@ -115,7 +117,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder in which the page's blocks have run one after the other."""
     folder = tmp_path_factory.mktemp("door")
     summary = make_cohort(
-        SampleOptions(out=folder / "demo" / "cohort", patients=12, min_px=1024, max_px=1280, workers=1)
+        SampleOptions(out=folder / "demo" / "cohort", patients=12, shortest=1024, size=1280, workers=1)
     )
     assert summary.exit_code == 0
     source = PAGE.read_text("utf-8")
@@ -189,9 +191,9 @@ def test_encode_tiles_gives_the_rows_of_the_bag(name: str, small_store: TileStor
 
 def test_encode_tiles_tells_what_it_wants() -> None:
     encoder = features.TileEncoder(build_encoder("texture"), torch.device("cpu"), "fp32")
-    for wrong in (np.zeros((2, 3, 64, 32), np.uint8), np.zeros((2, 3, 64, 64), np.float32), np.zeros(3, np.uint8)):
+    for shape, dtype in (((2, 3, 64, 32), np.uint8), ((2, 3, 64, 64), np.float32), ((3,), np.uint8)):
         with pytest.raises(wsi.RequestError, match="expected uint8"):
-            encoder.encode_tiles(wrong)
+            encoder.encode_tiles(np.zeros(shape, dtype))
     assert encoder.encode_tiles(np.zeros((64, 64, 3), np.uint8)).shape == (1, encoder.spec.dim)
     assert encoder.encode_tiles(np.zeros((0, 3, 64, 64), np.uint8)).shape == (0, encoder.spec.dim)
 
@@ -215,7 +217,7 @@ def test_a_data_set_of_tiles_is_what_the_stores_hold(small_store: TileStore, sec
 def test_a_data_set_of_tiles_in_new_processes(small_store: TileStore, second_store: TileStore) -> None:
     tiles = features.TileDataset([Path(small_store.path), str(second_store.path)], transform=half)
     loader = DataLoader(tiles, 5, shuffle=True, num_workers=2, multiprocessing_context="spawn")
-    seen = {}
+    seen: dict[tuple[str, int], torch.Tensor] = {}
     for pixels, ids, rows in loader:
         assert pixels.dtype == torch.float32
         seen |= {(name, row): tile for name, row, tile in zip(ids, rows.tolist(), pixels, strict=True)}
@@ -232,7 +234,12 @@ def test_a_batch_reads_each_store_once(
 ) -> None:
     tiles = features.TileDataset([small_store, second_store])
     reads, read = [], TileStore.read_tiles
-    monkeypatch.setattr(TileStore, "read_tiles", lambda *args, **known: reads.append(args) or read(*args, **known))
+
+    def counted(store: TileStore, *arguments: Any, **named: Any) -> Any:
+        reads.append(store)
+        return read(store, *arguments, **named)
+
+    monkeypatch.setattr(TileStore, "read_tiles", counted)
     next(iter(DataLoader(tiles, len(tiles), shuffle=True)))
     assert len(reads) == 2
 
@@ -276,7 +283,7 @@ def test_a_data_set_of_bags_tells_what_is_wrong(place: Path, bag_paths: list[Pat
 
 def test_a_run_says_what_predict_writes(place: Path, bag_paths: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "all.csv"
-    mil.predict(mil.PredictOptions(run=place / "run", bags=(place / "bags",), out=out))
+    mil.predict(mil.PredictOptions(run=(place / "run",), items=(place / "bags",), out=out))
     written = {line.split(",")[0]: line.split(",")[1:] for line in out.read_text().splitlines()}
     run = mil.load_run(place / "run")
     assert list(run.classes) == written.pop("patient_id")

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,15 @@ from click.testing import CliRunner
 from witness import Witness
 
 from cli.app import app
-from mil import tune as tune_module
 from mil.run.folder import RunFolder
 from mil.search import COMPLETE, PRUNED, Search, read_settings
 from mil.training.options import TrainOptions
 from mil.training.tune_options import TuneOptions
 from mil.tune import tune
 from wsi.errors import BagError, RecipeMismatchError, RequestError
+
+tune_module = import_module("mil.tune")
+"""`mil.tune` is the verb."""
 
 pytest.importorskip("optuna")
 

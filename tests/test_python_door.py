@@ -12,6 +12,7 @@ from contextlib import chdir
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -189,7 +190,12 @@ def test_encode_tiles_gives_the_rows_of_the_bag(name: str, small_store: TileStor
 
 def test_encode_tiles_tells_what_it_wants() -> None:
     encoder = features.TileEncoder(build_encoder("texture"), torch.device("cpu"), "fp32")
-    for wrong in (np.zeros((2, 3, 64, 32), np.uint8), np.zeros((2, 3, 64, 64), np.float32), np.zeros(3, np.uint8)):
+    wrongs: list[Any] = [
+        np.zeros((2, 3, 64, 32), np.uint8),
+        np.zeros((2, 3, 64, 64), np.float32),
+        np.zeros(3, np.uint8),
+    ]
+    for wrong in wrongs:
         with pytest.raises(wsi.RequestError, match="expected uint8"):
             encoder.encode_tiles(wrong)
     assert encoder.encode_tiles(np.zeros((64, 64, 3), np.uint8)).shape == (1, encoder.spec.dim)
@@ -215,7 +221,7 @@ def test_a_data_set_of_tiles_is_what_the_stores_hold(small_store: TileStore, sec
 def test_a_data_set_of_tiles_in_new_processes(small_store: TileStore, second_store: TileStore) -> None:
     tiles = features.TileDataset([Path(small_store.path), str(second_store.path)], transform=half)
     loader = DataLoader(tiles, 5, shuffle=True, num_workers=2, multiprocessing_context="spawn")
-    seen = {}
+    seen: dict[tuple[str, int], torch.Tensor] = {}
     for pixels, ids, rows in loader:
         assert pixels.dtype == torch.float32
         seen |= {(name, row): tile for name, row, tile in zip(ids, rows.tolist(), pixels, strict=True)}
@@ -231,8 +237,13 @@ def test_a_batch_reads_each_store_once(
     small_store: TileStore, second_store: TileStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiles = features.TileDataset([small_store, second_store])
-    reads, read = [], TileStore.read_tiles
-    monkeypatch.setattr(TileStore, "read_tiles", lambda *args, **known: reads.append(args) or read(*args, **known))
+    reads, read = list[Any](), TileStore.read_tiles
+
+    def noted(*args: Any, **known: Any) -> Any:
+        reads.append(args)
+        return read(*args, **known)
+
+    monkeypatch.setattr(TileStore, "read_tiles", noted)
     next(iter(DataLoader(tiles, len(tiles), shuffle=True)))
     assert len(reads) == 2
 

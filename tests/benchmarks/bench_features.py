@@ -124,7 +124,7 @@ def forward_only(name: str, device: torch.device, precision: str, batch_size: in
         done = 0
         if device.type == "cpu":
             torch.set_num_threads(1)
-        stream = torch.cuda.stream(torch.cuda.Stream(device)) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        stream = torch.cuda.stream(torch.cuda.Stream(device)) if device.type == "cuda" else None
         with torch.inference_mode(), autocast(device, precision):
             if stream is not None:
                 stream.__enter__()

@@ -139,6 +139,7 @@ def test_stamps_lines_read_the_export_and_we_read_it_back(bags: Path, tmp_path: 
             assert file.attrs["unit"] == "um"
             assert file.attrs["feat_type"] == "tile"
             tile_um, tile_px = file.attrs["tile_size_um"], file.attrs["tile_size_px"]
+        assert header.mpp is not None
         assert (tile_px, tile_um) == (256, pytest.approx(256 * header.mpp))
         np.testing.assert_array_equal(feats, read_features(path))
         l0_mpp = tile_um / header.tile_px_l0

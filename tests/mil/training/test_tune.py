@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from click.testing import CliRunner
 from witness import Witness
 
 from cli.app import app
-from mil import tune as tune_module
 from mil.run.folder import RunFolder
 from mil.search import COMPLETE, PRUNED, Search, read_settings
 from mil.training.options import TrainOptions
@@ -21,6 +21,8 @@ from mil.tune import tune
 from wsi.errors import BagError, RecipeMismatchError, RequestError
 
 pytest.importorskip("optuna")
+
+tune_module: Any = import_module("mil.tune")
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +169,7 @@ def test_what_a_killed_trial_left_is_not_taken_for_another(
 
     with monkeypatch.context() as patched:
         patched.setattr(tune_module, "fit", killed_after)
-        patched.setattr(tune_module.shutil, "rmtree", lambda *args, **kwargs: None)
+        patched.setattr("shutil.rmtree", lambda *args, **kwargs: None)
         with pytest.raises(Killed):
             tune(parts)
         assert (tmp_path / "b" / "trial" / "model.json").exists()

@@ -47,6 +47,7 @@ def server() -> Iterator[tuple[str, Requests]]:
     moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     moto.start()
     host, port = moto.get_host_and_port()
+    assert moto._server is not None
     requests = Requests(moto._server.app)
     moto._server.app = requests
     yield f"http://{host}:{port}", requests

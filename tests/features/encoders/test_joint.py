@@ -21,7 +21,7 @@ from wsi.outcome import Status
 FIRST, SECOND = "timm:test_convnext.r160_in1k", "timm:test_vit.r160_in1k"
 
 
-def options(stores: Path, out: Path, encoder: str, **more: Any) -> ExtractOptions:
+def options(stores: Path, out: Path, encoder: str | tuple[str, ...], **more: Any) -> ExtractOptions:
     return ExtractOptions(
         stores=(stores,), out=out, encoder=encoder, random_weights=0, device="cpu", batch_size=16, **more
     )

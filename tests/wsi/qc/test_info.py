@@ -46,7 +46,7 @@ def test_verify_counts_what_cannot_be_decoded(tmp_path: Path, reader: str) -> No
     assert box.y1 <= 700
     if reader == "tiff":
         assert [tuple(part) for _, part in check.damaged] == [(256, 256, 512, 512)]
-    row = describe_all(InfoOptions(slides=(path,), verify=True, reader=reader))[0]
+    row = describe_all(InfoOptions(slides=(path,), verify=True, reader=reader))[0]  # type: ignore[arg-type]
     assert row["failed"]
     assert row["damaged"] == len(check.damaged)
 

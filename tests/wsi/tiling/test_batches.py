@@ -18,11 +18,11 @@ from distributed import LocalCluster
 from making import picture, write_deflate, write_ome_zarr
 
 from cli.app import app
-from wsi.cohort.manifest import NAMES
 from wsi.cohort.slides import find_jobs
 from wsi.errors import NoLocksError, RequestError
 from wsi.files.atomic import write_text
-from wsi.files.claim import NO_LOCK, claim
+from wsi.files.claim import claim
+from wsi.options import NAMES, NO_LOCK
 from wsi.outcome import Status
 from wsi.tiling.engine import reason
 from wsi.tiling.options import TileOptions

@@ -25,7 +25,8 @@ from mil.inference.predict import predict
 from mil.models.ensemble import load_ensemble
 from mil.models.model import BagModel, load_model
 from mil.run.folder import RunFolder
-from mil.run.scores import centred, read_scores
+from mil.run.scores import read_scores
+from mil.targets.metrics import centred
 from mil.train import train
 from mil.training.options import TrainOptions
 from wsi.errors import RecipeMismatchError, RequestError
@@ -239,6 +240,7 @@ def test_a_graph_that_differs_from_its_run_is_refused(
     )
     graph = OneRun(ensemble)
     with torch.no_grad():
+        assert isinstance(graph.shift_C, torch.Tensor)
         graph.shift_C.add_(torch.tensor([0.01, 0.0]))
     monkeypatch.setattr("mil.inference.one_graph.OneRun", lambda _: graph)
     with pytest.raises(RequestError, match="probabilities differ"):

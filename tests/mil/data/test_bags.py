@@ -80,7 +80,7 @@ def options(cohort: Witness, **changes: object) -> TrainOptions:
 def told(cohort: Witness, *bags: Path) -> tuple[Summary, dict[str, list[str]], str]:
     """Predict; return the summary, the table, and the notes."""
     out = cohort.bags.parent / "out.csv"
-    summary = predict(PredictOptions(run=cohort.bags.parent / "run", bags=bags, out=out, device="cpu"))
+    summary = predict(PredictOptions(run=(cohort.bags.parent / "run",), items=bags, out=out, device="cpu"))
     with out.open(newline="") as file:
         table = {row[0]: row[1:] for row in csv.reader(file)}
     return summary, table, " ".join(json.loads(out.with_suffix(".json").read_text())["notes"])

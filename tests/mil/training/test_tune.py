@@ -25,6 +25,8 @@ tune_module = import_module("mil.tune")
 
 pytest.importorskip("optuna")
 
+tune_module: Any = import_module("mil.tune")
+
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory, write_cohort: Callable[..., Witness]) -> Witness:
@@ -170,7 +172,7 @@ def test_what_a_killed_trial_left_is_not_taken_for_another(
 
     with monkeypatch.context() as patched:
         patched.setattr(tune_module, "fit", killed_after)
-        patched.setattr(tune_module.shutil, "rmtree", lambda *args, **kwargs: None)
+        patched.setattr("shutil.rmtree", lambda *args, **kwargs: None)
         with pytest.raises(Killed):
             tune(parts)
         assert (tmp_path / "b" / "trial" / "model.json").exists()

@@ -13,6 +13,8 @@ from wsi.errors import RecipeMismatchError
 
 Recipe = dict[str, Any]
 """JSON values only: str, int, float, bool, None, and lists and dicts of them."""
+Json = dict[str, Any]
+"""A JSON object that is no recipe."""
 
 
 def canonical(recipe: Mapping[str, Any]) -> str:

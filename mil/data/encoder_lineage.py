@@ -14,7 +14,7 @@ from typing import Any
 
 from features.bags.bag import BagHeader
 from features.encoders.lineage import Lineage, lineage_of
-from mil.data.splits import Ints
+from wsi.arrays import Ints
 from wsi.errors import RequestError
 from wsi.recipe import canonical
 

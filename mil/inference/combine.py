@@ -18,7 +18,8 @@ from mil.evaluation.bootstrap import draw_patients, estimate_all
 from mil.report.compare import Shared, fit_stack, mean_of, mean_probs, read_shared, stack_inputs, stack_of
 from mil.run.checks import run_json
 from mil.run.folder import RunFolder
-from mil.targets.metrics import Floats, finite
+from mil.targets.metrics import finite
+from wsi.arrays import Bools, Floats
 from wsi.errors import RequestError
 
 COMBINATIONS = ("mean", "stack")
@@ -79,7 +80,7 @@ class Combiner:
     """What the runs said of the patients that they share; None of other targets than classes, and of one run."""
     stack: Any = None
 
-    def __call__(self, tables: Sequence[Floats], known_RP: np.ndarray[Any, np.dtype[np.bool_]]) -> Floats:
+    def __call__(self, tables: Sequence[Floats], known_RP: Bools) -> Floats:
         """Return one table (P, C) of several; who is known to some runs only is told by the mean of those."""
         result = np.array(tables[0])
         for p, known_R in enumerate(known_RP.T):

@@ -4,14 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mil.data.cohort import Cohort
-from mil.models.ensemble import Ensemble
-from mil.run.folder import RunFolder
+from mil.models.ensemble import NOT_FINITE, Ensemble
 from mil.run.scores import patient_logits
-from mil.targets.metrics import Floats
-from mil.targets.targets import told_by
+from wsi.arrays import Bools, Floats
 from wsi.errors import RequestError
 from wsi.outcome import Progress
 
@@ -27,7 +24,7 @@ class Judged:
     """Sorted."""
     values_PC: Floats
     """Calibrated probabilities, or of other targets what is told: a value, a log risk."""
-    known_P: NDArray[np.bool_]
+    known_P: Bools
     """Patients of whom a slide could be judged; the others stand at what is best said of anybody."""
     slides: Cohort
     """Those without a finite answer failed, and without tiles."""
@@ -49,21 +46,23 @@ def judge(ensemble: Ensemble, slides: Sequence[Cohort], progress: Progress) -> J
         No slide is answered with finite numbers.
     """
     run = ensemble.run
-    cohorts = tuple(own.by_patient() for own in slides) if run.recipe.get("aggregate") == "bag" else tuple(slides)
-    cohorts = tuple(own.by_slide() for own in cohorts) if run.recipe.get("unit") == "slide" else cohorts
+    how = str(run.recipe.get("aggregate", "mean"))
+    cohorts = [own.judged(str(run.recipe.get("unit", "patient")), how) for own in slides]
     logits = np.concatenate([np.zeros((0, len(cohorts[0].classes))), *_logits(ensemble, cohorts, progress)])
-    finite_N: NDArray[np.bool_] = np.asarray(np.isfinite(logits).all(axis=1))
+    finite_N: Bools = np.asarray(np.isfinite(logits).all(axis=1))
     cohort = cohorts[0]
     if cohort.usable_N.any() and not finite_N[cohort.usable_N].any():
         raise RequestError(f"{run.path}: its models answer no slide with finite numbers: train the run again")
     unanswered = {own for own, fine in zip(cohort.image_ids, finite_N, strict=True) if not fine}
     cohort, whole = _without(cohort, unanswered), _without(slides[0], unanswered)
-    how = str(run.recipe.get("aggregate", "mean"))
     patients, logits_PC = patient_logits(logits, cohort.patient_ids, cohort.usable_N, how)
     usable = {patient for patient, fine in zip(cohort.patient_ids, cohort.usable_N, strict=True) if fine}
     known_P = np.array([patient in usable for patient in patients], bool)
-    values = np.where(known_P[:, None], _values(ensemble, logits_PC), _default(run, logits_PC.shape[1]))
-    return Judged(patients, values, known_P, whole)
+    values_PC = ensemble.told(logits_PC)
+    if not np.isfinite(values_PC).all():
+        raise RequestError(f"{run.path}: its calibration gives no finite number: train the run again")
+    default = 1 / logits_PC.shape[1] if run.target == "classes" else run.read_json("metrics.json")["default"]
+    return Judged(patients, np.where(known_P[:, None], values_PC, default), known_P, whole)
 
 
 def _logits(ensemble: Ensemble, cohorts: Sequence[Cohort], progress: Progress) -> Iterator[Floats]:
@@ -76,29 +75,12 @@ def _logits(ensemble: Ensemble, cohorts: Sequence[Cohort], progress: Progress) -
     progress.end()
 
 
-def _values(ensemble: Ensemble, logits_PC: Floats) -> Floats:
-    """Return what is told, all of it finite."""
-    run = ensemble.run
-    if run.target == "classes":
-        values = ensemble.calibration.probabilities(logits_PC)
-    else:
-        values = told_by(run.target, logits_PC)
-    if not np.isfinite(values).all():
-        raise RequestError(f"{run.path}: its calibration gives no finite number: train the run again")
-    return values
-
-
-def _default(run: RunFolder, outputs: int) -> Floats:
-    return np.asarray(1 / outputs if run.target == "classes" else run.read_json("metrics.json")["default"])
-
-
 def _without(cohort: Cohort, unanswered: set[str]) -> Cohort:
     """Return the cohort with these slides, or these patients' slides, failed and without tiles."""
     ids = zip(cohort.image_ids, cohort.patient_ids, strict=True)
     lost = [image_id if {image_id, patient_id} & unanswered else "" for image_id, patient_id in ids]
-    why = "the models' answer is not finite: expected features of the size that was trained on; extract it again"
     return replace(
         cohort,
         bags=tuple(bag[:0] if own else bag for bag, own in zip(cohort.bags, lost, strict=True)),
-        failures=cohort.failures | {image_id: why for image_id in lost if image_id},
+        failures=cohort.failures | {image_id: NOT_FINITE for image_id in lost if image_id},
     )

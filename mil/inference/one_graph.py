@@ -14,11 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from mil.evaluation.calibrate import Calibration
-from mil.inference.portable import Floats32, OneBag, Predict, largest_difference, onnx_predict, write_onnx
-from mil.models.ensemble import Ensemble, scales_of
+from mil.inference.portable import OneBag, Predict, largest_difference, onnx_predict, write_onnx
+from mil.models.ensemble import Ensemble, makings_of
 from mil.run.folder import RunFolder
-from mil.targets.metrics import Floats
-from mil.targets.targets import told_by
 from wsi.errors import RequestError
 from wsi.files.atomic import replacing, write_text
 
@@ -76,15 +74,8 @@ def save_run(ensemble: Ensemble, path: Path) -> float:
 
 
 def _told_by_run(ensemble: Ensemble) -> Predict:
-    exact = replace(ensemble, device=replace(ensemble.device, precision="fp32"))
-
-    def predict(rows: Floats32) -> Floats:
-        logits_1C = exact.logits([rows])
-        if exact.run.target == "classes":
-            return exact.calibration.probabilities(logits_1C)[0]
-        return told_by(exact.run.target, logits_1C)[0]
-
-    return predict
+    exact = replace(ensemble, compute=replace(ensemble.compute, precision="fp32"))
+    return lambda rows: exact.told(exact.logits([rows]))[0]
 
 
 def formula(target: str, calibration: Calibration, n_classes: int) -> str:
@@ -106,12 +97,10 @@ _SLIDES = {
 
 def facts(run: RunFolder, calibration: Calibration) -> dict[str, str]:
     """Return what a user of the graph must know, as text."""
-    scales = [
-        f"{scale.mpp:g} um/px, tiles of {scale.tile_px:g} px" for scale in scales_of(run) if scale.mpp == scale.mpp
-    ]
-    encoders = [f"{name or 'not told by the bags'} ({dim} features)" for name, dim in run.bag_encoders]
-    told, n_outputs = TOLD[run.target], len(run.classes)
-    dim = sum(dim for _, dim in run.bag_encoders)
+    made = makings_of(run)
+    scales = [f"{own.mpp:g} um/px, tiles of {own.tile_px:g} px" for own in made if own.mpp > 0]
+    encoders = [f"{own.encoder or 'not told by the bags'} ({own.dim} features)" for own in made]
+    told, n_outputs, dim = TOLD[run.target], len(run.classes), sum(own.dim for own in made)
     return {
         "classes": json.dumps(list(run.classes), ensure_ascii=False),
         "target": run.target,

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
-from mil.targets.metrics import Floats, Ints
+from wsi.arrays import Floats, Ints
 from wsi.files.atomic import write_bytes
 
 STAMP = "gigamil-recipe"

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mil.models.model import BagModel
-from mil.targets.metrics import Floats
+from wsi.arrays import Floats
 from wsi.errors import RequestError
 from wsi.files.atomic import replacing
 

@@ -2,13 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 from mil.run.evidence import TITLES, read_evidence
 from mil.run.folder import RunFolder
 from wsi.errors import RequestError
-
-Json = dict[str, Any]
+from wsi.recipe import Json
 
 
 def ending_of_run(path: Path) -> Json:

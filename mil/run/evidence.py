@@ -10,7 +10,7 @@ import numpy as np
 from mil.run.checks import checked_table, damaged
 from mil.run.folder import RunFolder
 from mil.run.protocol import about_encoder, about_few, about_probe
-from mil.targets.metrics import Floats, Ints
+from wsi.arrays import Floats, Ints
 
 TITLES = {
     "gated_abmil": "Gated attention pooling (ABMIL)",

@@ -13,8 +13,8 @@ from mil.data.splits import folds_of, read_splits
 from mil.models.ensemble import load_ensemble
 from mil.models.scoring import score
 from mil.run.folder import RunFolder
-from mil.targets.metrics import Floats, Ints
 from mil.training.options import TrainOptions
+from wsi.arrays import Floats, Ints
 from wsi.errors import RequestError
 
 
@@ -30,12 +30,12 @@ def teach(options: TrainOptions, fold: int, cohort: Cohort, folds: Ints) -> Floa
         return None
     run = RunFolder(options.teacher)
     check_teacher(run, cohort, folds)
-    ensemble = load_ensemble(run, options)
+    ensemble = load_ensemble(run, options.device, options.max_rows)
     members = [member for member in ensemble.members if member.fold == fold]
     logits_SC = np.zeros((len(cohort), len(cohort.classes)))
     seen = np.flatnonzero((folds != fold) & cohort.usable_N)
     bags = [cohort.bags[i] for i in seen]
-    logits_SC[seen] = np.mean([score(member.model, bags, ensemble.device) for member in members], axis=0)
+    logits_SC[seen] = np.mean([score(member.model, bags, ensemble.compute) for member in members], axis=0)
     return logits_SC
 
 

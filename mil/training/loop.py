@@ -5,17 +5,16 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from mil.data.cohort import Cohort
 from mil.heads.head import HeadOutput
 from mil.models.model import BagModel
-from mil.models.scoring import autocast, score
+from mil.models.scoring import Compute, autocast, score
 from mil.ragged.instances import wide
 from mil.ragged.packing import group_by_rows, pack
 from mil.run.scores import patient_logits
-from mil.targets.metrics import METRICS, Floats, Ints, ones, softmax
+from mil.targets.metrics import METRICS, ones, softmax
 from mil.targets.targets import ClassTarget, Target, Truths
 from mil.training.ema import WeightMean
 from mil.training.jobs import FitJob, Parts, seed_of
@@ -24,6 +23,7 @@ from mil.training.sampling import Drawn, draw_batch, epoch_order, slide_weights
 from mil.training.schedule import learning_rate
 from mil.training.sharpness import Randomness, ascended
 from mil.training.soft_targets import Distilled, Mixed, Smoothed
+from wsi.arrays import Bools, Floats, Ints
 from wsi.errors import BagError
 
 _VALIDATED = {"loss": "weighted_log_loss", "auc": "auc"}
@@ -44,6 +44,7 @@ class Loop:
         self.job, self.options, self.cohort, self.parts = job, job.options, cohort, parts
         self.model, self.ranks, self.taught_SC = model, ranks, taught_SC
         self.device = torch.device(job.options.device)
+        self.compute = Compute(job.options.device, job.options.precision, job.options.max_rows)
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=self.options.lr, weight_decay=self.options.weight_decay, fused=True
         )
@@ -159,7 +160,7 @@ class Loop:
 
     def _output(self, bags: Sequence[Drawn], slides: Ints, truth: Truths) -> HeadOutput:
         packed = pack([bag.read(self.cohort) for bag in bags], self.device, [self.cohort.image_ids[i] for i in slides])
-        with autocast(self.options):
+        with autocast(self.compute):
             output: HeadOutput = self.model(packed.rows_ND, packed.offsets, truth)
         return output
 
@@ -198,7 +199,7 @@ class Loop:
         """Return the logits (n, C) of slides, each rank scoring its share."""
         own = self.ranks.share([len(self.cohort.bags[i]) for i in slides])
         logits_SC = np.zeros((len(slides), len(self.cohort.classes)))
-        logits_SC[own] = score(self.model, [self.cohort.bags[slides[position]] for position in own], self.options)
+        logits_SC[own] = score(self.model, [self.cohort.bags[slides[position]] for position in own], self.compute)
         return self.ranks.total(logits_SC)
 
     def validate(self) -> dict[str, float]:
@@ -206,7 +207,7 @@ class Loop:
         logits_SC = self.scores(self.parts.val)
         self._check_finite(self.parts.val, [bool(np.isfinite(row).all()) for row in logits_SC])
         patients = tuple(self.cohort.patient_ids[i] for i in self.parts.val)
-        usable: NDArray[np.bool_] = np.ones(len(patients), bool)
+        usable: Bools = np.ones(len(patients), bool)
         names, logits_PC = patient_logits(logits_SC, patients, usable, self.options.aggregate)
         if self.cohort.target is not None:
             first = dict(zip(reversed(patients), reversed(self.parts.val.tolist()), strict=True))

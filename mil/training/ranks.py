@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from features.distributed import Group
-from mil.targets.metrics import Floats
+from wsi.arrays import Floats
 
 _CPU = torch.device("cpu")
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from mil.data.cohort import Cohort
 from mil.ragged.packing import Rows
-from mil.targets.metrics import Floats, Ints
 from mil.training.options import TrainOptions
+from wsi.arrays import Floats, Ints
 
 
 def slide_weights(labels: Ints, patients: Sequence[str], n_classes: int) -> Floats:

@@ -105,9 +105,9 @@ def test_the_searches_of_a_fold_never_see_its_patients(
     tune(options)
     from mil.training.training_data import gather
 
-    material = gather(options.train)
-    ids = np.array([row.image_id for row in material.rows])
-    tested = [set(ids[material.folds == fold]) for fold in (0, 1)]
+    data = gather(options.train)
+    ids = np.array([row.image_id for row in data.rows])
+    tested = [set(ids[data.folds == fold]) for fold in (0, 1)]
     outer = [place for place, (where, _, _) in enumerate(seen) if where == "outer"]
     assert [seen[place][1] for place in outer] == [0, 1]
     for fold, (first, last) in enumerate([(0, outer[0]), (outer[0] + 1, outer[1])]):

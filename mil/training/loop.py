@@ -13,6 +13,7 @@ from mil.models.model import BagModel
 from mil.models.scoring import Compute, autocast, score
 from mil.ragged.instances import wide
 from mil.ragged.packing import group_by_rows, pack
+from mil.ragged.randomness import Randomness
 from mil.run.scores import patient_logits
 from mil.targets.metrics import METRICS, ones, softmax
 from mil.targets.targets import ClassTarget, Target, Truths
@@ -21,7 +22,7 @@ from mil.training.jobs import FitJob, Parts, seed_of
 from mil.training.ranks import Ranks
 from mil.training.sampling import Drawn, draw_batch, epoch_order, slide_weights
 from mil.training.schedule import learning_rate
-from mil.training.sharpness import Randomness, ascended
+from mil.training.sharpness import ascended
 from mil.training.soft_targets import Distilled, Mixed, Smoothed
 from wsi.arrays import Bools, Floats, Ints
 from wsi.errors import BagError

@@ -10,7 +10,6 @@ folds by successive halving (Jamieson and Talwalkar, AISTATS 2016, arXiv 1502.07
 arXiv 1907.10902).
 """
 
-import importlib.util
 import json
 import shutil
 import time
@@ -21,11 +20,9 @@ from typing import Any
 import numpy as np
 
 from mil.data.cohort import Cohort
-from mil.data.several_encoders import APART
 from mil.data.splits import outer_folds
 from mil.evaluation.bootstrap import draw_groups, estimate_all
 from mil.evaluation.calibrate import Calibration, fit_calibration
-from mil.heads import HEADS
 from mil.run.scores import Scores, patient_logits, read_scores
 from mil.search import Search
 from mil.targets.metrics import METRICS, Floats, Ints, finite, ones
@@ -34,10 +31,12 @@ from mil.training.fit import fit
 from mil.training.jobs import FitJob
 from mil.training.options import TrainOptions, resolve
 from mil.training.training_data import Material, gather
+from mil.training.tune_options import TuneOptions
 from mil.training.workers import deterministic, is_whole
 from wsi.errors import RequestError
 from wsi.files.atomic import check_folder, make_folder, write_text
 from wsi.files.claim import claim
+from wsi.options import stage
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.recipe import Recipe, recipe_hash, refuse_other_recipe
 
@@ -48,47 +47,13 @@ _EVERYBODY = -1
 """In place of an outer fold: the last search, which leaves nobody out."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TuneOptions:
-    """Options of `tune`."""
-
-    train: TrainOptions
-    """What is searched around; ``out`` is the search's folder, ``folds`` are the outer folds."""
-    trials: int = 30
-    """Settings tried in each search."""
-    inner_folds: int = 3
-    heads: tuple[str, ...] = ()
-    """Heads to choose from; empty: the one of ``train``."""
-
-    def __post_init__(self) -> None:
-        if self.trials < 1 or self.inner_folds < 2:
-            raise RequestError(f"expected --trials of 1 and --inner-folds of 2 or more, found {self.trials} and "
-                               f"{self.inner_folds}")  # fmt: skip
-        unknown = [head for head in self.heads if head not in HEADS]
-        if unknown:
-            raise RequestError(f"--heads: unknown head {unknown[0]!r}: expected some of {', '.join(HEADS)}")
-        plain = self.train.target == "classes" and self.train.other is None and self.train.teacher is None
-        if self.train.fusion in APART or self.train.aggregate == "max" or not plain:
-            raise RequestError(
-                "tune searches models of classes, of one kind of bags, by the mean over a patient's slides, without a "
-                "teacher or other slides"
-            )
-        if self.train.jobs > 1 or self.train.nproc > 1:
-            raise RequestError("tune runs in one process: each trial builds on those before; leave out --jobs, --nproc")
-        if importlib.util.find_spec("optuna") is None:
-            raise RequestError("optuna is not installed; pip install 'gigamil[tune]'")
-
-    @property
-    def choices(self) -> tuple[str, ...]:
-        """Return the heads to choose from."""
-        return self.heads or (self.train.head,)
-
-    def recipe(self, material: Material) -> Recipe:
-        """Return what shapes the result but the number of trials: a search may be gone on with."""
-        own = {"algorithm": ALGORITHM, "inner_folds": self.inner_folds, "heads": list(self.choices)}
-        return {"tune": own, "train": material.recipe(self.train)}
+def _recipe(options: TuneOptions, material: Material) -> Recipe:
+    """Return what shapes the result but the number of trials: a search may be gone on with."""
+    own = {"algorithm": ALGORITHM, "inner_folds": options.inner_folds, "heads": list(options.heads)}
+    return {"tune": own, "train": material.recipe(options.train)}
 
 
+@stage
 def tune(options: TuneOptions, progress: Progress | None = None) -> Summary:
     """Search, and write tune.json: the nested score with intervals, the settings of each fold, the settings to use.
 
@@ -102,12 +67,12 @@ def tune(options: TuneOptions, progress: Progress | None = None) -> Summary:
         ``out`` holds another search, and ``overwrite`` is not given.
     """
     start, progress = time.monotonic(), progress or Silent()
-    options = replace(options, train=replace(resolve(options.train), baselines=()))
+    options = resolve(options)
     material = gather(options.train)
     out = options.train.out
     check_folder(out)
     with claim(out):
-        recipe = options.recipe(material)
+        recipe = _recipe(options, material)
         cohort = material.open()
         _check_searchable(options, cohort, material.folds)
         _take_up(out, recipe, options.trials, overwrite=options.train.overwrite)
@@ -207,7 +172,7 @@ class _Tuner:
         name = "everybody" if fold == _EVERYBODY else f"fold{fold}"
         cohort = _without(self._cohort, self._folds == fold)
         inner = _inner_folds(cohort, options)
-        search = Search(self._out / f"search_{name}.json", options.choices, [options.train.seed, fold + 1])
+        search = Search(self._out / f"search_{name}.json", options.heads, [options.train.seed, fold + 1])
         self._progress.advance(min(len(search), options.trials))
 
         def loss(params: Json, part: int) -> float:

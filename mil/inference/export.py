@@ -6,7 +6,6 @@ before and after. ``--onnx`` also gives ``run.onnx``, the whole run as one graph
 that does not agree with its model is refused.
 """
 
-import importlib.util
 import logging
 import time
 import warnings
@@ -25,6 +24,7 @@ from mil.data.cohort import cohort_digest, load_rows, scan_bags
 from mil.data.several_encoders import APART
 from mil.data.splits import read_labels, read_patients, read_splits
 from mil.inference.one_graph import facts, save_card, save_run
+from mil.inference.options import RunExportOptions
 from mil.inference.portable import (
     TOLERANCE,
     Predict,
@@ -46,6 +46,7 @@ from wsi.cohort.manifest import ManifestRow
 from wsi.errors import RequestError
 from wsi.files.atomic import check_folder, replacing
 from wsi.files.claim import claim
+from wsi.options import stage
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.recipe import refuse_other_recipe
 
@@ -56,42 +57,6 @@ _REPEATS = 3
 """Times that each bag is scored for the timing; the fastest counts."""
 _TIMED = 20
 """Bags that are timed, at most."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunExportOptions:
-    """Options of `export_run`."""
-
-    run: Path
-    out: Path
-    """Folder to write."""
-    onnx: bool = False
-    torch_export: bool = False
-    int8: bool = False
-    """ONNX with 8-bit weights, quantised on the fly (dynamic)."""
-    prune: float | None = None
-    """Share of each layer's weights that are set to 0, the smallest ones."""
-    bags: tuple[Path, ...] = ()
-    """The bags that the run was trained on: to measure what ``int8`` and ``prune`` cost."""
-    overwrite: bool = False
-
-    def __post_init__(self) -> None:
-        if not (self.onnx or self.torch_export or self.int8 or self.prune is not None):
-            raise RequestError("nothing to export: give --onnx, --torch-export, --int8 or --prune")
-        if self.prune is not None and not 0 < self.prune < 1:
-            raise RequestError(f"--prune {self.prune}: expected a share between 0 and 1")
-        if (self.int8 or self.prune is not None) and not self.bags:
-            raise RequestError("--int8 and --prune want --bags, those of the run, to measure what is lost")
-        wanted = ["onnx", "onnxscript"] * (self.onnx or self.int8) + ["onnxruntime"] * (self.onnx or self.int8)
-        missing = [name for name in wanted if importlib.util.find_spec(name) is None]
-        if missing:
-            raise RequestError(f"{', '.join(missing)}: not installed; pip install 'gigamil[export]'")
-
-    @property
-    def forms(self) -> tuple[str, ...]:
-        """Return the names of the forms asked for."""
-        asked = {"onnx": self.onnx, "torch_export": self.torch_export, "int8": self.int8, "pruned": self.prune}
-        return tuple(name for name, wanted in asked.items() if wanted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +72,7 @@ class _Slides:
     digest: str
 
 
+@stage
 def export_run(options: RunExportOptions, progress: Progress | None = None) -> Summary:
     """Write the models in the forms asked for, and export.json.
 

@@ -21,6 +21,7 @@ from mil.data.cohort import load_rows
 from mil.data.splits import read_labels, read_splits
 from mil.evaluation.calibrate import calibration_of
 from mil.evaluation.examples import of_interest
+from mil.inference.options import HeatmapOptions
 from mil.inference.overlay import SlidePicture, read_stamp, save_picture
 from mil.models.ensemble import Ensemble, check_bags_fit, load_ensemble
 from mil.run.checks import checked_table
@@ -33,6 +34,7 @@ from wsi.errors import BagError, GigamilError, RequestError, StoreError
 from wsi.files.atomic import check_folder, write_text
 from wsi.files.claim import claim
 from wsi.files.csv_table import csv_text
+from wsi.options import stage
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.recipe import recipe_hash
 from wsi.store.tile_store import TileStore, find_stores
@@ -40,32 +42,6 @@ from wsi.store.tile_store import TileStore, find_stores
 TOP_TILES = 8
 STYLE = 2
 """Raised when the picture changes, so that older pictures are not taken for today's."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeatmapOptions:
-    """Options of `heatmap`."""
-
-    run: Path
-    bags: tuple[Path, ...]
-    stores: tuple[Path, ...]
-    out: Path
-    """Folder for ``<image_id>.png`` and ``<image_id>.csv``."""
-    image_ids: tuple[str, ...] = ()
-    """Slides to draw; empty: those of most interest, or with ``everything`` all that have a bag and a store."""
-    everything: bool = False
-    jobs: int = 1
-    """Processes that draw side by side."""
-    device: str = "auto"
-    overwrite: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.bags or not self.stores:
-            raise RequestError("expected one or more bags and one or more tile stores")
-        if self.jobs < 1:
-            raise RequestError(f"--jobs {self.jobs}: expected 1 or more")
-        if self.everything and self.image_ids:
-            raise RequestError("--all and --image-id exclude each other: draw every slide, or those named")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +52,7 @@ class Seen:
     labels: dict[str, str]
 
 
+@stage
 def heatmap(options: HeatmapOptions, progress: Progress | None = None) -> Summary:
     """Draw the attention of a run on slides; a slide that fails is named and the others go on.
 
@@ -120,7 +97,7 @@ Pair = tuple[BagHeader, TileStore | None]
 def _drawn(options: HeatmapOptions, pairs: Sequence[Pair], progress: Progress) -> Iterator[Outcome]:
     """Draw the slides, here or in processes; give what became of each, in order."""
     painter = _Painter(options)
-    workers = min(options.jobs, len(pairs))
+    workers = min(options.workers, len(pairs))
     if workers == 1:
         for pair in pairs:
             yield painter(pair)

@@ -23,6 +23,7 @@ from features.bags.bag import BagHeader, find_bags, read_header
 from mil.data.cohort import cohort_digest, load_rows
 from mil.data.duplicates import pictures
 from mil.data.splits import read_labels, read_patients, read_splits
+from mil.inference.options import SimilarOptions
 from mil.inference.retrieval import embed_bags, map_at_k
 from mil.models.ensemble import check_bags_fit, load_ensemble
 from mil.ragged.packing import Rows
@@ -34,43 +35,12 @@ from wsi.cohort.manifest import ManifestRow
 from wsi.errors import BagError, RequestError
 from wsi.files.claim import claim
 from wsi.files.csv_table import csv_text
+from wsi.options import stage
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.recipe import Recipe
 
 MARK = "gigamil-similar-1"
 Bools = NDArray[np.bool_]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SimilarOptions:
-    """Options of `similar`."""
-
-    run: Path
-    bags: tuple[Path, ...]
-    """The slides to look up."""
-    known: tuple[Path, ...]
-    """The bags that the run was trained on, or those among them that may be found."""
-    out: Path
-    """The table to write."""
-    most: int = 5
-    """Cases told for each slide, and neighbours that say how familiar it is."""
-    refused: float = 0.05
-    """Share of known slides that may be called unknown."""
-    device: str = "auto"
-    overwrite: bool = False
-
-    def __post_init__(self) -> None:
-        if self.out.suffix != ".csv":
-            raise RequestError(f"--out {self.out}: expected a name that ends in .csv")
-        if self.most < 1 or not 0 < self.refused < 1:
-            raise RequestError(
-                f"expected --most of 1 or more and --refused between 0 and 1, found {self.most}, {self.refused}"
-            )
-
-    @property
-    def tables(self) -> Tables:
-        """Return the files to write."""
-        return Tables(self.out.with_suffix(".json"), (self.out,), MARK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +86,7 @@ class _Found:
     map_at_k: float
 
 
+@stage
 def similar(options: SimilarOptions, progress: Progress | None = None) -> Summary:
     """Look slides up among the known ones; one row for each slide and neighbour.
 
@@ -137,7 +108,7 @@ def similar(options: SimilarOptions, progress: Progress | None = None) -> Summar
     known, asked = (_headers(run, paths, failures) for paths in (options.known, options.bags))
     recipe = _recipe(run, options, known, asked)
     with claim(options.out):
-        earlier = options.tables.earlier(recipe, overwrite=options.overwrite)
+        earlier = _tables(options).earlier(recipe, overwrite=options.overwrite)
         if earlier is None:
             outcome = _write(run, options, recipe, (known, asked), failures, progress)
         else:
@@ -193,7 +164,7 @@ def _write(
         f"map_at_{options.most}_of_the_known": found.map_at_k if np.isfinite(found.map_at_k) else None,
         "failures": failures,
     }
-    options.tables.write(recipe, {options.out: _table(options, known, truth, queries, found)}, about)
+    _tables(options).write(recipe, {options.out: _table(options, known, truth, queries, found)}, about)
     for name in unknown:
         progress.note(f"{name} is like none of the known slides: do not trust what is predicted of it")
     if trained:
@@ -301,3 +272,8 @@ def _table(options: SimilarOptions, known: _Slides, truth: _Truth, queries: _Sli
             name = known.image_ids[i]
             rows.append([query, rank, name, truth.patients[name], truth.labels[name], f"{cosines[i]:.6f}"])
     return csv_text(rows)
+
+
+def _tables(options: SimilarOptions) -> Tables:
+    """Return the files to write."""
+    return Tables(options.out.with_suffix(".json"), (options.out,), MARK)

@@ -88,7 +88,7 @@ def load_ensemble(run: RunFolder, options: TrainOptions) -> Ensemble:
         for fold in range(int(recipe["folds"]))
         for seed in range(run.models_per_fold)
     )
-    return Ensemble(run, members, calibration, replace(options, precision=str(recipe["precision"])))
+    return Ensemble(run, members, calibration, replace(options, precision=recipe["precision"]))
 
 
 def _calibration(run: RunFolder) -> Calibration:

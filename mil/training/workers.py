@@ -62,7 +62,7 @@ def fit_all(todo: Sequence[FitJob], cohorts: Sequence[Cohort], folds: Ints, done
     if options.nproc > 1:
         _by_ranks(todo, done)
         return
-    workers = min(options.jobs, len(todo))
+    workers = min(options.workers, len(todo))
     if workers > 1:
         _side_by_side(todo, workers, done)
         return

@@ -1,82 +1,150 @@
-"""The command line's door: the verbs by name, and the version. Heavy imports wait inside the verbs."""
+"""The command line's door: verbs by name, the version, completion. What a verb needs is imported when it is used."""
 
-from inspect import signature
-from typing import Annotated
+import os
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
 
-import typer
+import click
 
 from cli import stopping
-from cli.compare import compare
-from cli.demo import demo
-from cli.encoders import encoders
-from cli.export import export
-from cli.extract import extract
-from cli.finetune import finetune
-from cli.heatmap import heatmap
-from cli.info import info
-from cli.options import claiming, with_columns
-from cli.predict import predict
-from cli.qc import qc
-from cli.report import report
-from cli.sample import sample
-from cli.similar import similar
-from cli.tile import tile
-from cli.train import train
-from cli.tune import tune
-from cli.verify import verify
+from cli.commands import VERBS, Verb
+from cli.failing import fail, one_line_errors
+from cli.from_dataclass import Command, made, names_of, nearest, renamed, said
+from wsi.errors import GigamilError
 
-app = typer.Typer(
-    name="gigamil",
-    help="Gigapixel whole-slide images in, patient-level predictions and pages a pathologist can read out.",
-    no_args_is_help=True,
-    rich_markup_mode=None,  # plain help answers in half the time
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+_CONFIG = (
+    "TOML with options, under those of the command line: a table [{0}], or its options alone. Relative paths in it "
+    "start at its folder. `gigamil config {0}` prints one."
 )
-
-for _verb in (
-    demo,
-    sample,
-    info,
-    tile,
-    qc,
-    verify,
-    export,
-    extract,
-    encoders,
-    finetune,
-    train,
-    tune,
-    predict,
-    heatmap,
-    report,
-    compare,
-    similar,
-):
-    _reads_manifest, _writes = "manifest" in signature(_verb).parameters, _verb not in {info, verify, encoders}
-    _verb = with_columns(_verb) if _reads_manifest else _verb
-    app.command()(claiming(_verb) if _writes else _verb)
+_SETTINGS = "A tune.json: its settings, over those of --config, where no option here says otherwise."
 
 
-def _version(wanted: bool) -> None:
+class Verbs(click.Group):
+    """The verbs, each made when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names."""
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a verb; the nearest name is told where there is none."""
+        verb = VERBS.get(cmd_name)
+        if verb is None:
+            fail("", f"{cmd_name} is no verb{nearest(cmd_name, list(VERBS)) or ': gigamil --help lists them'}", 2)
+        return command_of(verb)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the verbs in their groups, each with its whole summary."""
+        for group in dict.fromkeys(verb.group for verb in VERBS.values()):
+            with formatter.section(group):
+                formatter.write_dl([(verb.name, verb.summary) for verb in VERBS.values() if verb.group == group])
+
+
+def command_of(verb: Verb) -> click.Command:
+    """Return a verb as a command."""
+    own = [click.Option(["--config"], metavar="TOML", help=_CONFIG.format(verb.name))]
+    own += [click.Option(["--settings"], metavar="PATH", help=_SETTINGS)] if verb.settings else []
+    own += [click.Option(["--json"], is_flag=True, help="Print the summary as JSON on standard output.")]
+    return Command(
+        verb.name,
+        verb.load("options"),
+        params=own,
+        help="\n\n".join(filter(None, [verb.summary, verb.more])),
+        callback=click.pass_context(lambda ctx, **_: _run(verb, ctx)),
+    )
+
+
+def _run(verb: Verb, ctx: click.Context) -> NoReturn:
+    """Make the options, run the verb, leave with its code."""
+    with one_line_errors(verb.name):
+        raise click.exceptions.Exit(_ran(verb, _told(verb, ctx), ctx.params["json"]))
+
+
+def _told(verb: Verb, ctx: click.Context) -> Any:
+    """Return the options: what stands on the command line, over `--settings`, over `--config`."""
+    kind, values = verb.load("options"), dict[str, Any]()
+    if ctx.params["config"]:
+        from cli.config import read_config
+
+        values |= read_config(Path(ctx.params["config"]), verb)
+    if ctx.params.get("settings"):
+        values |= verb.load("settings")(Path(ctx.params["settings"]))
+    return made(kind, values | said(ctx, kind))
+
+
+def _ran(verb: Verb, options: Any, json: bool) -> int:
+    if verb.shows:
+        return int(verb.load("run")(options, json))
+    if hasattr(options, "nproc") and int(os.environ.get("RANK", "0")) > 0:
+        verb.load("run")(options)  # rank 0 tells for all, and its exit code is that of the run
+        return 0
+    from cli.console import run_stage
+
+    return run_stage(verb, options, json_output=json)
+
+
+def _version(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
 
-        typer.echo(f"gigamil {version('gigamil')}")
-        raise typer.Exit
+        click.echo(f"gigamil {version('gigamil')}")
+        ctx.exit()
 
 
-@app.callback()
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None: ...
+def _completion(ctx: click.Context, param: click.Parameter, shell: str | None) -> None:
+    if shell is not None:
+        from cli.completion import install, source
+
+        shell = shell or Path(os.environ.get("SHELL", "bash")).name
+        click.echo(install(app, shell) if param.name == "install_completion" else source(app, shell))
+        ctx.exit()
+
+
+def _completion_option(name: str, meaning: str) -> click.Option:
+    told: dict[str, Any] = {"metavar": "[bash|zsh|fish]", "help": meaning, "callback": _completion}
+    return click.Option([name], is_flag=False, flag_value="", expose_value=False, **told)
+
+
+app = Verbs(
+    "gigamil",
+    help="Gigapixel whole-slide images in, patient-level predictions and pages a pathologist can read out.",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+    params=[
+        click.Option(["--version"], is_flag=True, expose_value=False, callback=_version, help="Print the version."),
+        _completion_option("--install-completion", "Let this shell complete verbs, options and choices."),
+        _completion_option("--show-completion", "Print what --install-completion installs."),
+    ],
+)
+
+
+def run(words: list[str]) -> int:
+    """Run the command line; return the exit code."""
+    verb = next((word for word in words if word in VERBS), "")
+    try:
+        try:
+            return int(app.main(words or ["--help"], prog_name="gigamil", standalone_mode=False) or 0)
+        except click.UsageError as error:
+            _refuse(verb, error)
+        except GigamilError as error:
+            fail(verb, str(error), 2)
+    except click.exceptions.Exit as end:
+        return end.exit_code
+
+
+def _refuse(verb: str, error: click.UsageError) -> NoReturn:
+    """Tell in one line what is wrong: today's name of an option that had another, or the name that is most like it."""
+    line = " ".join(error.format_message().split())
+    if isinstance(error, click.NoSuchOption):
+        name, options = error.option_name, VERBS[verb].load("options") if verb else None
+        new = renamed(options).get(name) if options else None
+        known = [*names_of(options), "--config", "--json", "--help"] if options else ["--help", "--version"]
+        line = f"{name} is now {new}" if new else f"there is no {name}{nearest(name, known)}"
+    fail(verb, line, 2)
 
 
 def main() -> None:
     """Run the command line."""
     stopping.listen()
     with stopping.in_one_line():
-        app()
+        sys.exit(run(sys.argv[1:]))

@@ -1,13 +1,11 @@
-"""What every verb shares: progress bars on the terminal, one summary, one line per error, the exit code."""
+"""What every verb that works shares: progress bars on the terminal, one summary, the exit code."""
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import typer
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -20,8 +18,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from cli import stopping
-from wsi.errors import ClaimedError, GigamilError, RequestError, masked
+from cli.commands import Verb
+from wsi.errors import masked
 from wsi.outcome import Progress as ProgressSink
 from wsi.outcome import Status, Summary
 
@@ -77,58 +75,20 @@ def progress_bars() -> Iterator[ProgressSink]:
         yield Bars(progress)
 
 
-@contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Turn the errors a user can cause into one line on standard error and an exit code: 2 wrong request, 1 failure."""
-    try:
-        with stopping.in_one_line():
-            yield
-    except (RequestError, ClaimedError) as error:
-        fail(str(error), 2)
-    except GigamilError as error:
-        fail(str(error), 1)
-    except OSError as error:
-        fail(f"{error.filename or 'input or output'}: {error.strerror or error}", 1)
-    except KeyboardInterrupt:
-        fail(stopping.INTERRUPTED, 130)
-
-
-def fail(line: str, code: int) -> NoReturn:
-    """Print one line on standard error and leave with the code."""
-    stderr.print(f"gigamil: {masked(line)}", markup=False, soft_wrap=True)
-    raise typer.Exit(code)
-
-
-def run_stage(
-    stage: Callable[[ProgressSink], Summary],
-    *,
-    json_output: bool,
-    table: Callable[[Path, Summary], None] | None = None,
-    path: Path | None = None,
-    ending: Callable[[Summary], Mapping[str, Any]] | None = None,
-) -> Summary:
-    """Run one stage with progress bars, print its summary; leave with its exit code unless that is 0.
-
-    Where a ``path`` is given, ``table`` writes the summary there, too. ``ending`` gives what the verb ends with: JSON
-    values for a program, and under ``lines`` the same for a person.
-    """
-    with one_line_errors():
-        with progress_bars() as progress:
-            summary = stage(progress)
-        if table and path:
-            table(path, summary)
-        told = dict(ending(summary)) if ending else {}
-        lines = told.pop("lines", [])
-        if json_output:
-            content = summary.as_dict() | ({"ending": told} if told else {})
-            sys.stdout.write(masked(json.dumps(content, indent=1, default=str)) + "\n")
-        else:
-            show(summary)
-            for line in lines:
-                stderr.print(masked(line), markup=False, soft_wrap=True)
-    if summary.exit_code:
-        raise typer.Exit(summary.exit_code)
-    return summary
+def run_stage(verb: Verb, options: Any, *, json_output: bool, ends: bool = True) -> int:
+    """Run a verb with progress bars, print its summary and what it ends with; return its exit code."""
+    with progress_bars() as progress:
+        summary: Summary = verb.load("run")(options, progress)
+    told = dict(verb.load("ending")(options, summary)) if verb.ending and ends else {}
+    lines = told.pop("lines", [])
+    if json_output:
+        content = summary.as_dict() | ({"ending": told} if told else {})
+        sys.stdout.write(masked(json.dumps(content, indent=1, default=str)) + "\n")
+    else:
+        show(summary)
+        for line in lines:
+            stderr.print(masked(line), markup=False, soft_wrap=True)
+    return summary.exit_code
 
 
 def show(summary: Summary) -> None:

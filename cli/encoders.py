@@ -1,11 +1,11 @@
 """``gigamil encoders``: which encoders there are."""
 
 import json as json_module
+import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from cli.options import Json
+from wsi.options import Option, check
 
 if TYPE_CHECKING:
     from features.encoders.registry import EncoderEntry
@@ -16,30 +16,38 @@ WIDTH = 200
 """Columns: one line for each encoder; a narrower terminal breaks them."""
 
 
-def encoders(
-    search: Annotated[str, typer.Argument(help="Also list timm's pretrained models whose name holds this text.")] = "",
-    json: Json = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class EncodersOptions:
+    """Which encoders to list."""
+
+    search: Annotated[str, Option(argument="[SEARCH]")] = ""
+    """Also list timm's pretrained models whose name holds this text."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+def encoders(options: EncodersOptions, json: bool) -> int:
     """List the encoders that `gigamil extract --encoder` knows."""
     from rich.console import Console
     from rich.table import Column, Table
 
-    from cli.console import one_line_errors, stderr
+    from cli.console import stderr
     from features.encoders.registry import entries
 
-    with one_line_errors():
-        known, cautions = entries()
-    rows = [_row(entry) for entry in known.values()] + (_timm_rows(search) if search else [])
+    known, cautions = entries()
+    rows = [_row(entry) for entry in known.values()] + (_timm_rows(options.search) if options.search else [])
     for line in cautions:
         stderr.print(f"caution: {line}", markup=False, soft_wrap=True)
     if json:
-        typer.echo(json_module.dumps(rows, indent=1))
-        return
+        sys.stdout.write(json_module.dumps(rows, indent=1) + "\n")
+        return 0
     columns = ("dim", "px", "um/px", "crop", "gated", "licence", "what it is")
     table = Table(Column("encoder", no_wrap=True), *columns, box=None, pad_edge=False)
     for row in rows:
         table.add_row(*map(_cell, row.values()))
     Console(width=WIDTH, soft_wrap=True).print(table)
+    return 0
 
 
 def _cell(value: Any) -> str:

@@ -1,86 +1,78 @@
-"""`gigamil export`."""
+"""`gigamil export`: a store, bags or a run, each in the forms that it has."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from mil.inference.options import RunForms
+from wsi.errors import RequestError
+from wsi.export.options import Compression
+from wsi.option_groups import Claims, Overwriting
+from wsi.options import Option, check, shared
+from wsi.outcome import Progress, Summary
 
-from cli.options import Json, Overwrite
+
+@dataclass(frozen=True, kw_only=True)
+class StoreForms(Compression):
+    """Of a tile store."""
+
+    ome_zarr: Annotated[bool, Option(name="ome-zarr-0.4")] = False
+    """OME-Zarr 0.4 (zarr v2), which QuPath and OMERO read."""
+    ome_tiff: bool = False
+    """A pyramidal OME-TIFF, which every pathology viewer opens."""
 
 
-def export(
-    item: Annotated[str, typer.Argument(help="A tile store (*.zarr; s3:// too), bags, or a run.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The file or folder to make.")],
-    ome_zarr: Annotated[
-        bool, typer.Option("--ome-zarr-0.4", help="OME-Zarr 0.4 (zarr v2), which QuPath and OMERO read.")
-    ] = False,
-    ome_tiff: Annotated[
-        bool, typer.Option("--ome-tiff", help="A pyramidal OME-TIFF, which every pathology viewer opens.")
-    ] = False,
-    compression: Annotated[
-        str, typer.Option("--compression", help="Of an OME-TIFF: auto (never loses a bit), deflate, zstd or jpeg.")
-    ] = "auto",
-    stamp: Annotated[bool, typer.Option("--stamp", help="Of bags: in the form that STAMP reads.")] = False,
-    onnx: Annotated[bool, typer.Option("--onnx", help="Of a run: its models as ONNX.")] = False,
-    torch_export: Annotated[bool, typer.Option("--torch-export", help="Of a run: as torch.export files.")] = False,
-    int8: Annotated[bool, typer.Option("--int8", help="Of a run: as ONNX with 8-bit weights; wants --bags.")] = False,
-    prune: Annotated[
-        float | None, typer.Option("--prune", metavar="SHARE", help="Of a run: smallest weights at 0; wants --bags.")
-    ] = None,
-    bags: Annotated[
-        list[Path] | None, typer.Option("--bags", help="The run's bags: AUC, time and size before and after.")
-    ] = None,
-    overwrite: Overwrite = False,
-    json: Json = False,
-) -> None:
-    """Write a tile store, bags or the models of a run in a form that other programs read.
+@dataclass(frozen=True, kw_only=True)
+class BagForms:
+    """Of bags."""
 
-    Label and macro images never leave with a store.
-    """
-    from cli.console import one_line_errors, run_stage
-    from wsi.errors import RequestError
-    from wsi.export.ome_tiff import OmeTiffOptions, export_ome_tiff
-    from wsi.export.ome_zarr import OmeZarrOptions, export_ome_zarr
+    stamp: bool = False
+    """In the form that STAMP reads."""
 
-    if _kind(item) == "run":
-        from mil.inference.export import RunExportOptions, export_run
 
-        with one_line_errors():
-            run_options = RunExportOptions(
-                run=Path(item),
-                out=out,
-                onnx=onnx,
-                torch_export=torch_export,
-                int8=int8,
-                prune=prune,
-                bags=tuple(bags or ()),
-                overwrite=overwrite,
-            )
-        run_stage(lambda progress: export_run(run_options, progress), json_output=json)
-        return
-    if _kind(item) == "bags" and stamp:
-        from features.bags.stamp import StampOptions, export_stamp
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions(StoreForms, BagForms, RunForms, Overwriting, Claims):
+    """What to export, in which form."""
 
-        stamp_options = StampOptions(bags=(Path(item),), out=out, overwrite=overwrite)
-        run_stage(lambda progress: export_stamp(stamp_options, progress), json_output=json)
-        return
-    with one_line_errors():
-        if _kind(item) == "bags":
+    item: Annotated[str, Option(argument="ITEM")]
+    """A tile store (*.zarr; s3:// too), bags, or a run."""
+    out: Annotated[Path, Option(short="-o")]
+    """The file or folder to make."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+def export(options: ExportOptions, progress: Progress) -> Summary:
+    """Write a tile store, bags or the models of a run in a form that other programs read."""
+    item, kind = Path(options.item), _kind(options.item)
+    if kind == "run":
+        from mil.inference.export import export_run
+        from mil.inference.options import RunExportOptions
+
+        return export_run(RunExportOptions(run=item, **shared(RunExportOptions, options)), progress)
+    if kind == "bags":
+        from features.bags.options import StampOptions
+        from features.bags.stamp import export_stamp
+
+        if not options.stamp:
             raise RequestError(
                 f"{item}: bags are exported with --stamp; CLAM, TRIDENT and torchmil read them as they are"
             )
-        if _kind(item) != "store":
-            raise RequestError(f"{item}: expected a tile store (*.zarr), found a {_kind(item)}: it has no such export")
-        if ome_zarr == ome_tiff:
-            raise RequestError("give one of --ome-zarr-0.4 and --ome-tiff")
-        zarr_options = OmeZarrOptions(store=item, out=out, overwrite=overwrite) if ome_zarr else None
-        tiff_options = (
-            OmeTiffOptions(store=item, out=out, compression=compression, overwrite=overwrite) if ome_tiff else None
-        )
-    if zarr_options:
-        run_stage(lambda progress: export_ome_zarr(zarr_options, progress), json_output=json)
-    if tiff_options:
-        run_stage(lambda progress: export_ome_tiff(tiff_options, progress), json_output=json)
+        return export_stamp(StampOptions(**shared(StampOptions, options) | {"bags": (item,)}), progress)
+    if kind != "store":
+        raise RequestError(f"{item}: expected a tile store (*.zarr), found a {kind}: it has no such export")
+    if options.ome_zarr == options.ome_tiff:
+        raise RequestError("give one of --ome-zarr-0.4 and --ome-tiff")
+    if options.ome_zarr:
+        from wsi.export.ome_zarr import export_ome_zarr
+        from wsi.export.options import OmeZarrOptions
+
+        return export_ome_zarr(OmeZarrOptions(store=options.item, **shared(OmeZarrOptions, options)), progress)
+    from wsi.export.ome_tiff import export_ome_tiff
+    from wsi.export.options import OmeTiffOptions
+
+    return export_ome_tiff(OmeTiffOptions(store=options.item, **shared(OmeTiffOptions, options)), progress)
 
 
 def _kind(item: str) -> str:

@@ -1,54 +1,35 @@
-"""`gigamil info`."""
+"""`gigamil info`: what is in slides, as tables."""
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
-
-from cli.options import Json, Manifest, Scene
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from wsi.qc.options import InfoOptions
 
 _SHOWN = 5
 """Images named in a line of the resolution table."""
 
 
-def info(
-    slides: Annotated[list[Path] | None, typer.Argument(help="Slides, or folders of slides.")] = None,
-    manifest: Manifest = None,
-    mpp: Annotated[float, typer.Option("--mpp", help="um/px that tiling would ask for.")] = 0.5,
-    assume_mpp: Annotated[
-        float | None, typer.Option("--assume-mpp", help="um/px of slides that do not say it.")
-    ] = None,
-    reader: Annotated[
-        str | None, typer.Option("--reader", help="Force a reader: tiff, openslide, dicom or ome-zarr.")
-    ] = None,
-    scene: Scene = None,
-    verify: Annotated[bool, typer.Option("--verify", help="Decode every tile and count the damaged ones.")] = False,
-    json: Json = False,
-) -> None:
-    """Say what is in slides, which um/px is believed and why, and what tiling would do."""
+def info(options: "InfoOptions", json: bool) -> int:
+    """Show what is in slides; return 1 where one fails."""
     import json as json_module
+    import sys
 
     from rich.console import Console
 
-    from cli.console import one_line_errors
     from wsi.errors import masked
-    from wsi.qc.info import InfoOptions, describe_all
+    from wsi.qc.info import describe_all
 
-    with one_line_errors():
-        options = InfoOptions(target_mpp=mpp, assume_mpp=assume_mpp, reader=reader, scene=scene, verify=verify)
-        rows = describe_all(tuple(slides or ()), manifest, options)
+    rows = describe_all(options)
     if json:
-        typer.echo(masked(json_module.dumps(rows, indent=1)))
+        sys.stdout.write(masked(json_module.dumps(rows, indent=1)) + "\n")
     else:
         console = Console(width=None if Console().is_terminal else 200)
         _show_slides(console, rows)
         if len(rows) > 1:
             _show_resolutions(console, rows)
-    if any(row["failed"] for row in rows):
-        raise typer.Exit(1)
+    return int(any(row["failed"] for row in rows))
 
 
 def _show_slides(console: "Console", rows: list[dict[str, Any]]) -> None:

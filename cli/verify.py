@@ -1,38 +1,39 @@
-"""`gigamil verify`."""
+"""`gigamil verify`: tile stores, or bags."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from wsi.errors import RequestError
+from wsi.options import Option, check, shared
+from wsi.outcome import Progress, Summary
+from wsi.store.options import Thoroughness, VerifyOptions
 
-from cli.options import Json
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyItemsOptions(Thoroughness):
+    """What to verify."""
+
+    items: Annotated[tuple[str, ...], Option(argument="ITEMS...")]
+    """Tile stores (*.zarr; s3:// too) or bags (*.h5), or folders that hold them."""
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
-def verify(
-    items: Annotated[
-        list[str], typer.Argument(help="Tile stores (*.zarr; s3:// too) or bags (*.h5), or folders that hold them.")
-    ],
-    quick: Annotated[bool, typer.Option("--quick", help="Check the shards' indexes, without decoding.")] = False,
-    json: Json = False,
-) -> None:
-    """Check that tile stores are whole, every shard, every chunk, the tile list; or bags, every row."""
-    from cli.console import one_line_errors, run_stage
-    from wsi.errors import RequestError
-    from wsi.store.verify import VerifyOptions
-    from wsi.store.verify import verify as run
+def verify_items(options: VerifyItemsOptions, progress: Progress) -> Summary:
+    """Check that tile stores are whole, or bags."""
+    bags = tuple(Path(item) for item in options.items if _holds_bags(Path(item)))
+    if not bags:
+        from wsi.store.verify import verify
 
-    bags = [Path(item) for item in items if _holds_bags(Path(item))]
-    if bags:
-        from features.bags.verify import VerifyBagsOptions, verify_bags
+        return verify(VerifyOptions(stores=options.items, **shared(VerifyOptions, options)), progress)
+    if len(bags) < len(options.items):
+        raise RequestError("expected either tile stores or bags, found both: verify one kind after the other")
+    from features.bags.options import VerifyBagsOptions
+    from features.bags.verify import verify_bags
 
-        with one_line_errors():
-            if len(bags) < len(items):
-                raise RequestError("expected either tile stores or bags, found both: verify one kind after the other")
-        run_stage(lambda progress: verify_bags(VerifyBagsOptions(bags=bags), progress), json_output=json)
-        return
-    with one_line_errors():
-        options = VerifyOptions(stores=tuple(items), quick=quick)
-    run_stage(lambda progress: run(options, progress), json_output=json)
+    return verify_bags(VerifyBagsOptions(bags=bags), progress)
 
 
 def _holds_bags(path: Path) -> bool:

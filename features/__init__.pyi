@@ -1,11 +1,11 @@
 from .bags.loaded import Bag as Bag
 from .bags.loaded import read_bag as read_bag
-from .bags.verify import VerifyBagsOptions as VerifyBagsOptions
+from .bags.options import VerifyBagsOptions as VerifyBagsOptions
 from .bags.verify import verify_bags as verify_bags
 from .encoders.tile_encoder import TileEncoder as TileEncoder
 from .encoders.tile_encoder import encoder as encoder
-from .extraction.extract import ExtractOptions as ExtractOptions
 from .extraction.extract import extract as extract
+from .extraction.options import ExtractOptions as ExtractOptions
 from .finetune.options import FinetuneOptions as FinetuneOptions
 from .finetune.run import finetune as finetune
 from .tile_dataset import Tile as Tile

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from wsi.arrays import Floats
-from wsi.errors import RequestError
 from wsi.store.tile_store import TileStore
 
 STAINS = ("none", "background", "reinhard", "macenko")
@@ -87,12 +86,6 @@ class Fit:
             scale, shift = (pixels.new_tensor(v).view(1, 3, 1, 1) for v in (self.scale, self.shift))
             result = 255 * _from_lab(lab * scale + shift)
         return result.round_().clamp_(0, 255).to(torch.uint8)
-
-
-def check_stain(kind: str) -> None:
-    """Raise `RequestError` for an unknown name."""
-    if kind not in STAINS:
-        raise RequestError(f"--stain {kind}: expected one of {', '.join(STAINS)}")
 
 
 def fit_stain(kind: str, store: TileStore) -> Fit:

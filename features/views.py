@@ -6,8 +6,6 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from wsi.errors import RequestError
-
 View = Callable[[Tensor], Tensor]
 """uint8 (N, 3, T, T) to the same shape."""
 GREY = (0.299, 0.587, 0.114)
@@ -43,9 +41,3 @@ VIEWS: dict[str, tuple[View, ...]] = {
     "colour": (_same, *(partial(_jittered, brightness=b, contrast=c, saturation=s) for b, c, s in JITTERS)),
 }
 """``flips``: 4 (none, both axes, and both at once); ``d4``: 8 (quarter turns, mirrored or not); ``colour``: 5."""
-
-
-def check_views(name: str) -> None:
-    """Raise `RequestError` for an unknown name."""
-    if name not in VIEWS:
-        raise RequestError(f"--views {name}: expected one of {', '.join(VIEWS)}")

@@ -5,8 +5,9 @@
 """
 
 import json
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,36 +15,34 @@ from typing import Any
 import numpy as np
 
 from mil.run.folder import RunFolder
-from mil.train import train
 from mil.training.options import TrainOptions
 from wsi.errors import RequestError
 from wsi.files.atomic import write_text
 from wsi.files.csv_table import csv_text
-from wsi.outcome import Outcome, Progress, Silent, Status, Summary
+from wsi.outcome import Outcome, Progress, Status, Summary
 
 
-def train_repeatedly(options: TrainOptions, repeats: int, progress: Progress | None = None) -> Summary:
-    """Train `repeats` runs with seeds ``seed``, ``seed + 1``, ... and write what they have in common.
+def train_repeatedly(
+    options: TrainOptions, train: Callable[[TrainOptions, Progress], Summary], progress: Progress
+) -> Summary:
+    """Train ``repeats`` runs with seeds ``seed``, ``seed + 1``, ... and write what they have in common.
 
     A repeat that is finished is skipped, as is any finished run.
 
     Raises
     ------
     RequestError
-        Fewer than two repeats, or splits are given, which leave nothing to repeat.
+        The folder holds a run or more repeats, or torchrun has started the processes.
     """
-    if repeats < 2 or options.splits is not None or options.split == "centers":
-        raise RequestError(
-            f"--repeats {repeats}: expected 2 or more, without --splits and --split centers: other patients are to be "
-            "drawn into the folds each time"
-        )
-    start, progress = time.monotonic(), progress or Silent()
+    if "RANK" in os.environ:
+        raise RequestError("torchrun excludes --repeats: start each repeat by itself, with its --seed")
+    start, repeats = time.monotonic(), options.repeats
     outcomes: list[Outcome] = []
     _check_folder(options.out, repeats)
     folders = [options.out / f"repeat{number}" for number in range(repeats)]
     for number, folder in enumerate(folders):
         progress.note(f"repeat {number + 1} of {repeats}")
-        summary = train(replace(options, out=folder, seed=options.seed + number), progress)
+        summary = train(replace(options, out=folder, seed=options.seed + number, repeats=1), progress)
         outcomes += [replace(own, item_id=f"repeat{number}/{own.item_id}") for own in summary.outcomes]
     found = [RunFolder(folder).read_json("metrics.json") for folder in folders]
     table = [found_metrics["models"][found_metrics["head"]] for found_metrics in found]

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -16,8 +17,10 @@ from mil.data.cohort import Cohort
 from mil.data.duplicates import OTHERS, pictures
 from mil.data.splits import write_splits
 from mil.evaluation.evaluate import evaluate, evidence_of
+from mil.repeat import train_repeatedly
 from mil.report.evaluate_target import evaluate_target
-from mil.report.report import ReportOptions, report
+from mil.report.options import ReportOptions
+from mil.report.report import report
 from mil.run.evidence import read_history
 from mil.run.folder import RunFolder, prepare_run
 from mil.run.trackers import check_trackers, publish
@@ -29,6 +32,7 @@ from mil.training.training_data import TrainingData, gather
 from wsi.arrays import Ints
 from wsi.errors import GigamilError, RequestError
 from wsi.files.claim import claim
+from wsi.options import stage
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary, failed
 from wsi.recipe import recipe_hash
 from wsi.store.tile_store import TileStore, find_stores
@@ -36,6 +40,7 @@ from wsi.store.tile_store import TileStore, find_stores
 __all__ = ["TrainOptions", "train"]
 
 
+@stage
 def train(options: TrainOptions, progress: Progress | None = None) -> Summary:
     """Train every fold and seed of the head and its baselines, evaluate out of fold, and write the run folder.
 
@@ -48,8 +53,13 @@ def train(options: TrainOptions, progress: Progress | None = None) -> Summary:
     ClaimedError
         Another process trains into ``out``.
     """
-    start, progress = time.monotonic(), progress or Silent()
-    options = resolve(options)
+    train_once = _train if options.repeats == 1 else partial(train_repeatedly, train=_train)
+    return train_once(options, progress=progress or Silent())
+
+
+def _train(options: TrainOptions, progress: Progress) -> Summary:
+    """Train one run."""
+    start, options = time.monotonic(), resolve(options)
     check_trackers(options.track)
     data = gather(options)
     place = torchrun_place()
@@ -100,8 +110,8 @@ def _prepare(data: TrainingData) -> _Run:
 
 def _train_under_torchrun(data: TrainingData, place: Place, progress: Progress) -> list[Outcome]:
     """Train as one of the ranks that torchrun started: all fit together, rank 0 writes and tells."""
-    if data.options.nproc > 1 or data.options.jobs > 1:
-        raise RequestError("torchrun excludes --nproc and --jobs: it has started the processes already")
+    if data.options.nproc > 1 or data.options.workers > 1:
+        raise RequestError("torchrun excludes --nproc and --workers: it has started the processes already")
     device = device_of_rank(torch.device(data.options.device), place.local_rank)
     with process_group(place, device) as group, ExitStack() as held:
         if place.rank > 0:

@@ -10,7 +10,6 @@ folds by successive halving (Jamieson and Talwalkar, AISTATS 2016, arXiv 1502.07
 arXiv 1907.10902).
 """
 
-import importlib.util
 import json
 import shutil
 import time
@@ -20,11 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from mil.data.cohort import Cohort
-from mil.data.several_encoders import APART
 from mil.data.splits import outer_folds
 from mil.evaluation.bootstrap import draw_groups, estimate_all
 from mil.evaluation.calibrate import Calibration, fit_calibration
-from mil.heads import HEADS
 from mil.run.scores import Scores, patient_logits, read_scores
 from mil.search import Search
 from mil.targets.metrics import METRICS, finite, ones
@@ -34,10 +31,12 @@ from mil.training.jobs import FitJob
 from mil.training.options import TrainOptions, resolve
 from mil.training.processes import deterministic
 from mil.training.training_data import TrainingData, gather
+from mil.training.tune_options import TuneOptions
 from wsi.arrays import Floats, Ints
 from wsi.errors import RequestError
 from wsi.files.atomic import check_folder, make_folder, write_text
 from wsi.files.claim import claim
+from wsi.options import stage
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.recipe import Json, Recipe, recipe_hash, refuse_other_recipe
 
@@ -47,47 +46,13 @@ _EVERYBODY = -1
 """In place of an outer fold: the last search, which leaves nobody out."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TuneOptions:
-    """Options of `tune`."""
-
-    train: TrainOptions
-    """What is searched around; ``out`` is the search's folder, ``folds`` are the outer folds."""
-    trials: int = 30
-    """Settings tried in each search."""
-    inner_folds: int = 3
-    heads: tuple[str, ...] = ()
-    """Heads to choose from; empty: the one of ``train``."""
-
-    def __post_init__(self) -> None:
-        if self.trials < 1 or self.inner_folds < 2:
-            raise RequestError(f"expected --trials of 1 and --inner-folds of 2 or more, found {self.trials} and "
-                               f"{self.inner_folds}")  # fmt: skip
-        unknown = [head for head in self.heads if head not in HEADS]
-        if unknown:
-            raise RequestError(f"--heads: unknown head {unknown[0]!r}: expected some of {', '.join(HEADS)}")
-        plain = self.train.target == "classes" and self.train.other is None and self.train.teacher is None
-        if self.train.fusion in APART or self.train.aggregate == "max" or not plain:
-            raise RequestError(
-                "tune searches models of classes, of one kind of bags, by the mean over a patient's slides, without a "
-                "teacher or other slides"
-            )
-        if self.train.jobs > 1 or self.train.nproc > 1:
-            raise RequestError("tune runs in one process: each trial builds on those before; leave out --jobs, --nproc")
-        if importlib.util.find_spec("optuna") is None:
-            raise RequestError("optuna is not installed; pip install 'gigamil[tune]'")
-
-    @property
-    def choices(self) -> tuple[str, ...]:
-        """Return the heads to choose from."""
-        return self.heads or (self.train.head,)
-
-    def recipe(self, data: TrainingData) -> Recipe:
-        """Return what shapes the result but the number of trials: a search may be gone on with."""
-        own = {"algorithm": ALGORITHM, "inner_folds": self.inner_folds, "heads": list(self.choices)}
-        return {"tune": own, "train": data.recipe()}
+def _recipe(options: TuneOptions, data: TrainingData) -> Recipe:
+    """Return what shapes the result but the number of trials: a search may be gone on with."""
+    own = {"algorithm": ALGORITHM, "inner_folds": options.inner_folds, "heads": list(options.heads)}
+    return {"tune": own, "train": data.recipe()}
 
 
+@stage
 def tune(options: TuneOptions, progress: Progress | None = None) -> Summary:
     """Search, and write tune.json: the nested score with intervals, the settings of each fold, the settings to use.
 
@@ -101,12 +66,12 @@ def tune(options: TuneOptions, progress: Progress | None = None) -> Summary:
         ``out`` holds another search, and ``overwrite`` is not given.
     """
     start, progress = time.monotonic(), progress or Silent()
-    options = replace(options, train=replace(resolve(options.train), baselines=()))
+    options = resolve(options)
     data = gather(options.train)
     out = options.train.out
     check_folder(out)
     with claim(out):
-        recipe = options.recipe(data)
+        recipe = _recipe(options, data)
         cohort = data.open()[0]
         _check_searchable(options, cohort, data.folds)
         _take_up(out, recipe, options.trials, overwrite=options.train.overwrite)
@@ -206,7 +171,7 @@ class _Tuner:
         name = "everybody" if fold == _EVERYBODY else f"fold{fold}"
         cohort = self._cohort.take(np.flatnonzero(self._folds != fold))
         inner = _inner_folds(cohort, options)
-        search = Search(self._out / f"search_{name}.json", options.choices, [options.train.seed, fold + 1])
+        search = Search(self._out / f"search_{name}.json", options.heads, [options.train.seed, fold + 1])
         self._progress.advance(min(len(search), options.trials))
 
         def loss(params: Json, part: int) -> float:

@@ -1,9 +1,5 @@
-"""Make the sample cohort: slides, train.csv, test.csv, and truth.csv for judging what a model looked at.
+"""Make the sample cohort: slides, train.csv, test.csv, and truth.csv for judging what a model looked at."""
 
-Run as ``python sample_data/make.py OUT`` or ``python -m sample_data.make OUT``.
-"""
-
-import argparse
 import csv
 import io
 import json
@@ -18,14 +14,16 @@ from typing import Any
 import cv2
 import tifffile
 
+from sample_data.options import SampleOptions
 from sample_data.paint import Painter
-from sample_data.plan import PlannedSlide, SampleOptions, plan_cohort
+from sample_data.plan import PlannedSlide, plan_cohort
 from sample_data.spec import SlideSpec, Square
 from sample_data.tiff import write_slide
 from sample_data.tissue import lay_out
 from wsi.errors import GigamilError, RecipeMismatchError, RequestError
 from wsi.files.atomic import make_folder, replacing, write_text
 from wsi.files.claim import claim
+from wsi.options import stage
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.recipe import Recipe, differences
 
@@ -60,6 +58,7 @@ def make_slide(path: Path, spec: SlideSpec, threads: int = 1) -> tuple[Square, .
     return tissue_map.truth
 
 
+@stage
 def make_cohort(options: SampleOptions, progress: Progress = _SILENT) -> Summary:
     """Make the cohort in ``options.out``; slides that a run with the same options finished are kept.
 
@@ -192,26 +191,3 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([header, *rows])
     return text.getvalue()
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Make a cohort from the command line; return the exit code."""
-    parser = argparse.ArgumentParser(description="Make the sample cohort.")
-    parser.add_argument("out", type=Path, help="folder to write")
-    options = SampleOptions(out=Path("."))
-    parser.add_argument("--patients", type=int, default=options.patients)
-    parser.add_argument("--seed", type=int, default=options.seed)
-    parser.add_argument("--min-px", type=int, default=options.min_px)
-    parser.add_argument("--max-px", type=int, default=options.max_px)
-    parser.add_argument("--workers", type=int)
-    try:
-        summary = make_cohort(SampleOptions(**vars(parser.parse_args(arguments))))
-    except GigamilError as error:
-        parser.exit(2, f"{error}\n")
-    for outcome in summary.ended(Status.FAILED):
-        print(f"{outcome.item_id}: {outcome.reason}")
-    return summary.exit_code
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -1,71 +1,17 @@
 """Who is in the sample cohort: patients, centers, classes, slides. Decided before anything is painted."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from sample_data.spec import CENTERS, MIN_SIDE_PX, Kind, Label, SlideSpec
-from wsi.cpu import usable_cpus
-from wsi.errors import RequestError
-from wsi.recipe import Recipe
-
-FORMAT = 1
-"""Raised whenever the same options give other files."""
-MIN_PATIENTS = 12
+from sample_data.options import SampleOptions
+from sample_data.spec import CENTERS, Kind, Label, SlideSpec
 
 _CENTER_SHARE = (0.45, 0.33, 0.22)
 _LAA_SHARE = (0.22, 0.31, 0.44)
 _SLIDES_SHARE = (0.82, 0.13, 0.05)
 _TINY_SHARE_PX = 640_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SampleOptions:
-    """How to make the sample cohort."""
-
-    out: Path
-    """Folder for train.csv, test.csv, truth.csv and slides/."""
-    patients: int = 60
-    """Patients in train.csv; test.csv has a tenth as many more, at least two."""
-    seed: int = 7
-    min_px: int = 3000
-    """Smallest side of a slide, level-0 pixels."""
-    max_px: int = 8000
-    """Largest side of a slide, level-0 pixels."""
-    workers: int | None = None
-    """Processes; None means as many as there are usable CPUs."""
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be made."""
-        if self.patients < MIN_PATIENTS:
-            raise RequestError(
-                f"patients {self.patients}: expected at least {MIN_PATIENTS}, so that every center has both classes"
-            )
-        if not MIN_SIDE_PX <= self.min_px <= self.max_px:
-            raise RequestError(
-                f"sides of {self.min_px} to {self.max_px} px: expected {MIN_SIDE_PX} <= min_px <= max_px"
-            )
-        if self.workers is not None and self.workers < 1:
-            raise RequestError(f"workers {self.workers}: expected at least 1")
-        if self.seed < 0:
-            raise RequestError(f"seed {self.seed}: expected 0 or more")
-
-    def recipe(self) -> Recipe:
-        """Return what shapes the files."""
-        return {
-            "sample_cohort": FORMAT,
-            "patients": self.patients,
-            "seed": self.seed,
-            "min_px": self.min_px,
-            "max_px": self.max_px,
-        }
-
-    @property
-    def processes(self) -> int:
-        """Number of worker processes."""
-        return self.workers or usable_cpus()
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +77,7 @@ def _patient_ids(rng: np.random.Generator, count: int) -> list[str]:
 def _spec(options: SampleOptions, index: int, patient: _Patient) -> SlideSpec:
     """Draw a slide's size and tissue share; neither knows the class."""
     rng = np.random.default_rng([options.seed, 1, index])
-    spread = options.max_px - options.min_px
+    spread = options.size - options.min_px
     height, width = (int(options.min_px + spread * share) for share in rng.beta(1.0, 3.6, 2))
     return SlideSpec(
         height_px=height,

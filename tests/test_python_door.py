@@ -23,7 +23,7 @@ import mil
 import wsi
 from features.encoders.registry import build_encoder
 from sample_data.make import make_cohort
-from sample_data.plan import SampleOptions
+from sample_data.options import SampleOptions
 from wsi.store.tile_store import TileStore
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -115,7 +115,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder in which the page's blocks have run one after the other."""
     folder = tmp_path_factory.mktemp("door")
     summary = make_cohort(
-        SampleOptions(out=folder / "demo" / "cohort", patients=12, min_px=1024, max_px=1280, workers=1)
+        SampleOptions(out=folder / "demo" / "cohort", patients=12, shortest=1024, size=1280, workers=1)
     )
     assert summary.exit_code == 0
     source = PAGE.read_text("utf-8")
@@ -276,7 +276,7 @@ def test_a_data_set_of_bags_tells_what_is_wrong(place: Path, bag_paths: list[Pat
 
 def test_a_run_says_what_predict_writes(place: Path, bag_paths: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "all.csv"
-    mil.predict(mil.PredictOptions(run=place / "run", bags=(place / "bags",), out=out))
+    mil.predict(mil.PredictOptions(run=(place / "run",), items=(place / "bags",), out=out))
     written = {line.split(",")[0]: line.split(",")[1:] for line in out.read_text().splitlines()}
     run = mil.load_run(place / "run")
     assert list(run.classes) == written.pop("patient_id")

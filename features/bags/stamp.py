@@ -5,9 +5,7 @@ tile's top-left corner in micrometres; attributes on the file.
 """
 
 import time
-from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,23 +13,13 @@ import numpy as np
 from features.bags.bag import BagHeader, content_sha256, feature_rows, find_bags, read_coords, read_header
 from features.bags.content import sha256_of, stored_rows
 from features.bags.hdf5 import Attributes, read_hdf5, writing_hdf5
+from features.bags.options import StampOptions
 from wsi.errors import BagError
 from wsi.files.atomic import check_folder
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 
 SOURCE = "source_sha256"
 """Attribute: the content hash of the bag that a file was made of."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StampOptions:
-    """What to write anew."""
-
-    bags: Sequence[Path]
-    """Bags, or folders that hold them."""
-    out: Path
-    """Folder of the files, one per bag, of the bag's name."""
-    overwrite: bool = False
 
 
 def export_stamp(options: StampOptions, progress: Progress | None = None) -> Summary:

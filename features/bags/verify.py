@@ -1,27 +1,18 @@
 """Are bags whole? What they say of themselves is checked against their rows."""
 
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from features.bags.bag import BagHeader, feature_rows, find_bags, read_coords, read_header
+from features.bags.options import VerifyBagsOptions
 from features.views import VIEWS
 from wsi.cpu import usable_cpus
 from wsi.errors import BagError
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.recipe import recipe_hash
-
-
-@dataclass(frozen=True, kw_only=True)
-class VerifyBagsOptions:
-    """Which bags to verify."""
-
-    bags: Sequence[Path]
-    """Bags, or folders that hold them."""
 
 
 def verify_bags(options: VerifyBagsOptions, progress: Progress | None = None) -> Summary:

@@ -12,10 +12,10 @@ from importlib.metadata import EntryPoint, entry_points
 
 from features.encoders.presets import PRESETS, Preset
 from features.encoders.spec import Encoder, TunedEncoder, WeightsChoice
+from features.option_groups import JOINED
 from wsi.errors import RequestError
 
 ENTRY_POINTS = "gigamil.encoders"
-JOINED = "+"
 
 
 @dataclass(frozen=True, slots=True)

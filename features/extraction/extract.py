@@ -31,7 +31,7 @@ from features.encoders.device import (
     resolve_precision,
 )
 from features.encoders.registry import build_encoder
-from features.encoders.spec import Encoder, EncoderSpec, TunedEncoder, WeightsChoice
+from features.encoders.spec import Encoder, EncoderSpec, TunedEncoder
 from features.extraction.collect import Collector
 from features.extraction.ledger import Ledger
 from features.extraction.options import ExtractOptions
@@ -42,12 +42,14 @@ from features.extraction.stream import GPU_LANES, StreamOptions, Task, TileStrea
 from wsi.errors import RequestError
 from wsi.files.atomic import check_folder
 from wsi.memory import keep_freed_memory
+from wsi.options import stage
 from wsi.outcome import Progress, Silent, Summary
 
 MIB = 1 << 20
 UNFINISHED = "not finished: run the same command again"
 
 
+@stage
 def extract(options: ExtractOptions, progress: Progress | None = None) -> Summary:
     """Extract the bags of all stores.
 
@@ -72,7 +74,7 @@ def extract(options: ExtractOptions, progress: Progress | None = None) -> Summar
 
 
 def _encoder(options: ExtractOptions) -> Encoder:
-    encoder = build_encoder(options.encoder, WeightsChoice(options.weights, options.random_weights), crop=options.crop)
+    encoder = build_encoder(options.joined, options.start(), crop=options.crop)
     if options.compiled:
         check_compilable(encoder)
     return encoder

@@ -128,7 +128,7 @@ def _slides(
     options: FinetuneOptions, rows: Sequence[ManifestRow], classes: Sequence[str], stores: dict[str, TileStore]
 ) -> tuple[list[Slide], dict[str, str]]:
     """Return the slides that have tiles, and why others cannot be read."""
-    attention = AttentionTables(options.attention) if options.attention else None
+    attention = AttentionTables(options.heatmaps) if options.heatmaps else None
     slides, failures = [], {}
     for row in rows:
         store = stores[row.image_id]

@@ -40,11 +40,13 @@ from features.finetune.options import FinetuneOptions
 from features.finetune.results import is_made, last_facts, write_results
 from wsi.errors import GigamilError, ItemError, RequestError
 from wsi.files.claim import claim
+from wsi.options import stage
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 
 AGAIN = "run the same command again to go on from the checkpoint"
 
 
+@stage
 def finetune(options: FinetuneOptions, progress: Progress | None = None) -> Summary:
     """Train the encoder on labelled tiles, held out one fold of patients; write its weights.
 

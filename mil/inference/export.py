@@ -6,7 +6,6 @@ before and after. ``--onnx`` also gives ``run.onnx``, the whole run as one graph
 that does not agree with its model is refused.
 """
 
-import importlib.util
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from mil.data.several_encoders import APART
 from mil.inference.leaner import OwnSlides, Scored, measured, own_slides, save_int8, save_pruned
 from mil.inference.one_graph import facts, save_card, save_run
+from mil.inference.options import RunExportOptions
 from mil.inference.portable import TOLERANCE, Predict, largest_difference, save_exported, save_onnx, torch_predict
 from mil.models.ensemble import Ensemble, load_ensemble
 from mil.models.model import BagModel
@@ -23,47 +23,12 @@ from mil.run.outputs import Tables, sha256_of
 from wsi.errors import RequestError
 from wsi.files.atomic import check_folder
 from wsi.files.claim import claim
+from wsi.options import stage
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.recipe import Json, refuse_other_recipe
 
 MARK = "gigamil-export-1"
 """``format`` of export.json."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunExportOptions:
-    """Options of `export_run`."""
-
-    run: Path
-    out: Path
-    """Folder to write."""
-    onnx: bool = False
-    torch_export: bool = False
-    int8: bool = False
-    """ONNX with 8-bit weights, quantised on the fly (dynamic)."""
-    prune: float | None = None
-    """Share of each layer's weights that are set to 0, the smallest ones."""
-    bags: tuple[Path, ...] = ()
-    """The bags that the run was trained on: to measure what ``int8`` and ``prune`` cost."""
-    overwrite: bool = False
-
-    def __post_init__(self) -> None:
-        if not (self.onnx or self.torch_export or self.int8 or self.prune is not None):
-            raise RequestError("nothing to export: give --onnx, --torch-export, --int8 or --prune")
-        if self.prune is not None and not 0 < self.prune < 1:
-            raise RequestError(f"--prune {self.prune}: expected a share between 0 and 1")
-        if (self.int8 or self.prune is not None) and not self.bags:
-            raise RequestError("--int8 and --prune want --bags, those of the run, to measure what is lost")
-        wanted = ["onnx", "onnxscript"] * (self.onnx or self.int8) + ["onnxruntime"] * (self.onnx or self.int8)
-        missing = [name for name in wanted if importlib.util.find_spec(name) is None]
-        if missing:
-            raise RequestError(f"{', '.join(missing)}: not installed; pip install 'gigamil[export]'")
-
-    @property
-    def forms(self) -> tuple[str, ...]:
-        """Return the names of the forms asked for."""
-        asked = {"onnx": self.onnx, "torch_export": self.torch_export, "int8": self.int8, "pruned": self.prune}
-        return tuple(name for name, wanted in asked.items() if wanted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +55,7 @@ _FORMS: Mapping[str, _Form] = {
 }
 
 
+@stage
 def export_run(options: RunExportOptions, progress: Progress | None = None) -> Summary:
     """Write the models in the forms asked for, and export.json.
 

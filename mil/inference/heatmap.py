@@ -7,9 +7,7 @@ fold, which never saw its patient. Frames: ``l0_`` level-0 pixels of the slide, 
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from multiprocessing import get_context
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,6 +17,7 @@ from features.bags.bag import BagHeader, read_coords
 from mil.data.cohort import load_rows, read_headers
 from mil.data.splits import Known, known_slides
 from mil.evaluation.examples import of_interest
+from mil.inference.options import HeatmapOptions
 from mil.inference.overlay import SlidePicture, read_stamp, save_picture
 from mil.models.ensemble import Ensemble, check_bags_fit, load_ensemble
 from mil.run.checks import checked_table
@@ -29,6 +28,7 @@ from wsi.errors import BagError, GigamilError, RequestError, StoreError
 from wsi.files.atomic import check_folder, write_text
 from wsi.files.claim import claim
 from wsi.files.csv_table import csv_text
+from wsi.options import stage
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary, failed
 from wsi.recipe import recipe_hash
 from wsi.store.tile_store import TileStore, find_stores
@@ -38,32 +38,7 @@ STYLE = 2
 """Raised when the picture changes, so that older pictures are not taken for today's."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class HeatmapOptions:
-    """Options of `heatmap`."""
-
-    run: Path
-    bags: tuple[Path, ...]
-    stores: tuple[Path, ...]
-    out: Path
-    """Folder for ``<image_id>.png`` and ``<image_id>.csv``."""
-    image_ids: tuple[str, ...] = ()
-    """Slides to draw; empty: those of most interest, or with ``everything`` all that have a bag and a store."""
-    everything: bool = False
-    jobs: int = 1
-    """Processes that draw side by side."""
-    device: str = "auto"
-    overwrite: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.bags or not self.stores:
-            raise RequestError("expected one or more bags and one or more tile stores")
-        if self.jobs < 1:
-            raise RequestError(f"--jobs {self.jobs}: expected 1 or more")
-        if self.everything and self.image_ids:
-            raise RequestError("--all and --image-id exclude each other: draw every slide, or those named")
-
-
+@stage
 def heatmap(options: HeatmapOptions, progress: Progress | None = None) -> Summary:
     """Draw the attention of a run on slides; a slide that fails is named and the others go on.
 
@@ -110,7 +85,7 @@ Pair = tuple[BagHeader, TileStore | None]
 def _drawn(options: HeatmapOptions, pairs: Sequence[Pair], progress: Progress) -> Iterator[Outcome]:
     """Draw the slides, here or in processes; give what became of each, in order."""
     painter = _Painter(options)
-    workers = min(options.jobs, len(pairs))
+    workers = min(options.workers, len(pairs))
     if workers <= 1:
         for pair in pairs:
             yield painter(pair)

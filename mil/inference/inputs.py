@@ -6,6 +6,7 @@ from pathlib import Path
 
 from features.bags.bag import BagHeader, find_bags, read_header
 from mil.inference.combine import is_run
+from mil.inference.options import PredictOptions
 from mil.models.ensemble import makings_of
 from mil.run.folder import RunFolder
 from wsi.errors import BagError, RequestError
@@ -13,20 +14,26 @@ from wsi.errors import BagError, RequestError
 _NO_SLIDES = frozenset({".csv", ".tsv", ".txt", ".xlsx", ".json", ".toml", ".html", ".md", ".zip", ".safetensors"})
 
 
-def sort_items(items: Sequence[Path]) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
-    """Return the bags and the slides among files and folders; one of the two is empty.
+def sort_items(options: PredictOptions) -> tuple[tuple[Path, ...], tuple[Path, ...], tuple[Path, ...]]:
+    """Return the runs that are named, the bags, and the slides; one of the last two is empty.
 
     Raises
     ------
     RequestError
-        An item is a run, a table, neither slide nor bag, or there are both bags and slides.
+        An item is a run, a table, neither slide nor bag; there are both bags and slides, or none.
     """
+    first = () if options.run and not is_run(options.items[0]) else options.items[:1]
+    items = options.items[len(first) :]
+    if not items:
+        raise RequestError("expected slides or bags after the run, found none")
     kinds = {item: _kind(item) for item in items}
     bags = tuple(item for item, kind in kinds.items() if kind == "bags")
     slides = tuple(item for item, kind in kinds.items() if kind == "slides")
     if bags and slides:
         raise RequestError(f"{slides[0]} is no bag (.h5) nor a folder of them, and {bags[0]} is: give slides or bags")
-    return bags, slides
+    if bags and (options.work is not None or options.time_budget_min is not None):
+        raise RequestError("--work and --time-budget are for slides: bags need neither")
+    return (*first, *options.run), bags, slides
 
 
 def _kind(item: Path) -> str:

@@ -22,10 +22,11 @@ from features.bags.bag import find_bags
 from mil.data.cohort import BagSet, Making, cohort_digest, scan_bags
 from mil.data.duplicates import notes_of_training, pictures
 from mil.data.several_encoders import open_cohorts, scan
-from mil.inference.combine import COMBINATIONS, Combiner, combiner, runs_of
-from mil.inference.inputs import bags_of, check_used
+from mil.inference.combine import Combiner, combiner, runs_of
+from mil.inference.inputs import bags_of, check_used, sort_items
 from mil.inference.judge import Judged, judge
-from mil.inference.slides import Budget, SlideOptions, make_bags
+from mil.inference.options import PredictOptions
+from mil.inference.slides import Budget, make_bags
 from mil.models.ensemble import check_bags_fit, load_ensemble
 from mil.run.folder import RunFolder
 from mil.run.outputs import Tables
@@ -35,6 +36,7 @@ from wsi.errors import RequestError
 from wsi.files.atomic import make_folder, write_text
 from wsi.files.claim import claim
 from wsi.files.csv_table import csv_text
+from wsi.options import stage
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary, failed
 from wsi.recipe import Recipe, canonical, refuse_other_recipe
 
@@ -48,48 +50,6 @@ UNKNOWN = {
     "survival": "a log risk of 0, which says nothing",
 }
 """What is told of a patient without a usable slide."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PredictOptions:
-    """Options of `predict`."""
-
-    run: Path
-    """A run folder, or a folder of `gigamil compare`, which stands for its runs."""
-    others: tuple[Path, ...] = ()
-    """Further runs, whose answers are combined with the first one's."""
-    combine: str = "mean"
-    """``mean`` or ``stack``; `mil.inference.combine`."""
-    bags: tuple[Path, ...] = ()
-    slides: SlideOptions | None = None
-    """In place of bags: slide files, tiled and encoded as the run's were."""
-    work: Path | None = None
-    """Folder in which stores and bags of slides are kept; None: a temporary one beside ``out``."""
-    time_budget_min: float | None = None
-    """Minutes within which slides are to be done; those that are not stand at equal probabilities."""
-    out: Path
-    """The table to write; ``<name>.json`` beside it says how it was made and what was missing."""
-    manifest: Path | None = None
-    """The slides and patients; without it, the slides given, a patient being the id without its ``_<n>``."""
-    device: str = "auto"
-    overwrite: bool = False
-
-    def __post_init__(self) -> None:
-        if bool(self.bags) == (self.slides is not None):
-            raise RequestError("expected either bags or slides: one or more files or folders of one kind")
-        if self.slides is None and (self.work is not None or self.time_budget_min is not None):
-            raise RequestError("--work and --time-budget are for slides: bags need neither")
-        if self.time_budget_min is not None and not self.time_budget_min > 0:
-            raise RequestError(f"--time-budget {self.time_budget_min}: expected minutes above 0")
-        if self.out.suffix != ".csv":
-            raise RequestError(f"--out {self.out}: expected a name that ends in .csv")
-        if self.combine not in COMBINATIONS:
-            raise RequestError(f"--combine {self.combine}: expected {' or '.join(COMBINATIONS)}")
-
-    @property
-    def tables(self) -> Tables:
-        """Return the files to write."""
-        return Tables(self.out.with_suffix(".json"), (self.out,), MARK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +68,7 @@ class _Asked:
         return {"run": self.run.config["recipe_hash"], "slides": len(self.rows), "cohort": first, **fused}
 
 
+@stage
 def predict(options: PredictOptions, progress: Progress | None = None) -> Summary:
     """Predict every patient of the manifest: mean logits over all models and the patient's slides, calibrated.
 
@@ -124,29 +85,30 @@ def predict(options: PredictOptions, progress: Progress | None = None) -> Summar
         given.
     """
     start, progress = time.monotonic(), progress or Silent()
-    runs = runs_of((options.run, *options.others))
+    named, bags, slides = sort_items(options)
+    runs = runs_of(named)
     for run in runs:
         run.read_json("calibration.json" if run.classes else "metrics.json")  # an unfinished run: before the work
     combine = combiner(runs, options.combine)
     with claim(options.out), ExitStack() as held:
-        if options.slides is None:
-            asked = _given(runs, options)
+        if bags:
+            asked = _given(runs, options, bags)
         else:
             _check_not_of_another_run(runs, options)
-            asked = _made(runs, options, options.slides, start, held, progress)
+            asked = _made(runs, options, slides, start, held, progress)
         outcomes = _write(options, asked, combine, progress)
     return Summary("predict", outcomes, time.monotonic() - start)
 
 
-def _given(runs: Sequence[RunFolder], options: PredictOptions) -> list[_Asked]:
+def _given(runs: Sequence[RunFolder], options: PredictOptions, bags: Sequence[Path]) -> list[_Asked]:
     """Return the slides to predict, and for each run the bags of each encoder."""
-    own = [options.bags if len(runs) == 1 else bags_of(run, options.bags) for run in runs]
-    unused = [str(path) for path in options.bags if not any(path in paths for paths in own)]
+    own = [tuple(bags) if len(runs) == 1 else bags_of(run, bags) for run in runs]
+    unused = [str(path) for path in bags if not any(path in paths for paths in own)]
     if unused:
         raise RequestError(f"{unused[0]}: its bags are of an encoder that no run was trained on: leave it out")
     if options.manifest is not None:
         rows = _unlabelled(options.manifest)
-        check_used(options.bags, [row.image_id for row in rows])
+        check_used(bags, [row.image_id for row in rows])
     else:
         first = own[0] if runs[0].fusion == "none" else own[0][:1]
         rows = tuple(_row(path.stem) for path in find_bags(first))
@@ -162,13 +124,13 @@ def _scanned(run: RunFolder, rows: tuple[ManifestRow, ...], paths: Sequence[Path
 def _made(
     runs: Sequence[RunFolder],
     options: PredictOptions,
-    slides: SlideOptions,
+    slides: tuple[Path, ...],
     start: float,
     held: ExitStack,
     progress: Progress,
 ) -> list[_Asked]:
     """Return the slides to predict, and their bags, made here: once for all runs whose bags were made alike."""
-    jobs = find_jobs(slides.slides, options.manifest)
+    jobs = find_jobs(slides, options.manifest)
     rows = _unlabelled(options.manifest) if options.manifest else tuple(_row(job.image_id) for job in jobs)
     kinds = [run.config["about"]["bag_recipe"] for run in runs]
     firsts = dict(zip(reversed(kinds), reversed(runs), strict=True))
@@ -177,7 +139,7 @@ def _made(
     made: dict[str, BagSet] = {}
     for number, kind in enumerate(dict.fromkeys(kinds)):
         folder = work if len(firsts) == 1 else work / f"encoder{number}"
-        found = make_bags(firsts[kind], slides, jobs, folder, budget, progress, overwrite=options.overwrite)
+        found = make_bags(firsts[kind], options, jobs, folder, budget, progress, overwrite=options.overwrite)
         bags = scan_bags(found.bags, [row.image_id for row in rows]) if found.bags else BagSet({}, {}, Making())
         check_bags_fit(firsts[kind], bags.headers)
         making = replace(bags.making, dim=int(firsts[kind].recipe["bags"]["dim"]))
@@ -207,7 +169,7 @@ def _check_not_of_another_run(runs: Sequence[RunFolder], options: PredictOptions
     """Refuse before the work, not after it, where the table is there and must not be replaced."""
     if not options.out.exists() or options.overwrite:
         return
-    found = (options.tables.told() or {"recipe": {}})["recipe"]
+    found = (_tables(options).told() or {"recipe": {}})["recipe"]
     hashes = [run.config["recipe_hash"] for run in runs]
     wanted = {"run": hashes[0]} if len(runs) == 1 else {"runs": hashes}
     refuse_other_recipe(options.out, {key: found.get(key) for key in wanted}, wanted)
@@ -230,9 +192,9 @@ def _recipe(options: PredictOptions, asked: Sequence[_Asked]) -> Recipe:
 def _write(options: PredictOptions, asked: Sequence[_Asked], combine: Combiner, progress: Progress) -> list[Outcome]:
     """Predict and write the table and its sidecar, unless they are there."""
     recipe, run = _recipe(options, asked), asked[0].run
-    earlier = options.tables.earlier(recipe, overwrite=options.overwrite)
+    earlier = _tables(options).earlier(recipe, overwrite=options.overwrite)
     if earlier is not None:
-        return [options.tables.skipped, *_failed(earlier["failures"], run.target)]
+        return [_tables(options).skipped, *_failed(earlier["failures"], run.target)]
     answers = [_told(one, options, progress) for one in asked]
     told = [one for one, _ in answers]
     failures = {image_id: why for one in told for image_id, why in one.slides.failures.items()}
@@ -251,7 +213,7 @@ def _write(options: PredictOptions, asked: Sequence[_Asked], combine: Combiner, 
     rows = ([name, *row] for name, row in zip(patients, values_PC.tolist(), strict=True))
     text = csv_text([[run.unit_column, *run.classes], *rows])
     about = {"failures": failures, "notes": notes, **({"score": score} if score is not None else {})}
-    options.tables.write(recipe, {options.out: text}, about)
+    _tables(options).write(recipe, {options.out: text}, about)
     done = Outcome(str(options.out), Status.DONE, facts={"patients": len(patients), "notes": notes})
     return [done, *_failed(failures, run.target)]
 
@@ -285,3 +247,8 @@ def _told(asked: _Asked, options: PredictOptions, progress: Progress) -> tuple[J
 
 def _failed(failures: Mapping[str, str], target: str) -> list[Outcome]:
     return failed({image_id: f"{reason} ({UNKNOWN[target]})" for image_id, reason in failures.items()})
+
+
+def _tables(options: PredictOptions) -> Tables:
+    """Return the files to write."""
+    return Tables(options.out.with_suffix(".json"), (options.out,), MARK)

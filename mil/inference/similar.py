@@ -13,7 +13,6 @@ among the others. Models that were trained on it judge it, too, which flatters i
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from features.bags.bag import BagHeader
 from mil.data.cohort import cohort_digest, load_rows, read_headers
 from mil.data.duplicates import pictures
 from mil.data.splits import Known, known_slides
+from mil.inference.options import SimilarOptions
 from mil.inference.retrieval import embed_bags, familiarity, map_at_k
 from mil.models.ensemble import NOT_FINITE, check_bags_fit, load_ensemble
 from mil.ragged.packing import Rows
@@ -32,42 +32,11 @@ from wsi.cohort.manifest import ManifestRow
 from wsi.errors import BagError, RequestError
 from wsi.files.claim import claim
 from wsi.files.csv_table import csv_text
+from wsi.options import stage
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary, failed
 from wsi.recipe import Recipe
 
 MARK = "gigamil-similar-1"
-
-
-@dataclass(frozen=True, kw_only=True)
-class SimilarOptions:
-    """Options of `similar`."""
-
-    run: Path
-    bags: tuple[Path, ...]
-    """The slides to look up."""
-    known: tuple[Path, ...]
-    """The bags that the run was trained on, or those among them that may be found."""
-    out: Path
-    """The table to write."""
-    most: int = 5
-    """Cases told for each slide, and neighbours that say how familiar it is."""
-    refused: float = 0.05
-    """Share of known slides that may be called unknown."""
-    device: str = "auto"
-    overwrite: bool = False
-
-    def __post_init__(self) -> None:
-        if self.out.suffix != ".csv":
-            raise RequestError(f"--out {self.out}: expected a name that ends in .csv")
-        if self.most < 1 or not 0 < self.refused < 1:
-            raise RequestError(
-                f"expected --most of 1 or more and --refused between 0 and 1, found {self.most}, {self.refused}"
-            )
-
-    @property
-    def tables(self) -> Tables:
-        """Return the files to write."""
-        return Tables(self.out.with_suffix(".json"), (self.out,), MARK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +73,7 @@ class _Found:
     map_at_k: float
 
 
+@stage
 def similar(options: SimilarOptions, progress: Progress | None = None) -> Summary:
     """Look slides up among the known ones; one row for each slide and neighbour.
 
@@ -127,11 +97,11 @@ def similar(options: SimilarOptions, progress: Progress | None = None) -> Summar
         check_bags_fit(run, headers)
     recipe = _recipe(run, options, known, asked)
     with claim(options.out):
-        earlier = options.tables.earlier(recipe, overwrite=options.overwrite)
+        earlier = _tables(options).earlier(recipe, overwrite=options.overwrite)
         if earlier is None:
             outcome = _write(run, options, recipe, (known, asked), failures, progress)
         else:
-            outcome, failures = options.tables.skipped, earlier["failures"]
+            outcome, failures = _tables(options).skipped, earlier["failures"]
     return Summary("similar", [outcome, *failed(failures)], time.monotonic() - start)
 
 
@@ -166,7 +136,7 @@ def _write(
         f"map_at_{options.most}_of_the_known": found.map_at_k if np.isfinite(found.map_at_k) else None,
         "failures": failures,
     }
-    options.tables.write(recipe, {options.out: _table(options, known, truth, queries, found)}, about)
+    _tables(options).write(recipe, {options.out: _table(options, known, truth, queries, found)}, about)
     for name in unknown:
         progress.note(f"{name} is like none of the known slides: do not trust what is predicted of it")
     if trained:
@@ -263,3 +233,8 @@ def _table(options: SimilarOptions, known: _Slides, truth: Known, queries: _Slid
             name = known.image_ids[i]
             rows.append([query, rank, name, truth.patients[name], truth.labels[name], f"{cosines[i]:.6f}"])
     return csv_text(rows)
+
+
+def _tables(options: SimilarOptions) -> Tables:
+    """Return the files to write."""
+    return Tables(options.out.with_suffix(".json"), (options.out,), MARK)

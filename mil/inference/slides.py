@@ -16,6 +16,7 @@ from features.encoders.spec import WeightsChoice
 from features.extraction.extract import extract
 from features.extraction.options import ExtractOptions, options_of
 from mil.inference.deadline import Channel, work_here, work_until
+from mil.inference.options import SlideOptions
 from mil.run.folder import RunFolder
 from wsi.cohort.fingerprint import slide_bytes
 from wsi.cohort.slides import Job
@@ -30,25 +31,6 @@ _LEFT_FOR_MODELS = 0.1
 """Share of a time budget that is kept for the models."""
 _MOST_FOR_MODELS = 60.0
 """Seconds that are kept for them, at most."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SlideOptions:
-    """How new slides become bags; all that shapes the features is the run's."""
-
-    slides: tuple[Path, ...]
-    """Slide files, or folders of them."""
-    weights: Path | None = None
-    """The encoder's weights, where the run's came from a file."""
-    random_weights: int | None = None
-    """The encoder's seed, where the run's was untrained."""
-    assume_mpp: float | None = None
-    """um/px of slides that do not say it."""
-    on_damage: str = "fail"
-    """``fail`` or ``skip``, as in tiling."""
-    workers: int | None = None
-    """Worker processes; None: one per usable CPU; 0: none."""
-    device: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)

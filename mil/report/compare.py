@@ -18,6 +18,7 @@ import numpy as np
 from mil.evaluation.bootstrap import draw_patients, estimate_all, percentile_interval
 from mil.evaluation.delong import DeLong, delong
 from mil.report.figures import compare_figure
+from mil.report.options import CompareOptions
 from mil.report.page import fill
 from mil.report.report_html import METRIC_NAMES, image, interval, number, table
 from mil.run.evidence import read_evidence
@@ -28,6 +29,7 @@ from wsi.errors import RequestError
 from wsi.files.atomic import check_folder, make_folder
 from wsi.files.claim import claim
 from wsi.files.csv_table import csv_text
+from wsi.options import stage
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 
 if TYPE_CHECKING:
@@ -48,23 +50,6 @@ NOT_ALIKE = (
 Json = dict[str, Any]
 
 
-@dataclass(frozen=True, kw_only=True)
-class CompareOptions:
-    """Options of `compare`."""
-
-    runs: tuple[Path, ...]
-    """Finished runs; differences are to the first."""
-    out: Path
-    """Folder of compare.csv, compare.json and compare.html."""
-    seed: int = 0
-    """Of the bootstrap."""
-    overwrite: bool = False
-
-    def __post_init__(self) -> None:
-        if len(self.runs) < 2 or len({run.resolve() for run in self.runs}) < len(self.runs):
-            raise RequestError(f"expected two or more different runs, found {', '.join(map(str, self.runs)) or 'none'}")
-
-
 @dataclass(frozen=True, slots=True)
 class Shared:
     """The patients that all runs have scored."""
@@ -77,6 +62,7 @@ class Shared:
     notes: tuple[str, ...]
 
 
+@stage
 def compare(options: CompareOptions, progress: Progress | None = None) -> Summary:
     """Compare runs; write a table, its JSON and a page.
 

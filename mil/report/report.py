@@ -3,7 +3,6 @@
 import base64
 import io
 import time
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
@@ -11,14 +10,17 @@ from mil.evaluation.bootstrap import draw_patients
 from mil.evaluation.evaluate import heat_map_folder
 from mil.evaluation.examples import choose
 from mil.heads import has_attention
-from mil.inference.heatmap import HeatmapOptions, heatmap
+from mil.inference.heatmap import heatmap
+from mil.inference.options import HeatmapOptions
 from mil.report import report_html as html
 from mil.report.card import model_card
 from mil.report.figures import calibration_figure, history_figure, roc_figure
+from mil.report.options import ReportOptions
 from mil.report.page import fill
 from mil.run.evidence import TITLES, Evidence, read_evidence
 from mil.run.folder import RunFolder
 from wsi.files.atomic import write_text
+from wsi.options import stage
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.store.tile_store import find_stores
 
@@ -26,16 +28,7 @@ JPEG_QUALITY = 85
 CURVE_DRAWS = 500
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReportOptions:
-    """Options of `report`."""
-
-    run: Path
-    bags: tuple[Path, ...] = ()
-    """With ``stores``: draw the example heat maps; without, those already in the run folder are shown."""
-    stores: tuple[Path, ...] = ()
-
-
+@stage
 def report(options: ReportOptions, progress: Progress | None = None) -> Summary:
     """Write report.html and model_card.md of a finished run.
 

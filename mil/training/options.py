@@ -2,177 +2,182 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated, Literal, TypeVar
 
-import torch
-
-from mil.data.several_encoders import APART, FUSIONS
-from mil.evaluation.calibrate import AUTO, METHODS
-from mil.heads import check_head
-from mil.heads.head import OUTPUTS
-from mil.targets.task import KINDS
+from features.option_groups import Precision, Ranks
+from mil.options import Calibration, Fusion, Head, Output, SideBySide, Target, Tracker
 from wsi.errors import RequestError
+from wsi.option_groups import Above0, BelowOne, Between, Claims, Columns, Count, Factor, FromZero, Overwriting
+from wsi.options import Option, at_least, check
 from wsi.recipe import Recipe
 
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-OPTIMIZERS = ("adamw", "sam")
-BALANCES = ("weights", "sampling")
-SPLITS = ("patients", "centers")
-AGGREGATES = ("mean", "max", "bag")
-UNITS = ("patient", "slide")
-TRACKERS = ("wandb", "mlflow")
-_WHERE = ("bags", "manifest", "out", "stores", "splits", "teacher", "other")
-_HOW = ("device", "precision", "jobs", "nproc", "max_rows", "track", "overwrite")
+_SHAPING = (
+    "target", "split", "calibrate", "unit", "aggregate", "output", "other_label", "fusion", "head", "baselines",
+    "classes", "folds", "seeds", "seed", "epochs", "warmup_epochs", "patience", "inner_share", "lr", "weight_decay",
+    "clip", "hidden", "attention", "dropout", "batch_bags", "max_tiles", "optimizer", "sam_rho", "balance",
+    "label_smoothing", "mixup", "ema", "instance_dropout", "distil_weight", "distil_temperature",
+)  # fmt: skip
+"""What the recipe holds, in the order of config.toml: not places, devices, processes, trackers and ``max_rows``."""
 _SOFT = ("label_smoothing", "mixup", "ema", "instance_dropout", "distil_weight", "distil_temperature")
 _FOR_CLASSES = {"label_smoothing": 0.0, "mixup": 0.0, "balance": "weights", "teacher": None, "output": "linear"}
 _FOR_CLASSES |= {"calibrate": "temperature", "aggregate": "mean", "other": None}
 """Options that mean something for classes alone, at their defaults."""
-_SILENT = (
-    "optimizer",
-    "sam_rho",
-    "balance",
-    "fusion",
-    "target",
-    "split",
-    "calibrate",
-    "aggregate",
-    "output",
-    "other_label",
-    "unit",
-    *_SOFT,
-)
+_SILENT = {
+    *("optimizer", "sam_rho", "balance", "fusion", "target", "split", "calibrate", "aggregate", "output"),
+    *("other_label", "unit", *_SOFT),
+}
 """Not in the recipe where they are at their defaults: runs made before they existed keep their hash."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions:
-    """Options of `mil.train.train`. All but places, device, processes and ``max_rows`` shape the result."""
+class Cohort(Columns):
+    """The cohort."""
 
-    bags: tuple[Path, ...]
-    """Bag files, or folders of them."""
-    manifest: Path
-    out: Path
-    """The run folder."""
+    bags: Annotated[tuple[Path, ...], Option(argument="BAGS...")]
+    """Bags (.h5), or folders of bags."""
+    manifest: Annotated[Path, Option(short="-m")]
+    """Cohort table (CSV) with labels."""
+    fusion: Fusion = "none"
+    """Bags of several encoders, a folder for each: concat, late, or folds (an encoder for each fold)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beside(Cohort):
+    """The cohort."""
+
     stores: tuple[Path, ...] = ()
     """Tile stores: for the mean-colour baseline and the report's heat maps."""
-    splits: Path | None = None
-    """A splits.csv to reuse."""
-    target: str = "classes"
-    """One of ``classes``, several ``labels``, a ``value``, ``survival``; `mil.targets.task`."""
-    split: str = "patients"
-    """Folds of ``patients``, balanced on label and center, or of whole ``centers``."""
-    calibrate: str = "temperature"
-    """`mil.evaluation.calibrate`: none, temperature, prior, platt, or auto."""
-    unit: str = "patient"
-    """What is told and judged: the ``patient``, or each ``slide`` by a truth of its own. Folds hold patients whole."""
-    aggregate: str = "mean"
-    """A patient's logits over the slides: ``mean``; ``max``, as docs/HEADS.md has it; or ``bag``: all are one bag."""
-    output: str = "linear"
-    """Last layer of the head: ``linear``, or ``arcface`` with a margin for each class by how rare it is."""
     other: Path | None = None
-    """A table of further slides, STRIP AI's other.csv: trained on in every fold, never validated on or tested."""
+    """Table of slides that are trained on only, as STRIP AI's other.csv: never validated on or tested."""
     other_label: str = ""
     """The class that they are taken for: extra negatives; or another name, of a class that is learnt and never told."""
-    fusion: str = "none"
-    """``concat``, ``late`` or ``folds``: ``bags`` has a folder for each encoder; `mil.data.several_encoders`."""
-    head: str = "gated_abmil"
-    baselines: tuple[str, ...] = ("mean_pool",)
-    """Further heads trained on the same splits, for comparison."""
-    classes: tuple[str, ...] = ()
-    """Order of the classes; empty: the manifest's labels, sorted."""
-    folds: int = 5
-    seeds: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What is asked for."""
+
+    target: Target = "classes"
+    """What the table's columns mean: classes or labels (a;b) in label, value, or time and event."""
+    classes: Annotated[tuple[str, ...], Option(commas=True)] = ()
+    """Order of the classes, A,B,...; otherwise the labels of the table, sorted."""
+    unit: Literal["patient", "slide"] = "patient"
+    """What is told and judged: the patient, or each slide by its own label. Folds hold patients whole."""
+    aggregate: Literal["mean", "max", "bag"] = "mean"
+    """Of a patient's slides: the mean of their logits; max: the highest; bag: all in one bag."""
+    calibrate: Calibration = "temperature"
+    """How logits become probabilities; auto: chosen on other folds' patients."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folds:
+    """Folds and models."""
+
+    splits: Path | None = None
+    """A splits.csv to use again."""
+    split: Literal["patients", "centers"] = "patients"
+    """Folds of patients, balanced on label and center, or of whole centers."""
+    folds: Annotated[int, at_least(2)] = 5
+    """Folds of the cross-validation by patient."""
+    seeds: Count = 1
     """Models per fold, averaged."""
-    seed: int = 0
+    seed: Annotated[int, at_least(0)] = 0
     """Of the splits and the first model."""
-    epochs: int = 60
-    warmup_epochs: int = 3
-    patience: int = 15
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epochs:
+    """Training."""
+
+    epochs: Count = 60
+    """Most epochs per model."""
+    warmup_epochs: Annotated[int, at_least(0)] = 3
+    """Epochs of a growing learning rate; then it follows a cosine."""
+    patience: Count = 15
     """Epochs without a better inner validation loss before training stops."""
-    inner_share: float = 0.2
+    inner_share: Between = 0.2
     """Share of a training fold's patients that validate."""
-    lr: float = 1e-3
-    weight_decay: float = 1e-2
-    clip: float = 1.0
+    clip: Above0 = 1.0
     """Largest norm of the gradient."""
-    hidden: int = 128
-    attention: int = 64
-    dropout: float = 0.25
-    batch_bags: int = 16
-    max_tiles: int = 0
-    """Instances drawn from each bag anew every epoch; 0 takes all."""
-    optimizer: str = "adamw"
-    """``adamw``, or ``sam``: AdamW on the gradient at the worst point near by."""
-    sam_rho: float = 0.05
-    """How near, for ``sam``."""
-    balance: str = "weights"
-    """Classes count equally by loss ``weights``, or by ``sampling``: bags drawn by weight, with replacement."""
-    label_smoothing: float = 0.0
-    """Share of the target that is spread over all classes."""
-    mixup: float = 0.0
+    batch_bags: Count = 16
+    """Bags per step."""
+    max_tiles: Annotated[int, at_least(0)] = 0
+    """Tiles drawn from each bag anew every epoch; 0: all."""
+    optimizer: Literal["adamw", "sam"] = "adamw"
+    """adamw; sam (sharpness-aware): AdamW on the gradient at the worst point near by."""
+    sam_rho: Above0 = 0.05
+    """How near, for sam."""
+    balance: Literal["weights", "sampling"] = "weights"
+    """Classes count equally by weights of the loss, or by sampling: bags drawn by weight, with replacement."""
+    label_smoothing: BelowOne = 0.0
+    """Share of the label that is spread over all classes."""
+    mixup: FromZero = 0.0
     """Alpha of the Beta distribution by which two bags are mixed; 0: none are."""
-    ema: float = 0.0
-    """Decay of the running mean of the weights, per step; the mean is validated and kept. 0: the weights themselves."""
-    instance_dropout: float = 0.0
-    """Probability with which an instance is left out, drawn anew every epoch."""
+    ema: BelowOne = 0.0
+    """Decay of the running mean of the weights, per step, which is then validated and kept; 0: none."""
+    instance_dropout: BelowOne = 0.0
+    """Probability with which a tile is left out, drawn anew every epoch."""
+    max_rows: Count = 65_536
+    """Tiles on the device at once; a batch of more is accumulated."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """The model."""
+
+    head: Annotated[Head, Option(commas=True, rest="baselines")] = "gated_abmil"
+    """A head of docs/HEADS.md; of a,b,c the first is the run's, the others its baselines."""
+    baselines: Annotated[tuple[Head, ...], Option(commas=True)] = ("mean_pool",)
+    """Further heads trained on the same splits, for comparison."""
+    output: Output = "linear"
+    """Last layer of the head; arcface: with a margin for each class by how rare it is."""
+    hidden: Count = 128
+    """Width of the instance embedding."""
+    attention: Count = 64
+    """Width of the attention branch."""
+    dropout: BelowOne = 0.25
+    """Dropout before the classifier."""
+    lr: Above0 = 1e-3
+    """Learning rate of AdamW."""
+    weight_decay: FromZero = 1e-2
+    """Weight decay of AdamW."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teacher:
+    """A teacher."""
+
     teacher: Path | None = None
     """A finished run on the same splits, whose models that have not seen a fold teach that fold's models."""
-    distil_weight: float = 0.5
+    distil_weight: Factor = 0.5
     """Share of the loss that the teacher's soft targets have."""
-    distil_temperature: float = 2.0
-    max_rows: int = 65_536
-    """Instances on the device at once; a batch of more is accumulated."""
-    precision: str = "auto"
-    """Of the matrix products: fp32 on a CPU and bf16 on a GPU where not given."""
-    device: str = "auto"
-    jobs: int = 1
-    """Models trained side by side in their own processes; with GPUs, in turn on each."""
-    nproc: int = 1
-    """Processes that train each model together, on a share of the bags of every step."""
-    track: tuple[str, ...] = ()
-    """Further trackers: ``wandb``, ``mlflow``. History tables and TensorBoard files are always written."""
-    overwrite: bool = False
+    distil_temperature: Above0 = 2.0
+    """Softens the teacher."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(
+    Beside, Asked, Folds, Model, Epochs, Teacher, Precision, SideBySide, Ranks, Overwriting, Claims
+):  # fmt: skip
+    """Options of `mil.train.train`."""
+
+    out: Annotated[Path, Option(short="-o")]
+    """Run folder to write."""
+    repeats: Count = 1
+    """Whole runs on other divisions of the patients, in folders of --out."""
+    track: tuple[Tracker, ...] = ()
+    """Further trackers. History tables and TensorBoard files are always written."""
 
     def __post_init__(self) -> None:
-        at_least = {"folds": 2, "seeds": 1, "epochs": 1, "patience": 1, "hidden": 1, "attention": 1}
-        at_least |= {
-            "batch_bags": 1,
-            "max_rows": 1,
-            "jobs": 1,
-            "seed": 0,
-            "warmup_epochs": 0,
-            "max_tiles": 0,
-            "nproc": 1,
-        }
-        for name, least in at_least.items():
-            if getattr(self, name) < least:
-                raise RequestError(f"{name}: expected {least} or more, found {getattr(self, name)}")
-        for name in ("lr", "clip", "sam_rho", "distil_temperature"):
-            if not getattr(self, name) > 0:
-                raise RequestError(f"{name}: expected a number above 0, found {getattr(self, name)}")
-        if not (0 <= self.dropout < 1 and 0 < self.inner_share < 1 and self.weight_decay >= 0):
-            raise RequestError("expected dropout in [0, 1), inner_share in (0, 1) and weight_decay of 0 or more")
-        for name in ("label_smoothing", "ema", "instance_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise RequestError(f"{name}: expected a number from 0 to below 1, found {getattr(self, name)}")
-        if not (0 <= self.mixup < float("inf") and 0 < self.distil_weight <= 1):
-            raise RequestError("expected mixup of 0 or more and distil_weight in (0, 1]")
-        self._check_names()
-        self._check_together()
-
-    def _check_names(self) -> None:
-        choices: dict[str, tuple[str, ...]] = {"precision": PRECISIONS, "optimizer": OPTIMIZERS, "balance": BALANCES}
-        choices |= {"fusion": FUSIONS, "split": SPLITS, "aggregate": AGGREGATES, "output": OUTPUTS, "unit": UNITS}
-        choices |= {"calibrate": (*METHODS, AUTO), "target": KINDS}
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise RequestError(f"{name}: expected one of {', '.join(known)}, found {getattr(self, name)!r}")
-        for tracker in self.track:
-            if tracker not in TRACKERS:
-                raise RequestError(f"track: expected one of {', '.join(TRACKERS)}, found {tracker!r}")
-        for head in (self.head, *self.baselines):
-            check_head(head, self.output)
+        check(self)
         if not self.bags:
             raise RequestError("expected one or more bag files or folders, found none")
+        if self.output != "linear":
+            from mil.heads import check_head
+
+            for head in self.heads:
+                check_head(head, self.output)
+        self._check_together()
 
     def _check_together(self) -> None:
         for name, default in _FOR_CLASSES.items():
@@ -190,10 +195,19 @@ class TrainOptions:
             raise RequestError("--aggregate bag and --teacher exclude each other: a teacher scores slides")
         if self.other is not None and self.teacher is not None:
             raise RequestError("--other and --teacher exclude each other: a teacher's splits do not hold other slides")
-        if self.fusion in APART and self.teacher is not None:
-            raise RequestError(f"fusion {self.fusion} and teacher exclude each other: a teacher knows one kind of bags")
-        if self.nproc > 1 and self.jobs > 1:
-            raise RequestError("jobs and nproc exclude each other: models side by side, or processes on one model")
+        if self.fusion in ("late", "folds") and self.teacher is not None:
+            raise RequestError(
+                f"--fusion {self.fusion} and --teacher exclude each other: a teacher knows one kind of bags"
+            )
+        if self.nproc > 1 and self.workers > 1:
+            raise RequestError(
+                "--workers and --nproc exclude each other: models side by side, or processes on one model"
+            )
+        if self.repeats > 1 and (self.splits is not None or self.split == "centers"):
+            raise RequestError(
+                f"--repeats {self.repeats}: expected 2 or more, without --splits and --split centers: other patients "
+                "are to be drawn into the folds each time"
+            )
 
     @property
     def models_per_fold(self) -> int:
@@ -207,23 +221,26 @@ class TrainOptions:
 
     def recipe(self) -> Recipe:
         """Return what shapes the result, as JSON values."""
-        fields = {
-            name: field.default for name, field in self.__dataclass_fields__.items() if name not in (*_WHERE, *_HOW)
-        }
-        values = {name: getattr(self, name) for name in fields}
-        values = {name: value for name, value in values.items() if name not in _SILENT or value != fields[name]}
+        values = {name: getattr(self, name) for name in _SHAPING}
+        defaults = {name: self.__dataclass_fields__[name].default for name in _SILENT}
+        values = {name: value for name, value in values.items() if name not in _SILENT or value != defaults[name]}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
-def resolve(options: TrainOptions) -> TrainOptions:
+_Options = TypeVar("_Options", bound=Precision)
+
+
+def resolve(options: _Options) -> _Options:
     """Return the options with the device and the precision decided."""
+    import torch
+
     device = options.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         kind = torch.device(device).type
     except RuntimeError:
-        raise RequestError(f"device: expected auto, cpu, cuda or cuda:N, found {options.device!r}") from None
+        raise RequestError(f"--device {options.device}: expected auto, cpu, cuda or cuda:<n>") from None
     precision = options.precision
     if precision == "auto":
         precision = "bf16" if kind == "cuda" else "fp32"

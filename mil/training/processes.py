@@ -45,8 +45,8 @@ def fit_all(todo: Sequence[FitJob], cohorts: Sequence[Cohort], folds: Ints, done
     """
     if todo and todo[0].options.nproc > 1:
         _by_ranks(todo, done)
-    elif len(todo) > 1 and todo[0].options.jobs > 1:
-        _side_by_side(todo, min(todo[0].options.jobs, len(todo)), done)
+    elif len(todo) > 1 and todo[0].options.workers > 1:
+        _side_by_side(todo, min(todo[0].options.workers, len(todo)), done)
     else:
         with deterministic(todo):
             for job in todo:

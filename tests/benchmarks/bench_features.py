@@ -33,7 +33,8 @@ from features.encoders.device import autocast, reproducible_arithmetic
 from features.encoders.registry import build_encoder
 from features.encoders.spec import WeightsChoice
 from features.encoders.tile_input import TileInput
-from features.extraction.extract import ExtractOptions, extract
+from features.extraction.extract import extract
+from features.extraction.options import ExtractOptions
 from features.extraction.stream import GPU_LANES
 from sample_data.make import make_slide
 from sample_data.spec import SlideSpec
@@ -41,7 +42,8 @@ from wsi.cpu import usable_cpus
 from wsi.memory import keep_freed_memory
 from wsi.outcome import Silent
 from wsi.store.tile_store import find_stores
-from wsi.tiling.tiler import TileOptions, tile
+from wsi.tiling.options import TileOptions
+from wsi.tiling.tiler import tile
 
 SIDE_PX = 3000
 TILE_PX = 224

@@ -249,7 +249,7 @@ def whole_run(folder: Path, epochs: int) -> dict[str, float]:
         epochs=epochs,
         patience=epochs,
         baselines=(),
-        jobs=jobs,
+        workers=jobs,
     )
     summary = train(options)
     if summary.exit_code:

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from features.bags.bag import find_bags, read_coords, read_features, read_header
-from features.extraction.extract import ExtractOptions, extract
-from features.extraction.options import options_of
+from features.extraction.extract import extract
+from features.extraction.options import ExtractOptions, options_of
 from features.selection import Selection
 from features.views import GREY, JITTERS, VIEWS
 from wsi.errors import RequestError

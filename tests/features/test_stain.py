@@ -8,7 +8,8 @@ import torch
 from skimage.color import lab2rgb, rgb2lab
 
 from features.bags.bag import find_bags, read_features, read_header
-from features.extraction.extract import ExtractOptions, extract
+from features.extraction.extract import extract
+from features.extraction.options import ExtractOptions
 from features.stain import (
     REFERENCE_LAB_MEAN,
     REFERENCE_LAB_STD,

@@ -10,7 +10,8 @@ import pytest
 import tifffile
 
 from sample_data.make import make_cohort
-from sample_data.plan import PlannedSlide, SampleOptions, plan_cohort
+from sample_data.options import SampleOptions
+from sample_data.plan import PlannedSlide, plan_cohort
 from sample_data.spec import CENTERS
 from wsi.cohort.manifest import check_disjoint, load_manifest
 from wsi.errors import RecipeMismatchError, RequestError
@@ -20,7 +21,7 @@ PATIENTS = 12
 
 
 def _options(out: Path, **changes: int) -> SampleOptions:
-    return SampleOptions(**({"out": out, "patients": PATIENTS, "min_px": 1024, "max_px": 1500, "workers": 1} | changes))  # type: ignore[arg-type]
+    return SampleOptions(**({"out": out, "patients": PATIENTS, "shortest": 1024, "size": 1500, "workers": 1} | changes))  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +173,7 @@ def test_a_foreign_folder_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_one_failure_does_not_stop_the_rest(tmp_path: Path) -> None:
-    options = _options(tmp_path / "out", max_px=1024)
+    options = _options(tmp_path / "out", size=1024)
     victim = plan_cohort(options)[0].image_id
     make_cohort(options)
     _slide(options.out, victim).unlink()
@@ -187,8 +188,8 @@ def test_one_failure_does_not_stop_the_rest(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"patients": 3}, "at least 12"),
-        ({"min_px": 200}, "1024 <= min_px"),
-        ({"min_px": 2000, "max_px": 1500}, "min_px <= max_px"),
+        ({"shortest": 200}, "1024 <= the shortest"),
+        ({"shortest": 2000, "size": 1500}, "the shortest <= --size"),
         ({"workers": 0}, "workers 0"),
         ({"seed": -1}, "seed -1"),
     ],

@@ -20,14 +20,13 @@ from pathlib import Path, PureWindowsPath
 
 from wsi.errors import ManifestError
 from wsi.files.foreign_table import DELIMITERS, Table, read_table
+from wsi.options import NAMES
 from wsi.readers.resolution import POSSIBLE_MPP, is_possible_mpp
 
 COLUMNS = ("image_id", "patient_id", "label", "center_id", "image_num", "other_specified", "path", "mpp")
 TARGET_COLUMNS = ("value", "time", "event")
 ALIASES = {"image_id": "slide_id", "patient_id": "case_id"}
 """What CLAM calls our columns; ours come first where both stand there."""
-NAMES = "GIGAMIL_COLUMNS"
-"""Environment variable with the names of columns, ``image_id=slide_id,label=Diagnosis``, for tables that have them."""
 ENDINGS = frozenset(
     ".svs .tif .tiff .ndpi .mrxs .scn .vms .vmu .bif .dcm .dicom .svslide .czi .qptiff .zarr .h5 .pt".split()  # noqa: SIM905
 )

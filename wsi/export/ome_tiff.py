@@ -12,7 +12,6 @@ Specifications: TIFF 6.0, BigTIFF, OME-TIFF (ome-model 6), OpenSlide's generic t
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,13 @@ import tifffile
 from numpy.typing import NDArray
 
 from wsi.cpu import usable_cpus
-from wsi.errors import RecipeMismatchError, RequestError, StoreError
+from wsi.errors import RecipeMismatchError, StoreError
 from wsi.export.jpeg_form import JpegForm, jpeg_form
 from wsi.export.ome_xml import ome_xml
-from wsi.export.once import ExportOptions, export_once, profile_of
+from wsi.export.once import export_once, profile_of
+from wsi.export.options import OmeTiffOptions
 from wsi.files.regular import check_regular
+from wsi.options import stage
 from wsi.ordered import ordered
 from wsi.outcome import Progress, Summary
 from wsi.recipe import Recipe, recipe_hash
@@ -35,8 +36,6 @@ from wsi.store.codecs import Jpeg
 from wsi.store.layout import FILL, shard_key
 from wsi.store.tile_store import TileStore
 
-COMPRESSIONS = ("auto", "deflate", "zstd", "jpeg")
-"""auto: JPEG tiles copied, else deflate. jpeg: JPEG tiles copied, else encoded at quality 90."""
 _QUALITY = 90
 _DEFLATE_LEVEL = 6
 _ZSTD_LEVEL = 3
@@ -47,29 +46,16 @@ _SOFTWARE = "gigamil export "
 _YCBCR_444 = JpegForm("ycbcr", (1, 1))
 
 
-@dataclass(frozen=True, kw_only=True)
-class OmeTiffOptions(ExportOptions):
-    """What to export as OME-TIFF, and where to."""
-
-    compression: str = "auto"
-    """One of `COMPRESSIONS`."""
-
-    def __post_init__(self) -> None:
-        """Check the request."""
-        if not self.out.name.lower().endswith((".ome.tiff", ".ome.tif")):
-            raise RequestError(f"--out {self.out}: expected a name that ends in .ome.tiff")
-        if self.compression not in COMPRESSIONS:
-            raise RequestError(f"--compression {self.compression}: expected one of {', '.join(COMPRESSIONS)}")
-
-    def recipe(self, store: TileStore) -> Recipe:
-        return {
-            "form": "OME-TIFF",
-            "image_id": store.image_id,
-            "store": store.recipe_hash,
-            "compression": self.compression,
-        }
+def _recipe(options: OmeTiffOptions, store: TileStore) -> Recipe:
+    return {
+        "form": "OME-TIFF",
+        "image_id": store.image_id,
+        "store": store.recipe_hash,
+        "compression": options.compression,
+    }
 
 
+@stage
 def export_ome_tiff(options: OmeTiffOptions, progress: Progress | None = None) -> Summary:
     """Write the store's image as a pyramidal OME-TIFF, whole or not at all.
 
@@ -82,7 +68,7 @@ def export_ome_tiff(options: OmeTiffOptions, progress: Progress | None = None) -
     RecipeMismatchError
         Another file is there already.
     """
-    return export_once(options, progress, _refuse_other, _is_ours, partial(_write, options))
+    return export_once(options, partial(_recipe, options), progress, _refuse_other, _is_ours, partial(_write, options))
 
 
 def _refuse_other(out: Path, recipe: Recipe) -> None:

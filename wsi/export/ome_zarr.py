@@ -10,7 +10,6 @@ Specifications: OME-Zarr (NGFF) 0.4, zarr v2, bioformats2raw.layout 3.
 
 import hashlib
 import json
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,12 @@ import imagecodecs
 import numpy as np
 
 from wsi.cpu import usable_cpus
-from wsi.errors import RequestError
 from wsi.export.ome_xml import ome_xml
-from wsi.export.once import ExportOptions, export_once, profile_of
+from wsi.export.once import export_once, profile_of
+from wsi.export.options import OmeZarrOptions
 from wsi.files.atomic import write_bytes, write_text
 from wsi.files.regular import read_regular
+from wsi.options import stage
 from wsi.ordered import ordered
 from wsi.outcome import Progress, Summary
 from wsi.recipe import Recipe, recipe_hash, refuse_other_recipe
@@ -36,26 +36,18 @@ _LEAST_CHUNK_PX = 1024
 _BLOSC_LEVEL = 3
 
 
-@dataclass(frozen=True, kw_only=True)
-class OmeZarrOptions(ExportOptions):
-    """What to export as OME-Zarr, and where to."""
-
-    def __post_init__(self) -> None:
-        """Check the request."""
-        if self.out.suffix != ".zarr":
-            raise RequestError(f"--out {self.out}: expected a name that ends in .zarr")
-
-    def recipe(self, store: TileStore) -> Recipe:
-        profile = profile_of(store)
-        return {
-            "form": "OME-Zarr 0.4",
-            "image_id": store.image_id,
-            "store": store.recipe_hash,
-            "chunk_px": _chunk_px(store),
-            **({"icc": hashlib.sha256(profile).hexdigest()} if profile else {}),
-        }
+def _recipe(store: TileStore) -> Recipe:
+    profile = profile_of(store)
+    return {
+        "form": "OME-Zarr 0.4",
+        "image_id": store.image_id,
+        "store": store.recipe_hash,
+        "chunk_px": _chunk_px(store),
+        **({"icc": hashlib.sha256(profile).hexdigest()} if profile else {}),
+    }
 
 
+@stage
 def export_ome_zarr(options: OmeZarrOptions, progress: Progress | None = None) -> Summary:
     """Write the store's image as OME-Zarr 0.4, whole or not at all.
 
@@ -73,7 +65,7 @@ def export_ome_zarr(options: OmeZarrOptions, progress: Progress | None = None) -
     def refuse_other(out: Path, recipe: Recipe) -> None:
         refuse_other_recipe(out, _exported_recipe(out), recipe)
 
-    return export_once(options, progress, refuse_other, _is_ours, partial(_write, threads))
+    return export_once(options, _recipe, progress, refuse_other, _is_ours, partial(_write, threads))
 
 
 def _exported_recipe(out: Path) -> dict[str, Any]:

@@ -1,36 +1,17 @@
 """What exports of a store's image share: whole or not at all, once per recipe, and never over what is not ours."""
 
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from wsi.export.options import StoreExport
 from wsi.files.atomic import replacing
 from wsi.files.claim import claim
 from wsi.files.replace import Mark, refuse_input
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.recipe import Recipe
-from wsi.store.folder import Location
 from wsi.store.tile_store import TileStore
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportOptions(ABC):
-    """What to export, and where to."""
-
-    store: Location
-    out: Path
-    """The file (``*.ome.tiff``) or folder (``*.zarr``) to be made."""
-    overwrite: bool = False
-    """Replace an export that is there."""
-    threads: int | None = None
-    """Tiles or chunks made at once; default: one per usable CPU."""
-
-    @abstractmethod
-    def recipe(self, store: TileStore) -> Recipe:
-        """Return what shapes the result."""
 
 
 def profile_of(store: TileStore) -> bytes:
@@ -39,7 +20,8 @@ def profile_of(store: TileStore) -> bytes:
 
 
 def export_once(
-    options: ExportOptions,
+    options: StoreExport,
+    recipe_of: Callable[[TileStore], Recipe],
     progress: Progress | None,
     refuse_other: Callable[[Path, Recipe], None],
     is_ours: Mark,
@@ -49,6 +31,8 @@ def export_once(
 
     Parameters
     ----------
+    recipe_of
+        What shapes the result.
     refuse_other
         Raises `RecipeMismatchError` where what is there was made by another recipe.
     is_ours
@@ -58,7 +42,7 @@ def export_once(
     """
     started = time.perf_counter()
     store = TileStore(options.store)
-    recipe = options.recipe(store)
+    recipe = recipe_of(store)
     refuse_input(options.out, [store.path] if isinstance(store.path, Path) else [])
     with claim(options.out):
         if options.out.exists() and not options.overwrite:

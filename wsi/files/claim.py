@@ -11,9 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from wsi.errors import ClaimedError, NoLocksError
+from wsi.options import NO_LOCK
 
-NO_LOCK = "GIGAMIL_NO_LOCK"
-"""Environment variable that turns claims off, in this process and in those that it starts."""
 _WITHOUT_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 
 

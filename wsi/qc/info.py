@@ -1,18 +1,18 @@
 """What is in a slide file, which um/px is believed and why, and what tiling it would do and cost."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from wsi.cohort.slides import Job, find_jobs
 from wsi.cpu import usable_cpus
-from wsi.errors import RequestError, SlideError
+from wsi.errors import SlideError
+from wsi.options import stage
 from wsi.outcome import Progress
 from wsi.pixels.icc import describe_profile
+from wsi.qc.options import InfoOptions
 from wsi.qc.pixel_check import check_pixels
 from wsi.readers.protocol import Slide
-from wsi.readers.resolution import POSSIBLE_MPP, WANTED_MPP, is_possible_mpp, is_wanted_mpp, resolve_mpp
+from wsi.readers.resolution import resolve_mpp
 from wsi.slide import open_slide
 from wsi.store.grid import Grid
 from wsi.tiling.scaling import choose_scaling
@@ -20,41 +20,14 @@ from wsi.tiling.scaling import choose_scaling
 UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class InfoOptions:
-    """What `describe_all` looks at."""
-
-    target_mpp: float = 0.5
-    """um/px that tiling would ask for."""
-    assume_mpp: float | None = None
-    """um/px of slides that do not say it."""
-    reader: str | None = None
-    """Force this reader."""
-    scene: int | None = None
-    """Which scene of files with several, from 0; None: the largest."""
-    verify: bool = False
-    """Decode every tile of every level and count the damaged ones."""
-
-    def __post_init__(self) -> None:
-        """Check the numbers."""
-        if not is_wanted_mpp(self.target_mpp):
-            raise RequestError(f"--mpp {self.target_mpp}: expected {WANTED_MPP}")
-        if self.assume_mpp is not None and not is_possible_mpp(self.assume_mpp):
-            raise RequestError(f"--assume-mpp {self.assume_mpp}: expected {POSSIBLE_MPP}")
-
-
-def describe_all(
-    slides: tuple[Path, ...],
-    manifest: Path | None = None,
-    options: InfoOptions | None = None,
-    progress: Progress | None = None,
-) -> list[dict[str, Any]]:
+@stage
+def describe_all(options: InfoOptions, progress: Progress | None = None) -> list[dict[str, Any]]:
     """Describe each slide as a row of short texts.
 
     A slide that fails has ``failed`` True and its reason in ``notes``; one whose um/px differs from that of most slides
     has ``odd`` True.
     """
-    rows = [describe(job, options or InfoOptions(), progress) for job in find_jobs(slides, manifest)]
+    rows = [describe(job, options, progress) for job in find_jobs(options.slides, options.manifest)]
     odd = {name for group in count_resolutions(rows) if group["odd"] for name in group["images"]}
     return [row | {"odd": row["image_id"] in odd} for row in rows]
 

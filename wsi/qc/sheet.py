@@ -9,7 +9,7 @@ import struct
 import time
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi.arrays import RGB
-from wsi.errors import GigamilError, RequestError
+from wsi.errors import GigamilError
 from wsi.files.atomic import make_folder, write_bytes, write_text
 from wsi.files.claim import claim
 from wsi.files.regular import first_bytes
 from wsi.files.replace import refuse_foreign
+from wsi.options import stage
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
+from wsi.qc.options import QcOptions
 from wsi.qc.page import page
 from wsi.qc.picture import contact_sheet
 from wsi.qc.rows import COLUMNS, SlideRow
@@ -42,21 +44,7 @@ _MARK = b"gigamil qc"
 _EARLIER_MARK = b"<title>Quality of "
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class QcOptions:
-    """What `qc` is to do."""
-
-    stores: tuple[Path, ...]
-    """Tile stores, and folders of them."""
-    out: Path
-    """Folder for qc.html and qc.png."""
-
-    def __post_init__(self) -> None:
-        """Check that there is something to show."""
-        if not self.stores:
-            raise RequestError("no store is given: expected tile stores, or folders of them")
-
-
+@stage
 def qc(options: QcOptions, progress: Progress = _SILENT) -> Summary:
     """Write qc.html and qc.png of a cohort of stores; a store that cannot be read is named and left out.
 

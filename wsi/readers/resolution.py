@@ -11,7 +11,6 @@ PLAUSIBLE_MPP = (0.05, 20.0)
 """um/px outside this is a placeholder or an error: 25.4 dpi gives 1000, 72 dpi gives 352.8."""
 ASSUMED = "assumed"
 """The source where the slide says nothing that can be believed."""
-WANTED_MPP = "0.05 to 20 um/px"
 POSSIBLE_MPP = "0.05 to 100 um/px"
 MAX_ANISOTROPY = 1.01
 """x and y may differ by this factor at most: pixels that are not square would be treated as if they were."""
@@ -30,11 +29,6 @@ class Resolution:
     """``manifest``, ``assumed``, or the place in the file."""
     rejected: tuple[str, ...]
     """One line for each value that was found and not believed, or that does not fit the one that was."""
-
-
-def is_wanted_mpp(mpp: float) -> bool:
-    """Tell whether a store can be asked for at that um/px: `WANTED_MPP`."""
-    return 0.05 <= mpp <= 20
 
 
 def is_possible_mpp(mpp: float) -> bool:

@@ -3,7 +3,7 @@
 import json
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
@@ -13,36 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi.cpu import usable_cpus
-from wsi.errors import GigamilError, RequestError, StoreError, says_damage
+from wsi.errors import GigamilError, StoreError, says_damage
 from wsi.files.atomic import PARTIAL
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.recipe import recipe_hash
-from wsi.store.folder import Location
 from wsi.store.layout import group, image_array, meta_hash, multiscales, omero, shard_key
+from wsi.store.options import VerifyOptions
 from wsi.store.shards import ABSENT, shard_index
 from wsi.store.tile_store import TileStore, find_stores
 from wsi.units import ceil_div
 
 _JPEG_END = b"\xff\xd9"
-
-
-@dataclass(frozen=True, kw_only=True)
-class VerifyOptions:
-    """What to verify, and how thoroughly."""
-
-    stores: Sequence[Location]
-    """Stores, or folders that hold them; URLs too."""
-    quick: bool = False
-    """Check the shards' indexes only, without decoding every chunk."""
-    threads: int | None = None
-    """Shards checked at once; default: one per usable CPU."""
-
-    def __post_init__(self) -> None:
-        """Check the request."""
-        if not self.stores:
-            raise RequestError("give at least one tile store, or a folder of them")
-        if self.threads is not None and self.threads < 1:
-            raise RequestError(f"threads: expected at least 1, found {self.threads}")
 
 
 @dataclass(frozen=True, slots=True)

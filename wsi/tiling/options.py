@@ -2,103 +2,86 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from wsi.errors import RequestError
-from wsi.pixels.icc import SRGB
-from wsi.readers.resolution import POSSIBLE_MPP, WANTED_MPP, is_possible_mpp, is_wanted_mpp
-from wsi.scores.drop import Rule, parse_rules
-from wsi.scores.quality import TILE_SCORES
-from wsi.slide import READERS
-from wsi.store.codecs import AUTO, CODEC_CHOICES
-from wsi.tissue.roi import MODES
+from wsi.option_groups import Claims, Manifest, Overwriting, Reading, WantedMpp, Workers
+from wsi.options import Option, check
+
+if TYPE_CHECKING:
+    from wsi.scores.drop import Rule
 
 AREA, DCT = "area", "dct"
 """How pixels are made smaller."""
 NATIVE = "native"
+_TILE_PX = f"an even number from 32 to 4096, or {NATIVE}"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TileOptions:
-    """What `wsi.tiling.tiler.tile` is to do."""
+@dataclass(frozen=True, kw_only=True)
+class _Tissue:
+    """Which tiles are kept."""
 
-    slides: tuple[Path, ...]
-    """Slide files, and folders in which slides are found."""
-    out: Path
-    """Folder of the stores."""
-    manifest: Path | None = None
-    """Cohort table; only its slides are tiled."""
-    target_mpp: float = 0.5
-    """um/px of the store's level 0."""
-    tile_px: int | str = 256
-    """Side of a tile, an even number, or ``native``: the slide's own."""
-    codec: str = AUTO
-    """How chunks are compressed: ``auto`` (JPEG tiles copied where possible, else zstd), ``jpeg`` or ``zstd``."""
-    downscale: str = AREA
-    """``area``: pixels are averaged. ``dct``: JPEG tiles are decoded at the wanted size where that is a 2nd to 8th."""
-    min_tissue: float = 0.1
+    min_tissue: Annotated[float, Option(least=0, most=1)] = 0.1
     """Least share of tissue of a listed tile; tiles with any tissue at all are stored."""
-    keep_background: bool = False
+    keep_background: Annotated[bool, Option(formerly=("--background",))] = False
     """Store the tiles without tissue, too."""
-    assume_mpp: float | None = None
-    """um/px of slides that do not say it, or say nonsense."""
-    on_damage: str = "fail"
-    """``fail``: a slide with pixels that cannot be decoded fails. ``skip``: they are marked and left out."""
     roi: Path | None = None
-    """Regions drawn by hand: a GeoJSON or PNG file, or a folder with one for each image id."""
-    roi_mode: str = "and"
-    """``and``: tissue inside the regions. ``replace``: all of the regions, tissue or not."""
+    """Regions drawn by hand: a GeoJSON, a PNG or an OME-Zarr label, or a folder with one for each image id."""
+    roi_mode: Literal["and", "replace"] = "and"
+    """and: tissue inside the regions; replace: all of the regions, tissue or not."""
     roi_class: tuple[str, ...] = ()
-    """Of a GeoJSON, only regions of these classes; none: all but those that QuPath ignores."""
+    """Of a GeoJSON, only regions of this class; otherwise all but those that QuPath ignores (*)."""
     fill_holes: bool = False
     """Fill the holes of the tissue, and of the regions."""
-    drop: tuple[str, ...] = ()
-    """Rules by which tiles are left out of the list, such as ``focus<0.04``."""
-    scores: str = "auto"
-    """``auto``: score the pixels of tiles that are decoded anyway. ``all``: decode tiles for that, too."""
-    reader: str | None = None
-    """Force this reader."""
-    scene: int | None = None
-    """Which scene of files with several, from 0; None: the largest."""
-    icc: str | None = None
-    """``srgb``: the slide's ICC profile is applied, where it has one. None: pixels stay as they are."""
-    workers: int | None = None
-    """Worker processes; None: one per usable CPU; 0: none, everything runs in this process."""
+    drop: Annotated[tuple[str, ...], Option(check="wsi.scores.drop:parse_rules")] = ()
+    """A rule by which tiles are left out of the list, such as 'focus<0.04' or 'pen>0.5'."""
+    scores: Literal["auto", "all"] = "auto"
+    """auto: score the pixels of tiles that are decoded anyway; all: decode copied JPEG tiles for that, too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileOptions(_Tissue, Reading, Manifest, Workers, Overwriting, Claims):
+    """What `wsi.tiling.tiler.tile` is to do."""
+
+    slides: Annotated[tuple[Path, ...], Option(argument="[SLIDES]...")] = ()
+    """Slide files, and folders in which slides are found."""
+    out: Annotated[Path, Option(short="-o")] = Path("stores")
+    """Folder of the stores; made when missing."""
+    target_mpp: Annotated[WantedMpp, Option(name="mpp")] = 0.5
+    """um/px of the tiles, the store's level 0."""
+    tile_px: Annotated[int | Literal["native"], Option(least=32, most=4096, expected=_TILE_PX)] = 256
+    """Side of a tile, an even number; native: the slide's own."""
+    codec: Literal["auto", "jpeg", "zstd"] = "auto"
+    """How chunks are compressed; auto: JPEG tiles copied where possible, else zstd."""
+    downscale: Literal["area", "dct"] = "area"
+    """area: pixels are averaged; dct: JPEG tiles are decoded at the wanted size where that is a 2nd to 8th, faster."""
+    on_damage: Literal["fail", "skip"] = "fail"
+    """fail: a slide with pixels that cannot be decoded fails; skip: they are marked and left out."""
+    icc: Literal["srgb"] | None = None
+    """srgb: the slide's ICC profile is applied, where it has one; otherwise pixels stay as they are."""
     scheduler: str | None = None
-    """Address of a running Dask scheduler, in place of local workers."""
-    overwrite: bool = False
-    """Replace stores that were made with other settings."""
+    """Address of a running Dask scheduler, tcp://..., in place of local workers."""
+    summary: Annotated[Path | None, Option(check="wsi.cohort.summary_table:check_summary_path")] = None
+    """Write a table of the slides: .csv or .json."""
 
     def __post_init__(self) -> None:
-        """Check every field."""
-        size_fits = self.tile_px == NATIVE or (
-            isinstance(self.tile_px, int) and 32 <= self.tile_px <= 4096 and self.tile_px % 2 == 0
-        )
+        """Check every field, and those that belong together."""
         if not self.slides and self.manifest is None:
             raise RequestError("nothing to tile: expected slides, folders of slides, or a --manifest with paths")
+        check(self)
         checks = [
-            (is_wanted_mpp(self.target_mpp), "mpp", WANTED_MPP),
-            (size_fits, "tile-px", f"an even number from 32 to 4096, or {NATIVE}"),
-            (self.codec in CODEC_CHOICES, "codec", f"one of {', '.join(CODEC_CHOICES)}"),
-            (self.downscale in {AREA, DCT}, "downscale", f"{AREA} or {DCT}"),
-            (0 <= self.min_tissue <= 1, "min-tissue", "0 to 1"),
-            (self.assume_mpp is None or is_possible_mpp(self.assume_mpp), "assume-mpp", POSSIBLE_MPP),
-            (self.on_damage in {"fail", "skip"}, "on-damage", "fail or skip"),
-            (self.roi_mode in MODES, "roi-mode", "and or replace"),
+            (
+                self.tile_px == NATIVE or int(self.tile_px) % 2 == 0,
+                "tile-px",
+                f"an even number from 32 to 4096, or {NATIVE}",
+            ),
             (self.roi is not None or self.roi_mode == "and", "roi-mode", "--roi beside it"),
             (self.roi is not None or not self.roi_class, "roi-class", "--roi beside it"),
             (self.roi is None or self.roi.exists(), "roi", "a GeoJSON, a PNG or a folder of them that exists"),
-            (self.scores in {"auto", "all"}, "scores", "auto or all"),
-            (self.reader is None or self.reader in READERS, "reader", f"one of {', '.join(READERS)}"),
-            (self.scene is None or self.scene >= 0, "scene", "0 or more"),
-            (self.icc in {None, SRGB}, "icc", SRGB),
-            (self.workers is None or self.workers >= 0, "workers", "0 (in this process) or more"),
         ]
-        parse_rules(self.drop)
         for fits, name, expected in checks:
             if not fits:
-                found = self.target_mpp if name == "mpp" else getattr(self, name.replace("-", "_"))
-                raise RequestError(f"--{name} {found}: expected {expected}")
+                raise RequestError(f"--{name} {getattr(self, name.replace('-', '_'))}: expected {expected}")
 
     def absolute(self) -> "TileOptions":
         """Return the same options with every path absolute."""
@@ -127,11 +110,15 @@ class TileOptions:
         }
 
     @property
-    def rules(self) -> tuple[Rule, ...]:
+    def rules(self) -> tuple["Rule", ...]:
         """The rules of ``drop``."""
+        from wsi.scores.drop import parse_rules
+
         return parse_rules(self.drop)
 
     @property
     def scores_every_tile(self) -> bool:
         """Whether tiles are decoded for their scores alone."""
+        from wsi.scores.quality import TILE_SCORES
+
         return self.scores == "all" or any(rule.score in TILE_SCORES for rule in self.rules)

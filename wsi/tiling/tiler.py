@@ -16,10 +16,12 @@ from distributed.comm import CommClosedError
 
 from wsi.cohort.fingerprint import slide_bytes
 from wsi.cohort.slides import Job, find_jobs
+from wsi.cohort.summary_table import write_summary
 from wsi.errors import GigamilError, NoLocksError, RecipeMismatchError, RequestError, SchedulerLostError, StoreError
 from wsi.files.atomic import make_folder
 from wsi.files.claim import claim
 from wsi.files.replace import refuse_foreign, refuse_input, remove
+from wsi.options import stage
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.recipe import refuse_other_recipe
 from wsi.store.metadata import is_our_partial, is_our_store
@@ -191,6 +193,7 @@ def reason(error: BaseException) -> str:
     return f"unexpected {type(error).__name__}: {first}"
 
 
+@stage
 def tile(options: TileOptions, progress: Progress | None = None) -> Summary:
     """Tile every slide of the request, each into ``<out>/<image_id>.zarr``.
 
@@ -218,7 +221,10 @@ def tile(options: TileOptions, progress: Progress | None = None) -> Summary:
     mismatches = [o for o in outcomes if o.facts.get("mismatch")]
     if mismatches and len(mismatches) == len(outcomes):
         raise RecipeMismatchError(mismatches[0].reason)
-    return Summary("tile", outcomes, time.perf_counter() - started)
+    summary = Summary("tile", outcomes, time.perf_counter() - started)
+    if options.summary:
+        write_summary(options.summary, summary)
+    return summary
 
 
 class _Engine:

@@ -14,8 +14,9 @@ import pytest
 
 from features.bags import hdf5
 from features.bags.bag import BagFacts, content_sha256, feature_rows, read_coords, read_features, read_header, write_bag
-from features.bags.stamp import StampOptions, export_stamp
-from features.bags.verify import VerifyBagsOptions, verify_bags
+from features.bags.options import StampOptions, VerifyBagsOptions
+from features.bags.stamp import export_stamp
+from features.bags.verify import verify_bags
 from wsi.errors import BagError
 from wsi.outcome import Status
 
@@ -293,7 +294,8 @@ def test_more_bags_than_open_files_are_held(tmp_path: Path) -> None:
 _FULL = """
 import resource, signal, sys
 from pathlib import Path
-from features.bags.stamp import StampOptions, export_stamp
+from features.bags.stamp import export_stamp
+from features.bags.options import StampOptions
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 for outcome in export_stamp(StampOptions(bags=[Path(sys.argv[1])], out=Path(sys.argv[2]))).outcomes:

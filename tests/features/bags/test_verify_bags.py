@@ -5,13 +5,15 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from click.testing import CliRunner
 
 from cli.app import app
 from features.bags.bag import find_bags, read_coords, read_features, read_header
-from features.bags.stamp import StampOptions, export_stamp
-from features.bags.verify import VerifyBagsOptions, verify_bags
-from features.extraction.extract import ExtractOptions, extract
+from features.bags.options import StampOptions, VerifyBagsOptions
+from features.bags.stamp import export_stamp
+from features.bags.verify import verify_bags
+from features.extraction.extract import extract
+from features.extraction.options import ExtractOptions
 from wsi.outcome import Status
 
 

@@ -12,7 +12,8 @@ import pytest
 from features.bags.bag import read_features, read_header
 from features.encoders.registry import build_encoder
 from features.encoders.spec import WeightsChoice
-from features.extraction.extract import ExtractOptions, extract
+from features.extraction.extract import extract
+from features.extraction.options import ExtractOptions
 from wsi.errors import RequestError
 from wsi.outcome import Status
 
@@ -46,7 +47,7 @@ def test_joint_bags_hold_both_to_the_last_bit(stores: Path, alone: dict[str, Pat
 def test_separate_bags_are_those_of_separate_runs(
     stores: Path, alone: dict[str, Path], tmp_path: Path, nproc: int
 ) -> None:
-    together = options(stores, tmp_path, f"{FIRST}+{SECOND}", separate=True, nproc=nproc)
+    together = options(stores, tmp_path, (FIRST, SECOND), nproc=nproc)
     assert extract(together).exit_code == 0
     for name in (FIRST, SECOND):
         own = sorted((tmp_path / name.replace(":", "-")).glob("*.h5"))
@@ -69,7 +70,7 @@ def test_one_file_of_weights_cannot_serve_two(tmp_path: Path) -> None:
 
 
 def test_channels_first_gives_the_same_features(stores: Path, alone: dict[str, Path], tmp_path: Path) -> None:
-    assert extract(options(stores, tmp_path, f"{FIRST}+{SECOND}", separate=True, channels_last=False)).exit_code == 0
+    assert extract(options(stores, tmp_path, (FIRST, SECOND), channels_last=False)).exit_code == 0
     for name in (FIRST, SECOND):
         for bag in sorted((tmp_path / name.replace(":", "-")).glob("*.h5")):
             ours, plain = (read_features(path).astype(np.float32) for path in (bag, alone[name] / bag.name))

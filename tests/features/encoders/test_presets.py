@@ -21,7 +21,8 @@ from features.encoders.registry import build_encoder
 from features.encoders.spec import EncoderSpec, WeightsChoice
 from features.encoders.tile_input import TileInput
 from features.encoders.timm_encoder import Architecture
-from features.extraction.extract import ExtractOptions, extract
+from features.extraction.extract import extract
+from features.extraction.options import ExtractOptions
 from wsi.errors import RequestError
 from wsi.store.tile_store import TileStore
 

@@ -19,8 +19,8 @@ from features.distributed import Place
 from features.encoders.registry import build_encoder
 from features.encoders.spec import EncoderSpec
 from features.encoders.tile_input import TileInput
-from features.extraction.extract import ExtractOptions, _make_ready, extract
-from features.extraction.options import options_of
+from features.extraction.extract import _make_ready, extract
+from features.extraction.options import ExtractOptions, options_of
 from features.extraction.plan import Job
 from wsi.errors import RecipeMismatchError, RequestError
 from wsi.outcome import Silent, Status
@@ -475,7 +475,8 @@ def test_a_rank_that_would_make_other_features_is_refused(stores: Path) -> None:
 FULL_DISK = """
 import json, resource, signal, sys
 from pathlib import Path
-from features.extraction.extract import ExtractOptions, extract
+from features.extraction.extract import extract
+from features.extraction.options import ExtractOptions
 
 if __name__ == "__main__":
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)[1]

@@ -20,7 +20,8 @@ from making import picture, write_deflate
 from features.bags.bag import find_bags, read_header
 from features.encoders.lineage import patient_sha256, read_lineage
 from features.encoders.registry import build_encoder
-from features.extraction.extract import ExtractOptions, extract
+from features.extraction.extract import extract
+from features.extraction.options import ExtractOptions
 from features.finetune import loop
 from features.finetune.checkpoint import Standing
 from features.finetune.cohort import gather
@@ -291,7 +292,7 @@ def test_only_tiles_with_attention_are_drawn(cohort: Path, tmp_path: Path) -> No
             best[store.image_id] = (number * 3) % store.n_tiles
             for position, yx in enumerate(store.tiles_yx.tolist()):
                 writer.writerow([store.image_id, *yx, 0.9 if position == best[store.image_id] else 0.01])
-    options = chosen(cohort, tmp_path / "w.safetensors", attention=tmp_path / "attention.csv", attention_share=0.01)
+    options = chosen(cohort, tmp_path / "w.safetensors", heatmaps=tmp_path / "attention.csv", attention_share=0.01)
     spec = build_encoder(ENCODER, options.start()).spec
     found, plain = gather(options, spec, "fp32"), gather(chosen(cohort, tmp_path / "w.safetensors"), spec, "fp32")
     assert {slide.image_id: slide.tiles.tolist() for slide in (*found.train, *found.val)} == {

@@ -15,7 +15,8 @@ from witness import DIM, Witness, facts, grid
 
 from features.bags import hdf5
 from features.bags.bag import write_bag
-from mil.inference.predict import PredictOptions, predict
+from mil.inference.options import PredictOptions
+from mil.inference.predict import predict
 from mil.models.ensemble import load_ensemble
 from mil.run.folder import RunFolder
 from mil.train import train
@@ -79,7 +80,7 @@ def options(cohort: Witness, **changes: object) -> TrainOptions:
 def told(cohort: Witness, *bags: Path) -> tuple[Summary, dict[str, list[str]], str]:
     """Predict; return the summary, the table, and the notes."""
     out = cohort.bags.parent / "out.csv"
-    summary = predict(PredictOptions(run=cohort.bags.parent / "run", bags=bags, out=out, device="cpu"))
+    summary = predict(PredictOptions(run=(cohort.bags.parent / "run",), items=bags, out=out, device="cpu"))
     with out.open(newline="") as file:
         table = {row[0]: row[1:] for row in csv.reader(file)}
     return summary, table, " ".join(json.loads(out.with_suffix(".json").read_text())["notes"])

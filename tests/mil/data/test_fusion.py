@@ -12,8 +12,9 @@ from witness import DIM, Witness, facts, grid
 
 from features.bags.bag import read_coords, read_features, write_bag
 from features.encoders.lineage import Lineage, patient_sha256
-from mil.inference.heatmap import HeatmapOptions, heatmap
-from mil.inference.predict import PredictOptions, predict
+from mil.inference.heatmap import heatmap
+from mil.inference.options import HeatmapOptions, PredictOptions
+from mil.inference.predict import predict
 from mil.run.folder import RunFolder
 from mil.run.scores import read_scores
 from mil.train import train
@@ -63,7 +64,7 @@ def test_late_fusion_is_the_mean_of_the_logits_of_each_encoders_models(
     two: tuple[Witness, Path, Path], tmp_path: Path
 ) -> None:
     witness, _, other = two
-    train(options(witness, tmp_path / "run", (witness.bags, other), "late", jobs=2))
+    train(options(witness, tmp_path / "run", (witness.bags, other), "late", workers=2))
     run = RunFolder(tmp_path / "run")
     assert run.models_per_fold == 2
     dims = [json.loads((run.model(run.head, 0, seed) / "model.json").read_text())["spec"]["dim"] for seed in (0, 1)]
@@ -101,7 +102,7 @@ def test_each_fold_has_the_bags_of_the_encoder_that_held_it_out(
     assert run.models_per_fold == 1
     dims = [json.loads((run.model(run.head, fold, 0) / "model.json").read_text())["spec"]["dim"] for fold in (0, 1)]
     assert dims == [9, 10]
-    request = PredictOptions(run=out, bags=folders, out=tmp_path / "out.csv", device="cpu")
+    request = PredictOptions(run=(out,), items=folders, out=tmp_path / "out.csv", device="cpu")
     assert predict(request).exit_code == 0
     assert len(table(request.out)) == 18
     with pytest.raises(RequestError, match=r"has seen (\d+) of the \1 patients that fold 0 tests.*--fusion folds"):
@@ -127,15 +128,15 @@ def test_a_fused_run_predicts_from_the_same_encoders_in_the_same_order(
     witness, same, _ = two
     out = tmp_path / "run"
     train(options(witness, out, (witness.bags, same), fusion))
-    request = PredictOptions(run=out, bags=(witness.bags, same), out=tmp_path / "out.csv", device="cpu")
+    request = PredictOptions(run=(out,), items=(witness.bags, same), out=tmp_path / "out.csv", device="cpu")
     assert predict(request).exit_code == 0
     rows = table(request.out)
     assert len(rows) == 18
     assert len({row["CE"] for row in rows}) == 18
     with pytest.raises(RequestError, match="order of encoders"):
-        predict(PredictOptions(run=out, bags=(same, witness.bags), out=tmp_path / "b.csv", device="cpu"))
+        predict(PredictOptions(run=(out,), items=(same, witness.bags), out=tmp_path / "b.csv", device="cpu"))
     with pytest.raises(RequestError, match="two or more"):
-        predict(PredictOptions(run=out, bags=(same,), out=tmp_path / "b.csv", device="cpu"))
+        predict(PredictOptions(run=(out,), items=(same,), out=tmp_path / "b.csv", device="cpu"))
     with pytest.raises(RequestError, match="several encoders"):
         heatmap(HeatmapOptions(run=out, bags=(same,), stores=(same,), out=tmp_path / "maps"))
 
@@ -169,5 +170,5 @@ def test_a_fusion_of_one_encoder_or_with_a_teacher_is_refused(two: tuple[Witness
         train(options(witness, tmp_path / "run", (witness.bags,), "late"))
     with pytest.raises(RequestError, match="exclude each other"):
         options(witness, tmp_path / "run", (witness.bags, same), "late", teacher=tmp_path)
-    with pytest.raises(RequestError, match="fusion: expected one of"):
+    with pytest.raises(RequestError, match="--fusion early: expected one of"):
         options(witness, tmp_path / "run", (witness.bags, same), "early")

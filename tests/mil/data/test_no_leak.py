@@ -19,6 +19,7 @@ from witness import DIM, Witness, facts, grid
 from features.bags.bag import write_bag
 from mil.train import train
 from mil.training.options import TrainOptions
+from wsi.options import shared
 
 FOLDS = 3
 OTHER = {"CE": "LAA", "LAA": "CE"}
@@ -162,14 +163,16 @@ def test_a_teacher_and_its_student_and_encoders_side_by_side(small: Witness, tmp
 
 def test_the_search_of_an_outer_fold(small: Witness, tmp_path: Path) -> None:
     pytest.importorskip("optuna")
-    from mil.tune import TuneOptions, tune
+    from mil.training.tune_options import TuneOptions
+    from mil.tune import tune
 
     splits = write_splits(small, tmp_path / "splits.csv")
     after = changed(small, tmp_path, {patient for patient, fold in fold_of(small).items() if fold == 0})
     found = []
     for number, witness in enumerate((small, after)):
         out = tmp_path / f"tune{number}"
-        tune(TuneOptions(train=quick(witness, out, splits=splits, epochs=1), trials=2, inner_folds=2))
+        around = shared(TuneOptions, quick(witness, out, splits=splits, epochs=1))
+        tune(TuneOptions(**around, trials=2, inner_folds=2))
         searches = [(out / f"search_{name}.json").read_text() for name in ("fold0", "fold1", "everybody")]
         found.append((searches, learnt(out / "outer", 0)))
     assert found[0][0][0] == found[1][0][0]

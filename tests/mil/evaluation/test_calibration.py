@@ -13,7 +13,8 @@ from witness import Witness
 
 from mil.evaluation.calibrate import METHODS, calibration_of, fit_calibration
 from mil.evaluation.oof import collect
-from mil.inference.predict import PredictOptions, predict
+from mil.inference.options import PredictOptions
+from mil.inference.predict import predict
 from mil.run.folder import RunFolder
 from mil.run.scores import Scores, read_scores, write_scores
 from mil.targets.metrics import ones, softmax, weighted_log_loss
@@ -138,6 +139,6 @@ def test_a_run_tells_new_patients_by_what_it_fitted_on_all(run: tuple[Witness, P
     found = collect(RunFolder(folder), options.head, data.open()[0], data.folds, options)
     assert calibration_of(told) == found.calibration
     assert [calibration_of(own) for own in told["folds"]] == list(found.calibrations.values())
-    predict(PredictOptions(run=folder, bags=(witness.bags,), out=tmp_path / "p.csv", manifest=witness.manifest))
+    predict(PredictOptions(run=(folder,), items=(witness.bags,), out=tmp_path / "p.csv", manifest=witness.manifest))
     rows = np.loadtxt(tmp_path / "p.csv", delimiter=",", skiprows=1)[:, 1:]
     assert rows.min() >= found.calibration.floor > 0

@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from mil.evaluation.delong import delong
-from mil.report.compare import CompareOptions
+from mil.report.options import CompareOptions
 from mil.targets.metrics import metrics_of, ones
 from mil.targets.survival_metrics import Followed, harrell_c
 from wsi.errors import RequestError

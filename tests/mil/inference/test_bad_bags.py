@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from witness import Trained
 
-from mil.inference.heatmap import HeatmapOptions, heatmap
-from mil.inference.similar import SimilarOptions, similar
+from mil.inference.heatmap import heatmap
+from mil.inference.options import HeatmapOptions, SimilarOptions
+from mil.inference.similar import similar
 from wsi.outcome import Status
 from wsi.store.tile_store import TileStore
 

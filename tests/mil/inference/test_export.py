@@ -17,11 +17,12 @@ from witness import facts as facts_of_bag
 
 from features.bags.bag import read_features, write_bag
 from mil.heads import HEADS, HeadSpec
-from mil.inference.export import RunExportOptions, export_run
+from mil.inference.export import export_run
 from mil.inference.leaner import prune_smallest
 from mil.inference.one_graph import OneRun, save_card, save_run
+from mil.inference.options import PredictOptions, RunExportOptions
 from mil.inference.portable import largest_difference, onnx_predict, save_exported, save_onnx, torch_predict
-from mil.inference.predict import PredictOptions, predict
+from mil.inference.predict import predict
 from mil.models.ensemble import load_ensemble
 from mil.models.model import BagModel, load_model
 from mil.run.folder import RunFolder
@@ -203,7 +204,7 @@ def test_one_graph_tells_what_predict_tells(trained: Trained, tmp_path: Path) ->
     ensemble = load_ensemble(RunFolder(run), "cpu")
     save_run(ensemble, tmp_path / "run.onnx")
     save_card(ensemble, tmp_path / "run.md")
-    predict(PredictOptions(run=run, bags=(trained.witness.bags,), out=tmp_path / "p.csv", manifest=None))
+    predict(PredictOptions(run=(run,), items=(trained.witness.bags,), out=tmp_path / "p.csv", manifest=None))
     with (tmp_path / "p.csv").open(newline="") as file:
         rows = {row["patient_id"]: row for row in csv.DictReader(file)}
     logits, told_by_graph = (onnx_predict(tmp_path / "run.onnx", name) for name in ("logits", "probabilities"))
@@ -252,7 +253,7 @@ def test_one_graph_of_other_targets(target: str, tmp_path: Path, write_cohort: C
         tmp_path / "run", target=target, head="mean_mlp", baselines=(), folds=2, epochs=2, hidden=4
     )
     train(options)
-    predict(PredictOptions(run=options.out, bags=(tmp_path,), out=tmp_path / "p.csv", manifest=witness.manifest))
+    predict(PredictOptions(run=(options.out,), items=(tmp_path,), out=tmp_path / "p.csv", manifest=witness.manifest))
     with (tmp_path / "p.csv").open(newline="") as file:
         _, *rows = csv.reader(file)
     ensemble = load_ensemble(RunFolder(options.out), "cpu")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from making import SEED
-from typer.testing import CliRunner
 from witness import Trained, facts, grid, instances
 
 from cli.app import app

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from click.testing import CliRunner
 from witness import DIM, Trained, Witness, facts, grid, instances
 
 from cli.app import app
 from features.bags.bag import read_features, write_bag
-from mil.inference.similar import SimilarOptions, similar
-from mil.repeat import train_repeatedly
+from mil.inference.options import SimilarOptions
+from mil.inference.similar import similar
 from mil.train import train
 from wsi.errors import ClaimedError, RequestError
 from wsi.files.claim import claim
@@ -94,8 +94,8 @@ def test_a_head_without_points_and_slides_of_elsewhere_are_one_line(
 def test_repeats_are_whole_runs_on_other_divisions(write_cohort: Callable[..., Witness], tmp_path: Path) -> None:
     (tmp_path / "bags").mkdir()
     witness = write_cohort(tmp_path / "bags", n_patients=18)
-    options = witness.options(tmp_path / "runs", folds=2, epochs=3, baselines=())
-    assert train_repeatedly(options, 2).exit_code == 0
+    options = witness.options(tmp_path / "runs", folds=2, epochs=3, baselines=(), repeats=2)
+    assert train(options).exit_code == 0
     runs = [tmp_path / "runs" / f"repeat{number}" for number in range(2)]
     folds = [[row["fold"] for row in rows_of(run / "splits.csv")] for run in runs]
     assert folds[0] != folds[1]
@@ -103,10 +103,10 @@ def test_repeats_are_whole_runs_on_other_divisions(write_cohort: Callable[..., W
     own = [json.loads((run / "metrics.json").read_text())["models"]["gated_abmil"]["auc"]["value"] for run in runs]
     assert told["repeats"] == own
     assert (told["mean"], told["sd"]) == (pytest.approx(np.mean(own)), pytest.approx(np.std(own, ddof=1)))
-    again = train_repeatedly(options, 2)
+    again = train(options)
     assert {o.status for o in again.outcomes[:-1]} == {Status.SKIPPED}
     with pytest.raises(RequestError, match="--repeats 2: expected 2 or more, without --splits"):
-        train_repeatedly(witness.options(tmp_path / "no", split="centers"), 2)
+        train(witness.options(tmp_path / "no", split="centers", repeats=2))
 
 
 def test_one_damaged_bag_fails_alone_and_no_slide_is_its_own_neighbour(
@@ -156,5 +156,5 @@ def test_repeats_are_refused_where_they_would_not_stand_alone(
     (tmp_path / "bags").mkdir()
     witness = write_cohort(tmp_path / "bags", n_patients=4)
     with pytest.raises(RequestError, match="found a run" if inside == "run" else "holds more, as repeat2"):
-        train_repeatedly(witness.options(tmp_path), 2)
+        train(witness.options(tmp_path, repeats=2))
     assert not (tmp_path / "repeat0").exists()

@@ -11,15 +11,17 @@ import pytest
 from deadline_works import dying, endless, failing, short
 from making import SEED, picture, write_deflate
 
-from features.extraction.extract import ExtractOptions, extract
+from features.extraction.extract import extract
+from features.extraction.options import ExtractOptions
 from mil.inference.deadline import work_until
-from mil.inference.predict import PredictOptions, predict
-from mil.inference.slides import SlideOptions
+from mil.inference.options import PredictOptions
+from mil.inference.predict import predict
 from mil.train import train
 from mil.training.options import TrainOptions
 from wsi.errors import ItemError, RecipeMismatchError, RequestError
 from wsi.outcome import Silent, Status
-from wsi.tiling.tiler import TileOptions, tile
+from wsi.tiling.options import TileOptions
+from wsi.tiling.tiler import tile
 
 HERE = {"workers": 0, "device": "cpu", "assume_mpp": 0.5}
 
@@ -64,9 +66,8 @@ def new(tmp_path: Path) -> Path:
 
 
 def request(run: Path, folder: Path, **changes: object) -> PredictOptions:
-    slides = SlideOptions(slides=(folder / "slides",), **HERE)  # type: ignore[arg-type]
-    settings = {"slides": slides, "out": folder / "submission.csv", "manifest": folder / "test.csv", "device": "cpu"}
-    return PredictOptions(run=run, **(settings | changes))  # type: ignore[arg-type]
+    settings = {"items": (folder / "slides",), "out": folder / "submission.csv", "manifest": folder / "test.csv"} | HERE
+    return PredictOptions(run=(run,), **(settings | changes))  # type: ignore[arg-type]
 
 
 def table(path: Path) -> dict[str, list[float]]:
@@ -85,7 +86,7 @@ def test_slides_become_a_complete_submission_equal_to_that_of_their_bags(run: Pa
     assert {o.item_id for o in summary.ended(Status.FAILED)} == {"broken_0", "gone_0"}
     failures = json.loads(options.out.with_suffix(".json").read_text())["failures"]
     assert failures["broken_0"].startswith("tile: ")
-    bags = PredictOptions(run=run, bags=(new / "work" / "bags",), manifest=new / "test.csv", out=new / "b.csv")
+    bags = PredictOptions(run=(run,), items=(new / "work" / "bags",), manifest=new / "test.csv", out=new / "b.csv")
     predict(bags)
     assert table(bags.out) == rows
     assert predict(options).outcomes[0].status is Status.SKIPPED
@@ -147,11 +148,14 @@ def test_a_run_on_bags_of_other_programs_cannot_make_them(new: Path, tmp_path: P
 
 
 def test_slides_and_bags_exclude_each_other(run: Path, new: Path) -> None:
-    for changes in ({"bags": (new,)}, {"slides": None}, {"time_budget_min": -1.0}):
+    bags = new / "bags"
+    bags.mkdir()
+    (bags / "a.h5").touch()
+    for changes in ({"items": (bags, new / "slides")}, {"items": ()}, {"items": (run,)}, {"time_budget_min": -1.0}):
         with pytest.raises(RequestError):
-            request(run, new, **changes)
+            predict(request(run, new, **changes))
     with pytest.raises(RequestError, match="for slides"):
-        request(run, new, slides=None, bags=(new,), work=new)
+        predict(request(run, new, items=(bags,), work=new))
 
 
 def test_work_is_stopped_at_the_deadline_with_all_that_it_started() -> None:

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from sklearn.metrics import roc_auc_score
-from typer.testing import CliRunner
 from witness import Trained, Witness
 
 from cli.app import app
 from mil.evaluation.delong import areas_and_covariance, delong
-from mil.report.compare import MEAN, STACK, CompareOptions, Shared, compare, compared, mean_of, read_shared, stack_of
+from mil.report.compare import MEAN, STACK, Shared, compare, compared, mean_of, read_shared, stack_of
+from mil.report.options import CompareOptions
 from mil.targets.metrics import softmax
 from mil.train import train
 from wsi.errors import RequestError

@@ -15,10 +15,12 @@ from witness import Trained, facts, instances
 
 from features.bags.bag import write_bag
 from mil.evaluation.examples import MOST, choose, of_interest
-from mil.inference.heatmap import HeatmapOptions, heatmap, percentiles
+from mil.inference.heatmap import heatmap, percentiles
+from mil.inference.options import HeatmapOptions
 from mil.inference.overlay import SlidePicture, draw, paint, scale_bar
 from mil.report.card import model_card
-from mil.report.report import ReportOptions, page, report
+from mil.report.options import ReportOptions
+from mil.report.report import page, report
 from mil.report.report_html import protocol
 from mil.run.evidence import read_evidence
 from mil.run.folder import RunFolder
@@ -289,7 +291,7 @@ def test_processes_draw_the_same_pictures(
     one = replace(
         options(trained, small_store, tmp_path / "one"), bags=(tmp_path,), stores=(small_store.path, second_store.path)
     )
-    two = replace(one, out=tmp_path / "two", jobs=2, everything=True)
+    two = replace(one, out=tmp_path / "two", workers=2, everything=True)
     assert [o.status for o in heatmap(one).outcomes] == [o.status for o in heatmap(two).outcomes] == [Status.DONE] * 2
     for name in (f"{store.image_id}.png" for store in (small_store, second_store)):
         assert (one.out / name).read_bytes() == (two.out / name).read_bytes()

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from click.testing import CliRunner
 from witness import DIM, Witness, facts, grid
 
 from cli.app import app
 from features.bags.bag import write_bag
-from mil.inference.predict import PredictOptions, predict
-from mil.report.compare import CompareOptions, compare
+from mil.inference.options import PredictOptions
+from mil.inference.predict import predict
+from mil.report.compare import compare
 from mil.report.figures import kaplan_meier
+from mil.report.options import CompareOptions
 from mil.train import train
 from wsi.errors import ManifestError, RequestError
 from wsi.outcome import Status
@@ -62,7 +64,7 @@ def run_of(bags: Path, folder: Path, manifest: Path, target: str) -> tuple[Path,
 
 
 def predicted(run: Path, bags: Path, manifest: Path, out: Path) -> dict[str, dict[str, str]]:
-    predict(PredictOptions(run=run, bags=(bags,), out=out, manifest=manifest))
+    predict(PredictOptions(run=(run,), items=(bags,), out=out, manifest=manifest))
     with out.open(newline="") as file:
         return {row["patient_id"]: row for row in csv.DictReader(file)}
 

@@ -13,7 +13,8 @@ from witness import DIM, Trained, Witness, facts, grid, instances
 from features.bags.bag import write_bag
 from mil.data.splits import center_folds
 from mil.evaluation.calibrate import METHODS, calibration_of, choose_method, fit_calibration
-from mil.inference.predict import PredictOptions, predict
+from mil.inference.options import PredictOptions
+from mil.inference.predict import predict
 from mil.run.scores import patient_logits
 from mil.targets.metrics import ones, softmax, weighted_log_loss
 from mil.train import train
@@ -102,7 +103,7 @@ def test_options_reach_training_and_prediction(trained: Trained, tmp_path: Path,
     found = json.loads((run / "calibration.json").read_text())
     assert found["method"] in METHODS
     assert len(found["folds"]) == 2
-    assert predict(PredictOptions(run=run, bags=(witness.bags,), out=tmp_path / "p.csv")).outcomes[0].reason == ""
+    assert predict(PredictOptions(run=(run,), items=(witness.bags,), out=tmp_path / "p.csv")).outcomes[0].reason == ""
     rows = np.loadtxt(tmp_path / "p.csv", delimiter=",", skiprows=1)[:, 1:]
     np.testing.assert_allclose(rows.sum(1), 1)
     if "output" in options:
@@ -124,7 +125,7 @@ def test_slides_of_a_patient_as_one_bag(write_cohort: Callable[..., Witness], tm
     assert "0005_1,0005" in (run / "splits.csv").read_text()
     slides = [line for line in (run / "oof.csv").read_text().splitlines() if line.startswith("slide,")]
     assert len(slides) == 18
-    predict(PredictOptions(run=run, bags=(tmp_path,), out=tmp_path / "p.csv", manifest=witness.manifest))
+    predict(PredictOptions(run=(run,), items=(tmp_path,), out=tmp_path / "p.csv", manifest=witness.manifest))
     assert len((tmp_path / "p.csv").read_text().splitlines()) == 19
 
 
@@ -197,7 +198,7 @@ def test_one_picture_under_two_patients_is_refused_and_told_at_prediction(
     new.mkdir()
     as_picture("0777_0", "bb")
     (tmp_path / "0777_0.h5").rename(new / "0777_0.h5")
-    done = predict(PredictOptions(run=run, bags=(new,), out=tmp_path / "p.csv"))
+    done = predict(PredictOptions(run=(run,), items=(new,), out=tmp_path / "p.csv"))
     assert (
         "1 slides are pictures of the run's training under other names: 0777_0 = 0002_0"
         in done.outcomes[0].facts["notes"]
@@ -232,7 +233,7 @@ def test_other_slides_are_trained_on_and_never_tested(write_cohort: Callable[...
     assert "as Other, a class of their own that is never told" in " ".join(told["warnings"])
     spec = json.loads((third / "fold0" / "seed0" / "model.json").read_text())["spec"]
     assert (spec["n_classes"], spec["extra_classes"]) == (3, 1)
-    predict(PredictOptions(run=third, bags=(tmp_path,), out=tmp_path / "p.csv", manifest=tmp_path / "train.csv"))
+    predict(PredictOptions(run=(third,), items=(tmp_path,), out=tmp_path / "p.csv", manifest=tmp_path / "train.csv"))
     rows = [line.split(",") for line in (tmp_path / "p.csv").read_text().splitlines()]
     assert rows[0] == ["patient_id", "CE", "LAA"]
     assert all(abs(float(row[1]) + float(row[2]) - 1) < 1e-9 for row in rows[1:])

@@ -12,8 +12,10 @@ from witness import DIM, Witness, facts, grid
 from features.bags.bag import write_bag
 from mil.data.splits import inner_split, outer_folds, rarest_labels
 from mil.evaluation.bootstrap import draw_groups, draw_patients
-from mil.inference.predict import PredictOptions, predict
-from mil.report.compare import CompareOptions, compare
+from mil.inference.options import PredictOptions
+from mil.inference.predict import predict
+from mil.report.compare import compare
+from mil.report.options import CompareOptions
 from mil.train import train
 from mil.training.training_data import gather
 from wsi.errors import ManifestError, RequestError
@@ -55,7 +57,7 @@ def test_a_run_by_slide(biopsies: Witness, tmp_path: Path) -> None:
             val = {row["image_id"] for row in csv.DictReader(file) if row["part"] == "val"}
         assert val
         assert {f"{patient}_{slide}" for patient in {name[:2] for name in val} for slide in range(3)} == val
-    predict(PredictOptions(run=run, bags=(biopsies.bags,), out=tmp_path / "p.csv", manifest=biopsies.manifest))
+    predict(PredictOptions(run=(run,), items=(biopsies.bags,), out=tmp_path / "p.csv", manifest=biopsies.manifest))
     with (tmp_path / "p.csv").open(newline="") as file:
         told = {row["image_id"]: float(row["tumour"]) for row in csv.DictReader(file)}
     assert set(told) == {row["image_id"] for row in rows}

@@ -168,7 +168,7 @@ def test_every_epoch_can_be_the_last_before_a_kill(
 
 
 def test_more_processes_and_smaller_pieces_change_no_result(small: Witness, undisturbed: Path, tmp_path: Path) -> None:
-    train(quick(small, tmp_path / "run", jobs=2))
+    train(quick(small, tmp_path / "run", workers=2))
     assert contents(tmp_path / "run")["oof.csv"] == contents(undisturbed)["oof.csv"]
     train(quick(small, tmp_path / "pieces", max_rows=100))
     pieces, whole = metrics(tmp_path / "pieces"), metrics(undisturbed)
@@ -282,7 +282,7 @@ def test_sub_bags_are_drawn_anew_every_epoch_and_stay_reproducible(small: Witnes
         ("dropout", 1.0),
         ("head", "no"),
         ("precision", "fp8"),
-        ("jobs", 0),
+        ("workers", 0),
     ],
 )
 def test_a_wrong_option_is_refused_by_name(field: str, value: object) -> None:
@@ -291,7 +291,7 @@ def test_a_wrong_option_is_refused_by_name(field: str, value: object) -> None:
 
 
 def test_places_and_processes_are_not_in_the_recipe() -> None:
-    one = TrainOptions(bags=(Path("a"),), manifest=Path("m"), out=Path("o"), jobs=2, device="cuda", max_rows=7)
+    one = TrainOptions(bags=(Path("a"),), manifest=Path("m"), out=Path("o"), workers=2, device="cuda", max_rows=7)
     other = TrainOptions(bags=(Path("b"),), manifest=Path("n"), out=Path("p"))
     assert one.recipe() == other.recipe()
     assert one.recipe() != replace(one, lr=0.1).recipe()

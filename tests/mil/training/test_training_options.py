@@ -215,13 +215,13 @@ def test_sampling_draws_classes_alike() -> None:
     ],
 )
 def test_a_wrong_option_is_refused_by_name(field: str, value: object) -> None:
-    with pytest.raises(RequestError, match=field):
+    with pytest.raises(RequestError, match=field.replace("_", "-")):
         some_options(**{field: value})
 
 
 def test_processes_on_one_model_and_models_side_by_side_exclude_each_other() -> None:
-    with pytest.raises(RequestError, match="jobs and nproc"):
-        some_options(jobs=2, nproc=2)
+    with pytest.raises(RequestError, match="--workers and --nproc"):
+        some_options(workers=2, nproc=2)
 
 
 def test_new_options_enter_the_recipe_only_where_they_are_used() -> None:

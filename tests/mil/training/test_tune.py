@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from click.testing import CliRunner
 from witness import Witness
 
 from cli.app import app
@@ -16,7 +16,8 @@ from mil import tune as tune_module
 from mil.run.folder import RunFolder
 from mil.search import COMPLETE, PRUNED, Search, read_settings
 from mil.training.options import TrainOptions
-from mil.tune import TuneOptions, tune
+from mil.training.tune_options import TuneOptions
+from mil.tune import tune
 from wsi.errors import BagError, RecipeMismatchError, RequestError
 
 pytest.importorskip("optuna")
@@ -28,8 +29,8 @@ def small(tmp_path_factory: pytest.TempPathFactory, write_cohort: Callable[..., 
 
 
 def quick(witness: Witness, out: Path, **changes: object) -> TuneOptions:
-    train = witness.options(out, folds=2, epochs=2, device="cpu", precision="fp32")
-    return TuneOptions(train=train, **({"trials": 3, "inner_folds": 2} | changes))  # type: ignore[arg-type]
+    settings = {"folds": 2, "epochs": 2, "device": "cpu", "precision": "fp32", "trials": 3, "inner_folds": 2} | changes
+    return TuneOptions(bags=(witness.bags,), manifest=witness.manifest, out=out, **settings)  # type: ignore[arg-type]
 
 
 def bowl(params: dict[str, Any], fold: int) -> float:
@@ -180,7 +181,7 @@ def test_another_search_in_the_folder_is_refused_and_overwritten_on_request(smal
     other = replace(options, inner_folds=3)
     with pytest.raises(RecipeMismatchError, match="inner_folds"):
         tune(other)
-    tune(replace(other, train=replace(other.train, overwrite=True)))
+    tune(replace(other, overwrite=True))
     tune(replace(other, trials=2))
     assert len(Search(tmp_path / "out" / "search_fold0.json", ["gated_abmil"], [0])) == 2
     (tmp_path / "full").mkdir()

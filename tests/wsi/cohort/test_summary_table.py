@@ -8,7 +8,8 @@ import pytest
 
 from wsi.cohort.summary_table import COLUMNS, STEPS, check_summary_path, write_summary
 from wsi.errors import RequestError
-from wsi.tiling.tiler import TileOptions, tile
+from wsi.tiling.options import TileOptions
+from wsi.tiling.tiler import tile
 
 
 def test_each_slide_has_its_row(tmp_path: Path, deflate_slide: Path) -> None:

@@ -16,8 +16,9 @@ from ome_zarr_models.v04.image import Image
 
 from wsi.errors import RecipeMismatchError, RequestError
 from wsi.export.jpeg_form import JpegForm, jpeg_form
-from wsi.export.ome_tiff import OmeTiffOptions, export_ome_tiff
-from wsi.export.ome_zarr import OmeZarrOptions, export_ome_zarr
+from wsi.export.ome_tiff import export_ome_tiff
+from wsi.export.ome_zarr import export_ome_zarr
+from wsi.export.options import OmeTiffOptions, OmeZarrOptions
 from wsi.ordered import ordered
 from wsi.outcome import Status
 from wsi.store.codecs import codec

@@ -14,8 +14,9 @@ from making import write_ome_zarr
 import wsi
 from wsi.cohort.summary_table import write_summary
 from wsi.errors import RequestError
-from wsi.export.ome_tiff import OmeTiffOptions, export_ome_tiff
-from wsi.export.ome_zarr import OmeZarrOptions, export_ome_zarr
+from wsi.export.ome_tiff import export_ome_tiff
+from wsi.export.ome_zarr import export_ome_zarr
+from wsi.export.options import OmeTiffOptions, OmeZarrOptions
 from wsi.files import replace
 from wsi.files.atomic import make_folder, write_bytes, write_text
 from wsi.outcome import Status

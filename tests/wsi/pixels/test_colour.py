@@ -14,7 +14,8 @@ from making import picture, write_pyramid
 from PIL import Image
 
 import wsi.zarr_jpeg  # noqa: F401
-from wsi.export.ome_tiff import OmeTiffOptions, export_ome_tiff
+from wsi.export.ome_tiff import export_ome_tiff
+from wsi.export.options import OmeTiffOptions
 from wsi.slide import open_slide
 from wsi.store.layout import shard_key
 from wsi.store.tile_store import TileStore

@@ -10,10 +10,12 @@ from making import picture, write_deflate, write_pyramid
 from PIL import Image, ImageCms
 
 from wsi.errors import NotASlideError, StoreError
-from wsi.export.ome_tiff import OmeTiffOptions, export_ome_tiff
-from wsi.export.ome_zarr import OmeZarrOptions, export_ome_zarr
+from wsi.export.ome_tiff import export_ome_tiff
+from wsi.export.ome_zarr import export_ome_zarr
+from wsi.export.options import OmeTiffOptions, OmeZarrOptions
 from wsi.pixels.icc import checked_profile
 from wsi.qc.info import describe_all
+from wsi.qc.options import InfoOptions
 from wsi.slide import open_slide
 from wsi.store.tile_store import TileStore
 from wsi.tiling.options import TileOptions
@@ -98,7 +100,7 @@ def test_info_says_that_there_is_one(tmp_path: Path) -> None:
     path = write_pyramid(tmp_path / "a.tif", PIXELS, levels=1, iccprofile=SRGB)
     assert (
         f"ICC profile: sRGB built-in ({len(SRGB)} bytes), kept; --icc srgb applies it"
-        in describe_all((path,))[0]["notes"]
+        in describe_all(InfoOptions(slides=(path,)))[0]["notes"]
     )
 
 

@@ -9,7 +9,8 @@ from making import picture, spoil_tile, write_deflate, write_pyramid
 from wsi.cohort.fingerprint import fingerprint, slide_bytes
 from wsi.cohort.manifest import load_manifest
 from wsi.errors import ManifestError, RequestError, SlideError
-from wsi.qc.info import InfoOptions, count_resolutions, describe_all
+from wsi.qc.info import count_resolutions, describe_all
+from wsi.qc.options import InfoOptions
 from wsi.qc.pixel_check import check_pixels
 from wsi.slide import open_slide
 from wsi.tiling.options import TileOptions
@@ -17,20 +18,20 @@ from wsi.tissue.roi import read_regions
 
 
 def test_the_reader_and_why_the_resolution_and_whence(pyramid_slide: Path) -> None:
-    row = describe_all((pyramid_slide,))[0]
+    row = describe_all(InfoOptions(slides=(pyramid_slide,)))[0]
     assert not row["failed"]
     assert row["size"] == "1700 x 2100"
     assert row["reader"] == "tiff (generic)"
     assert "decode directly" in row["reader_because"]
     assert (row["mpp"], row["mpp_source"]) == ("0.25", "TIFF resolution")
-    assert describe_all((pyramid_slide,), options=InfoOptions(reader="openslide"))[0]["reader"].startswith("openslide")
+    assert describe_all(InfoOptions(slides=(pyramid_slide,), reader="openslide"))[0]["reader"].startswith("openslide")
 
 
 def test_a_slide_without_resolution_fails_with_the_way_out(deflate_slide: Path) -> None:
-    row = describe_all((deflate_slide,))[0]
+    row = describe_all(InfoOptions(slides=(deflate_slide,)))[0]
     assert row["failed"]
     assert "--assume-mpp" in row["notes"]
-    assert not describe_all((deflate_slide,), options=InfoOptions(assume_mpp=0.5))[0]["failed"]
+    assert not describe_all(InfoOptions(slides=(deflate_slide,), assume_mpp=0.5))[0]["failed"]
 
 
 @pytest.mark.parametrize("reader", ["tiff", "openslide"])
@@ -45,14 +46,14 @@ def test_verify_counts_what_cannot_be_decoded(tmp_path: Path, reader: str) -> No
     assert box.y1 <= 700
     if reader == "tiff":
         assert [tuple(part) for _, part in check.damaged] == [(256, 256, 512, 512)]
-    row = describe_all((path,), options=InfoOptions(verify=True, reader=reader))[0]
+    row = describe_all(InfoOptions(slides=(path,), verify=True, reader=reader))[0]
     assert row["failed"]
     assert row["damaged"] == len(check.damaged)
 
 
 def test_a_missing_slide_of_the_manifest_is_a_row_of_its_own(tmp_path: Path, pyramid_slide: Path) -> None:
     (tmp_path / "t.csv").write_text(f"image_id,path\nhere,{pyramid_slide}\ngone,nowhere.tif\n")
-    here, gone = describe_all((), tmp_path / "t.csv")
+    here, gone = describe_all(InfoOptions(manifest=tmp_path / "t.csv"))
     assert not here["failed"]
     assert gone["failed"]
     assert gone["odd"]
@@ -62,7 +63,7 @@ def test_the_odd_one_of_a_cohort_is_marked(tmp_path: Path) -> None:
     for i, mpp in enumerate((0.25, 0.251, 0.2503, 0.252, 0.5)):
         write_pyramid(tmp_path / f"s{i}.tif", picture(300, 300), mpp, levels=1)
     write_deflate(tmp_path / "bare.tif", picture(300, 300))
-    rows = describe_all((tmp_path,))
+    rows = describe_all(InfoOptions(slides=(tmp_path,)))
     assert [row["image_id"] for row in rows if row["odd"]] == ["bare", "s4"]
     groups = count_resolutions(rows)
     assert (groups[0]["mpp"], len(groups[0]["images"]), groups[0]["odd"]) == ("0.25", 4, False)
@@ -70,7 +71,7 @@ def test_the_odd_one_of_a_cohort_is_marked(tmp_path: Path) -> None:
 
 
 def test_nothing_is_odd_where_nothing_is_known(deflate_slide: Path) -> None:
-    assert not any(row["odd"] for row in describe_all((deflate_slide,)))
+    assert not any(row["odd"] for row in describe_all(InfoOptions(slides=(deflate_slide,))))
 
 
 def test_fingerprints_tell_slides_apart_and_not_their_names(tmp_path: Path) -> None:
@@ -107,7 +108,7 @@ def test_um_per_px_that_cannot_be_is_one_line_with_the_value(tmp_path: Path, def
 )
 def test_pixels_that_are_no_colours_are_named_for_a_person(tmp_path: Path, dtype: str, told: str) -> None:
     tifffile.imwrite(tmp_path / "a.tif", picture(300, 300).astype(dtype), photometric="rgb", tile=(128, 128))
-    (row,) = describe_all((tmp_path / "a.tif",))
+    (row,) = describe_all(InfoOptions(slides=(tmp_path / "a.tif",)))
     assert row["failed"]
     assert told in row["notes"]
     assert "object has no attribute" not in row["notes"]

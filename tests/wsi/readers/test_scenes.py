@@ -9,7 +9,8 @@ import zarr
 from making import picture, write_ome_zarr
 
 from wsi.errors import NotASlideError, UnreadableSlideError
-from wsi.qc.info import InfoOptions, describe_all
+from wsi.qc.info import describe_all
+from wsi.qc.options import InfoOptions
 from wsi.readers.protocol import Slide
 from wsi.slide import open_slide
 from wsi.store.tile_store import TileStore
@@ -57,7 +58,7 @@ def test_no_reader_takes_the_label_for_a_scene(two_scenes: Path, scene: int) -> 
 
 
 def test_info_lists_the_scenes_by_name(two_scenes: Path) -> None:
-    (row,) = describe_all((two_scenes,), options=InfoOptions(scene=2))
+    (row,) = describe_all(InfoOptions(slides=(two_scenes,), scene=2))
     assert row["size"] == "800 x 560"
     assert "scenes: 1 'A' 800 x 600, 2 'B' 800 x 560" in row["notes"]
 

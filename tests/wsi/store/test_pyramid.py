@@ -24,13 +24,15 @@ from wsi.outcome import Status
 from wsi.pixels.resample import halve
 from wsi.readers.protocol import level_downsample
 from wsi.readers.tiff.reader import TiffReader
+from wsi.store.options import VerifyOptions
 from wsi.store.shards import ShardFile
 from wsi.store.tile_store import TileStore
-from wsi.store.verify import VerifyOptions, verify
+from wsi.store.verify import verify
 from wsi.tiling import settle
+from wsi.tiling.options import TileOptions
 from wsi.tiling.plan import SlidePlan
 from wsi.tiling.region import Receipt, averaging_tiles, piece_shape
-from wsi.tiling.tiler import TileOptions, tile
+from wsi.tiling.tiler import tile
 from wsi.units import YX, Box
 
 Tiled = Callable[..., TileStore]

@@ -18,9 +18,10 @@ from moto.server import ThreadedMotoServer
 from wsi.errors import RequestError, StoreError
 from wsi.outcome import Status
 from wsi.store.layout import shard_key
+from wsi.store.options import VerifyOptions
 from wsi.store.remote import coalesce
 from wsi.store.tile_store import TileStore, find_stores
-from wsi.store.verify import VerifyOptions, verify
+from wsi.store.verify import verify
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::DeprecationWarning"

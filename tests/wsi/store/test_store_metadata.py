@@ -13,7 +13,7 @@ import cv2
 import google_crc32c
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from click.testing import CliRunner
 
 from cli.app import app
 from wsi.cohort.slides import find_jobs
@@ -22,8 +22,9 @@ from wsi.outcome import Status
 from wsi.store.codecs import CODECS
 from wsi.store.layout import write_small_array
 from wsi.store.metadata import parse_metadata
+from wsi.store.options import VerifyOptions
 from wsi.store.tile_store import TileStore
-from wsi.store.verify import VerifyOptions, verify
+from wsi.store.verify import verify
 
 DEEP = "[" * 100_000
 

@@ -13,9 +13,10 @@ from making import picture, write_pyramid
 
 from wsi.outcome import Outcome, Status
 from wsi.store.layout import shard_path
+from wsi.store.options import VerifyOptions
 from wsi.store.shards import ShardFile, write_shard
 from wsi.store.tile_store import TileStore
-from wsi.store.verify import VerifyOptions, verify
+from wsi.store.verify import verify
 
 
 @pytest.fixture

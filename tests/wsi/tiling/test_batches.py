@@ -13,9 +13,9 @@ from pathlib import Path
 
 import cv2
 import pytest
+from click.testing import CliRunner
 from distributed import LocalCluster
 from making import picture, write_deflate, write_ome_zarr
-from typer.testing import CliRunner
 
 from cli.app import app
 from wsi.cohort.manifest import NAMES

@@ -17,7 +17,8 @@ RUN = """
 import json, resource, sys
 from pathlib import Path
 from wsi.errors import GigamilError
-from wsi.tiling.tiler import TileOptions, tile
+from wsi.tiling.tiler import tile
+from wsi.tiling.options import TileOptions
 if __name__ == "__main__":
     slide, out, limit, options = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), json.loads(sys.argv[4])
     if limit:

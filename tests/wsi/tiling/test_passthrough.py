@@ -20,8 +20,9 @@ from wsi.readers.tiff.reader import TiffReader
 from wsi.slide import open_slide
 from wsi.store.shards import ShardFile
 from wsi.store.tile_store import TileStore
+from wsi.tiling.options import TileOptions
 from wsi.tiling.passthrough import complete_jpeg, copy_tile
-from wsi.tiling.tiler import TileOptions, tile
+from wsi.tiling.tiler import tile
 from wsi.units import Box
 
 Tiled = Callable[..., TileStore]

@@ -14,7 +14,8 @@ import wsi.tiling.plan
 from wsi.readers.tiff.reader import TiffReader
 from wsi.store.shards import ShardFile
 from wsi.store.tile_store import TileStore
-from wsi.tiling.tiler import TileOptions, tile
+from wsi.tiling.options import TileOptions
+from wsi.tiling.tiler import tile
 
 Tiled = Callable[..., TileStore]
 RGB = NDArray[np.uint8]

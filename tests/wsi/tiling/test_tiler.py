@@ -24,7 +24,8 @@ from wsi.files.claim import claim
 from wsi.outcome import Status
 from wsi.readers.protocol import DAMAGED_RGB
 from wsi.store.tile_store import TileStore, find_stores
-from wsi.tiling.tiler import TileOptions, tile
+from wsi.tiling.options import TileOptions
+from wsi.tiling.tiler import tile
 
 Tiled = Callable[..., TileStore]
 
@@ -184,7 +185,8 @@ def test_an_empty_slide_gives_an_empty_recorded_store(tmp_path: Path, tiled: Til
 KILLED = """
 import sys
 from pathlib import Path
-from wsi.tiling.tiler import TileOptions, tile
+from wsi.tiling.tiler import tile
+from wsi.tiling.options import TileOptions
 if __name__ == "__main__":
     tile(TileOptions(slides=(Path(sys.argv[1]),), out=Path(sys.argv[2]), assume_mpp=0.5, workers=1, tile_px=32))
 """

@@ -1,0 +1,112 @@
+"""The verbs: what each is told by, what it runs, what it says at its end. They are imported when they are used."""
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """One verb of `gigamil`; ``module:name`` tells where its parts stand."""
+
+    name: str
+    group: str
+    summary: str
+    options: str
+    """The dataclass of its options."""
+    run: str
+    """From options and progress to a summary; of a verb that shows what it finds, from options and json to a code."""
+    ending: str = ""
+    """From options and summary to what is told at the end: JSON values, and ``lines`` for a person."""
+    settings: str = ""
+    """From the file of `--settings` to values that stand under those of the command line."""
+    shows: bool = False
+    more: str = ""
+    """Further text of the help."""
+
+    def load(self, part: str) -> Any:
+        """Return the options, the function or the ending."""
+        module, _, name = getattr(self, part).partition(":")
+        return getattr(import_module(module), name)
+
+
+START, SLIDES, FEATURES, MODELS, RUNS = "To begin", "Slides", "Features", "Models", "Finished runs"
+_ALL = (
+    Verb(
+        "demo", START, "Run everything on a sample cohort: slides, tiles, features, training, predictions, heat maps.",
+        "cli.demo:DemoOptions", "cli.demo:demo", shows=True, more="A second run skips what is finished.",
+    ),
+    Verb(
+        "sample", START, "Write a small synthetic cohort in the STRIP AI form, for trying everything out.",
+        "sample_data.options:SampleOptions", "sample_data.make:make_cohort",
+    ),
+    Verb(
+        "config", START, "Print TOML with every option at its default and what it means, for --config.",
+        "cli.config:ConfigOptions", "cli.config:config", shows=True,
+    ),
+    Verb(
+        "info", SLIDES, "Say what is in slides, which um/px is believed and why, and what tiling would do.",
+        "wsi.qc.options:InfoOptions", "cli.info:info", shows=True,
+    ),
+    Verb(
+        "tile", SLIDES, "Cut slides into tile stores (OME-Zarr), one per slide.",
+        "wsi.tiling.options:TileOptions", "wsi.tiling.tiler:tile",
+    ),
+    Verb(
+        "qc", SLIDES, "Write a contact sheet of a cohort: overview, tissue, quality, warnings; the odd slides first.",
+        "wsi.qc.options:QcOptions", "wsi.qc.sheet:qc",
+    ),
+    Verb(
+        "verify", SLIDES, "Check that tile stores are whole: every shard, chunk, tile list; or bags: every row.",
+        "cli.verify:VerifyItemsOptions", "cli.verify:verify_items",
+    ),
+    Verb(
+        "export", SLIDES, "Write a tile store, bags or the models of a run in a form that other programs read.",
+        "cli.export:ExportOptions", "cli.export:export", more="Label and macro images never leave with a store.",
+    ),
+    Verb(
+        "extract", FEATURES, "Encode every tile of the stores; write one bag of features per slide.",
+        "features.extraction.options:ExtractOptions", "features.extraction.extract:extract", "cli.endings:extract",
+        more="Finished bags are skipped. A run that was stopped goes on where it was.",
+    ),
+    Verb(
+        "encoders", FEATURES, "List the encoders that `gigamil extract --encoder` knows.",
+        "cli.encoders:EncodersOptions", "cli.encoders:encoders", shows=True,
+    ),
+    Verb(
+        "finetune", FEATURES, "Fine-tune an encoder on tiles with their slide's label; a fold of patients is held out.",
+        "features.finetune.options:FinetuneOptions", "features.finetune.run:finetune", "cli.endings:finetune",
+        more="A run that was stopped goes on where it was. `gigamil extract --weights` takes the result.",
+    ),
+    Verb(
+        "train", MODELS, "Train an attention model and its baselines by cross-validation; write a run with a report.",
+        "mil.training.options:TrainOptions", "mil.train:train", "cli.endings:train", "mil.search:read_settings",
+    ),
+    Verb(
+        "tune", MODELS, "Search for good settings; report the score of search and training by nested cross-validation.",
+        "mil.training.tune_options:TuneOptions", "mil.tune:tune", "cli.endings:tune",
+    ),
+    Verb(
+        "predict", RUNS, "Predict every patient: one row each, rows sum to 1; failures at equal probabilities, named.",
+        "mil.inference.options:PredictOptions", "mil.inference.predict:predict",
+    ),
+    Verb(
+        "heatmap", RUNS, "Draw where the model looked: attention over the slide, the tiles it looked at most, a table.",
+        "mil.inference.options:HeatmapOptions", "mil.inference.heatmap:heatmap",
+        more="Without --image-id or --all: the slides of most interest, up to a dozen: of each class the surest right "
+        "one, the surest wrong one and the least sure one, then more of these in turns.",
+    ),
+    Verb(
+        "report", RUNS, "Write report.html (one self-contained page) and model_card.md of a finished run.",
+        "mil.report.options:ReportOptions", "mil.report.report:report",
+    ),
+    Verb(
+        "compare", RUNS, "Compare runs on the patients they share: intervals, paired differences, DeLong's test, plot.",
+        "mil.report.options:CompareOptions", "mil.report.compare:compare",
+    ),
+    Verb(
+        "similar", RUNS, "Find the known cases most like each slide; name the slides that are like none of them.",
+        "mil.inference.options:SimilarOptions", "mil.inference.similar:similar",
+    ),
+)  # fmt: skip
+VERBS = {verb.name: verb for verb in _ALL}

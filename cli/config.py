@@ -1,0 +1,115 @@
+"""`gigamil config`, and what `--config` reads: the options of one verb, or of a whole project, as TOML."""
+
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from cli.commands import VERBS, Verb
+from cli.from_dataclass import nearest, renamed, shown, texts, title_of
+from wsi.errors import RequestError
+from wsi.files.documents import read_document
+from wsi.options import Option, Spec, check, specs
+
+_MOST_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfigOptions:
+    """Which verbs' options to print."""
+
+    verbs: Annotated[tuple[str, ...], Option(argument="[VERB]...")] = ()
+    """Verbs; otherwise all."""
+
+    def __post_init__(self) -> None:
+        check(self)
+        for name in self.verbs:
+            if name not in VERBS:
+                raise RequestError(f"{name} is no verb{nearest(name, list(VERBS))}")
+
+
+def config(options: ConfigOptions, json: bool) -> int:
+    """Print TOML with every option at its default and what it means, which `--config` takes."""
+    for name in options.verbs or [name for name in VERBS if name != "config"]:
+        sys.stdout.write(written(VERBS[name]) + "\n")
+    return 0
+
+
+def written(verb: Verb) -> str:
+    """Return a verb's options as a table of TOML: what has no default is commented out."""
+    options = verb.load("options")
+    lines, title = [f"# {verb.summary}", f"[{verb.name}]"], ""
+    for spec in specs(options):
+        if title_of(spec, options) != title:
+            title = title_of(spec, options)
+            lines += ["", f"# -- {title}"]
+        lines += [f"# {texts(spec.group)[spec.field]}", _line(spec)]
+    return "\n".join(lines) + "\n"
+
+
+def _line(spec: Spec) -> str:
+    import tomli_w
+
+    if spec.default is None or (not shown(spec.default) and not isinstance(spec.default, str | tuple)):
+        choices = f" {' or '.join(spec.choices)}" if spec.choices else ""
+        return f"# {spec.key} ={choices}{' (required)' if spec.default is not None else ''}"
+    value = [*map(_plain, spec.default)] if isinstance(spec.default, tuple) else _plain(spec.default)
+    return tomli_w.dumps({spec.key: value}).strip()
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
+
+
+def read_config(path: Path, verb: Verb) -> dict[str, Any]:
+    """Return a verb's values of a file, by field; relative paths in it start at its own folder.
+
+    The file holds a table for each verb, or the options of one verb alone.
+
+    Raises
+    ------
+    RequestError
+        No such file, no TOML, no such option, or a value does not fit.
+    """
+    options = verb.load("options")
+    known = {spec.field: spec for spec in specs(options)} | {spec.key: spec for spec in specs(options)}
+    values = {}
+    for key, value in _table(path, verb).items():
+        spec = known.get(key.replace("-", "_"))
+        if spec is None:
+            new = renamed(options).get(f"--{key.replace('_', '-')}")
+            told = f" is now {new[2:].replace('-', '_')}" if new else f" is no option of {verb.name}"
+            raise RequestError(f"{path}: {key}{told}{'' if new else nearest(key, [own.key for own in specs(options)])}")
+        try:
+            values[spec.field] = spec.read(_placed(value, path.parent) if "Path" in str(spec.kind) else value)
+        except RequestError as error:
+            raise RequestError(f"{path}: {error}") from None
+    return values
+
+
+def _table(path: Path, verb: Verb) -> dict[str, Any]:
+    try:
+        found = tomllib.loads(read_document(path, RequestError, _MOST_BYTES).decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, RequestError):
+            raise
+        raise RequestError(f"{path}: expected TOML: {error}") from None
+    tables = {name: value for name, value in found.items() if isinstance(value, dict)}
+    if not tables:
+        return found
+    wrong = [name for name in tables if name not in VERBS]
+    if wrong:
+        raise RequestError(f"{path}: [{wrong[0]}] is no verb{nearest(wrong[0], list(VERBS))}")
+    if len(tables) < len(found):
+        flat = next(name for name in found if name not in tables)
+        raise RequestError(f"{path}: {flat} stands outside the tables of the verbs: expected it in one of them")
+    if verb.name not in tables:
+        raise RequestError(f"{path}: expected a table [{verb.name}], found [{'], ['.join(tables)}]")
+    return dict(tables[verb.name])
+
+
+def _placed(value: Any, folder: Path) -> Any:
+    if isinstance(value, list):
+        return [_placed(own, folder) for own in value]
+    return str(folder / value) if isinstance(value, str) and "://" not in value else value

@@ -1,0 +1,47 @@
+"""What verbs end with: the score and the next command, as JSON values, and under ``lines`` for a person."""
+
+from typing import Any
+
+from features.extraction.options import ExtractOptions
+from features.finetune.options import FinetuneOptions
+from mil.training.options import TrainOptions
+from mil.training.tune_options import TuneOptions
+from wsi.outcome import Summary
+
+Ending = dict[str, Any]
+
+
+def extract(options: ExtractOptions, summary: Summary) -> Ending:
+    """Return the bags and the command that trains on them."""
+    return _next(options, summary, f"gigamil train {options.out} -m MANIFEST -o RUN")
+
+
+def finetune(options: FinetuneOptions, summary: Summary) -> Ending:
+    """Return the weights and the command that uses them."""
+    command = f"gigamil extract STORES --encoder {options.encoder} --weights {options.out} -o BAGS"
+    return _next(options, summary, command)
+
+
+def train(options: TrainOptions, summary: Summary) -> Ending:
+    """Return what the run, or its repeats, tell."""
+    from mil.run.ending import ending_of_repeats, ending_of_run
+
+    return _with_lines(ending_of_repeats(options.out) if options.repeats > 1 else ending_of_run(options.out))
+
+
+def tune(options: TuneOptions, summary: Summary) -> Ending:
+    """Return what the search tells."""
+    from mil.run.ending import ending_of_search
+
+    return _with_lines(ending_of_search(options.out))
+
+
+def _next(options: ExtractOptions | FinetuneOptions, summary: Summary, command: str) -> Ending:
+    told = {"out": str(options.out), "next": command, "lines": [f"next: {command}"]}
+    return told if summary.exit_code == 0 else {}
+
+
+def _with_lines(ending: Ending) -> Ending:
+    from mil.run.ending import lines_of
+
+    return {**ending, "lines": lines_of(ending)}

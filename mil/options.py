@@ -1,0 +1,35 @@
+"""What options of mil may say: choices by name, and the options that several verbs share."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from wsi.options import Option
+
+Head = Literal[
+    "gated_abmil", "abmil", "mean_pool", "mean_mlp", "max_pool", "additive", "clam_sb", "clam_mb", "dsmil", "transmil",
+    "dtfd", "acmil", "transformer",
+]  # fmt: skip
+"""docs/HEADS.md tells them apart."""
+Target = Literal["classes", "labels", "value", "survival"]
+Calibration = Literal["none", "temperature", "prior", "platt", "auto"]
+Fusion = Literal["none", "concat", "late", "folds"]
+Output = Literal["linear", "arcface"]
+Tracker = Literal["wandb", "mlflow"]
+Combination = Literal["mean", "stack"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """The run."""
+
+    run: Annotated[Path, Option(argument="RUN")]
+    """Run folder of `gigamil train`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SideBySide:
+    """Where it runs."""
+
+    workers: Annotated[int, Option(short="-w", least=1, formerly=("--jobs", "-j"))] = 1
+    """Processes that work side by side."""

@@ -1,0 +1,40 @@
+"""What reports and comparisons can be told."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from mil.options import Run
+from wsi.errors import RequestError
+from wsi.option_groups import Claims, Overwriting
+from wsi.options import Option, check
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions(Run, Claims):
+    """Options of `mil.report.report.report`."""
+
+    bags: tuple[Path, ...] = ()
+    """Bags: with --stores, heat maps are drawn anew; otherwise those already in the run folder are shown."""
+    stores: tuple[Path, ...] = ()
+    """Tile stores, to draw heat maps anew."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions(Overwriting, Claims):
+    """Options of `mil.report.compare.compare`."""
+
+    runs: Annotated[tuple[Path, ...], Option(argument="RUN...")]
+    """Finished runs; differences are to the first."""
+    out: Annotated[Path, Option(short="-o")] = Path("compare")
+    """Folder for the table (compare.csv, compare.json) and the page (compare.html)."""
+    seed: int = 0
+    """Of the bootstrap."""
+
+    def __post_init__(self) -> None:
+        check(self)
+        if len(self.runs) < 2 or len({run.resolve() for run in self.runs}) < len(self.runs):
+            raise RequestError(f"expected two or more different runs, found {', '.join(map(str, self.runs)) or 'none'}")

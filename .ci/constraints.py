@@ -4,39 +4,45 @@ Names and versions only: no builds, no places. Another Python ignores the lines,
 """
 
 import sys
+import tomllib
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-EXTRAS = ("s3", "tune", "export", "dev", "docs")
+PYPROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
 
 
-def installed(name: str, extras: tuple[str, ...], found: dict[str, str], seen: set[tuple[str, str]]) -> None:
-    """Fill ``found`` with the public versions of a distribution and of all that it needs here."""
-    try:
-        held = distribution(name)
-    except PackageNotFoundError:
-        return
-    found[canonicalize_name(name)] = Version(held.version).public
-    for requirement in map(Requirement, held.requires or ()):
-        for extra in ("", *extras):
-            wanted = requirement.marker is None or requirement.marker.evaluate({"extra": extra})
-            if wanted and (name, f"{extra}:{requirement}") not in seen:
-                seen.add((name, f"{extra}:{requirement}"))
-                installed(requirement.name, tuple(requirement.extras), found, seen)
+def find(requirements: Iterable[str], extras: Iterable[str], found: dict[str, str], seen: set[str]) -> None:
+    """Fill ``found`` with the public versions of what is required, and of all that it needs here."""
+    for requirement in map(Requirement, requirements):
+        marker = requirement.marker
+        wanted = marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *extras))
+        own = requirement.name + ",".join(sorted(requirement.extras))
+        if not wanted or own in seen:
+            continue
+        seen.add(own)
+        try:
+            held = distribution(requirement.name)
+        except PackageNotFoundError:
+            continue
+        found[canonicalize_name(requirement.name)] = Version(held.version).public
+        find(held.requires or (), requirement.extras, found, seen)
 
 
 def main() -> None:
     """Print one line per distribution, in order of names."""
+    project = tomllib.loads(PYPROJECT.read_text("utf-8"))["project"]
     found: dict[str, str] = {}
-    installed("gigamil", EXTRAS, found, set())
+    for requirements in (project["dependencies"], *project["optional-dependencies"].values()):
+        find(requirements, (), found, set())
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     print("# Written by `make constraints`: the tests have passed with these versions.")
     for name, version in sorted(found.items()):
-        if name != "gigamil":
-            print(f"{name}=={version} ; python_version == '{python}'")
+        print(f"{name}=={version} ; python_version == '{python}'")
 
 
 if __name__ == "__main__":

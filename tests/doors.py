@@ -30,9 +30,9 @@ from features.bags.bag import feature_rows, read_coords, read_header
 from features.encoders.lineage import read_lineage
 from features.encoders.weights import load_weights
 from features.finetune.attention import AttentionTables
-from features.finetune.checkpoint import read_standing
-from features.finetune.splits import read_folds
-from mil.data.splits import folds_of, read_column
+from features.finetune.checkpoint import read_checkpoint as read_standing
+from features.folds import folds_of, read_folds
+from mil.data.splits import read_column
 from mil.models.ensemble import load_ensemble, makings_of
 from mil.run.evidence import read_evidence
 from mil.run.folder import RunFolder

@@ -12,7 +12,7 @@ from features.encoders.presets import PRESETS
 from mil.heads import HEADS
 
 ROOT = Path(__file__).resolve().parents[1]
-TEXTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), ROOT / "sample_data" / "README.md"]
+TEXTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")), ROOT / "sample_data" / "README.md"]
 PACKAGES = ("wsi", "features", "mil", "cli", "sample_data")
 NUMBERS = {16: "sixteen"}
 

@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from features.bags.bag import BagHeader, Ints, feature_rows, read_coords, read_header
-from features.bags.content import Floats
+from features.bags.bag import BagHeader, feature_rows, read_coords, read_header
+from wsi.arrays import Features, Ints
 
 
 class Bag(NamedTuple):
     """One slide's features; ``features_ND, l0_yx, header = read_bag(path)`` takes it apart."""
 
-    features_ND: Floats
+    features_ND: Features
     """(N, D) float16 or float32, one row a tile; memory-mapped where the file allows."""
     l0_yx: Ints
     """(N, 2) int64, the tiles' top-left corners (y, x) in level-0 pixels of the slide."""

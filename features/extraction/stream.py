@@ -261,7 +261,7 @@ class TileStream:
 
     def _encode_loop(self) -> None:
         device = self._options.device
-        stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         if device.type == "cpu":
             torch.set_num_threads(1)
         with torch.inference_mode(), torch.cuda.stream(stream) if stream else nullcontext():

@@ -5,12 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 from torch import Tensor
 
-from features.tensors import read_tensors
-from wsi.errors import RequestError, one_line
-from wsi.files.atomic import write_bytes
+from features.tensors import standing_at, write_standing
 from wsi.files.documents import parse_json
 from wsi.recipe import Recipe, canonical, refuse_other_recipe
 
@@ -41,19 +38,14 @@ class Standing:
     """One row per finished epoch."""
 
 
-def write_standing(path: Path, standing: Standing, recipe: Recipe) -> None:
+def write_checkpoint(path: Path, standing: Standing, recipe: Recipe) -> None:
     """Write the checkpoint, whole or not at all."""
-    tensors = {
-        f"{part}/{name}": value.detach().cpu().clone().contiguous()  # shared storage is not allowed in the file
-        for part in _PARTS
-        for name, value in getattr(standing, part).items()
-    }
-    names = [name for name in Standing.__dataclass_fields__ if name not in _PARTS]
-    plain = {name: getattr(standing, name) for name in names}
-    write_bytes(path, safetensors.torch.save(tensors, {"state": json.dumps(plain), "recipe": canonical(recipe)}))
+    parts = {name: getattr(standing, name) for name in _PARTS}
+    plain = {name: getattr(standing, name) for name in Standing.__dataclass_fields__ if name not in _PARTS}
+    write_standing(path, parts, {"state": json.dumps(plain), "recipe": canonical(recipe)})
 
 
-def read_standing(path: Path, recipe: Recipe) -> Standing:
+def read_checkpoint(path: Path, recipe: Recipe) -> Standing:
     """Read a checkpoint, on the CPU.
 
     Raises
@@ -61,17 +53,6 @@ def read_standing(path: Path, recipe: Recipe) -> Standing:
     RequestError
         The file is damaged, or of another recipe (the fields are named).
     """
-    try:
-        tensors, texts = read_tensors(path, RequestError)
-        plain, found = parse_json(texts["state"]), parse_json(texts["recipe"])
-        refuse_other_recipe(path, found, recipe)
-        parts: dict[str, Any] = {part: {} for part in _PARTS}
-        for name, value in tensors.items():
-            part, _, key = name.partition("/")
-            parts[part][key] = value
-        return Standing(**plain, **parts)
-    except RequestError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        told = one_line(repr(error), 200)
-        raise RequestError(f"{path}: the checkpoint is damaged ({told}): delete it, or give --overwrite") from None
+    with standing_at(path, "delete it, or give --overwrite") as (parts, texts):
+        refuse_other_recipe(path, parse_json(texts["recipe"]), recipe)
+        return Standing(**parse_json(texts["state"]), **parts)

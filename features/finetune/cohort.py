@@ -11,7 +11,7 @@ from features.encoders.lineage import Lineage, patient_sha256, read_lineage, spl
 from features.encoders.spec import EncoderSpec
 from features.finetune.attention import AttentionTables, choice_digest
 from features.finetune.options import FinetuneOptions
-from features.finetune.splits import make_folds, read_folds, splits_table
+from features.folds import make_folds, read_folds, splits_table
 from wsi.arrays import Ints
 from wsi.cohort.manifest import ManifestRow, check_one_label_per_patient, load_manifest
 from wsi.errors import RequestError, StoreError

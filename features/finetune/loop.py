@@ -23,7 +23,7 @@ from features.encoders.device import autocast
 from features.encoders.spec import EncoderSpec
 from features.encoders.tile_input import TileInput
 from features.finetune.batches import VALIDATION, Draw, bounds, draw_tiles, generator, steps_of
-from features.finetune.checkpoint import Standing, write_standing
+from features.finetune.checkpoint import Standing, write_checkpoint
 from features.finetune.cohort import Cohort
 from features.finetune.inputs import TrainInput
 from features.finetune.measure import measures
@@ -31,6 +31,7 @@ from features.finetune.model import TileClassifier
 from features.finetune.optimizer import average_into, build_optimizer, learning_rate, set_rate, size_of
 from features.finetune.options import FinetuneOptions
 from features.finetune.pieces import Piece, PieceReader, PieceRequest, requests
+from features.tensors import flat_moments, nested_moments
 from wsi.errors import ItemError, RequestError
 from wsi.outcome import Progress
 
@@ -90,10 +91,7 @@ class Trainer:
         self.model.load_state_dict(standing.model)
         if self.average is not None:
             self.average.load_state_dict(standing.average)
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, value in standing.optimizer.items():
-            number, _, key = name.partition("/")
-            moments.setdefault(int(number), {})[key] = value
+        moments = nested_moments(standing.optimizer)
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
         self.scaler.load_state_dict(standing.scaler)
 
@@ -153,7 +151,7 @@ class Trainer:
             self._check_finite(epoch, draw, request, losses)
             total = losses.sum()
             # DistributedDataParallel takes the mean over ranks: times the number of ranks, it is their sum
-            self.scaler.scale(total * (setting.place.world / self._batch_length(draw, request.step))).backward()  # type: ignore[no-untyped-call]
+            self.scaler.scale(total * (setting.place.world / self._batch_length(draw, request.step))).backward()
         return float(total.detach())
 
     def _batch_length(self, draw: Draw, step: int) -> int:
@@ -225,12 +223,11 @@ class Trainer:
         """Write the checkpoint, on the rank that writes."""
         if not self.setting.save:
             return
-        moments = self.optimizer.state_dict()["state"]
-        self.standing.optimizer = {f"{i}/{key}": value for i, own in moments.items() for key, value in own.items()}
+        self.standing.optimizer = flat_moments(self.optimizer.state_dict()["state"])
         self.standing.model = self.model.state_dict()
         self.standing.average = self.average.state_dict() if self.average is not None else {}
         self.standing.scaler = self.scaler.state_dict()
-        write_standing(self.options.beside(".checkpoint"), self.standing, self.cohort.recipe)
+        write_checkpoint(self.options.beside(".checkpoint"), self.standing, self.cohort.recipe)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:

@@ -13,14 +13,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-
 from features.encoders.lineage import KEY
 from features.finetune.checkpoint import Standing
 from features.finetune.cohort import Cohort
 from features.finetune.model import TileClassifier
 from features.finetune.options import FinetuneOptions
-from features.tensors import read_texts
+from features.tensors import packed, read_texts
 from wsi.errors import RequestError
 from wsi.files.atomic import write_bytes, write_text
 from wsi.files.csv_table import csv_text
@@ -32,8 +30,8 @@ from wsi.recipe import canonical, recipe_hash, refuse_other_recipe
 def write_results(options: FinetuneOptions, cohort: Cohort, model: TileClassifier, standing: Standing) -> None:
     """Write everything, the weights last; then remove the checkpoint."""
     metadata = {KEY: canonical({"recipe": cohort.recipe, "lineage": cohort.lineage.as_dict()})}
-    weights = safetensors.torch.save(_tensors(model.backbone), metadata)
-    write_bytes(options.beside(".head.safetensors"), safetensors.torch.save(_tensors(model.head), metadata))
+    weights = packed(model.backbone.state_dict(), metadata)
+    write_bytes(options.beside(".head.safetensors"), packed(model.head.state_dict(), metadata))
     write_text(options.beside(".history.csv"), _table(standing.history))
     write_text(options.beside(".steps.csv"), _table(standing.steps))
     write_text(options.beside(".splits.csv"), cohort.splits_table)
@@ -93,10 +91,6 @@ def _recipe(path: Path) -> dict[str, Any] | None:
     with suppress(ValueError, KeyError, TypeError):  # a RequestError of the name is a ValueError, too
         return dict(parse_json(read_texts(path, RequestError)[KEY])["recipe"])
     return None
-
-
-def _tensors(module: Any) -> dict[str, Any]:
-    return {name: value.detach().cpu().clone().contiguous() for name, value in module.state_dict().items()}
 
 
 def _number(value: float) -> float | None:

@@ -32,7 +32,7 @@ from features.encoders.device import (
 from features.encoders.registry import build_encoder
 from features.encoders.spec import EncoderSpec
 from features.encoders.timm_encoder import TimmEncoder
-from features.finetune.checkpoint import Standing, read_standing
+from features.finetune.checkpoint import Standing, read_checkpoint
 from features.finetune.cohort import Cohort, gather
 from features.finetune.loop import Setting, Trainer
 from features.finetune.model import build_model
@@ -195,11 +195,11 @@ def _standing(options: FinetuneOptions, cohort: Cohort, group: Group) -> Standin
     there = path.exists()
     if there and options.overwrite and rank == 0:
         try:
-            read_standing(path, cohort.recipe)
+            read_checkpoint(path, cohort.recipe)
         except RequestError:
             there = False
     if not group.from_first(there):
         return None
     if not path.exists():
         raise RequestError(f"rank {rank} does not see {path}: put --out into a folder that all nodes share")
-    return read_standing(path, cohort.recipe)
+    return read_checkpoint(path, cohort.recipe)

@@ -1,7 +1,5 @@
 """Who is tested where: patients are split, never slides, balanced on label and center."""
 
-import re
-import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
+from features.folds import check_patients_per_class, fold_table, patient_folds, splits_records
 from wsi.arrays import Bools, Ints
 from wsi.cohort.manifest import ManifestRow
-from wsi.errors import RequestError, one_line
+from wsi.errors import RequestError
 from wsi.files.atomic import write_text
-from wsi.files.csv_table import csv_text, read_records
+from wsi.files.csv_table import csv_text
 
-_FOLD = re.compile(r"-?\d{1,9}")
 FIELDS = ("image_id", "patient_id", "label", "center_id", "fold", "overview_sha256")
 
 
@@ -41,31 +39,6 @@ def rarest_labels(labels: Sequence[str], patients: Sequence[str]) -> dict[str, s
     return found
 
 
-def patient_folds(stratum: Sequence[str], patients: Sequence[str], n_folds: int, seed: int) -> Ints:
-    """Return the fold of each slide, (n,) int64, by scikit-learn's StratifiedGroupKFold with patients as groups.
-
-    Asserted: no patient stands in two folds.
-    """
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    folds = np.full(len(patients), -1, np.int64)
-    splitter = StratifiedGroupKFold(n_splits=n_folds, shuffle=True, random_state=seed)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
-        for fold, (_, test) in enumerate(splitter.split(np.zeros(len(patients)), list(stratum), list(patients))):
-            folds[test] = fold
-    assert_patients_whole(folds, patients)
-    return folds
-
-
-def assert_patients_whole(folds: Ints, patients: Sequence[str]) -> None:
-    """Raise `RequestError` naming a patient that stands in two folds, or a slide that stands in none."""
-    seen: dict[str, int] = {}
-    for fold, patient in zip(folds.tolist(), patients, strict=True):
-        if fold < 0 or seen.setdefault(patient, fold) != fold:
-            raise RequestError(f"patient {patient} stands in folds {seen.get(patient)} and {fold}: expected one fold")
-
-
 def outer_folds(
     labels: Sequence[str], centers: Sequence[str | None], patients: Sequence[str], n_folds: int, seed: int
 ) -> Ints:
@@ -76,14 +49,7 @@ def outer_folds(
     RequestError
         A class has fewer patients than folds.
     """
-    per_class = Counter(label for _, label in set(zip(patients, labels, strict=True)))
-    scarce = {label: count for label, count in per_class.items() if count < n_folds}
-    if scarce or len(per_class) < 2:
-        found = ", ".join(f"{label}: {count}" for label, count in sorted(per_class.items()))
-        raise RequestError(
-            f"expected two or more classes with {n_folds} or more patients each (one per fold), found "
-            f"{found or 'none'}; give fewer --folds or more patients"
-        )
+    check_patients_per_class(labels, patients, n_folds)
     folds = patient_folds(strata(labels, centers, patients, n_folds), patients, n_folds, seed)
     if not _every_class_everywhere(folds, labels, n_folds):
         folds = patient_folds(labels, patients, n_folds, seed)
@@ -164,66 +130,7 @@ def read_splits(path: Path) -> dict[str, int]:
     RequestError
         Unreadable, without the columns image_id, patient_id, fold, with a slide twice or a patient in two folds.
     """
-    return {image_id: fold for image_id, (_, fold) in _rows_of(path).items()}
-
-
-def folds_of(path: Path, image_ids: Sequence[str], patients: Sequence[str]) -> Ints:
-    """Return the test fold of each slide, (n,) int64, from a splits.csv, whose patients are those of the manifest.
-
-    Raises
-    ------
-    RequestError
-        As `read_splits`; or a slide is not in the table, or is another patient's there: folds of other patients would
-        train on the slides of somebody whom they test.
-    """
-    given = _rows_of(path)
-    missing = [image_id for image_id in image_ids if image_id not in given]
-    if missing:
-        raise RequestError(f"{path}: no fold for {', '.join(missing[:5])}; expected every labelled slide")
-    other = [(i, given[i][0], p) for i, p in zip(image_ids, patients, strict=True) if given[i][0] != p]
-    if other:
-        image_id, found, wanted = other[0]
-        raise RequestError(
-            f"{path}: {len(other)} slides are of another patient than in the manifest ({image_id}: expected patient "
-            f"{wanted}, found {found}): make the splits from this manifest, or correct one of the two"
-        )
-    return np.array([given[image_id][1] for image_id in image_ids], np.int64)
-
-
-def _rows_of(path: Path) -> dict[str, tuple[str, int]]:
-    """Return image id -> patient id and fold of a splits.csv."""
-    records = _records(path)
-    try:
-        found = {record["image_id"]: (record["patient_id"], _fold(record["fold"])) for record in records}
-    except (KeyError, ValueError) as error:
-        raise _no_splits(path, repr(error)) from None
-    twice = [image_id for image_id, count in Counter(record["image_id"] for record in records).items() if count > 1]
-    if twice:
-        raise RequestError(f"{path}: slide {twice[0]} stands there twice: expected one row for each slide")
-    assert_patients_whole(np.array([fold for _, fold in found.values()], np.int64), [who for who, _ in found.values()])
-    return found
-
-
-def _fold(text: str) -> int:
-    if not _FOLD.fullmatch(text.strip()):
-        raise ValueError(f"fold {one_line(text, 40)!r}")
-    return int(text)
-
-
-def _records(path: Path) -> list[dict[str, str]]:
-    try:
-        return read_records(path)
-    except RequestError:
-        raise
-    except ValueError as error:
-        raise _no_splits(path, str(error)) from None
-
-
-def _no_splits(path: Path, found: str) -> RequestError:
-    return RequestError(
-        f"{path}: expected a table with image_id, patient_id and an integer fold in each row; found "
-        f"{one_line(found, 200)}"
-    )
+    return {image_id: fold for image_id, (_, fold) in fold_table(path).items()}
 
 
 def read_column(path: Path, name: str, default: str | None = None) -> dict[str, str]:
@@ -231,11 +138,7 @@ def read_column(path: Path, name: str, default: str | None = None) -> dict[str, 
 
     Raises as `read_splits`, but for folds, which are not looked at.
     """
-    records = _records(path)
-    wanted = ["image_id"] if default is not None else ["image_id", name]
-    absent = [own for own in wanted if records and own not in records[0]]
-    if absent:
-        raise _no_splits(path, f"no column {absent[0]}")
+    records = splits_records(path, "image_id", *((name,) if default is None else ()))
     return {record["image_id"]: record.get(name) or default or "" for record in records}
 
 

@@ -7,8 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from wsi.errors import RequestError, one_line
-from wsi.files.atomic import write_bytes
+from features.tensors import flat_moments, nested_moments, standing_at, write_standing
 from wsi.files.documents import parse_json
 
 NAME = "checkpoint.safetensors"
@@ -35,11 +34,7 @@ class Progression:
 
 def write_checkpoint(folder: Path, state: Progression, recipe_hash: str) -> None:
     """Write the checkpoint, whole or not at all."""
-    from safetensors.torch import save
-
-    moments = {f"{i}/{key}": value for i, own in state.optimizer["state"].items() for key, value in own.items()}
-    parts = {"model": state.model, "best": state.best, "mean": state.mean, "optimizer": moments}
-    tensors = {f"{part}/{name}": value.contiguous() for part, own in parts.items() for name, value in own.items()}
+    moments = flat_moments(state.optimizer["state"])
     plain = {
         "recipe_hash": recipe_hash,
         "scaler": state.scaler,
@@ -49,7 +44,8 @@ def write_checkpoint(folder: Path, state: Progression, recipe_hash: str) -> None
         "history": state.history,
         "groups": state.optimizer["param_groups"],
     }
-    write_bytes(folder / NAME, save(tensors, {"state": json.dumps(plain)}))
+    parts = {"model": state.model, "best": state.best, "mean": state.mean, "optimizer": moments}
+    write_standing(folder / NAME, parts, {"state": json.dumps(plain)})
 
 
 def read_checkpoint(folder: Path, recipe_hash: str) -> Progression | None:
@@ -60,32 +56,16 @@ def read_checkpoint(folder: Path, recipe_hash: str) -> Progression | None:
     RequestError
         The file is damaged.
     """
-    from features.tensors import read_tensors
-
     path = folder / NAME
     if not path.exists():
         return None
-    try:
-        tensors, texts = read_tensors(path, RequestError)
+    with standing_at(path, "delete it to train this model anew") as (parts, texts):
         plain = parse_json(texts["state"])
         if plain.pop("recipe_hash") != recipe_hash:
             return None
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, value in _part(tensors, "optimizer").items():
-            number, key = name.split("/")
-            moments.setdefault(int(number), {})[key] = value
-        optimizer = {"state": moments, "param_groups": plain.pop("groups")}
-        model, best, mean = (_part(tensors, part) for part in ("model", "best", "mean"))
+        optimizer = {"state": nested_moments(parts["optimizer"]), "param_groups": plain.pop("groups")}
+        model, best, mean = parts["model"], parts["best"], parts["mean"]
         return Progression(model=model, best=best, mean=mean, optimizer=optimizer, **plain)
-    except RequestError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        told = one_line(repr(error), 200)
-        raise RequestError(f"{path}: the checkpoint is damaged ({told}): delete it to train this model anew") from None
-
-
-def _part(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
-    return {name.removeprefix(f"{part}/"): value for name, value in tensors.items() if name.startswith(f"{part}/")}
 
 
 def remove_checkpoint(folder: Path) -> None:

@@ -8,8 +8,9 @@ the slides that it teaches. The inner validation patients of the student, who de
 
 import numpy as np
 
+from features.folds import folds_of
 from mil.data.cohort import Cohort
-from mil.data.splits import folds_of, read_splits
+from mil.data.splits import read_splits
 from mil.models.ensemble import load_ensemble
 from mil.models.scoring import score
 from mil.run.folder import RunFolder

@@ -111,7 +111,7 @@ class Loop:
             self.scaler.scale(torch.zeros((), device=self.device))
         joint = self.target.joint and (len(parts) > 1 or self.ranks.world > 1)
         for losses in self._joint_losses(batch, parts) if joint else self._losses(batch, parts):
-            self.scaler.scale(losses.sum() * self.ranks.world / len(batch)).backward()  # type: ignore[no-untyped-call]
+            self.scaler.scale(losses.sum() * self.ranks.world / len(batch)).backward()
             total += float(losses.sum().detach())
         self.ranks.average_gradients(self.model.parameters())
         return total

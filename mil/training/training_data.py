@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from features.folds import folds_of, patient_folds
 from mil.data.cohort import BagSet, Cohort, cohort_digest
 from mil.data.duplicates import check_pictures
 from mil.data.encoder_lineage import check_unseen
 from mil.data.several_encoders import fused, open_cohorts, scan
-from mil.data.splits import center_folds, folds_of, outer_folds, patient_folds
+from mil.data.splits import center_folds, outer_folds
 from mil.run.folder import versions
 from mil.targets.task import CLASSES, Task, is_known, read_task
 from mil.training.options import TrainOptions

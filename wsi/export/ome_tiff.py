@@ -46,7 +46,8 @@ _SOFTWARE = "gigamil export "
 _YCBCR_444 = JpegForm("ycbcr", (1, 1))
 
 
-def _recipe(options: OmeTiffOptions, store: TileStore) -> Recipe:
+def _recipe(options: OmeTiffOptions, store: TileStore) -> dict[str, Any]:
+    """Return what shapes the result."""
     return {
         "form": "OME-TIFF",
         "image_id": store.image_id,
@@ -68,7 +69,7 @@ def export_ome_tiff(options: OmeTiffOptions, progress: Progress | None = None) -
     RecipeMismatchError
         Another file is there already.
     """
-    return export_once(options, partial(_recipe, options), progress, _refuse_other, _is_ours, partial(_write, options))
+    return export_once(options, _recipe, progress, _refuse_other, _is_ours, partial(_write, options))
 
 
 def _refuse_other(out: Path, recipe: Recipe) -> None:

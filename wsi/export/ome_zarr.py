@@ -36,7 +36,8 @@ _LEAST_CHUNK_PX = 1024
 _BLOSC_LEVEL = 3
 
 
-def _recipe(store: TileStore) -> Recipe:
+def _recipe(options: OmeZarrOptions, store: TileStore) -> Recipe:
+    """Return what shapes the result."""
     profile = profile_of(store)
     return {
         "form": "OME-Zarr 0.4",
@@ -60,12 +61,12 @@ def export_ome_zarr(options: OmeZarrOptions, progress: Progress | None = None) -
     RecipeMismatchError
         Another export, or something else, is there already.
     """
-    threads = options.threads or usable_cpus()
+    write = partial(_write, options.threads or usable_cpus())
+    return export_once(options, _recipe, progress, _refuse_other, _is_ours, write)
 
-    def refuse_other(out: Path, recipe: Recipe) -> None:
-        refuse_other_recipe(out, _exported_recipe(out), recipe)
 
-    return export_once(options, _recipe, progress, refuse_other, _is_ours, partial(_write, threads))
+def _refuse_other(out: Path, recipe: Recipe) -> None:
+    refuse_other_recipe(out, _exported_recipe(out), recipe)
 
 
 def _exported_recipe(out: Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from wsi.export.options import StoreExport
 from wsi.files.atomic import replacing
@@ -13,6 +13,8 @@ from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.recipe import Recipe
 from wsi.store.tile_store import TileStore
 
+_Options = TypeVar("_Options", bound=StoreExport)
+
 
 def profile_of(store: TileStore) -> bytes:
     """Return the ICC profile that tells the colours of the store's pixels; nothing where they are sRGB already."""
@@ -20,8 +22,8 @@ def profile_of(store: TileStore) -> bytes:
 
 
 def export_once(
-    options: StoreExport,
-    recipe_of: Callable[[TileStore], Recipe],
+    options: _Options,
+    recipe_of: Callable[[_Options, TileStore], Recipe],
     progress: Progress | None,
     refuse_other: Callable[[Path, Recipe], None],
     is_ours: Mark,
@@ -42,7 +44,7 @@ def export_once(
     """
     started = time.perf_counter()
     store = TileStore(options.store)
-    recipe = recipe_of(store)
+    recipe = recipe_of(options, store)
     refuse_input(options.out, [store.path] if isinstance(store.path, Path) else [])
     with claim(options.out):
         if options.out.exists() and not options.overwrite:

@@ -8,12 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from features.folds import folds_of, patient_folds
 from mil.data.splits import (
     center_folds,
-    folds_of,
     inner_split,
     outer_folds,
-    patient_folds,
     read_column,
     read_splits,
     strata,

@@ -1,0 +1,141 @@
+"""Folds of patients: made, and read from the splits.csv of a training or a fine-tuning."""
+
+import re
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from wsi.arrays import Ints
+from wsi.cohort.manifest import ManifestRow
+from wsi.errors import RequestError, one_line
+from wsi.files.csv_table import csv_text, read_records
+
+_FOLD = re.compile(r"-?\d{1,9}")
+FIELDS = ("image_id", "patient_id", "label", "center_id", "fold")
+
+
+def make_folds(rows: Sequence[ManifestRow], n_folds: int, seed: int) -> dict[str, int]:
+    """Return a fold for each patient, stratified by label; raises as `check_patients_per_class`."""
+    labels, patients = [row.label or "" for row in rows], [row.patient_id for row in rows]
+    check_patients_per_class(labels, patients, n_folds)
+    return dict(zip(patients, patient_folds(labels, patients, n_folds, seed).tolist(), strict=True))
+
+
+def check_patients_per_class(labels: Sequence[str], patients: Sequence[str], n_folds: int) -> None:
+    """Raise `RequestError` where a class has fewer patients than there are folds, or there is one class only."""
+    per_class = Counter(label for _, label in set(zip(patients, labels, strict=True)))
+    if len(per_class) < 2 or min(per_class.values()) < n_folds:
+        found = ", ".join(f"{label}: {count}" for label, count in sorted(per_class.items()))
+        raise RequestError(
+            f"expected two or more classes with {n_folds} or more patients each (one per fold), found "
+            f"{found or 'none'}; give fewer --folds or more patients"
+        )
+
+
+def patient_folds(stratum: Sequence[str], patients: Sequence[str], n_folds: int, seed: int) -> Ints:
+    """Return the fold of each slide, (n,) int64, by scikit-learn's StratifiedGroupKFold with patients as groups.
+
+    Asserted: no patient stands in two folds.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    folds = np.full(len(patients), -1, np.int64)
+    splitter = StratifiedGroupKFold(n_splits=n_folds, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        for fold, (_, test) in enumerate(splitter.split(np.zeros(len(patients)), list(stratum), list(patients))):
+            folds[test] = fold
+    assert_patients_whole(folds, patients)
+    return folds
+
+
+def assert_patients_whole(folds: Ints, patients: Sequence[str]) -> None:
+    """Raise `RequestError` naming a patient that stands in two folds, or a slide that stands in none."""
+    seen: dict[str, int] = {}
+    for fold, patient in zip(folds.tolist(), patients, strict=True):
+        if fold < 0 or seen.setdefault(patient, fold) != fold:
+            raise RequestError(f"patient {patient} stands in folds {seen.get(patient)} and {fold}: expected one fold")
+
+
+def read_folds(path: Path, rows: Sequence[ManifestRow]) -> dict[str, int]:
+    """Return the fold of each patient of a splits.csv; raises as `folds_of` the slides of ``rows``."""
+    folds_of(path, [row.image_id for row in rows], [row.patient_id for row in rows])
+    return dict(fold_table(path).values())
+
+
+def folds_of(path: Path, image_ids: Sequence[str], patients: Sequence[str]) -> Ints:
+    """Return the test fold of each slide, (n,) int64, from a splits.csv, whose patients are those of the manifest.
+
+    Raises
+    ------
+    RequestError
+        As `fold_table`; or a slide is not in the table, or is another patient's there: folds of other patients would
+        train on the slides of somebody whom they test.
+    """
+    given = fold_table(path)
+    missing = [image_id for image_id in image_ids if image_id not in given]
+    if missing:
+        raise RequestError(f"{path}: no fold for {', '.join(missing[:5])}; expected every labelled slide")
+    other = [(i, given[i][0], p) for i, p in zip(image_ids, patients, strict=True) if given[i][0] != p]
+    if other:
+        image_id, found, wanted = other[0]
+        raise RequestError(
+            f"{path}: {len(other)} slides are of another patient than in the manifest ({image_id}: expected patient "
+            f"{wanted}, found {found}): make the splits from this manifest, or correct one of the two"
+        )
+    return np.array([given[image_id][1] for image_id in image_ids], np.int64)
+
+
+def fold_table(path: Path) -> dict[str, tuple[str, int]]:
+    """Return image id -> patient id and fold of a splits.csv.
+
+    Raises
+    ------
+    RequestError
+        Unreadable, without the columns image_id, patient_id, fold, with a slide twice or a patient in two folds.
+    """
+    records = splits_records(path, "image_id", "patient_id", "fold")
+    try:
+        found = {record["image_id"]: (record["patient_id"], _fold(record["fold"])) for record in records}
+    except ValueError as error:
+        raise _no_splits(path, repr(error)) from None
+    twice = [image_id for image_id, count in Counter(record["image_id"] for record in records).items() if count > 1]
+    if twice:
+        raise RequestError(f"{path}: slide {twice[0]} stands there twice: expected one row for each slide")
+    assert_patients_whole(np.array([fold for _, fold in found.values()], np.int64), [who for who, _ in found.values()])
+    return found
+
+
+def _fold(text: str) -> int:
+    if not _FOLD.fullmatch(text.strip()):
+        raise ValueError(f"fold {one_line(text, 40)!r}")
+    return int(text)
+
+
+def splits_records(path: Path, *wanted: str) -> list[dict[str, str]]:
+    """Return the rows of a splits.csv by column; `RequestError` where one of the wanted ones is missing."""
+    try:
+        records = read_records(path)
+        if absent := [name for name in wanted if records and name not in records[0]]:
+            raise ValueError(f"no column {absent[0]}")
+        return records
+    except RequestError:
+        raise
+    except ValueError as error:
+        raise _no_splits(path, str(error)) from None
+
+
+def _no_splits(path: Path, found: str) -> RequestError:
+    return RequestError(
+        f"{path}: expected a table with image_id, patient_id and an integer fold in each row; found "
+        f"{one_line(found, 200)}"
+    )
+
+
+def splits_table(rows: Sequence[ManifestRow], folds: Mapping[str, int]) -> str:
+    """Return splits.csv: one row per slide with the fold that tests it; `gigamil train --splits` takes it."""
+    table = [(r.image_id, r.patient_id, r.label, r.center_id or "", folds[r.patient_id]) for r in rows]
+    return csv_text([FIELDS, *table])

@@ -148,7 +148,7 @@ def test_a_stopped_export_is_gone_on_with_and_foreign_files_are_kept(
     assert foreign.read_text() == "mine"
     foreign.unlink()
     with monkeypatch.context() as patch:
-        patch.setattr("mil.inference.export.prune_smallest", Stop(after=1))
+        patch.setattr("mil.inference.leaner.prune_smallest", Stop(after=1))
         with pytest.raises(KeyboardInterrupt):
             export_run(options)
     assert (options.out / "pruned" / "fold0_seed0" / "model.json").is_file()

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from click.testing import CliRunner
 from witness import Witness
 
 from cli.app import app
-from mil import tune as tune_module
 from mil.run.folder import RunFolder
 from mil.search import COMPLETE, PRUNED, Search, read_settings
 from mil.training.options import TrainOptions
@@ -21,6 +21,8 @@ from mil.tune import tune
 from wsi.errors import BagError, RecipeMismatchError, RequestError
 
 pytest.importorskip("optuna")
+
+tune_module = import_module("mil.tune")  # whose name in the package is the verb
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,6 @@ from mil.data.duplicates import OTHERS, pictures
 from mil.data.splits import write_splits
 from mil.evaluation.evaluate import evaluate, evidence_of
 from mil.repeat import train_repeatedly
-from mil.report.evaluate_target import evaluate_target
 from mil.report.options import ReportOptions
 from mil.report.report import report
 from mil.run.evidence import read_history
@@ -192,18 +191,13 @@ def _publish(run: _Run, job: FitJob, progress: Progress) -> None:
 
 def _report(run: _Run, cohort: Cohort, notes: Sequence[str], progress: Progress) -> list[Outcome]:
     """Evaluate out of fold and write the report; return what failed."""
-    options, data, drawn = run.data.options, run.data, []
+    options, data = run.data.options, run.data
     folds = data.folds[data.folds >= 0]
     tested = cohort.take(range(len(folds)))
     progress.begin("evaluate", 2, "steps")
-    if cohort.target is not None:
-        evaluate_target(run.folder, options, tested, folds, notes, evidence_of(run.stores))
-        progress.advance(1)
-    else:
-        evaluate(run.folder, options, tested, folds, run.stores, notes)
-        progress.advance(1)
-        request = ReportOptions(run=run.folder.path, bags=options.bags, stores=options.stores)
-        drawn = report(request).ended(Status.FAILED)
+    evaluate(run.folder, options, tested, folds, run.stores, notes)
+    progress.advance(1)
+    drawn = report(ReportOptions(run=run.folder.path, bags=options.bags, stores=options.stores)).ended(Status.FAILED)
     progress.advance(1)
     progress.end()
     return [*failed(cohort.failures), *drawn]
@@ -211,12 +205,10 @@ def _report(run: _Run, cohort: Cohort, notes: Sequence[str], progress: Progress)
 
 def check_trainable(cohort: Cohort, folds: Ints) -> None:
     """Raise `RequestError` unless every training fold has two patients of every class with tiles."""
-    if cohort.target is not None:
-        return  # `mil.targets.task` has counted the patients
     for fold in np.unique(folds[folds >= 0]):
         chosen = (folds != fold) & (folds >= 0) & cohort.usable_N
-        for number, name in enumerate(cohort.classes):
-            patients = {cohort.groups[i] for i in np.flatnonzero(chosen & (cohort.labels_N == number))}
+        for number, name in enumerate(cohort.target.groups):
+            patients = {cohort.groups[i] for i in np.flatnonzero(chosen & (cohort.target.groups_N == number))}
             if len(patients) < 2:
                 raise RequestError(
                     f"class {name} has {len(patients)} patients with tiles outside fold {fold}: expected two or more "

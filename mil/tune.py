@@ -13,18 +13,20 @@ arXiv 1907.10902).
 import json
 import shutil
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from mil.data.cohort import Cohort
 from mil.data.splits import outer_folds
-from mil.evaluation.bootstrap import draw_groups, estimate_all
-from mil.evaluation.calibrate import Calibration, fit_calibration
+from mil.evaluation.bootstrap import draw_groups, estimates
+from mil.evaluation.calibrate import fit_calibration
 from mil.run.scores import Scores, patient_logits, read_scores
 from mil.search import Search
-from mil.targets.metrics import METRICS, finite, ones
+from mil.targets import ClassTarget
+from mil.targets.calibration import Calibration
+from mil.targets.metrics import METRICS, ones
 from mil.train import check_trainable
 from mil.training.fit import fit
 from mil.training.jobs import FitJob
@@ -97,8 +99,7 @@ def _check_searchable(options: TuneOptions, cohort: Cohort, folds: Ints) -> None
 
 
 def _inner_folds(cohort: Cohort, options: TuneOptions) -> Ints:
-    labels = [cohort.classes[number] for number in cohort.labels_N]
-    return outer_folds(labels, cohort.center_ids, cohort.groups, options.inner_folds, options.train.seed)
+    return outer_folds(cohort.strata, cohort.center_ids, cohort.groups, options.inner_folds, options.train.seed)
 
 
 def _take_up(out: Path, recipe: Recipe, trials: int, *, overwrite: bool) -> None:
@@ -199,7 +200,7 @@ class _Tuner:
         if not job.is_whole:
             with deterministic([job]):
                 fit(job, cohort, folds)
-        return read_scores(table, cohort.image_ids, len(cohort.classes))
+        return read_scores(table, cohort.image_ids, len(cohort.target.names))
 
 
 def _loss(table: Scores, cohort: Cohort) -> float:
@@ -222,7 +223,7 @@ def _by_patient(table: Scores, cohort: Cohort, *, test: bool) -> tuple[list[str]
     slides = [number[table.image_ids[i]] for i in chosen]
     patients = tuple(cohort.patient_ids[i] for i in slides)
     names, logits_PC = patient_logits(table.logits_SC[chosen], patients, cohort.usable_N[slides])
-    label_of = dict(zip(patients, cohort.labels_N[slides].tolist(), strict=True))
+    label_of = dict(zip(patients, cohort.target.groups_N[slides].tolist(), strict=True))
     return names, np.array([label_of[name] for name in names], np.int64), logits_PC
 
 
@@ -237,8 +238,8 @@ def _patients(cohort: Cohort, outer: list[_Outer], options: TuneOptions) -> Json
         mean_PC = np.mean([logits for _, _, logits in own], axis=0)
         probs.append(_calibration(part.tables, cohort).probabilities(mean_PC))
     labels_P, probs_PC = np.concatenate(labels), np.concatenate(probs)
-    estimates = estimate_all(labels_P, probs_PC, draw_groups(groups, options.train.seed))
-    return {name: finite(asdict(estimate)) for name, estimate in estimates.items()}
+    truth = ClassTarget(labels_P, cohort.target.names)
+    return estimates(truth.measures(probs_PC), draw_groups(groups, options.train.seed))
 
 
 def _told(options: TuneOptions, recipe: Recipe, outer: list[_Outer], last: Search, nested: Json) -> Json:

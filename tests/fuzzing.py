@@ -63,16 +63,19 @@ def look(path: Path) -> str:
     except GigamilError as error:
         return _checked(error, "refused")
     try:
-        for index, level in enumerate(slide.levels[:6]):
-            for corner in ((0, 0), (level.shape.y // 2, level.shape.x // 2), (level.shape.y - 70, level.shape.x - 70)):
-                slide.read(index, Box(*corner, corner[0] + 100, corner[1] + 100), [])
-        resolution = resolve_mpp(slide.mpp_claims, objective_power=slide.objective_power, assume_mpp=0.5)
-        choose_scaling(slide.levels, resolution.mpp, 20.0)
-        slide.read(0, Box(0, 0, 64, 64))
+        with slide:
+            for index, level in enumerate(slide.levels[:6]):
+                for corner in (
+                    (0, 0),
+                    (level.shape.y // 2, level.shape.x // 2),
+                    (level.shape.y - 70, level.shape.x - 70),
+                ):
+                    slide.read(index, Box(*corner, corner[0] + 100, corner[1] + 100), [])
+            resolution = resolve_mpp(slide.mpp_claims, objective_power=slide.objective_power, assume_mpp=0.5)
+            choose_scaling(slide.levels, resolution.mpp, 20.0)
+            slide.read(0, Box(0, 0, 64, 64))
     except GigamilError as error:
         return _checked(error, "damaged")
-    finally:
-        slide.close()
     return "read"
 
 

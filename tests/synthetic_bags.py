@@ -14,8 +14,8 @@ import torch
 from mil.heads import HeadSpec
 from mil.models.model import BagModel
 from mil.ragged.packing import pack
-from mil.targets.target_metrics import macro_auc
-from mil.targets.targets import ClassTarget
+from mil.targets import ClassTarget
+from mil.targets.metrics import macro_auc, ones
 
 DIM = 16
 """Features of the unit tests' instances."""
@@ -143,7 +143,7 @@ class ShiftedMean:
 
 def auc(labels_N: np.ndarray, scores_N: np.ndarray) -> float:
     """Return the area under the ROC curve of scores for label 1."""
-    return macro_auc(labels_N[:, None].astype(float), scores_N[:, None])
+    return float(macro_auc(labels_N[:, None].astype(float), scores_N[:, None], ones(len(labels_N)))[0])
 
 
 def train_head(
@@ -154,7 +154,7 @@ def train_head(
     rng = np.random.default_rng(seed)
     model = BagModel(HeadSpec(name=name, dim=bags.bags[0].shape[1], n_classes=2, hidden=32, attention=16, dropout=0.0))
     model.standardise(bags.bags)
-    target, steps = ClassTarget(bags.labels_N, 2), -(-len(bags.bags) // batch)
+    target, steps = ClassTarget(bags.labels_N, ("no", "yes")), -(-len(bags.bags) // batch)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * steps)
     for _ in range(epochs):

@@ -12,3 +12,5 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Features = NDArray[np.floating[Any]]
 """float16 or float32 (n, dim): a row for each tile."""
+Bools = NDArray[np.bool_]
+"""bool, of the shape that its name or docstring tells."""

@@ -23,6 +23,8 @@ held that it speaks of (`one_line`), and never tells credentials (`masked`).
 
 import errno
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _BREAK = re.compile(r"\s*[^\S ]\s*")
 _USER = re.compile(r"""((?:[a-z][a-z0-9+.-]*:/+)?)[^\s'"/@:\\]+:(?![/\\]|\d+/)[^\s'"@]*@""", re.IGNORECASE)
@@ -52,6 +54,12 @@ def one_line(told: object, most: int = MOST_CHARACTERS) -> str:
         return text
     tail = most // 3
     return f"{text[: most - tail - 5]} ... {text[-tail:]}"
+
+
+def described(error: BaseException) -> str:
+    """Return another library's error as one line of at most 200 characters: its kind and its text."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 class GigamilError(Exception):
@@ -129,6 +137,22 @@ def says_damage(error: BaseException) -> bool:
         return error.errno in {None, errno.EINVAL}
     no_memory = type(error).__name__ == "error" and getattr(error, "code", 0) == _CV2_NO_MEMORY
     return not isinstance(error, MemoryError) and not no_memory
+
+
+@contextmanager
+def told_as(kind: type[GigamilError], what: str) -> Iterator[None]:
+    """Turn what another library raises on broken data into an error of our tree: ``what``, and in brackets why.
+
+    Our own errors stay as they are, and so does what a disk or memory says.
+    """
+    try:
+        yield
+    except GigamilError:
+        raise
+    except Exception as error:  # such libraries raise nearly anything
+        if not says_damage(error):
+            raise
+        raise kind(f"{what} ({described(error)})") from None
 
 
 _CV2_NO_MEMORY = -4

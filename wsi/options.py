@@ -141,6 +141,8 @@ class Spec:
 
     def read(self, value: Any, *, text: bool = False) -> Any:
         """Return a value as the field wants it; of the command line it is ``text``. Raises `RequestError` in a line."""
+        if self.mark.commas and isinstance(value, str) and not self.mark.rest:
+            value = [own.strip() for own in value.split(",") if own.strip()]
         try:
             return self._within(_fitted(self.kind, value, text))
         except _Unfit as unfit:

@@ -1,7 +1,7 @@
-"""Bags joined with the manifest: which slides there are, whose they are, what their label is, and their features.
+"""Bags joined with the manifest: which slides there are, whose they are, what is true of them, and their features.
 
-Classes are the labels found in the manifest, sorted, unless they are given. A slide whose bag is missing, damaged or
-empty stays in the cohort with zero instances: it is named, never trained on, and predicted at equal probabilities.
+A slide whose bag is missing, damaged or empty stays in the cohort with zero instances: it is named, never trained on,
+and told what is best said of anybody.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -13,10 +13,10 @@ import numpy as np
 
 from features.bags.bag import BagHeader, content_sha256, feature_rows, find_bags, read_header
 from mil.ragged.packing import Rows
-from mil.targets.targets import Target
-from wsi.arrays import Bools, Ints
+from mil.targets import Target
+from wsi.arrays import Bools
 from wsi.cohort.manifest import ManifestRow
-from wsi.errors import BagError, ManifestError, RequestError
+from wsi.errors import BagError, RequestError
 from wsi.recipe import Recipe, differences, recipe_hash
 
 SLIDE_FACTS = frozenset({"slide", "slide_mpp", "reader", "assume_mpp", "on_damage", "effect"})
@@ -76,25 +76,20 @@ class BagSet:
 
 @dataclass(frozen=True, slots=True)
 class Cohort:
-    """Slides in manifest order with their features; the tuples and ``labels_N`` run in parallel."""
+    """Slides in manifest order with their features; the tuples and ``target`` run in parallel."""
 
     image_ids: tuple[str, ...]
     patient_ids: tuple[str, ...]
     """Whose slides are judged together; the slides themselves where each is judged by itself."""
     center_ids: tuple[str | None, ...]
-    labels_N: Ints
-    """Class number, -1 where the manifest gives no label."""
-    classes: tuple[str, ...]
+    target: Target
+    """What is asked for, and what is true of the slides."""
     bags: tuple[Rows, ...]
     """(n_i, D) each, memory-mapped where the file allows; (0, D) for a slide without usable tiles."""
     failures: dict[str, str] = field(default_factory=dict)
     """Image id -> reason: the bag is missing or damaged."""
-    target: Target | None = None
-    """What is true of the slides where it is no class; ``classes`` then names the outputs."""
-    extra_classes: int = 0
-    """Classes after those of ``classes`` that are learnt, so that the others are told from them, and never told."""
     strata: tuple[str, ...] = ()
-    """Then: what inner splits hold alike shares of."""
+    """Of slides to be trained on: what inner splits hold alike shares of."""
     persons: tuple[str, ...] = ()
     """The patients of slides that are judged by themselves: no split parts them."""
 
@@ -109,10 +104,6 @@ class Cohort:
             return self.by_patient()
         return replace(self, patient_ids=self.image_ids, persons=self.groups) if unit == "slide" else self
 
-    def stratum(self, slide: int) -> str:
-        """Return what inner splits hold alike shares of: the class, where there are classes."""
-        return self.classes[self.labels_N[slide]] if self.target is None else self.strata[slide]
-
     def __len__(self) -> int:
         return len(self.image_ids)
 
@@ -120,10 +111,9 @@ class Cohort:
         """Return the cohort of these slides; the failures of all stay named."""
         chosen = list(slides)
         names = ("image_ids", "patient_ids", "center_ids", "bags", "strata", "persons")
-        parts: dict[str, Any] = {
-            name: tuple(own[i] for i in chosen) if (own := getattr(self, name)) else () for name in names
-        }
-        return replace(self, **parts, labels_N=self.labels_N[chosen])
+        found = {name: getattr(self, name) for name in names}
+        parts: dict[str, Any] = {name: tuple(own[i] for i in chosen) if own else () for name, own in found.items()}
+        return replace(self, **parts, target=self.target.of(np.array(chosen, np.int64)))
 
     def by_patient(self) -> "Cohort":
         """Return the cohort with one bag for each patient, in order of appearance: the tiles of slide after slide.
@@ -225,26 +215,6 @@ def load_rows(header: BagHeader) -> Rows:
     if rows.shape != (header.n_tiles, header.dim):
         raise BagError(f"{header.path}: the bag was replaced while it was used: run it again")
     return rows
-
-
-def choose_classes(rows: Sequence[ManifestRow], classes: Sequence[str]) -> tuple[str, ...]:
-    """Return the given classes, else the labels of the manifest, sorted.
-
-    Raises
-    ------
-    ManifestError
-        A label that is not among the given classes, or fewer than two classes.
-    """
-    found = sorted({row.label for row in rows if row.label is not None})
-    unknown = [label for label in found if classes and label not in classes]
-    if unknown:
-        raise ManifestError(f"labels {', '.join(unknown)} are not among the classes {', '.join(classes)}")
-    chosen = tuple(classes) or tuple(found)
-    if len(chosen) < 2:
-        raise ManifestError(
-            f"expected labels of two or more classes in the manifest, found {', '.join(chosen) or 'none'}"
-        )
-    return chosen
 
 
 def cohort_digest(rows: Sequence[ManifestRow], headers: Mapping[str, BagHeader]) -> str:

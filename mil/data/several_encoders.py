@@ -14,6 +14,7 @@ import numpy as np
 from features.bags.bag import BagHeader, read_coords
 from mil.data.cohort import BagSet, Cohort, Making, load_rows, scan_bags
 from mil.ragged.packing import Rows
+from mil.targets import Target
 from wsi.cohort.manifest import ManifestRow
 from wsi.errors import BagError, RequestError
 
@@ -63,9 +64,9 @@ def fused(sets: Sequence[BagSet], fusion: str) -> BagSet:
 
 
 def open_cohorts(
-    rows: Sequence[ManifestRow], sets: Sequence[BagSet], fusion: str, classes: Sequence[str]
+    rows: Sequence[ManifestRow], sets: Sequence[BagSet], fusion: str, target: Target
 ) -> tuple[Cohort, ...]:
-    """Join the manifest's rows with their bags: one cohort, or one for each encoder, alike but for their bags.
+    """Join the manifest's rows, and what is true of them, with their bags: one cohort, or one for each encoder.
 
     Nothing here raises for a single bag; a slide that one encoder has no tiles of is empty for all.
 
@@ -78,13 +79,11 @@ def open_cohorts(
     views = [tuple(sets)] if fusion == "concat" else [(own,) for own in sets]
     failures = dict(whole.failures)
     loaded = [{i: _features([own.headers[i] for own in view], failures) for i in whole.headers} for view in views]
-    number = {name: position for position, name in enumerate(classes)}
     base = Cohort(
         image_ids=tuple(row.image_id for row in rows),
         patient_ids=tuple(row.patient_id for row in rows),
         center_ids=tuple(row.center_id for row in rows),
-        labels_N=np.array([-1 if row.label is None else number[row.label] for row in rows], np.int64),
-        classes=tuple(classes),
+        target=target,
         bags=(),
         failures={
             row.image_id: failures.get(row.image_id, "no bag of this slide was found")

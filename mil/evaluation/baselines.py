@@ -5,48 +5,28 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from mil.data.cohort import Cohort
-from mil.evaluation.oof import Patients
+from mil.evaluation.oof import Patients, nobody
 from mil.run.scores import patient_logits
-from mil.targets.metrics import Floats, one_hot, softmax
+from mil.targets.calibration import Calibration
+from wsi.arrays import Floats
 from wsi.errors import StoreError
 from wsi.store.tile_store import TileStore
 
-TITLES = {
-    "constant": "Constant (equal probabilities)",
-    "class_prior": "Class prior (frequency in the training folds)",
-    "center_only": "Center only (nothing but where the slide was made)",
-    "mean_colour": "Mean colour of the tissue, logistic regression",
-}
 
+def baselines(
+    cohort: Cohort, patients: Patients, stores: Sequence[TileStore]
+) -> tuple[dict[str, Floats], dict[str, str]]:
+    """Return what each baseline tells of the patients (P, C), and why stores could not be read, by image id.
 
-def constant(patients: Patients, n_classes: int) -> Floats:
-    """Return equal probabilities (P, C)."""
-    return np.full((len(patients.ids), n_classes), 1 / n_classes)
-
-
-def class_prior(patients: Patients, n_classes: int) -> Floats:
-    """Return the class frequencies among the patients of the other folds (P, C)."""
-    member_PC = one_hot(patients.labels_P, n_classes)
-    return np.stack([member_PC[patients.folds_P != fold].mean(axis=0) for fold in patients.folds_P])
-
-
-def center_only(patients: Patients, n_classes: int) -> Floats | None:
-    """Return class probabilities given the center, from the other folds, with equal class priors; None without centers.
-
-    One patient of each class is added to every center (Laplace), so an unseen center gets equal probabilities.
+    ``mean_colour``: a linear model on each slide's mean tissue colour, given stores; ``center_only``: nothing but where
+    the slide was made, given two centers; then what the target says without looking at anything.
     """
-    if len({center for center in patients.centers if center}) < 2:
-        return None
-    member_PC = one_hot(patients.labels_P, n_classes)
-    centers = np.array([center or "" for center in patients.centers], dtype=object)
-    probs = np.zeros_like(member_PC)
-    for p, fold in enumerate(patients.folds_P):
-        others = patients.folds_P != fold
-        prior = np.maximum(member_PC[others].mean(axis=0), 1e-9)
-        counts = member_PC[others & (centers == centers[p])].sum(axis=0)
-        share = (counts + n_classes * prior) / prior
-        probs[p] = share / share.sum()
-    return probs
+    colours, failures = mean_colours([store for store in stores if store.image_id in set(cohort.image_ids)])
+    told = {"mean_colour": mean_colour(cohort, patients, colours)} if colours else {}
+    by_center = patients.target.by_center(patients.centers, patients.folds_P)
+    if by_center is not None:
+        told["center_only"] = by_center
+    return told | patients.target.constants(patients.blind_PC), failures
 
 
 def mean_colours(stores: Sequence[TileStore]) -> tuple[dict[str, Floats], dict[str, str]]:
@@ -68,24 +48,20 @@ def mean_colours(stores: Sequence[TileStore]) -> tuple[dict[str, Floats], dict[s
 
 
 def mean_colour(cohort: Cohort, patients: Patients, colours: Mapping[str, Floats]) -> Floats:
-    """Return out-of-fold probabilities (P, C) of a logistic regression on each slide's mean tissue colour.
+    """Return what a linear model on each slide's mean tissue colour tells (P, C), out of fold.
 
-    A slide without a colour gets equal probabilities.
+    A patient without a colour gets what is told of anybody.
     """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
     fold_of = dict(zip(patients.ids, patients.folds_P.tolist(), strict=True))
     folds = np.array([fold_of[patient] for patient in cohort.patient_ids])
     known = np.array([image_id in colours for image_id in cohort.image_ids])
     rgb_SC = np.array([colours.get(image_id, np.zeros(3)) for image_id in cohort.image_ids])
-    logits_SC = np.zeros((len(cohort), len(cohort.classes)))
+    outputs_SC, told_S = np.zeros((len(cohort), len(cohort.target.names))), np.zeros(len(cohort), bool)
     for fold in np.unique(folds):
         train, test = known & (folds != fold), known & (folds == fold)
-        if not test.any() or len(np.unique(cohort.labels_N[train])) < len(cohort.classes):
-            continue
-        model = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced"))
-        model.fit(rgb_SC[train], cohort.labels_N[train])
-        logits_SC[test] = model.predict_log_proba(rgb_SC[test])
-    return softmax(patient_logits(logits_SC, cohort.patient_ids, known)[1])
+        found = cohort.target.of(train).linear(rgb_SC[train], rgb_SC[test]) if test.any() and train.any() else None
+        if found is not None:
+            outputs_SC[test], told_S[test] = found, True
+    outputs_PC = patient_logits(outputs_SC, cohort.patient_ids, told_S)[1]
+    known_P = np.isin(patients.ids, np.array(cohort.patient_ids)[told_S])
+    return np.where(known_P[:, None], cohort.target.told(outputs_PC, Calibration()), nobody(patients))

@@ -1,22 +1,15 @@
 """Uncertainty of a metric: patients are drawn with replacement, never slides, which hang together within a patient."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from mil.targets.metrics import METRICS, Floats, Ints, Metric, ones
+from mil.targets.base import Measure
+from mil.targets.metrics import finite, ones, percentile_interval
+from wsi.arrays import Floats
+from wsi.recipe import Json
 
 REPLICATES = 2000
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A metric and its 95 % percentile interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 def draw_patients(n_patients: int, seed: int, replicates: int = REPLICATES) -> Floats:
@@ -31,26 +24,15 @@ def draw_groups(groups: Sequence[str], seed: int, replicates: int = REPLICATES) 
     return draw_patients(len(names), seed, replicates)[:, group_of]
 
 
-def estimate(metric: Metric, labels_N: Ints, probs_NC: Floats, draws_BN: Floats) -> Estimate:
-    """Return the metric with its interval; replicates that lack a class are left out.
+def estimate(measure: Measure, draws_BN: Floats) -> Json:
+    """Return ``value``, ``low`` and ``high`` of a metric; draws on which it is not defined are left out, None if all.
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13: the percentile interval.
     """
-    value = float(metric(labels_N, probs_NC, ones(len(labels_N)))[0])
-    return Estimate(value, *percentile_interval(metric(labels_N, probs_NC, draws_BN)))
+    low, high = percentile_interval(measure(draws_BN))
+    return finite({"value": float(measure(ones(draws_BN.shape[1]))[0]), "low": low, "high": high})
 
 
-def percentile_interval(values_B: Floats) -> tuple[float, float]:
-    """Return the 95 % interval of replicates, those that are not finite left out; NaN where none is."""
-    values_B = values_B[np.isfinite(values_B)]
-    if len(values_B) == 0:
-        return float("nan"), float("nan")
-    low, high = np.percentile(values_B, [2.5, 97.5])
-    return float(low), float(high)
-
-
-def estimate_all(
-    labels_N: Ints, probs_NC: Floats, draws_BN: Floats, metrics: Mapping[str, Metric] = METRICS
-) -> dict[str, Estimate]:
-    """Return every metric with its interval, all on the same draws."""
-    return {name: estimate(metric, labels_N, probs_NC, draws_BN) for name, metric in metrics.items()}
+def estimates(measures: Mapping[str, Measure], draws_BN: Floats) -> Json:
+    """Return every metric with its 95 % interval, all on the same draws."""
+    return {name: estimate(measure, draws_BN) for name, measure in measures.items()}

@@ -22,13 +22,13 @@ otherwise drive T up for everybody.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize
 
-from mil.targets.metrics import CLIP, Floats, Ints, ones, softmax, weighted_log_loss
+from mil.targets.calibration import Calibration
+from mil.targets.metrics import CLIP, ones, softmax, weighted_log_loss
+from wsi.arrays import Floats, Ints
 
 SOFTER_SD, SHARPER_SD = 1.0, 0.2
 """Standard deviations of log T before any patient is seen: above 0 (less sure than the logits), and below."""
@@ -47,40 +47,6 @@ METHODS = ("none", "temperature", "prior", "platt")
 AUTO = "auto"
 PARTS = 5
 """Parts of the patients, for the choice among methods."""
-
-
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """How logits become probabilities."""
-
-    method: str = "none"
-    temperature: float = 1.0
-    shift: tuple[float, ...] = ()
-    """Added to each class's logit after division by the temperature; empty: nothing."""
-    floor: float = 0.0
-    """Least probability of a class."""
-
-    def probabilities(self, logits_NC: Floats) -> Floats:
-        """Return probabilities (N, C); rows sum to 1."""
-        scaled = np.asarray(logits_NC, np.float64) / self.temperature
-        probs = softmax(scaled + np.array(self.shift) if self.shift else scaled)
-        if not self.floor:
-            return probs
-        return np.asarray(self.floor + (1 - probs.shape[1] * self.floor) * probs)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return JSON values."""
-        return {**asdict(self), "shift": list(self.shift)}
-
-
-def calibration_of(values: dict[str, Any]) -> Calibration:
-    """Return what `Calibration.as_dict` told."""
-    return Calibration(
-        str(values["method"]),
-        float(values["temperature"]),
-        tuple(values.get("shift", ())),
-        float(values.get("floor", 0)),
-    )
 
 
 def fit_calibration(method: str, logits_NC: Floats, labels_N: Ints, seed: int = 0) -> Calibration:

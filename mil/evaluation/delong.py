@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from math import erfc, sqrt
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from mil.targets.metrics import Floats
+from wsi.arrays import Bools, Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +25,7 @@ class DeLong:
     """Two-sided; 1 where the two order all pairs of patients alike; NaN where a difference shows no variance."""
 
 
-def areas_and_covariance(positive_N: NDArray[np.bool_], scores_KN: Floats) -> tuple[Floats, Floats]:
+def areas_and_covariance(positive_N: Bools, scores_KN: Floats) -> tuple[Floats, Floats]:
     """Return the areas (K,) of K scores on the same patients, and their covariance (K, K).
 
     NaN where a class has fewer than two patients.
@@ -44,7 +43,7 @@ def areas_and_covariance(positive_N: NDArray[np.bool_], scores_KN: Floats) -> tu
     return np.asarray(v10.mean(axis=1)), np.asarray(covariance)
 
 
-def delong(positive_N: NDArray[np.bool_], first_N: Floats, second_N: Floats) -> DeLong:
+def delong(positive_N: Bools, first_N: Floats, second_N: Floats) -> DeLong:
     """Test whether two scores of the same patients have the same area under the ROC curve."""
     areas, covariance = areas_and_covariance(positive_N, np.stack([first_N, second_N]))
     difference = float(areas[1] - areas[0])

@@ -1,7 +1,7 @@
 """From finished models to evidence: out-of-fold tables, metrics with intervals, calibration, baselines."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -9,16 +9,34 @@ from typing import Any
 import numpy as np
 
 from mil.data.cohort import Cohort
-from mil.evaluation.baselines import center_only, class_prior, constant, mean_colour, mean_colours
-from mil.evaluation.bootstrap import REPLICATES, Estimate, draw_groups, estimate_all
-from mil.evaluation.oof import OutOfFold, Patients, collect, patients_of, write_all_models, write_oof
+from mil.evaluation.baselines import baselines
+from mil.evaluation.bootstrap import REPLICATES, draw_groups, estimates
+from mil.evaluation.oof import OutOfFold, Patients, collect, of_slides, patients_of, write_all_models, write_oof
 from mil.evaluation.probe import center_probe
 from mil.run.folder import RunFolder
-from mil.targets.metrics import Floats, Ints, confusion, finite, metrics_of, ones
+from mil.targets.base import Measure
+from mil.targets.metrics import confusion, ones
 from mil.training.options import TrainOptions
+from wsi.arrays import Bools, Floats, Ints
+from wsi.recipe import Json
 from wsi.store.tile_store import TileStore
 
-Json = dict[str, Any]
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a run's models and the baselines tell of the patients."""
+
+    cohort: Cohort
+    folds: Ints
+    patients: Patients
+    own: OutOfFold
+    told: dict[str, Floats]
+    """Model or baseline -> what it tells (P, C), the run's own head first."""
+
+    @property
+    def scored_P(self) -> Bools:
+        """Return who counts in the metrics."""
+        return self.patients.usable_P | self.cohort.target.counts_unjudged
 
 
 def evaluate(
@@ -28,19 +46,19 @@ def evaluate(
     folds: Ints,
     stores: Sequence[TileStore],
     notes: Sequence[str],
-) -> list[str]:
-    """Write oof.csv, baselines/oof.csv, calibration.json and metrics.json; return the warnings stored in them."""
+) -> None:
+    """Write oof.csv, baselines/oof.csv, calibration.json and metrics.json."""
     patients = patients_of(cohort, folds)
     outs = {head: collect(run, head, cohort, folds, options) for head in options.heads}
-    own = outs[options.head]
-    probs, colour_failures = _all_probabilities(cohort, patients, outs, stores)
+    simpler, colour_failures = baselines(cohort, patients, stores)
+    told = {**{head: oof.patient_told_PC for head, oof in outs.items()}, **simpler}
+    found = _Found(cohort, folds, patients, outs[options.head], told)
     warnings = [*notes, *(f"mean colour of {i}: {reason}" for i, reason in sorted(colour_failures.items()))]
-    write_oof(run.path / "oof.csv", cohort, folds, patients, own)
+    write_oof(run.path / "oof.csv", cohort, folds, patients, found.own)
     (run.path / "baselines").mkdir(exist_ok=True)
-    write_all_models(run.path / "baselines" / "oof.csv", patients, cohort.classes, probs)
-    run.write_json("calibration.json", _calibration(own))
-    run.write_json("metrics.json", _metrics(options, cohort, folds, patients, own, probs, warnings, stores))
-    return warnings
+    write_all_models(run.path / "baselines" / "oof.csv", patients, told)
+    run.write_json("calibration.json", _calibration(found))
+    run.write_json("metrics.json", _metrics(options, found, warnings, stores))
 
 
 def evidence_of(stores: Sequence[TileStore]) -> list[str]:
@@ -48,24 +66,10 @@ def evidence_of(stores: Sequence[TileStore]) -> list[str]:
     return sorted(store.image_id for store in stores)
 
 
-def _all_probabilities(
-    cohort: Cohort, patients: Patients, outs: Mapping[str, OutOfFold], stores: Sequence[TileStore]
-) -> tuple[dict[str, Floats], dict[str, str]]:
-    n_classes = len(cohort.classes)
-    probs = {head: oof.patient_probs_PC for head, oof in outs.items()}
-    wanted = [store for store in stores if store.image_id in set(cohort.image_ids)]
-    colours, failures = mean_colours(wanted)
-    if colours:
-        probs["mean_colour"] = mean_colour(cohort, patients, colours)
-    by_center = center_only(patients, n_classes)
-    if by_center is not None:
-        probs["center_only"] = by_center
-    probs["class_prior"] = class_prior(patients, n_classes)
-    probs["constant"] = constant(patients, n_classes)
-    return probs, failures
-
-
-def _calibration(own: OutOfFold) -> Json:
+def _calibration(found: _Found) -> Json:
+    own = found.own
+    if not found.cohort.target.calibrated:
+        return own.calibration.as_dict()
     return {
         **own.calibration.as_dict(),
         "class_prior": "equal, by class-balanced training weights",
@@ -75,38 +79,23 @@ def _calibration(own: OutOfFold) -> Json:
     }
 
 
-def _metrics(
-    options: TrainOptions,
-    cohort: Cohort,
-    folds: Ints,
-    patients: Patients,
-    own: OutOfFold,
-    probs: Mapping[str, Floats],
-    warnings: Sequence[str],
-    stores: Sequence[TileStore],
-) -> Json:
-    draws = draw_groups(patients.groups, options.seed)
-    own_probs = own.patient_probs_PC
-    slide_weights = ones(len(cohort))
+def _metrics(options: TrainOptions, found: _Found, warnings: Sequence[str], stores: Sequence[TileStore]) -> Json:
+    cohort, patients, target = found.cohort, found.patients, found.patients.target
     return {
         "head": options.head,
-        "classes": list(cohort.classes),
+        "classes": list(target.names),
         "slides": len(cohort),
         "patients": len(patients.ids),
-        "patients_per_class": np.bincount(patients.labels_P, minlength=len(cohort.classes)).tolist(),
+        **target.counts(),
+        **_unjudged(found),
         "unit": options.unit,
         "bootstrap": {"unit": "patient", "replicates": REPLICATES, "interval": "95 % percentile"},
-        "models": {name: _estimates(patients, table, draws) for name, table in probs.items()},
-        "slide_level": {
-            name: _number(float(metric(cohort.labels_N, own.slide_probs_SC, slide_weights)[0]))
-            for name, metric in metrics_of(folds).items()
-        },
-        "confusion": confusion(patients.labels_P, own_probs).tolist(),
-        "folds": [_group(patients, own_probs, patients.folds_P == fold, fold=fold) for fold in range(options.folds)],
+        "models": _models(found, options.seed),
+        "slide_level": _slide_level(found),
+        **({"confusion": confusion(target.groups_N, found.own.patient_told_PC).tolist()} if target.groups else {}),
+        "folds": [_group(found, patients.folds_P == fold, fold=fold) for fold in range(options.folds)],
         "centers": [
-            _group(
-                patients, own_probs, np.array([own == center for own in patients.centers]), center=center or "(none)"
-            )
+            _group(found, np.array([own == center for own in patients.centers]), center=center or "(none)")
             for center in sorted(set(patients.centers), key=lambda center: center or "")
         ],
         "center_probe": center_probe(cohort, patients, options.seed),
@@ -116,29 +105,49 @@ def _metrics(
     }
 
 
-def _estimates(patients: Patients, probs_PC: Floats, draws: Floats) -> Json:
-    found = estimate_all(patients.labels_P, probs_PC, draws, metrics_of(patients.folds_P))
-    return {name: _finite(estimate) for name, estimate in found.items()}
+def _unjudged(found: _Found) -> Json:
+    """Return how many count in the metrics, where not all do, and what is told of the others."""
+    if found.cohort.target.counts_unjudged:
+        return {}
+    return {
+        "target": found.cohort.target.kind,
+        "patients_scored": int(found.scored_P.sum()),
+        "default": found.patients.blind_PC.mean(axis=0).tolist(),
+    }
 
 
-def _finite(estimate: Estimate) -> Json:
-    return finite(asdict(estimate))
+def _models(found: _Found, seed: int) -> Json:
+    """Return every metric with its interval, of every model and baseline; whole groups of patients are drawn."""
+    groups = [group for group, scored in zip(found.patients.groups, found.scored_P, strict=True) if scored]
+    draws = draw_groups(groups, seed)
+    return {name: estimates(_measures(found, told_PC, found.scored_P), draws) for name, told_PC in found.told.items()}
 
 
-def _number(value: float) -> float | None:
+def _measures(found: _Found, told_PC: Floats, chosen_P: Bools) -> Mapping[str, Measure]:
+    own = found.patients
+    return own.target.of(chosen_P).measures(told_PC[chosen_P], own.folds_P[chosen_P], own.blind_PC[chosen_P])
+
+
+def _slide_level(found: _Found) -> Json:
+    """Return the metrics of the slides, each by itself."""
+    cohort, scored_S = found.cohort, found.cohort.usable_N | found.cohort.target.counts_unjudged
+    blind_SC = of_slides(found.patients.blind_PC, found.patients, cohort)
+    told_SC = found.own.slide_told_SC[scored_S]
+    measures = cohort.target.of(scored_S).measures(told_SC, found.folds[scored_S], blind_SC[scored_S])
+    return {name: _value(measure, int(scored_S.sum())) for name, measure in measures.items()}
+
+
+def _value(measure: Measure, size: int) -> float | None:
+    value = float(measure(ones(size))[0]) if size else np.nan
     return value if isfinite(value) else None
 
 
-def _group(patients: Patients, probs_PC: Floats, chosen_P: np.ndarray[Any, np.dtype[np.bool_]], **name: Any) -> Json:
-    """Return counts, AUC and weighted log loss of some patients; None where a class is missing among them."""
-    labels, probs = patients.labels_P[chosen_P], probs_PC[chosen_P]
-    weights, metrics = ones(len(labels)), metrics_of(patients.folds_P[chosen_P])
-    return {
-        **name,
-        "patients": len(labels),
-        "patients_per_class": np.bincount(labels, minlength=probs.shape[1]).tolist(),
-        **{key: _number(float(metrics[key](labels, probs, weights)[0])) for key in ("weighted_log_loss", "auc")},
-    }
+def _group(found: _Found, chosen_P: Bools, **name: Any) -> Json:
+    """Return counts and the first metrics of some patients; None where one is not defined, as a class is missing."""
+    scored_P = chosen_P & found.scored_P
+    measures = _measures(found, found.own.patient_told_PC, scored_P)
+    shown = {key: _value(measures[key], int(scored_P.sum())) for key in reversed(found.cohort.target.shown)}
+    return {**name, "patients": int(chosen_P.sum()), **found.patients.target.of(chosen_P).counts(), **shown}
 
 
 def heat_map_folder(run: RunFolder) -> Path:

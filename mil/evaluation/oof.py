@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mil.data.cohort import Cohort
-from mil.evaluation.calibrate import Calibration, fit_calibration
+from mil.evaluation.calibrate import fit_calibration
 from mil.run.folder import RunFolder
 from mil.run.scores import patient_logits, read_scores
-from mil.targets.metrics import Floats, Ints
+from mil.targets import Target
+from mil.targets.calibration import Calibration
 from mil.training.options import TrainOptions
+from wsi.arrays import Bools, Floats, Ints
 from wsi.files.atomic import write_text
 from wsi.files.csv_table import csv_text
 
@@ -28,11 +29,16 @@ class Patients:
     """The patients of a cohort, sorted by id; the fields run in parallel."""
 
     ids: tuple[str, ...]
-    labels_P: Ints
+    target: Target
+    """What is true of them."""
     centers: tuple[str | None, ...]
     folds_P: Ints
     groups: tuple[str, ...]
     """Who hang together and are drawn together: themselves, or the patients of slides judged by themselves."""
+    usable_P: Bools
+    """Whether a slide of theirs has tiles."""
+    blind_PC: Floats
+    """What is best said of them without looking, from the patients of the other folds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +47,10 @@ class OutOfFold:
 
     slide_logits_SC: Floats
     """Mean over seeds, uncalibrated; zeros for a slide without tiles."""
-    slide_probs_SC: Floats
+    slide_told_SC: Floats
     patient_logits_PC: Floats
-    patient_probs_PC: Floats
+    patient_told_PC: Floats
+    """What is told of them; where nobody can be judged, what is best said of anybody."""
     calibrations: dict[int, Calibration]
     """By fold, each fitted on the patients of the others."""
     calibration: Calibration
@@ -54,83 +61,106 @@ def patients_of(cohort: Cohort, folds: Ints) -> Patients:
     """Return the cohort's patients."""
     first = {patient: i for i, patient in reversed(list(enumerate(cohort.patient_ids)))}
     ids = tuple(sorted(first))
-    rows = [first[patient] for patient in ids]
-    centers = tuple(cohort.center_ids[i] for i in rows)
-    return Patients(ids, cohort.labels_N[rows], centers, folds[rows], tuple(cohort.groups[i] for i in rows))
-
-
-def collect(
-    run: RunFolder,
-    head: str,
-    cohort: Cohort,
-    folds: Ints,
-    options: TrainOptions,
-) -> OutOfFold:
-    """Gather one head's scores.csv files into out-of-fold predictions, calibrated fold by fold."""
-    logits_SC = _slide_logits(run, head, cohort, options)
-    patients = patients_of(cohort, folds)
-    _, patient_PC = patient_logits(logits_SC, cohort.patient_ids, cohort.usable_N, options.aggregate)
+    rows = np.array([first[patient] for patient in ids])
     usable = {patient for patient, fine in zip(cohort.patient_ids, cohort.usable_N, strict=True) if fine}
-    known_P = np.array([patient in usable for patient in patients.ids])
+    target = cohort.target.of(rows)
+    return Patients(
+        ids,
+        target,
+        tuple(cohort.center_ids[i] for i in rows),
+        folds[rows],
+        tuple(cohort.groups[i] for i in rows),
+        np.array([patient in usable for patient in ids]),
+        target.blind(folds[rows]),
+    )
 
-    def fitted(chosen_P: NDArray[np.bool_]) -> Calibration:
-        chosen_P = chosen_P & known_P
-        return fit_calibration(options.calibrate, patient_PC[chosen_P], patients.labels_P[chosen_P], options.seed)
+
+def nobody(patients: Patients) -> Floats:
+    """Return what is told of patients who cannot be judged (P, C)."""
+    return patients.target.constants(patients.blind_PC)["constant"]
+
+
+def of_slides(values_PC: Floats, patients: Patients, cohort: Cohort) -> Floats:
+    """Return the patients' rows, for each slide its own (S, C)."""
+    number = {patient: p for p, patient in enumerate(patients.ids)}
+    return values_PC[[number[patient] for patient in cohort.patient_ids]]
+
+
+def collect(run: RunFolder, head: str, cohort: Cohort, folds: Ints, options: TrainOptions) -> OutOfFold:
+    """Gather one head's scores.csv files into out-of-fold predictions, those of classes calibrated fold by fold."""
+    patients, logits_SC = patients_of(cohort, folds), _slide_logits(run, head, cohort, options)
+    _, patient_PC = patient_logits(logits_SC, cohort.patient_ids, cohort.usable_N, options.aggregate)
+    method = options.calibrate if cohort.target.calibrated else "none"
+
+    def fitted(chosen_P: Bools) -> Calibration:
+        chosen_P = chosen_P & patients.usable_P
+        return fit_calibration(method, patient_PC[chosen_P], patients.target.groups_N[chosen_P], options.seed)
 
     calibrations = {fold: fitted(patients.folds_P != fold) for fold in range(options.folds)}
-    slide_probs = _calibrated(logits_SC, folds, cohort.usable_N, calibrations)
-    patient_probs = _calibrated(patient_PC, patients.folds_P, known_P, calibrations)
-    return OutOfFold(logits_SC, slide_probs, patient_PC, patient_probs, calibrations, fitted(known_P))
+    unjudged_PC = nobody(patients)
+    unjudged_SC = of_slides(unjudged_PC, patients, cohort)
+    slide_told = _told(logits_SC, folds, cohort.usable_N, calibrations, cohort.target, unjudged_SC)
+    patient_told = _told(patient_PC, patients.folds_P, patients.usable_P, calibrations, cohort.target, unjudged_PC)
+    return OutOfFold(logits_SC, slide_told, patient_PC, patient_told, calibrations, fitted(patients.usable_P))
 
 
 def _slide_logits(run: RunFolder, head: str, cohort: Cohort, options: TrainOptions) -> Floats:
     """Return each slide's logits (S, C), the mean over the models of the fold that tests it."""
     number = {image_id: i for i, image_id in enumerate(cohort.image_ids)}
-    logits_SC = np.zeros((len(cohort), len(cohort.classes)))
+    n_outputs = len(cohort.target.names)
+    logits_SC = np.zeros((len(cohort), n_outputs))
     for fold in range(options.folds):
         for seed in range(options.models_per_fold):
-            table = read_scores(run.model(head, fold, seed) / "scores.csv", number, len(cohort.classes))
+            table = read_scores(run.model(head, fold, seed) / "scores.csv", number, n_outputs)
             rows = [number[i] for i, test in zip(table.image_ids, table.test_S, strict=True) if test]
             logits_SC[rows] += table.logits_SC[table.test_S] / options.models_per_fold
     return logits_SC
 
 
-def _calibrated(
-    logits_NC: Floats, folds_N: Ints, known_N: NDArray[np.bool_], calibrations: Mapping[int, Calibration]
+def _told(
+    logits_NC: Floats,
+    folds_N: Ints,
+    known_N: Bools,
+    calibrations: Mapping[int, Calibration],
+    target: Target,
+    nobody_NC: Floats,
 ) -> Floats:
-    """Return probabilities, each row's by its fold's calibration; equal ones for who could not be judged."""
-    probs_NC = np.full(logits_NC.shape, 1 / logits_NC.shape[1])
+    """Return what is told of each row, by its fold's calibration; ``nobody_NC`` of who could not be judged."""
+    told_NC = np.array(nobody_NC)
     for fold, calibration in calibrations.items():
         rows = known_N & (folds_N == fold)
-        probs_NC[rows] = calibration.probabilities(logits_NC[rows])
-    return probs_NC
+        told_NC[rows] = target.told(logits_NC[rows], calibration)
+    return told_NC
 
 
 def write_oof(path: Path, cohort: Cohort, folds: Ints, patients: Patients, oof: OutOfFold) -> None:
-    """Write oof.csv: first the slides, then the patients; logits uncalibrated, probabilities calibrated."""
+    """Write oof.csv: first the slides, then the patients; logits uncalibrated, what is told calibrated."""
+    names = cohort.target.names
+    truth = cohort.target.columns(names)
     rows: list[list[Any]] = [
-        ["level", "patient_id", "image_id", "center_id", "label", "fold", "n_tiles"]
-        + [f"logit_{name}" for name in cohort.classes]
-        + [f"p_{name}" for name in cohort.classes]
+        ["level", "patient_id", "image_id", "center_id", *truth, "fold", "n_tiles"]
+        + [f"logit_{name}" for name in names]
+        + [f"p_{name}" for name in names]
     ]
     tiles: dict[str, int] = dict.fromkeys(patients.ids, 0)
     for i, image_id in enumerate(cohort.image_ids):
         tiles[cohort.patient_ids[i]] += len(cohort.bags[i])
-        row = ["slide", cohort.groups[i], image_id, cohort.center_ids[i] or "", cohort.classes[cohort.labels_N[i]]]
-        scores = [*oof.slide_logits_SC[i].tolist(), *oof.slide_probs_SC[i].tolist()]
+        row = ["slide", cohort.groups[i], image_id, cohort.center_ids[i] or "", *cohort.target.cells(i)]
+        scores = [*oof.slide_logits_SC[i].tolist(), *oof.slide_told_SC[i].tolist()]
         rows.append([*row, int(folds[i]), len(cohort.bags[i]), *scores])
     for p, patient in enumerate(patients.ids):
-        row = ["patient", patient, "", patients.centers[p] or "", cohort.classes[patients.labels_P[p]]]
-        scores = [*oof.patient_logits_PC[p].tolist(), *oof.patient_probs_PC[p].tolist()]
+        row = ["patient", patient, "", patients.centers[p] or "", *patients.target.cells(p)]
+        scores = [*oof.patient_logits_PC[p].tolist(), *oof.patient_told_PC[p].tolist()]
         rows.append([*row, int(patients.folds_P[p]), tiles[patient], *scores])
     write_text(path, csv_text(rows))
 
 
-def write_all_models(path: Path, patients: Patients, classes: Sequence[str], probs: Mapping[str, Floats]) -> None:
-    """Write baselines/oof.csv: out-of-fold patient probabilities of every model and baseline."""
-    rows: list[list[Any]] = [["model", "patient_id", "label", "fold", *(f"p_{name}" for name in classes)]]
-    for model, probs_PC in probs.items():
+def write_all_models(path: Path, patients: Patients, told: Mapping[str, Floats]) -> None:
+    """Write baselines/oof.csv: what every model and baseline tells of the patients, out of fold."""
+    target = patients.target
+    names = [f"p_{name}" for name in target.names]
+    rows: list[Sequence[Any]] = [["model", "patient_id", *target.columns(target.names), "fold", *names]]
+    for model, told_PC in told.items():
         for p, patient in enumerate(patients.ids):
-            label, fold = classes[patients.labels_P[p]], int(patients.folds_P[p])
-            rows.append([model, patient, label, fold, *probs_PC[p].tolist()])
+            rows.append([model, patient, *target.cells(p), int(patients.folds_P[p]), *told_PC[p].tolist()])
     write_text(path, csv_text(rows))

@@ -6,8 +6,7 @@ finds a head can find, too: where center and class go together, a good score may
 
 import warnings
 from collections import Counter
-from dataclasses import asdict
-from typing import Any
+from functools import partial
 
 import numpy as np
 
@@ -15,7 +14,9 @@ from mil.data.cohort import Cohort
 from mil.evaluation.bootstrap import draw_patients, estimate
 from mil.evaluation.oof import Patients
 from mil.ragged.packing import Rows
-from mil.targets.metrics import Floats, balanced_accuracy, finite
+from mil.targets.metrics import balanced_accuracy
+from wsi.arrays import Floats, Ints
+from wsi.recipe import Json
 
 LEAST_PATIENTS = 5
 """Of a center, to take part."""
@@ -25,7 +26,7 @@ COMPONENTS = 32
 PARTS = 5
 
 
-def center_probe(cohort: Cohort, patients: Patients, seed: int) -> dict[str, Any] | None:
+def center_probe(cohort: Cohort, patients: Patients, seed: int) -> Json | None:
     """Return balanced accuracy with its interval, chance, and the numbers of centers and patients.
 
     None where fewer than two centers have five patients with tiles.
@@ -39,7 +40,7 @@ def center_probe(cohort: Cohort, patients: Patients, seed: int) -> dict[str, Any
     features_PD = np.stack([own for own in (means[p] for p in chosen) if own is not None])
     labels_P = np.array([centers.index(str(patients.centers[p])) for p in chosen], np.int64)
     probs_PC = _told(features_PD, labels_P, seed)
-    found = finite(asdict(estimate(balanced_accuracy, labels_P, probs_PC, draw_patients(len(chosen), seed))))
+    found = estimate(partial(balanced_accuracy, labels_P, probs_PC), draw_patients(len(chosen), seed))
     return {"centers": len(centers), "patients": len(chosen), "chance": 1 / len(centers), "balanced_accuracy": found}
 
 
@@ -56,7 +57,7 @@ def _mean(bag: Rows) -> Floats:
     return np.asarray(np.asarray(bag[rows]).mean(axis=0, dtype=np.float64))
 
 
-def _told(features_PD: Floats, labels_P: np.ndarray[Any, np.dtype[np.int64]], seed: int) -> Floats:
+def _told(features_PD: Floats, labels_P: Ints, seed: int) -> Floats:
     """Return probabilities of the centers (P, C), each patient's by a model of the others."""
     from sklearn.decomposition import PCA
     from sklearn.linear_model import LogisticRegression

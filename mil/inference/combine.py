@@ -8,17 +8,18 @@ The score is the one that `gigamil compare` shows of the same combination: on th
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mil.evaluation.bootstrap import draw_patients, estimate_all
-from mil.report.compare import Shared, fit_stack, mean_of, mean_probs, read_shared, stack_inputs, stack_of
+from mil.evaluation.bootstrap import draw_patients, estimates
+from mil.evaluation.compare import MEAN, STACK, Shared, ensembles, read_shared
 from mil.run.checks import run_json
 from mil.run.folder import RunFolder
-from mil.targets.metrics import finite
+from mil.targets import Target
+from mil.targets.stacking import fit_stack, stack_inputs
 from wsi.arrays import Bools, Floats
 from wsi.errors import RequestError
 
@@ -48,9 +49,9 @@ def runs_of(paths: Sequence[Path]) -> tuple[RunFolder, ...]:
         raise RequestError(f"{twice} is named twice: expected different runs")
     first = runs[0]
     for run in runs[1:]:
-        if (run.target, run.classes) != (first.target, first.classes):
+        if (run.predicts, run.classes) != (first.predicts, first.classes):
             raise RequestError(
-                f"{run.path} predicts {run.target} {', '.join(run.classes)}: expected {first.target} "
+                f"{run.path} predicts {run.predicts.kind} {', '.join(run.classes)}: expected {first.predicts.kind} "
                 f"{', '.join(first.classes)}, in that order, as {first.path} does"
             )
     return runs
@@ -76,6 +77,7 @@ class Combiner:
     """How the answers of runs become one."""
 
     how: str
+    target: type[Target]
     shared: Shared | None
     """What the runs said of the patients that they share; None of other targets than classes, and of one run."""
     stack: Any = None
@@ -88,7 +90,7 @@ class Combiner:
             if self.stack is not None and known_R.all():
                 result[p] = self.stack.predict_proba(stack_inputs(own))[0]
             elif len(own) > 1:
-                result[p] = (np.mean(own, axis=0) if self.shared is None else mean_probs(own))[0]
+                result[p] = self.target.mean(own)[0]
             elif own:
                 result[p] = own[0][0]
         return result
@@ -97,9 +99,8 @@ class Combiner:
         """Return the metrics with intervals of this combination, as `gigamil compare` tells them."""
         if self.shared is None:
             return None
-        probs = mean_of(self.shared) if self.stack is None else stack_of(self.shared, 0)
-        draws = draw_patients(len(self.shared.ids), 0)
-        return {name: finite(asdict(own)) for name, own in estimate_all(self.shared.labels_P, probs, draws).items()}
+        told = ensembles(self.shared, 0)[MEAN if self.stack is None else STACK]
+        return estimates(self.shared.truth.measures(told), draw_patients(len(self.shared.ids), 0))
 
 
 def combiner(runs: Sequence[RunFolder], how: str) -> Combiner:
@@ -110,15 +111,15 @@ def combiner(runs: Sequence[RunFolder], how: str) -> Combiner:
     RequestError
         A stack of runs that do not predict classes, or runs that share no patients.
     """
-    if len(runs) == 1:
-        return Combiner(how, None)
-    if runs[0].target != "classes":
-        if how == "stack":
-            raise RequestError(f"--combine stack is for runs that predict classes, found {runs[0].target}: use mean")
-        return Combiner(how, None)
+    target = runs[0].predicts
+    if len(runs) > 1 and how == "stack" and not target.calibrated:
+        raise RequestError(f"--combine stack is for runs that predict classes, found {target.kind}: use mean")
+    if len(runs) == 1 or not target.calibrated:
+        return Combiner(how, target, None)
     shared = read_shared([run.path for run in runs])
     if how == "mean":
-        return Combiner(how, shared)
-    if np.bincount(shared.labels_P).min() < 2:
+        return Combiner(how, target, shared)
+    labels_P = shared.truth.groups_N
+    if np.bincount(labels_P).min() < 2:
         raise RequestError("--combine stack: expected two or more shared patients of every class: use --combine mean")
-    return Combiner(how, shared, fit_stack(stack_inputs(list(shared.probs.values())), shared.labels_P))
+    return Combiner(how, target, shared, fit_stack(stack_inputs(list(shared.told.values())), labels_P))

@@ -76,7 +76,7 @@ def heatmap(options: HeatmapOptions, progress: Progress | None = None) -> Summar
 def _chosen(run: RunFolder, available: Sequence[str]) -> list[str]:
     """Return the slides of most interest, by what the run told of its own."""
     rows = [row for row in checked_table(run.path / "oof.csv", ("level",)) if row["level"] == "slide"]
-    return of_interest(rows, run.classes, available)
+    return of_interest(run.predicts, rows, run.classes, available)
 
 
 Pair = tuple[BagHeader, TileStore | None]
@@ -175,7 +175,7 @@ def slide_picture(ensemble: Ensemble, header: BagHeader, store: TileStore, known
         image_id=header.image_id,
         classes=ensemble.run.classes,
         outputs_C=models.told(models.logits([rows]))[0],
-        shares=ensemble.run.target in ("classes", "labels"),
+        shares=ensemble.run.predicts.words.told == "probabilities",
         label=known.labels.get(header.image_id),
         out_of_fold=fold is not None,
         models=len(models.members),

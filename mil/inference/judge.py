@@ -48,7 +48,7 @@ def judge(ensemble: Ensemble, slides: Sequence[Cohort], progress: Progress) -> J
     run = ensemble.run
     how = str(run.recipe.get("aggregate", "mean"))
     cohorts = [own.judged(str(run.recipe.get("unit", "patient")), how) for own in slides]
-    logits = np.concatenate([np.zeros((0, len(cohorts[0].classes))), *_logits(ensemble, cohorts, progress)])
+    logits = np.concatenate([np.zeros((0, len(run.classes))), *_logits(ensemble, cohorts, progress)])
     finite_N: Bools = np.asarray(np.isfinite(logits).all(axis=1))
     cohort = cohorts[0]
     if cohort.usable_N.any() and not finite_N[cohort.usable_N].any():
@@ -61,7 +61,7 @@ def judge(ensemble: Ensemble, slides: Sequence[Cohort], progress: Progress) -> J
     values_PC = ensemble.told(logits_PC)
     if not np.isfinite(values_PC).all():
         raise RequestError(f"{run.path}: its calibration gives no finite number: train the run again")
-    default = 1 / logits_PC.shape[1] if run.target == "classes" else run.read_json("metrics.json")["default"]
+    default = run.predicts.default(lambda: run.read_json("metrics.json"), len(run.classes))
     return Judged(patients, np.where(known_P[:, None], values_PC, default), known_P, whole)
 
 

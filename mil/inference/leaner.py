@@ -20,8 +20,8 @@ from mil.models.ensemble import check_bags_fit
 from mil.models.model import BagModel, load_model, save_model
 from mil.ragged.packing import Rows
 from mil.run.folder import RunFolder
-from mil.run.scores import centred, patient_logits
-from mil.targets.metrics import auc, ones, softmax
+from mil.run.scores import patient_logits
+from mil.targets.metrics import auc, centred, ones, softmax
 from wsi.cohort.manifest import ManifestRow
 from wsi.errors import RequestError
 from wsi.files.atomic import replacing

@@ -165,8 +165,7 @@ class LoadedRun:
             image_ids=ids,
             patient_ids=tuple(patients),
             center_ids=(None,) * len(known),
-            labels_N=np.full(len(known), -1, np.int64),
-            classes=self.classes,
+            target=self._run.predicts.of_cells([{}] * len(known), self.classes),
             bags=tuple(own.rows for own in known),
         )
         judged = judge(self._ensemble, (cohort,), Silent())

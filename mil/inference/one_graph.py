@@ -13,15 +13,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mil.evaluation.calibrate import Calibration
 from mil.inference.portable import OneBag, Predict, largest_difference, onnx_predict, write_onnx
 from mil.models.ensemble import Ensemble, makings_of
 from mil.run.folder import RunFolder
+from mil.targets.calibration import Calibration
 from wsi.errors import RequestError
 from wsi.files.atomic import replacing, write_text
 
-TOLD = {"classes": "probabilities", "labels": "probabilities", "value": "values", "survival": "risks"}
-"""Target -> the name of the graph's second output."""
 TOLERANCE = 1e-5
 """Largest difference of what is told; of values and risks as a share of the largest."""
 
@@ -29,30 +27,14 @@ TOLERANCE = 1e-5
 class OneRun(nn.Module):
     """All models of a run and its calibration, asked about the rows of one bag."""
 
-    shift_C: Tensor
-
     def __init__(self, ensemble: Ensemble) -> None:
         super().__init__()
         self.models = nn.ModuleList(OneBag(member.model) for member in ensemble.members)
-        self.target, self.calibration = ensemble.run.target, ensemble.calibration
-        n_classes = len(ensemble.run.classes)
-        shift = self.calibration.shift or (0.0,) * n_classes
-        self.register_buffer("shift_C", torch.tensor(shift, dtype=torch.float32))
+        self.target, self.calibration = ensemble.run.predicts, ensemble.calibration
 
     def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return the logits (C,) and what is told of them (C,)."""
-        logits_MC = torch.stack([model(rows) for model in self.models])
-        if self.target == "classes":
-            logits_MC = logits_MC - logits_MC.mean(dim=1, keepdim=True)
-        logits_C = logits_MC.mean(dim=0)
-        return logits_C, self._told(logits_C)
-
-    def _told(self, logits_C: Tensor) -> Tensor:
-        if self.target == "classes":
-            share = self.calibration.floor * len(logits_C)
-            scaled_C = logits_C / self.calibration.temperature + self.shift_C
-            return share / len(logits_C) + (1 - share) * scaled_C.softmax(0)
-        return logits_C.sigmoid() if self.target == "labels" else logits_C * 1.0  # an output of its own
+        return self.target.in_graph(torch.stack([model(rows) for model in self.models]), self.calibration)
 
 
 def save_run(ensemble: Ensemble, path: Path) -> float:
@@ -63,7 +45,7 @@ def save_run(ensemble: Ensemble, path: Path) -> float:
     RequestError
         It differs by more than `TOLERANCE`, or the head is no single graph.
     """
-    first, told = ensemble.members[0].model, TOLD[ensemble.run.target]
+    first, told = ensemble.members[0].model, ensemble.run.predicts.words.told
     write_onnx(OneRun(ensemble).eval(), first, path, ("logits", told))
     apart = largest_difference(_told_by_run(ensemble), onnx_predict(path, told), first.spec.dim)
     size = 1.0 if told == "probabilities" else max(1.0, abs(first.spec.scale), abs(first.spec.shift))
@@ -78,16 +60,6 @@ def _told_by_run(ensemble: Ensemble) -> Predict:
     return lambda rows: exact.told(exact.logits([rows]))[0]
 
 
-def formula(target: str, calibration: Calibration, n_classes: int) -> str:
-    """Return how what is told follows from the logits, with the run's numbers."""
-    if target != "classes":
-        return "1 / (1 + exp(-logits))" if target == "labels" else "logits"
-    shift = f" + {[float(f'{value:.9g}') for value in calibration.shift]}" if calibration.shift else ""
-    scaled = f"softmax(logits / {calibration.temperature:.9g}{shift})"
-    share = calibration.floor * n_classes
-    return f"{share:.9g} / {n_classes} + (1 - {share:.9g}) * {scaled}" if share else scaled
-
-
 _SLIDES = {
     "mean": "average the `logits` of a patient's slides, then apply the formula",
     "max": "take each class's highest of the `logits` of a patient's slides, then apply the formula",
@@ -100,15 +72,15 @@ def facts(run: RunFolder, calibration: Calibration) -> dict[str, str]:
     made = makings_of(run)
     scales = [f"{own.mpp:g} um/px, tiles of {own.tile_px:g} px" for own in made if own.mpp > 0]
     encoders = [f"{own.encoder or 'not told by the bags'} ({own.dim} features)" for own in made]
-    told, n_outputs, dim = TOLD[run.target], len(run.classes), sum(own.dim for own in made)
+    told, n_outputs, dim = run.predicts.words.told, len(run.classes), sum(own.dim for own in made)
     return {
         "classes": json.dumps(list(run.classes), ensure_ascii=False),
-        "target": run.target,
+        "target": run.predicts.kind,
         "encoder": ", then side by side with it ".join(encoders),
         "scale": "; ".join(dict.fromkeys(scales)) or "not told by the bags",
         "input": f"rows: float32 (tiles, {dim}), one slide's raw features, 1 tile or more; standardised inside",
         "outputs": f"logits: float32 ({n_outputs},); {told}: float32 ({n_outputs},), in the order of the classes",
-        "formula": f"{told} = {formula(run.target, calibration, n_outputs)}",
+        "formula": f"{told} = {run.predicts.formula(calibration, n_outputs)}",
         "several slides": _SLIDES[str(run.recipe.get("aggregate", "mean"))],
         "run": run.config["recipe_hash"],
         "features": run.recipe["bags"]["recipe_hash"],
@@ -128,7 +100,7 @@ def _describe(path: Path, run: RunFolder, calibration: Calibration) -> None:
 def save_card(ensemble: Ensemble, path: Path) -> None:
     """Write the card, Markdown, of the graph beside it."""
     run = ensemble.run
-    told = TOLD[run.target]
+    told = run.predicts.words.told
     precision = str(run.recipe["precision"])
     own = "" if precision == "fp32" else f" It computes in float32; `gigamil predict` follows the run's {precision}."
     items = [f"- **{name}**: {_code(value)}" for name, value in facts(run, ensemble.calibration).items()]

@@ -43,13 +43,6 @@ from wsi.recipe import Recipe, canonical, refuse_other_recipe
 MARK = "gigamil-predict-1"
 _WORK = ".gigamil-work"
 """Marks a folder of stores and bags that is deleted when the table is written."""
-UNKNOWN = {
-    "classes": "equal probabilities",
-    "labels": "the labels' shares in the training",
-    "value": "the mean of the training",
-    "survival": "a log risk of 0, which says nothing",
-}
-"""What is told of a patient without a usable slide."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +187,7 @@ def _write(options: PredictOptions, asked: Sequence[_Asked], combine: Combiner, 
     recipe, run = _recipe(options, asked), asked[0].run
     earlier = _tables(options).earlier(recipe, overwrite=options.overwrite)
     if earlier is not None:
-        return [_tables(options).skipped, *_failed(earlier["failures"], run.target)]
+        return [_tables(options).skipped, *_failed(earlier["failures"], run)]
     answers = [_told(one, options, progress) for one in asked]
     told = [one for one, _ in answers]
     failures = {image_id: why for one in told for image_id, why in one.slides.failures.items()}
@@ -203,7 +196,8 @@ def _write(options: PredictOptions, asked: Sequence[_Asked], combine: Combiner, 
     notes = list(dict.fromkeys(note for _, own in answers for note in own))
     uniform = [patient for patient, known in zip(patients, known_RP.T, strict=True) if not known.any()]
     if uniform:
-        notes.append(f"{len(uniform)} patients at {UNKNOWN[run.target]}, without a usable slide: {', '.join(uniform)}")
+        nobody = run.predicts.words.nobody
+        notes.append(f"{len(uniform)} patients at {nobody}, without a usable slide: {', '.join(uniform)}")
     score = combine.score()
     if score is not None and combine.shared is not None:
         notes += combine.shared.notes
@@ -215,7 +209,7 @@ def _write(options: PredictOptions, asked: Sequence[_Asked], combine: Combiner, 
     about = {"failures": failures, "notes": notes, **({"score": score} if score is not None else {})}
     _tables(options).write(recipe, {options.out: text}, about)
     done = Outcome(str(options.out), Status.DONE, facts={"patients": len(patients), "notes": notes})
-    return [done, *_failed(failures, run.target)]
+    return [done, *_failed(failures, run)]
 
 
 def _score_note(how: str, runs: int, patients: int, score: Any) -> str:
@@ -238,15 +232,17 @@ def _row(image_id: str) -> ManifestRow:
 def _told(asked: _Asked, options: PredictOptions, progress: Progress) -> tuple[Judged, list[str]]:
     """Ask one run; return what it says, and notes on what was odd."""
     run = asked.run
-    slides = open_cohorts(asked.rows, asked.sets, run.fusion, run.classes)
+    unknown = run.predicts.of_cells([{}] * len(asked.rows), run.classes)
+    slides = open_cohorts(asked.rows, asked.sets, run.fusion, unknown)
     judged = judge(load_ensemble(run, options.device), slides, progress)
     empty = judged.slides.empty
     notes = [f"{len(empty)} slides without tiles: {', '.join(empty)}"] if empty else []
     return judged, notes + notes_of_training(run.path, asked.rows, pictures(asked.sets[0].headers))
 
 
-def _failed(failures: Mapping[str, str], target: str) -> list[Outcome]:
-    return failed({image_id: f"{reason} ({UNKNOWN[target]})" for image_id, reason in failures.items()})
+def _failed(failures: Mapping[str, str], run: RunFolder) -> list[Outcome]:
+    nobody = run.predicts.words.nobody
+    return failed({image_id: f"{reason} ({nobody})" for image_id, reason in failures.items()})
 
 
 def _tables(options: PredictOptions) -> Tables:

@@ -25,7 +25,8 @@ from wsi.errors import RecipeMismatchError, RequestError
 from wsi.files.atomic import make_folder, write_text
 from wsi.outcome import Outcome, Progress, Status, Summary
 from wsi.recipe import Recipe, differences
-from wsi.tiling.tiler import TileOptions, tile
+from wsi.tiling.options import TileOptions
+from wsi.tiling.tiler import tile
 
 _LEFT_FOR_MODELS = 0.1
 """Share of a time budget that is kept for the models."""

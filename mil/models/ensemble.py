@@ -10,12 +10,11 @@ import torch
 from features.bags.bag import BagHeader
 from features.encoders.device import resolve_device
 from mil.data.cohort import Making, making_of
-from mil.evaluation.calibrate import Calibration, calibration_of
 from mil.models.model import BagModel, load_model
 from mil.models.scoring import Compute, autocast, score
 from mil.ragged.packing import Rows, pack
 from mil.run.folder import RunFolder
-from mil.targets.targets import told_by
+from mil.targets.calibration import Calibration, calibration_of
 from wsi.arrays import Floats
 from wsi.errors import RequestError
 from wsi.recipe import Recipe, canonical
@@ -57,14 +56,12 @@ class Ensemble:
 
     def told(self, logits_NC: Floats) -> Floats:
         """Return what a user is told of logits (n, C): calibrated probabilities, values or risks."""
-        if self.run.target == "classes":
-            return self.calibration.probabilities(logits_NC)
-        return told_by(self.run.target, logits_NC)
+        return np.asarray(self.run.predicts.told(logits_NC, self.calibration))
 
     def of_fold(self, fold: int) -> "Ensemble":
         """Return the models that have not seen the fold, calibrated as they were without it."""
         calibration = self.calibration
-        if self.run.target == "classes":
+        if self.run.predicts.calibrated:
             calibration = calibration_of(self.run.read_json("calibration.json")["folds"][fold])
         chosen = tuple(member for member in self.members if member.fold == fold)
         return replace(self, members=chosen, calibration=calibration)

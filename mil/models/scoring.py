@@ -9,7 +9,7 @@ import torch
 
 from mil.models.model import BagModel
 from mil.ragged.packing import Rows, group_by_rows, pack
-from mil.run.scores import centred
+from mil.targets import TARGETS
 from wsi.arrays import Floats
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -38,7 +38,7 @@ def autocast(compute: Compute) -> AbstractContextManager[None]:
 def score(model: BagModel, bags: Sequence[Rows], compute: Compute) -> Floats:
     """Return the logits (n, C) of bags, float64; zeros for an empty bag. In evaluation mode.
 
-    Of classes those that are told, each row centred; other targets' outputs are in their own units.
+    Those that are told, in the target's own units, so that several models' can be averaged.
     """
     model.eval()
     told = model.spec.n_classes - model.spec.extra_classes
@@ -50,5 +50,5 @@ def score(model: BagModel, bags: Sequence[Rows], compute: Compute) -> Floats:
         with autocast(compute):
             output = model(packed.rows_ND, packed.offsets)
         own = output.logits_BC[:, :told].double().cpu().numpy()
-        logits[chosen] = centred(own) if model.spec.target == "classes" else own
+        logits[chosen] = TARGETS[model.spec.target].comparable(own)
     return logits

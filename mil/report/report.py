@@ -1,10 +1,11 @@
 """`gigamil report`: one self-contained page on a finished run, for a pathologist first, and its model card."""
 
-import base64
 import io
+import json
 import time
-from html import escape
 from pathlib import Path
+
+import tomli_w
 
 from mil.evaluation.bootstrap import draw_patients
 from mil.evaluation.evaluate import heat_map_folder
@@ -12,16 +13,17 @@ from mil.evaluation.examples import choose
 from mil.heads import has_attention
 from mil.inference.heatmap import heatmap
 from mil.inference.options import HeatmapOptions
-from mil.report import report_html as html
 from mil.report.card import model_card
-from mil.report.figures import calibration_figure, history_figure, roc_figure
+from mil.report.figures import history_figure, plot_figure
 from mil.report.options import ReportOptions
-from mil.report.page import fill
-from mil.run.evidence import TITLES, Evidence, read_evidence
+from mil.run.evidence import Evidence, read_evidence
 from mil.run.folder import RunFolder
+from mil.run.protocol import divided, put_together
 from wsi.files.atomic import write_text
 from wsi.options import stage
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
+from wsi.pages import data_uri, fill, number
+from wsi.recipe import Json
 from wsi.store.tile_store import find_stores
 
 JPEG_QUALITY = 85
@@ -58,7 +60,8 @@ def _draw_examples(options: ReportOptions, evidence: Evidence) -> list[Outcome]:
     if not (options.bags and options.stores and has_attention(evidence.head)):
         return []
     available = {store.image_id for store in find_stores(options.stores)}
-    wanted = tuple(image_id for image_id, _ in choose(evidence.slides, evidence.classes, available))
+    chosen = choose(evidence.run.predicts, evidence.slides, evidence.classes, available)
+    wanted = tuple(image_id for image_id, _ in chosen)
     if not wanted:
         return []
     request = HeatmapOptions(
@@ -74,68 +77,31 @@ def _draw_examples(options: ReportOptions, evidence: Evidence) -> list[Outcome]:
 
 def page(evidence: Evidence) -> str:
     """Return report.html."""
-    name = evidence.run.path.resolve().name
+    run, truth, recipe = evidence.run, evidence.truth, evidence.config["recipe"]
+    keys = [key for key in truth.metrics if key in evidence.own]
+    shown = {evidence.title(name): told for name, told in evidence.told.items()}
+    draws = draw_patients(len(evidence.patients), 0, CURVE_DRAWS)
+    area = number(evidence.first(evidence.head), ".2f")
+    folder = heat_map_folder(run)
+    chosen = choose(run.predicts, evidence.slides, evidence.classes, {path.stem for path in folder.glob("*.png")})
+    losses = (evidence.histories, evidence.history_folds, truth.words.loss, len(truth.groups))
     return fill(
-        "report_template.html",
-        title=escape(f"{' vs '.join(evidence.classes)} \N{MIDDLE DOT} {name}"),
-        headline=html.headline(evidence),
-        lead=html.lead(evidence),
-        warnings=html.warnings(evidence),
-        protocol=html.protocol(evidence),
-        cards=html.cards(evidence),
-        models=html.models(evidence),
-        curves=_curves(evidence),
-        confusion=html.confusion(evidence),
-        folds=html.groups(evidence, "folds", "fold", "Each fold, scored by models of the other folds."),
-        centers=html.groups(evidence, "centers", "center", "Within each center; a dash where one class is missing.")
-        + html.probe(evidence),
-        heatmaps=_heat_maps(evidence),
-        history=_history(evidence),
-        making=html.making(evidence),
+        "mil/report/report.html",
+        evidence=evidence,
+        name=run.path.resolve().name,
+        warnings=evidence.warnings(),
+        divided=divided(recipe),
+        put_together=put_together(recipe),
+        keys=keys,
+        names=[truth.metrics[key][0] for key in keys],
+        curves=[(plot_figure(plot), plot) for plot in truth.plots(shown, evidence.title(evidence.head), area, draws)],
+        attention=has_attention(evidence.head),
+        maps=[(image_id, caption, _jpeg_uri(folder / f"{image_id}.png")) for image_id, caption in chosen],
+        history=history_figure(*losses),
+        making=_making(evidence),
+        settings=tomli_w.dumps(recipe),
+        features=json.dumps(json.loads(evidence.config["about"]["bag_recipe"]), indent=1),
     )
-
-
-def _curves(evidence: Evidence) -> str:
-    classes, labels = evidence.classes, evidence.labels_P
-    blind = ("constant", "class_prior")
-    shown = {TITLES.get(name, name): probs for name, probs in evidence.probs.items() if name not in blind}
-    draws = draw_patients(len(labels), 0, CURVE_DRAWS)
-    own = evidence.probs[evidence.head]
-    value = html.number(evidence.own["auc"]["value"], 2)
-    return html.image(
-        roc_figure(labels, shown, classes),
-        f"ROC curves; the model of this run has an area of {value}",
-        "ROC: true against false positive rate over all thresholds. The dashed line is chance.",
-    ) + html.image(
-        calibration_figure(labels, own, classes, draws),
-        "Predicted probability against observed share of patients",
-        "Calibration: on the dashed line a stated 70 % is right in 70 %. Bins of equal numbers of patients; bars are "
-        "95 % intervals; classes are weighted equally.",
-    )
-
-
-def _heat_maps(evidence: Evidence) -> str:
-    folder = heat_map_folder(evidence.run)
-    there = {path.stem for path in folder.glob("*.png")}
-    chosen = choose(evidence.slides, evidence.classes, there)
-    if not has_attention(evidence.head):
-        return "<p>This head weighs all tiles alike: there is no attention to show.</p>"
-    if not chosen:
-        return "<p>No heat maps were drawn. Give the tile stores (<code>--stores</code>) to draw them.</p>"
-    figures = [
-        html.image(
-            _jpeg_uri(folder / f"{image_id}.png"),
-            f"Slide {image_id}: overview, attention laid over it, and the tiles with the highest attention",
-            f"<b>{escape(caption)}</b>",
-            "wide",
-        )
-        for image_id, caption in chosen
-    ]
-    intro = (
-        "<p>The surest right answers first, then the surest wrong ones. Each picture comes from models that never saw "
-        "the patient. High attention says where the model looked, not that the tissue there is abnormal.</p>"
-    )
-    return intro + "".join(figures)
 
 
 def _jpeg_uri(path: Path) -> str:
@@ -144,13 +110,33 @@ def _jpeg_uri(path: Path) -> str:
     buffer = io.BytesIO()
     with Image.open(path) as picture:
         picture.convert("RGB").save(buffer, "JPEG", quality=JPEG_QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return data_uri(buffer.getvalue())
 
 
-def _history(evidence: Evidence) -> str:
-    return html.image(
-        history_figure(evidence.histories, evidence.history_folds),
-        "Training and inner validation loss of every model over the epochs",
-        "Training stops when the inner validation patients, taken from the training folds, stop improving.",
-        "wide",
-    )
+def _making(evidence: Evidence) -> dict[str, str]:
+    """Return encoder, calibration, recipe and versions, by name; empty where nothing is told."""
+    config, encoders = evidence.config, evidence.encoders
+    made, trained = config["recipe"]["bags"], {True: "yes", False: "no", None: "not told by the bags"}
+    folds = "; ".join(map(_calibration, evidence.calibration.get("folds", ())))
+    return {
+        "Encoder": made["encoder"] or "not told by the bags",
+        "Encoder trained": "; ".join(trained[own.get("trained")] for own in encoders),
+        "What it is": "; ".join(own["description"] for own in encoders if "description" in own),
+        "Licence of its weights": "; ".join(own["licence"] for own in encoders if "licence" in own),
+        "Width of the features": str(made["dim"]),
+        "Calibration": _calibration(evidence.calibration),
+        "Calibration of the folds": folds,
+        "Recipe": config["recipe_hash"],
+        "Versions": ", ".join(f"{name} {found}" for name, found in config["about"]["versions"].items()),
+    }
+
+
+def _calibration(values: Json) -> str:
+    parts = [values["method"]]
+    if values["method"] not in ("none", "prior"):
+        parts.append(f"T {number(values['temperature'], '.2f')}")
+    if values["shift"]:
+        parts.append("shift " + ", ".join(number(value, ".2f") for value in values["shift"]))
+    if values["floor"]:
+        parts.append(f"floor {values['floor']:g}")
+    return " ".join(parts)

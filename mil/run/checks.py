@@ -6,6 +6,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from mil.targets import TARGETS, Target, target_of
 from wsi.errors import RequestError, one_line
 from wsi.files.csv_table import read_records
 from wsi.files.documents import parse_json, read_document
@@ -122,7 +123,7 @@ _FIELDS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("classes", _is_names, "a list of names"),
     ("precision", lambda value: value in ("fp32", "bf16", "fp16"), "fp32, bf16 or fp16"),
     ("bags", _is_bags, "encoder and dim"),
-    ("target", lambda value: value in ("classes", "labels", "value", "survival"), "a target"),
+    ("target", lambda value: value in TARGETS, "a target"),
     ("fusion", lambda value: value in ("none", "concat", "late", "folds"), "a fusion"),
     ("aggregate", _is_text, "a word"),
     ("split", _is_text, "a word"),
@@ -143,11 +144,9 @@ def _problem_of_metrics(content: dict[str, Any], recipe: Recipe) -> str:
     wrong = next((name for name, kind in kinds.items() if not isinstance(content.get(name), kind)), None)
     if wrong is not None:
         return f"{wrong}: expected a {kinds[wrong].__name__}"
-    if recipe.get("target", "classes") != "classes":
-        default = content.get("default")
-        fine = isinstance(default, list) and len(default) == len(recipe["classes"]) and all(map(_is_number, default))
-        return "" if fine else "default: expected a number for each output"
-    wrong = next((name for name, fits in _METRICS.items() if not fits(content.get(name), len(recipe["classes"]))), None)
+    target, size = target_of(recipe), len(recipe["classes"])
+    wanted = [name for name in _METRICS if name in content or name in target.needed]
+    wrong = next((name for name in wanted if not _METRICS[name](content.get(name), size, target)), None)
     return "" if wrong is None else f"{wrong}: expected what the evaluation writes, found {content.get(wrong)!r:.80}"
 
 
@@ -156,35 +155,44 @@ def _is_estimate(value: Any) -> bool:
     return all(part is None or _is_number(part) for part in parts)
 
 
-def _is_counts(value: Any, n_classes: int) -> bool:
-    return isinstance(value, list) and len(value) == n_classes and all(_is_count(own, 0, 1 << 40) for own in value)
+def _is_row(value: Any, size: int, fits: Callable[[Any], bool]) -> bool:
+    return isinstance(value, list) and len(value) == size and all(map(fits, value))
 
 
-def _is_groups(value: Any, n_classes: int) -> bool:
+def _is_tally(value: Any) -> bool:
+    return _is_count(value, 0, 1 << 40)
+
+
+def _are_groups(value: Any, size: int, target: type[Target]) -> bool:
     def fits(own: Any) -> bool:
-        scores = [own.get(name, "") for name in ("auc", "weighted_log_loss")] if isinstance(own, dict) else [""]
+        scores = [own.get(name, "") for name in target.shown] if isinstance(own, dict) else [""]
         known = all(score is None or _is_number(score) for score in scores)
-        return known and ("fold" in own or "center" in own) and _is_counts(own.get("patients_per_class"), n_classes)
+        counts = [name for name in ("patients_per_class", "carried_by") if name in own]
+        named = "fold" in own or "center" in own
+        return known and named and bool(counts) and all(_METRICS[name](own[name], size, target) for name in counts)
 
     return isinstance(value, list) and all(map(fits, value))
 
 
-def _is_probe(value: Any, _: int) -> bool:
+def _is_probe(value: Any) -> bool:
     if value is None:
         return True
     numbers = [value.get(name) for name in ("chance", "centers", "patients")] if isinstance(value, dict) else [None]
     return all(map(_is_number, numbers)) and _is_estimate(value.get("balanced_accuracy"))
 
 
-_METRICS: dict[str, Callable[[Any, int], bool]] = {
-    "patients_per_class": _is_counts,
-    "confusion": lambda value, n: isinstance(value, list) and len(value) == n and all(_is_counts(o, n) for o in value),
-    "folds": _is_groups,
-    "centers": _is_groups,
-    "center_probe": _is_probe,
-    "bootstrap": lambda value, _: isinstance(value, dict) and _is_count(value.get("replicates"), 1, 1 << 40),
+_METRICS: dict[str, Callable[[Any, int, type[Target]], bool]] = {
+    "patients_per_class": lambda value, n, _: _is_row(value, n, _is_tally),
+    "carried_by": lambda value, *_: isinstance(value, dict) and all(map(_is_tally, value.values())),
+    "patients_scored": lambda value, *_: _is_tally(value),
+    "default": lambda value, n, _: _is_row(value, n, _is_number),
+    "confusion": lambda value, n, _: _is_row(value, n, lambda row: _is_row(row, n, _is_tally)),
+    "folds": _are_groups,
+    "centers": _are_groups,
+    "center_probe": lambda value, *_: _is_probe(value),
+    "bootstrap": lambda value, *_: isinstance(value, dict) and _is_count(value.get("replicates"), 1, 1 << 40),
 }
-"""Fields of the metrics of classes: whether a value fits so many classes."""
+"""Fields of metrics.json: whether a value fits so many outputs of a target."""
 
 
 def _is_number(value: Any) -> bool:
@@ -193,7 +201,7 @@ def _is_number(value: Any) -> bool:
 
 def _problem_of_calibration(content: dict[str, Any], recipe: Recipe) -> str:
     folds = content.get("folds", [])
-    if recipe.get("target", "classes") == "classes" and (not isinstance(folds, list) or len(folds) != recipe["folds"]):
+    if not isinstance(folds, list) or len(folds) != (recipe["folds"] if target_of(recipe).calibrated else 0):
         return f"folds: expected {recipe['folds']}"
     return next((problem for own in (content, *folds) if (problem := _problem_of_one(own, len(recipe["classes"])))), "")
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from mil.run.evidence import TITLES, read_evidence
+from mil.run.evidence import read_evidence, title_of
 from mil.run.folder import RunFolder
 from wsi.errors import RequestError
 from wsi.recipe import Json
@@ -20,17 +20,19 @@ def ending_of_run(path: Path) -> Json:
     run = RunFolder(path)
     metrics = run.read_json("metrics.json")
     own = metrics["models"][metrics["head"]]
-    metric = next((name for name in ("auc", *own) if name in own), None)
+    metric = next((name for name in (run.predicts.shown[0], *own) if name in own), None)
     if metric is None:
         raise RequestError(f"{path}: no metric of {metrics['head']}: train the run to its end")
     others = {name: found.get(metric) for name, found in metrics["models"].items() if name != metrics["head"]}
-    warnings = read_evidence(run).warnings() if run.target == "classes" else list(metrics["warnings"])
+    whole = "folds" in metrics  # an earlier version evaluated some targets in less detail
+    warnings = read_evidence(run).warnings() if whole else list(metrics["warnings"])
     left_out = dict(metrics["failures"])
     return {
         "metric": metric,
         "score": own[metric],
         "baselines": {name: found for name, found in others.items() if found is not None},
         "patients": metrics["patients"],
+        "nobody": run.predicts.words.nobody,
         "warnings": [line for line in warnings if not any(line.startswith(f"slide {i} could") for i in left_out)],
         "left_out": left_out,
         "run": str(path),
@@ -72,7 +74,7 @@ def lines_of(ending: Json) -> list[str]:
     if "score" in ending:
         lines.append(f"{ending['metric']} {_estimate(ending['score'])}, by models that had not seen the patients")
     for name, found in ending.get("baselines", {}).items():
-        lines.append(f"  {TITLES.get(name, name)}: {_estimate(found)}")
+        lines.append(f"  {title_of(name, ending['nobody'])}: {_estimate(found)}")
     for name, own in ending.get("spread", {}).items():
         lines.append(f"{name} {own['mean']:.3f}, standard deviation {own['sd']:.3f} over {ending['repeats']} repeats")
     if "settings" in ending:

@@ -3,14 +3,16 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from mil.run.checks import checked_table, damaged
 from mil.run.folder import RunFolder
 from mil.run.protocol import about_encoder, about_few, about_probe
-from wsi.arrays import Floats, Ints
+from mil.targets import Target
+from wsi.arrays import Floats
+from wsi.errors import RequestError
+from wsi.recipe import Json
 
 TITLES = {
     "gated_abmil": "Gated attention pooling (ABMIL)",
@@ -18,15 +20,17 @@ TITLES = {
     "mean_colour": "Mean colour of the tissue",
     "center_only": "Center only",
     "class_prior": "Class prior",
-    "constant": "Constant, equal probabilities",
 }
 EXPLAINED = {
     "mean_pool": "same features and splits, every tile counts alike",
-    "mean_colour": "logistic regression on three numbers per slide",
     "center_only": "knows nothing but where the slide was made",
     "class_prior": "class frequencies of the training folds",
-    "constant": "a coin toss",
 }
+
+
+def title_of(model: str, nobody: str) -> str:
+    """Return a model's or baseline's name for a reader; ``nobody``: what is told of who could not be judged."""
+    return f"Constant, {nobody}" if model == "constant" else TITLES.get(model, model)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +38,17 @@ class Evidence:
     """A finished run."""
 
     run: RunFolder
-    config: dict[str, Any]
-    metrics: dict[str, Any]
-    calibration: dict[str, Any]
+    config: Json
+    metrics: Json
+    calibration: Json
     slides: list[dict[str, str]]
     """Slide rows of oof.csv."""
     patients: list[dict[str, str]]
     """Patient rows of oof.csv."""
-    labels_P: Ints
-    probs: dict[str, Floats]
-    """Model or baseline -> out-of-fold probabilities (P, C)."""
+    truth: Target
+    """What is true of the patients."""
+    told: dict[str, Floats]
+    """Model or baseline -> what it tells of them out of fold (P, C)."""
     histories: list[list[dict[str, float]]]
     history_folds: list[int]
 
@@ -54,46 +59,67 @@ class Evidence:
 
     @property
     def classes(self) -> list[str]:
-        """Return the classes."""
+        """Return the names of the outputs."""
         return list(self.metrics["classes"])
 
     @property
-    def own(self) -> dict[str, Any]:
+    def own(self) -> Json:
         """Return the metrics of the run's own head."""
-        found: dict[str, Any] = self.metrics["models"][self.head]
+        found: Json = self.metrics["models"][self.head]
         return found
 
     @property
-    def encoder(self) -> dict[str, Any]:
-        """Return what the bags tell of their encoder; empty for bags of other tools."""
-        found: dict[str, Any] = json.loads(self.config["about"]["encoder"])
-        return found
+    def encoders(self) -> list[Json]:
+        """Return what the bags tell of their encoder, or of each; empty for bags of other tools."""
+        found: Json | list[Json] = json.loads(self.config["about"]["encoder"])
+        return found if isinstance(found, list) else [found]
+
+    @property
+    def scored(self) -> int:
+        """Return how many patients count in the metrics."""
+        return int(self.metrics["patients_scored" if "patients_scored" in self.metrics else "patients"])
+
+    def carried(self) -> dict[str, int]:
+        """Return by how many patients the result is carried."""
+        return self.truth.carried(self.metrics, self.classes)
+
+    def title(self, model: str) -> str:
+        """Return a model's or baseline's name for a reader."""
+        return title_of(model, self.truth.words.nobody)
+
+    def explained(self, model: str) -> str:
+        """Return what a baseline is, for a reader."""
+        words = self.truth.words
+        own = {"mean_colour": f"{words.colour} on three numbers per slide", "constant": words.constant}
+        return own.get(model, EXPLAINED.get(model, ""))
+
+    def first(self, model: str, part: str = "value") -> float | None:
+        """Return the first metric of a model, or an end of its interval."""
+        value: float | None = self.metrics["models"][model][self.truth.shown[0]][part]
+        return value
 
     def warnings(self) -> list[str]:
         """Return everything a reader must know before believing the numbers, one line each."""
+        name, words = self.truth.metrics[self.truth.shown[0]][0], self.truth.words
         lines = [f"slide {i} could not be used: {why}" for i, why in self.metrics["failures"].items()]
         lines += self.metrics["warnings"]
-        lines += about_encoder(self.encoder)
-        counts = dict(zip(self.classes, self.metrics["patients_per_class"], strict=True))
-        lines += about_few(counts, "of each class")
-        if self.own["auc"]["value"] == 1:
+        lines += [line for encoder in self.encoders for line in about_encoder(encoder)]
+        lines += about_few(self.carried(), words.enough)
+        if self.first(self.head) == 1:
             lines.append("no patient is misranked: an interval from resampling cannot show how far that may be luck")
         lines += about_probe(self.metrics["center_probe"], self.config["recipe"])
-        center = self.metrics["models"].get("center_only")
-        if center and center["auc"]["low"] is not None and center["auc"]["low"] > 0.5:
+        low = self.first("center_only", "low") if "center_only" in self.metrics["models"] else None
+        if low is not None and low > self.truth.chance:
             lines.append(
-                f"the center alone predicts the class (AUC {center['auc']['value']:.2f}): "
+                f"the center alone predicts {words.asked} ({name} {self.first('center_only'):.2f}): "
                 "part of the result may be the center"
             )
-        return lines
+        return list(dict.fromkeys(lines))
 
     def best_simpler(self) -> tuple[str, float] | None:
-        """Return the name and AUC of the best model or baseline beside the run's own."""
-        others = {
-            name: found["auc"]["value"]
-            for name, found in self.metrics["models"].items()
-            if name != self.head and found["auc"]["value"] is not None
-        }
+        """Return the name and first metric of the best model or baseline beside the run's own."""
+        found = {model: self.first(model) for model in self.metrics["models"] if model != self.head}
+        others = {model: value for model, value in found.items() if value is not None}
         return max(others.items(), key=lambda item: item[1]) if others else None
 
 
@@ -103,20 +129,21 @@ def read_evidence(run: RunFolder) -> Evidence:
     Raises
     ------
     RequestError
-        A file of the run is missing or damaged.
+        A file of the run is missing or damaged, or an earlier version wrote less of it.
     """
-    run.check_classes("a report or comparison")
     config, metrics, calibration = run.config, run.read_json("metrics.json"), run.read_json("calibration.json")
-    number = {name: c for c, name in enumerate(metrics["classes"])}
-    probabilities = [f"p_{name}" for name in number]
+    names = metrics["classes"]
+    if "folds" not in metrics:
+        raise RequestError(f"{run.path}: an earlier version evaluated it, and wrote less: train it again")
+    outputs, truth = [f"p_{name}" for name in names], run.predicts.columns(names)
     table = checked_table(
-        run.path / "oof.csv", ("level", "patient_id", "image_id", "label"), ("fold", "n_tiles", *probabilities)
+        run.path / "oof.csv", ("level", "patient_id", "image_id", *truth), ("fold", "n_tiles", *outputs)
     )
     patients = [row for row in table if row["level"] == "patient"]
-    probs: dict[str, list[list[float]]] = {}
-    for row in checked_table(run.path / "baselines" / "oof.csv", ("model", "patient_id"), probabilities):
-        probs.setdefault(row["model"], []).append([float(row[name]) for name in probabilities])
-    _check_rows(run, table, probs, metrics)
+    told: dict[str, list[list[float]]] = {}
+    for row in checked_table(run.path / "baselines" / "oof.csv", ("model", "patient_id"), outputs):
+        told.setdefault(row["model"], []).append([float(row[name]) for name in outputs])
+    _check_rows(run, table, {name: len(rows) for name, rows in told.items()}, metrics)
     recipe = config["recipe"]
     models = [(fold, seed) for fold in range(recipe["folds"]) for seed in range(run.models_per_fold)]
     return Evidence(
@@ -126,8 +153,8 @@ def read_evidence(run: RunFolder) -> Evidence:
         calibration=calibration,
         slides=[row for row in table if row["level"] == "slide"],
         patients=patients,
-        labels_P=np.array([number[row["label"]] for row in patients], np.int64),
-        probs={name: np.array(rows) for name, rows in probs.items()},
+        truth=run.predicts.of_cells(patients, names),
+        told={name: np.array(rows) for name, rows in told.items()},
         histories=[read_history(run.model(run.head, *model) / "history.csv") for model in models],
         history_folds=[fold for fold, _ in models],
     )
@@ -142,18 +169,18 @@ def read_history(path: Path) -> list[dict[str, float]]:
         raise damaged(path, str(error)) from None
 
 
-def _check_rows(
-    run: RunFolder, table: list[dict[str, str]], probs: dict[str, list[list[float]]], metrics: dict[str, Any]
-) -> None:
-    """Raise `RequestError` unless the tables hold the run's patients, each of a known class, once for each model."""
-    strange = [
-        row for row in table if row["level"] not in ("slide", "patient") or row["label"] not in metrics["classes"]
-    ]
-    if strange:
-        raise damaged(run.path / "oof.csv", f"level {strange[0]['level']!r} and label {strange[0]['label']!r}")
+def _check_rows(run: RunFolder, table: list[dict[str, str]], told: dict[str, int], metrics: Json) -> None:
+    """Raise `RequestError` unless the tables hold the run's patients, their truth, and each once for each model."""
+    strange = next((row["level"] for row in table if row["level"] not in ("slide", "patient")), None)
+    if strange is not None:
+        raise damaged(run.path / "oof.csv", f"level {strange!r}")
+    try:
+        run.predicts.of_cells(table, metrics["classes"])
+    except ValueError as error:
+        raise damaged(run.path / "oof.csv", str(error)) from None
     patients = sum(row["level"] == "patient" for row in table)
     if patients != metrics["patients"]:
         raise damaged(run.path / "oof.csv", f"expected {metrics['patients']} patients, found {patients}")
-    wrong = [name for name in metrics["models"] if len(probs.get(name, ())) != patients]
+    wrong = [name for name in metrics["models"] if told.get(name) != patients]
     if wrong:
         raise damaged(run.path / "baselines" / "oof.csv", f"expected {patients} rows of {wrong[0]}")

@@ -23,6 +23,7 @@ import tomli_w
 
 from mil.run.checks import CONTENTS, FORMAT, checked_config, damaged, run_json
 from mil.run.trackers import EVENTS
+from mil.targets import ClassTarget, Target, target_of
 from wsi.errors import RecipeMismatchError, RequestError
 from wsi.files.atomic import write_bytes, write_text
 from wsi.files.documents import read_document
@@ -91,18 +92,19 @@ class RunFolder:
         return str(self.recipe.get("fusion", "none"))
 
     @property
-    def target(self) -> str:
-        """Return what the run predicts: ``classes``, ``labels``, ``value`` or ``survival``."""
-        return str(self.recipe.get("target", "classes"))
+    def predicts(self) -> type[Target]:
+        """Return what the run predicts: classes, labels, a value or survival."""
+        return target_of(self.recipe)
 
     def check_classes(self, what: str) -> None:
         """Raise `RequestError` unless the run predicts classes, which ``what`` is for."""
-        if self.target != "classes":
-            raise RequestError(f"{self.path}: {what} is for runs that predict classes, found --target {self.target}")
+        if self.predicts is not ClassTarget:
+            kind = self.predicts.kind
+            raise RequestError(f"{self.path}: {what} is for runs that predict classes, found --target {kind}")
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Return the classes in the order of the logits."""
+        """Return the names of the outputs that are told: the classes in the order of the logits."""
         return tuple(self.recipe["classes"])
 
     def read_json(self, name: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mil.run.checks import checked_table, damaged
+from mil.targets.metrics import centred
 from wsi.arrays import Bools, Floats
 from wsi.files.atomic import write_text
 from wsi.files.csv_table import csv_text
@@ -79,8 +80,3 @@ def _highest(logits_SC: Floats, member_PS: Bools) -> Floats:
         odds_S = logits_SC[:, 1] - logits_SC[:, 0]
         return np.asarray(logits_SC[np.where(member_PS, odds_S, -np.inf).argmax(axis=1)])
     return np.asarray(np.where(member_PS[:, :, None], centred(logits_SC), -np.inf).max(axis=1))
-
-
-def centred(logits_NC: Floats) -> Floats:
-    """Return the logits with each row's mean taken off: the same probabilities, comparable between models."""
-    return np.asarray(logits_NC - logits_NC.mean(axis=1, keepdims=True))

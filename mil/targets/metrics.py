@@ -1,19 +1,18 @@
 """Metrics of patient-level predictions: pure functions on arrays, each over many sets of patient weights at once.
 
 Shapes: ``labels_N`` int64 in [0, C); ``probs_NC`` float64; ``weights_BN`` float64, one row per bootstrap replicate (how
-often each patient was drawn). Every metric returns ``(B,)`` float64; NaN where a replicate lacks a class. Classes count
-equally in all of them but AUC and average precision, whatever their share in the cohort: so does STRIP AI's score.
+often each patient was drawn). Every metric returns ``(B,)`` float64; NaN where it is not defined: a replicate lacks a
+class, or has no spread. Classes count equally in all metrics of classes but AUC and average precision, whatever their
+share in the cohort: so does STRIP AI's score.
 """
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from math import isfinite
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from wsi.arrays import Bools, Floats, Ints
+
 Metric = Callable[[Ints, Floats, Floats], Floats]
 
 CLIP = 1e-15
@@ -29,6 +28,15 @@ def finite(values: Mapping[str, float]) -> dict[str, float | None]:
 def ones(n: int) -> Floats:
     """Return the weights of the sample itself, (1, n)."""
     return np.ones((1, n))
+
+
+def percentile_interval(values_B: Floats) -> tuple[float, float]:
+    """Return the 95 % interval of replicates, those that are not finite left out; NaN where none is."""
+    values_B = values_B[np.isfinite(values_B)]
+    if len(values_B) == 0:
+        return float("nan"), float("nan")
+    low, high = np.percentile(values_B, [2.5, 97.5])
+    return float(low), float(high)
 
 
 def rescale(probs_NC: Floats) -> Floats:
@@ -90,7 +98,7 @@ def auc(labels_N: Ints, probs_NC: Floats, weights_BN: Floats, folds_N: Ints | No
     return np.asarray(np.mean(areas, axis=0))
 
 
-def binary_auc(positive_N: NDArray[np.bool_], scores_N: Floats, weights_BN: Floats, folds_N: Ints) -> Floats:
+def binary_auc(positive_N: Bools, scores_N: Floats, weights_BN: Floats, folds_N: Ints) -> Floats:
     """Return the Mann-Whitney form of the AUC, ties at one half, for each replicate."""
     ups, downs = scores_N[positive_N], scores_N[~positive_N]
     alike = folds_N[positive_N][:, None] == folds_N[~positive_N][None]
@@ -108,7 +116,7 @@ def average_precision(labels_N: Ints, probs_NC: Floats, weights_BN: Floats) -> F
     return np.asarray(np.mean([_binary_ap(labels_N == c, probs_NC[:, c], weights_BN) for c in wanted], axis=0))
 
 
-def _binary_ap(positive_N: NDArray[np.bool_], scores_N: Floats, weights_BN: Floats) -> Floats:
+def _binary_ap(positive_N: Bools, scores_N: Floats, weights_BN: Floats) -> Floats:
     order = np.argsort(-scores_N, kind="stable")
     last_of_tie = np.append(np.diff(scores_N[order]) != 0, True)
     weights = weights_BN[:, order]
@@ -142,13 +150,9 @@ METRICS: dict[str, Metric] = {
 }
 
 
-def metrics_of(folds_N: Ints) -> dict[str, Metric]:
-    """Return the metrics of out-of-fold scores: ``auc`` within the folds, and beside it that of all pooled.
-
-    Pooled, patients of different folds are compared by different models: a guess of each training fold's class shares,
-    which knows nothing, then falls below one half.
-    """
-    return {**METRICS, "auc": partial(auc, folds_N=folds_N), "auc_pooled": auc}
+def centred(logits_NC: Floats) -> Floats:
+    """Return the logits with each row's mean taken off: the same probabilities, comparable between models."""
+    return np.asarray(logits_NC - logits_NC.mean(axis=1, keepdims=True))
 
 
 def softmax(logits_NC: Floats) -> Floats:
@@ -158,7 +162,7 @@ def softmax(logits_NC: Floats) -> Floats:
     return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
 
 
-def roc_curve(positive_N: NDArray[np.bool_], scores_N: Floats) -> tuple[Floats, Floats]:
+def roc_curve(positive_N: Bools, scores_N: Floats) -> tuple[Floats, Floats]:
     """Return the false and true positive rates at each distinct threshold, from (0, 0) to (1, 1)."""
     order = np.argsort(-scores_N, kind="stable")
     last_of_tie = np.append(np.diff(scores_N[order]) != 0, True)
@@ -173,3 +177,69 @@ def confusion(labels_N: Ints, probs_NC: Floats) -> Ints:
     n_classes = probs_NC.shape[1]
     flat = labels_N * n_classes + probs_NC.argmax(axis=1)
     return np.asarray(np.bincount(flat, minlength=n_classes**2).reshape(n_classes, n_classes), np.int64)
+
+
+def r2(values_N: Floats, predicted_N: Floats, weights_BN: Floats) -> Floats:
+    """Return 1 minus the squared error over that of the mean (B,); below 0 where the mean would be better."""
+    mean_B1 = (weights_BN @ values_N / weights_BN.sum(axis=1))[:, None]
+    total_B = (weights_BN * (values_N - mean_B1) ** 2).sum(axis=1)
+    return np.asarray(1 - weights_BN @ (values_N - predicted_N) ** 2 / np.where(total_B > 0, total_B, np.nan))
+
+
+def r2_over(values_N: Floats, predicted_N: Floats, constant_N: Floats, weights_BN: Floats) -> Floats:
+    """Return 1 minus the squared error over that of what is said without looking (B,), which itself scores exactly 0.
+
+    Source: Campbell and Thompson, Review of Financial Studies 2008: the R-squared out of sample.
+    """
+    total_B = weights_BN @ (values_N - constant_N) ** 2
+    return np.asarray(1 - weights_BN @ (values_N - predicted_N) ** 2 / np.where(total_B > 0, total_B, np.nan))
+
+
+def spearman(values_N: Floats, predicted_N: Floats, weights_BN: Floats, folds_N: Ints | None = None) -> Floats:
+    """Return the correlation of ranks (B,), ties at their mean; 0 where the predictions are all one.
+
+    Given folds, their mean, each by its patients: models need not have one scale. Folds of one true value do not count.
+    """
+    folds_N = np.zeros(len(values_N), np.int64) if folds_N is None else folds_N
+    told_B, patients_B = np.zeros(len(weights_BN)), np.zeros(len(weights_BN))
+    for fold in np.unique(folds_N):
+        own_N = folds_N == fold
+        weights = weights_BN[:, own_N]
+        true_BN, said_BN = (_centred_ranks(of[own_N], weights) for of in (values_N, predicted_N))
+        spread_B, said_B = ((weights * of**2).sum(axis=1) for of in (true_BN, said_BN))
+        both_B = np.sqrt(spread_B * said_B)
+        rho_B = np.where(both_B > 0, (weights * true_BN * said_BN).sum(axis=1) / np.where(both_B > 0, both_B, 1), 0.0)
+        size_B = np.where(spread_B > 0, weights.sum(axis=1), 0.0)
+        told_B, patients_B = told_B + size_B * rho_B, patients_B + size_B
+    return np.asarray(told_B / np.where(patients_B > 0, patients_B, np.nan))
+
+
+def _centred_ranks(values_N: Floats, weights_BN: Floats) -> Floats:
+    """Return the ranks (B, N) among patients who count by weights, ties at their mean, less their mean."""
+    above_NN = (values_N[:, None] > values_N[None]) + 0.5 * (values_N[:, None] == values_N[None])
+    return np.asarray(weights_BN @ above_NN.T - weights_BN.sum(axis=1, keepdims=True) / 2)
+
+
+def macro_auc(present_NC: Floats, scores_NC: Floats, weights_BN: Floats, folds_N: Ints | None = None) -> Floats:
+    """Return the mean over labels of the area under the ROC curve (B,); unknown (NaN) truths do not count.
+
+    Labels that are always, or never, present do not count either. Given folds, only patients of one are compared.
+    """
+    folds_N = np.zeros(len(present_NC), np.int64) if folds_N is None else folds_N
+    areas_CB = np.full((present_NC.shape[1], len(weights_BN)), np.nan)
+    for c, present_N in enumerate(present_NC.T):
+        known_N = ~np.isnan(present_N)
+        weights, own = weights_BN[:, known_N], present_N[known_N] == 1
+        areas_CB[c] = binary_auc(own, scores_NC[known_N, c], weights, folds_N[known_N])
+    counted_B = np.isfinite(areas_CB).sum(axis=0)
+    return np.asarray(np.nansum(areas_CB, axis=0) / np.where(counted_B > 0, counted_B, np.nan))
+
+
+def macro_brier(present_NC: Floats, probs_NC: Floats, weights_BN: Floats) -> Floats:
+    """Return the mean over labels of the squared error (B,); unknown (NaN) truths do not count."""
+    known_NC = ~np.isnan(present_NC)
+    errors_BC = weights_BN @ np.where(known_NC, (probs_NC - present_NC) ** 2, 0.0)
+    known_BC = weights_BN @ known_NC
+    means_BC = np.where(known_BC > 0, errors_BC / np.where(known_BC > 0, known_BC, 1), 0.0)
+    counted_B = (known_BC > 0).sum(axis=1)
+    return np.asarray(means_BC.sum(axis=1) / np.where(counted_B > 0, counted_B, np.nan))

@@ -8,11 +8,9 @@ Kaplan-Meier estimate of not being censored yet) is that of the whole sample, an
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mil.targets.metrics import Floats, Ints
+from wsi.arrays import Bools, Floats, Ints
 
-Bools = NDArray[np.bool_]
 N_TIMES = 9
 """Times at which patients are told apart into those with and without the event: deciles of the event times."""
 N_STEPS = 33
@@ -43,6 +41,12 @@ def kaplan_meier_at(at_T: Floats, times_N: Floats, events_N: Bools, *, of_censor
         ends = ((times_N[None] == points[:, None]) & ~events_N[None]).sum(axis=1)
     left = np.cumprod(1 - ends / np.maximum(at_risk, 1))
     return np.concatenate([[1.0], left])[np.searchsorted(points, at_T, side="right")]
+
+
+def kaplan_meier(times_N: Floats, events_N: Bools) -> tuple[Floats, Floats]:
+    """Return times, from 0 to the last, and the share without the event from each on. Source: Kaplan and Meier 1958."""
+    at_T = np.concatenate([[0.0], np.unique(times_N[events_N]), times_N[np.argsort(times_N)[-1:]]])
+    return at_T, kaplan_meier_at(at_T, times_N, events_N)
 
 
 def harrell_c(known: Followed, risks_N: Floats, weights_BN: Floats) -> Floats:

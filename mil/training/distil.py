@@ -33,7 +33,7 @@ def teach(options: TrainOptions, fold: int, cohort: Cohort, folds: Ints) -> Floa
     check_teacher(run, cohort, folds)
     ensemble = load_ensemble(run, options.device, options.max_rows)
     members = [member for member in ensemble.members if member.fold == fold]
-    logits_SC = np.zeros((len(cohort), len(cohort.classes)))
+    logits_SC = np.zeros((len(cohort), len(cohort.target.names)))
     seen = np.flatnonzero((folds != fold) & cohort.usable_N)
     bags = [cohort.bags[i] for i in seen]
     logits_SC[seen] = np.mean([score(member.model, bags, ensemble.compute) for member in members], axis=0)
@@ -43,8 +43,8 @@ def teach(options: TrainOptions, fold: int, cohort: Cohort, folds: Ints) -> Floa
 def check_teacher(run: RunFolder, cohort: Cohort, folds: Ints) -> None:
     """Raise `RequestError` unless the run has the same classes, feature width, patients and splits."""
     where = f"--teacher {run.path}"
-    if run.classes != cohort.classes:
-        raise RequestError(f"{where}: expected the classes {cohort.classes}, found {run.classes}")
+    if run.classes != cohort.target.names:
+        raise RequestError(f"{where}: expected the classes {cohort.target.names}, found {run.classes}")
     dim, wanted = int(run.recipe["bags"]["dim"]), cohort.bags[0].shape[1]
     if dim != wanted:
         raise RequestError(f"{where}: its models take features of width {dim}, these bags have {wanted}")

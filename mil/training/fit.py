@@ -17,7 +17,6 @@ from mil.heads.parts.output import dynamic_margins
 from mil.models.model import BagModel, save_model
 from mil.run.scores import Scores, write_scores
 from mil.run.trackers import event_file, write_history
-from mil.targets.targets import ValueTarget
 from mil.training.checkpoint import Progression, read_checkpoint, remove_checkpoint, write_checkpoint
 from mil.training.distil import teach
 from mil.training.jobs import FitJob, Parts, divide, seed_of
@@ -56,19 +55,19 @@ def new_model(job: FitJob, cohort: Cohort, parts: Parts, ranks: Ranks) -> BagMod
     """Return the untrained model of a job, on its device: the same weights on every rank."""
     options = job.options
     torch.manual_seed(seed_of(job, 0, "weights"))
-    scale, shift = _units(cohort, parts)
+    fitted = cohort.target.fitted(parts.train)
     spec = HeadSpec(
         name=job.head,
         dim=cohort.bags[0].shape[1],
-        n_classes=len(cohort.classes) + cohort.extra_classes,
-        extra_classes=cohort.extra_classes,
+        n_classes=cohort.target.n_outputs,
+        extra_classes=cohort.target.extra,
         hidden=options.hidden,
         attention=options.attention,
         dropout=options.dropout,
         output=options.output,
         target=options.target,
-        scale=scale,
-        shift=shift,
+        scale=fitted.spread,
+        shift=fitted.center,
         limit=FEATURE_LIMIT,
         margins=_margins(cohort, parts) if options.output == "arcface" else (),
     )
@@ -79,16 +78,10 @@ def new_model(job: FitJob, cohort: Cohort, parts: Parts, ranks: Ranks) -> BagMod
     return model.to(torch.device(options.device))
 
 
-def _units(cohort: Cohort, parts: Parts) -> tuple[float, float]:
-    """Return scale and shift of the outputs: of values their deviation and mean among the slides trained on."""
-    fitted = cohort.target.fitted(parts.train) if cohort.target is not None else None
-    return (fitted.spread, fitted.center) if isinstance(fitted, ValueTarget) else (1.0, 0.0)
-
-
 def _margins(cohort: Cohort, parts: Parts) -> tuple[float, ...]:
     """Return ArcFace's margin of each class: wide for the rare ones among the slides trained on."""
-    n_classes = len(cohort.classes) + cohort.extra_classes
-    return dynamic_margins(np.bincount(cohort.labels_N[parts.train], minlength=n_classes).tolist())
+    target = cohort.target
+    return dynamic_margins(np.bincount(target.groups_N[parts.train], minlength=target.n_outputs).tolist())
 
 
 def _train(loop: Loop) -> Progression:

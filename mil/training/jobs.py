@@ -63,7 +63,7 @@ def divide(cohort: Cohort, folds: Ints, job: FitJob) -> Parts:
     """Return the slides to train on, to validate on and to test."""
     rest = np.flatnonzero((folds != job.fold) & cohort.usable_N)
     asked, only_trained_on = rest[folds[rest] >= 0], rest[folds[rest] < 0]
-    labels = [cohort.stratum(i) for i in asked.tolist()]
+    labels = [cohort.strata[i] for i in asked.tolist()]
     patients = [cohort.groups[i] for i in asked]
     val = inner_split(labels, patients, job.options.inner_share, seed_of(job, 0, "inner"))
     return Parts(np.concatenate([asked[~val], only_trained_on]), asked[val], np.flatnonzero(folds == job.fold))

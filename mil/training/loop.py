@@ -15,8 +15,7 @@ from mil.ragged.instances import wide
 from mil.ragged.packing import group_by_rows, pack
 from mil.ragged.randomness import Randomness
 from mil.run.scores import patient_logits
-from mil.targets.metrics import METRICS, ones, softmax
-from mil.targets.targets import ClassTarget, Target, Truths
+from mil.targets.losses import Truths
 from mil.training.ema import WeightMean
 from mil.training.jobs import FitJob, Parts, seed_of
 from mil.training.ranks import Ranks
@@ -24,10 +23,8 @@ from mil.training.sampling import Drawn, draw_batch, epoch_order, slide_weights
 from mil.training.schedule import learning_rate
 from mil.training.sharpness import ascended
 from mil.training.soft_targets import Distilled, Mixed, Smoothed
-from wsi.arrays import Bools, Floats, Ints
+from wsi.arrays import Floats, Ints
 from wsi.errors import BagError
-
-_VALIDATED = {"loss": "weighted_log_loss", "auc": "auc"}
 
 
 class Loop:
@@ -52,13 +49,8 @@ class Loop:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.options.precision == "fp16")
         self.mean = WeightMean(model, self.options.ema)
         patients = [cohort.patient_ids[i] for i in parts.train]
-        if cohort.target is None:
-            n_classes = len(cohort.classes) + cohort.extra_classes
-            self.target: Target = ClassTarget(cohort.labels_N, n_classes)
-            self.weights = slide_weights(cohort.labels_N[parts.train], patients, n_classes)
-        else:
-            self.target = cohort.target.fitted(parts.train)
-            self.weights = slide_weights(np.zeros(len(patients), np.int64), patients, 1)
+        self.target = cohort.target.fitted(parts.train)
+        self.weights = slide_weights(self.target.groups_N[parts.train], patients, self.target.n_outputs)
         loss_weights = np.ones_like(self.weights) if self.options.balance == "sampling" else self.weights
         self.weight_of = dict(zip(parts.train.tolist(), loss_weights.tolist(), strict=True))
         self.batches = math.ceil(len(parts.train) / job.options.batch_bags)
@@ -199,21 +191,16 @@ class Loop:
     def scores(self, slides: Ints) -> Floats:
         """Return the logits (n, C) of slides, each rank scoring its share."""
         own = self.ranks.share([len(self.cohort.bags[i]) for i in slides])
-        logits_SC = np.zeros((len(slides), len(self.cohort.classes)))
+        logits_SC = np.zeros((len(slides), len(self.target.names)))
         logits_SC[own] = score(self.model, [self.cohort.bags[slides[position]] for position in own], self.compute)
         return self.ranks.total(logits_SC)
 
     def validate(self) -> dict[str, float]:
-        """Return loss, and of classes AUC, of the inner validation patients, for the history's row."""
+        """Return loss, and what else the target tells, of the inner validation patients, for the history's row."""
         logits_SC = self.scores(self.parts.val)
         self._check_finite(self.parts.val, [bool(np.isfinite(row).all()) for row in logits_SC])
         patients = tuple(self.cohort.patient_ids[i] for i in self.parts.val)
-        usable: Bools = np.ones(len(patients), bool)
-        names, logits_PC = patient_logits(logits_SC, patients, usable, self.options.aggregate)
-        if self.cohort.target is not None:
-            first = dict(zip(reversed(patients), reversed(self.parts.val.tolist()), strict=True))
-            return {"val_loss": self.target.validation_loss(np.array([first[name] for name in names]), logits_PC)}
-        label_of = dict(zip(patients, self.cohort.labels_N[self.parts.val], strict=True))
-        labels, probs = np.array([label_of[name] for name in names]), softmax(logits_PC)
-        weights = ones(len(names))
-        return {f"val_{name}": float(METRICS[key](labels, probs, weights)[0]) for name, key in _VALIDATED.items()}
+        names, logits_PC = patient_logits(logits_SC, patients, np.ones(len(patients), bool), self.options.aggregate)
+        first = dict(zip(reversed(patients), reversed(self.parts.val.tolist()), strict=True))
+        told = self.target.validation(np.array([first[name] for name in names]), logits_PC)
+        return {f"val_{name}": value for name, value in told.items()}

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mil.ragged.instances import wide
-from mil.targets.targets import Truths
+from mil.targets.losses import Truths
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,10 @@ from mil.data.encoder_lineage import check_unseen
 from mil.data.several_encoders import fused, open_cohorts, scan
 from mil.data.splits import center_folds, outer_folds
 from mil.run.folder import versions
-from mil.targets.task import CLASSES, Task, is_known, read_task
+from mil.targets import TARGETS, Target
 from mil.training.options import TrainOptions
 from wsi.arrays import Ints
-from wsi.cohort.manifest import ManifestRow, check_disjoint, check_one_label_per_patient, load_manifest
+from wsi.cohort.manifest import ManifestRow, check_disjoint, load_manifest
 from wsi.errors import RequestError
 from wsi.recipe import Recipe, canonical, recipe_hash
 
@@ -37,7 +37,10 @@ class TrainingData:
     """The fold that tests each row; -1 for slides that are trained on only, which stand last."""
     notes: tuple[str, ...]
     """What was left out."""
-    task: Task
+    target: Target
+    """What is true of the rows."""
+    strata: tuple[str, ...]
+    """Of each row: folds hold alike shares of each."""
 
     @property
     def tested_rows(self) -> int:
@@ -61,16 +64,9 @@ class TrainingData:
 
     def open(self) -> tuple[Cohort, ...]:
         """Open the bags, as one cohort, or where models are to differ in their encoder as one for each."""
-        classes, task = self.task.outputs, self.task
-        if task.target is None:
-            extra = tuple(sorted({row.label or "" for row in self.rows[self.tested_rows :]} - set(classes)))
-            cohorts = open_cohorts(self.rows, self.sets, self.options.fusion, (*classes, *extra))
-            cohorts = tuple(replace(own, classes=classes, extra_classes=len(extra)) for own in cohorts)
-        else:
-            unlabelled = [replace(row, label=None) for row in self.rows]
-            cohorts = open_cohorts(unlabelled, self.sets, self.options.fusion, classes)
-            cohorts = tuple(replace(own, target=task.target, strata=task.strata) for own in cohorts)
-        return tuple(own.judged(self.options.unit, self.options.aggregate) for own in cohorts)
+        cohorts = open_cohorts(self.rows, self.sets, self.options.fusion, self.target)
+        judged = (self.options.unit, self.options.aggregate)
+        return tuple(replace(own, strata=self.strata).judged(*judged) for own in cohorts)
 
     def recipe(self) -> Recipe:
         """Return everything that shapes the run: the options, and what they were applied to."""
@@ -79,7 +75,7 @@ class TrainingData:
             **options.recipe(),
             "algorithm": ALGORITHM,
             "precision": options.precision,
-            "classes": list(self.task.outputs),
+            "classes": list(self.target.names),
             "bags": {"encoder": made.encoder, "dim": made.dim, "recipe_hash": recipe_hash(made.recipe)},
             "cohort": self._digest(),
             "splits": recipe_hash({"folds": self.row_folds.tolist()}),
@@ -89,9 +85,9 @@ class TrainingData:
     def _digest(self) -> str:
         digests = [cohort_digest(self.rows, own.headers) for own in self.sets]
         whole = digests[0] if len(digests) == 1 else recipe_hash({"encoders": digests})
-        if self.task.target is None:
-            return whole
-        return recipe_hash({"cohort": whole, "truth": [[row.value, row.time, row.event] for row in self.rows]})
+        told = self.target.digested
+        truth = [[getattr(row, name) for name in told] for row in self.rows]
+        return recipe_hash({"cohort": whole, "truth": truth}) if told else whole
 
     def about(self) -> dict[str, Any]:
         """Return what config.toml tells beside the recipe: versions, and how the bags were made (canonical JSON)."""
@@ -112,13 +108,12 @@ def gather(options: TrainOptions) -> TrainingData:
     RequestError
         The manifest, the bags or the splits do not fit each other.
     """
-    everyone = load_manifest(options.manifest)
-    known = [row for row in everyone if is_known(options.target, row)]
-    if options.target == CLASSES and options.unit == "patient":
-        check_one_label_per_patient(known, str(options.manifest))
+    everyone, asked = load_manifest(options.manifest), TARGETS[options.target]
+    known = [row for row in everyone if getattr(row, asked.column) is not None]
+    if options.unit == "patient":
+        asked.check_patients(known, str(options.manifest))
     if not known:
-        column = {"value": "value", "survival": "time"}.get(options.target, "label")
-        raise RequestError(f"{options.manifest}: expected slides with a {column}, found none")
+        raise RequestError(f"{options.manifest}: expected slides with a {asked.column}, found none")
     others = _others(options, everyone)
     sets = scan(options.bags, [row.image_id for row in (*known, *others)], options.fusion)
     bags = fused(sets, options.fusion)
@@ -128,16 +123,16 @@ def gather(options: TrainOptions) -> TrainingData:
     if options.other is not None and not any(row.image_id in bags.headers for row in others):
         raise RequestError(f"--other {options.other}: expected bags of its slides, found none that can be read")
     notes += dict.fromkeys(note for own in sets for note in check_pictures([*rows, *others], own.headers))
-    task = read_task(options.target, rows, options.classes, options.folds, options.unit)
-    folds = _folds(options, rows, task)
+    target, strata = asked.read(rows, options.classes, options.folds, others)
+    folds = _folds(options, rows, strata[: len(rows)], target)
     _check_encoders(options, sets, rows, folds)
     if options.other is not None and others:
-        taken = "" if options.other_label in task.outputs else ", a class of their own that is never told"
+        taken = "" if options.other_label in target.names else ", a class of their own that is never told"
         notes.append(
             f"{len(others)} slides of {options.other.name} are trained on only, as {options.other_label}{taken}"
         )
     folds = np.concatenate([folds, np.full(len(others), -1, np.int64)])
-    return TrainingData(options, (*rows, *others), sets, folds, tuple(notes), task)
+    return TrainingData(options, (*rows, *others), sets, folds, tuple(notes), target, tuple(strata))
 
 
 def _others(options: TrainOptions, everyone: Sequence[ManifestRow]) -> list[ManifestRow]:
@@ -163,14 +158,14 @@ def _with_bags(
     return [row for row in labelled if row.image_id in there], notes
 
 
-def _folds(options: TrainOptions, rows: Sequence[ManifestRow], task: Task) -> Ints:
+def _folds(options: TrainOptions, rows: Sequence[ManifestRow], strata: Sequence[str], target: Target) -> Ints:
     patients, centers = [row.patient_id for row in rows], [row.center_id for row in rows]
     if options.splits is None and options.split == "centers":
         return center_folds(centers, patients, options.folds)
-    if options.splits is None and task.target is not None:
-        return patient_folds(task.strata, patients, options.folds, options.seed)
+    if options.splits is None and target.groups:
+        return outer_folds(strata, centers, patients, options.folds, options.seed)
     if options.splits is None:
-        return outer_folds(task.strata, centers, patients, options.folds, options.seed)
+        return patient_folds(strata, patients, options.folds, options.seed)
     folds = folds_of(options.splits, [row.image_id for row in rows], patients)
     found = sorted(set(folds.tolist()))
     if found != list(range(options.folds)):

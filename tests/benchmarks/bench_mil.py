@@ -34,7 +34,7 @@ from features.bags.bag import BagFacts, write_bag
 from mil.heads import HeadSpec
 from mil.models.model import BagModel
 from mil.ragged.packing import group_by_rows, pack
-from mil.targets.targets import ClassTarget
+from mil.targets import ClassTarget
 from mil.train import train
 from mil.training.options import TrainOptions
 from wsi.cpu import usable_cpus
@@ -75,7 +75,7 @@ def our_step(bags: list[np.ndarray]) -> Step:
     """Return a training step of this package, as `mil.training.fit` takes it: at most `MAX_ROWS` instances at once."""
     model = BagModel(spec()).train()
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
-    target = ClassTarget(np.arange(len(bags), dtype=np.int64) % 2, 2)
+    target = ClassTarget(np.arange(len(bags), dtype=np.int64) % 2, ("a", "b"))
 
     def step() -> None:
         optimizer.zero_grad()
@@ -198,7 +198,7 @@ def resident_epoch(device: str, bags: int, size: int) -> dict[str, float]:
     rows_ND = torch.empty(bags * size, DIM, dtype=torch.float16, device=device).normal_()
     model = BagModel(spec()).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
-    target = ClassTarget(np.arange(bags, dtype=np.int64) % 2, 2)
+    target = ClassTarget(np.arange(bags, dtype=np.int64) % 2, ("a", "b"))
     groups = [np.arange(start, min(start + BATCH, bags)) for start in range(0, bags, BATCH)]
     layers = weights(device, torch.float16)
 

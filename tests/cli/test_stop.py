@@ -124,8 +124,8 @@ def test_tiling_stops_and_goes_on(
 @pytest.mark.parametrize(
     ("processes", "number", "group"),
     [
-        (("--jobs", 2), signal.SIGINT, True),
-        (("--jobs", 2), signal.SIGTERM, False),  # the first process alone need be told
+        (("--workers", 2), signal.SIGINT, True),
+        (("--workers", 2), signal.SIGTERM, False),  # the first process alone need be told
         (("--nproc", 2), signal.SIGINT, True),
     ],
 )

@@ -40,10 +40,8 @@ def describe(job: Job, options: InfoOptions, progress: Progress | None = None) -
         return facts | {"notes": job.problem}
     notes: list[str] = []
     try:
-        slide = open_slide(
-            job.path, options.reader, threads=usable_cpus() if options.verify else 1, scene=options.scene
-        )
-        try:
+        threads = usable_cpus() if options.verify else 1
+        with open_slide(job.path, options.reader, threads=threads, scene=options.scene) as slide:
             notes += [*slide.notes, *_scenes(slide), *_icc(slide)]
             facts |= _of_file(slide)
             if options.verify:
@@ -51,8 +49,6 @@ def describe(job: Job, options: InfoOptions, progress: Progress | None = None) -
                 facts["damaged"] = len(check.damaged)
                 notes.append(str(check))
             facts |= _of_tiling(slide, job, options, notes)
-        finally:
-            slide.close()
     except SlideError as error:
         return facts | {"notes": "; ".join([*notes, str(error)])}
     except OSError as error:

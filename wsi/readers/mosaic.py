@@ -3,25 +3,27 @@
 Every reader that decodes tiles itself (TIFF, DICOM, OME-Zarr) stands on this; it knows no file format.
 """
 
-from abc import ABC, abstractmethod
+import os
+import time
+from abc import abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from functools import cached_property
+from contextlib import ExitStack
+from functools import cached_property, partial
 from threading import Lock
 from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from wsi.arrays import RGB
-from wsi.errors import DamagedSlideError, UnreadableSlideError, says_damage
+from wsi.arrays import RGB, Bools
+from wsi.errors import UnreadableSlideError, described, says_damage
 from wsi.pixels.icc import checked_profile, to_srgb
 from wsi.pixels.resample import area_average, source_box
-from wsi.readers.protocol import DAMAGED_RGB, Level, Scene
-from wsi.units import YX, Box, ceil_div
+from wsi.readers.protocol import Slide
+from wsi.readers.tiles import DAMAGED_RGB, JpegForm, TileGrid, Tiles, damaged_tile
+from wsi.units import YX, Box
 
 CACHE_BYTES = 16 << 20
 """Decoded tiles kept, so that boxes that cut through a tile decode it once."""
@@ -30,36 +32,7 @@ _FILL_PIXELS = 4 << 20
 """Pixels of a finer level read at once, to fill what a coarser one lacks."""
 
 
-@dataclass(frozen=True, slots=True)
-class TileGrid:
-    """How one level is cut into tiles."""
-
-    stored: YX
-    """Pixels of the level as stored."""
-    tile: YX
-    grid: YX = field(init=False)
-    """Tiles down and across."""
-
-    def __post_init__(self) -> None:
-        """Count the tiles once: `place` asks for every one of them."""
-        counts = YX(ceil_div(self.stored.y, self.tile.y), ceil_div(self.stored.x, self.tile.x))
-        object.__setattr__(self, "grid", counts)
-
-    def place(self, index: int) -> Box:
-        """Return where a tile lies; at the edges it may reach beyond the level."""
-        row, column = divmod(index, self.grid.x)
-        y0, x0 = row * self.tile.y, column * self.tile.x
-        return Box(y0, x0, y0 + self.tile.y, x0 + self.tile.x)
-
-    def under(self, box: Box) -> Iterator[int]:
-        """Give the tiles that a box inside the level touches."""
-        if box.shape.y > 0 and box.shape.x > 0:
-            for row in range(box.y0 // self.tile.y, (box.y1 - 1) // self.tile.y + 1):
-                for column in range(box.x0 // self.tile.x, (box.x1 - 1) // self.tile.x + 1):
-                    yield row * self.grid.x + column
-
-
-class Mosaic(ABC):
+class Mosaic(Slide):
     """Boxes out of tiles; a reader says where a tile lies and how it is decoded.
 
     A base class and no part of the reader: a part would hold the reader as the reader holds it, and dropped slides
@@ -75,11 +48,6 @@ class Mosaic(ABC):
         Tiles of one box decoded at once; codecs release the interpreter's lock.
     """
 
-    levels: tuple[Level, ...]
-    """See `wsi.slide.Slide`."""
-    scenes: tuple[Scene, ...] = ()
-    scene = 0
-    icc = b""
     _colours: Callable[[RGB], RGB] | None = None
     """From the slide's colours to sRGB, where that is asked for."""
 
@@ -89,11 +57,9 @@ class Mosaic(ABC):
         self._threads = threads
         self._cache: OrderedDict[tuple[int, int], RGB] = OrderedDict()
         self._cached_bytes = 0
+        self._shared: set[int] = set()
+        """Identities of arrays that a reader keeps by itself, so that they need no place in the cache."""
         self._lock = Lock()
-
-    def grid(self, level: int) -> TileGrid:
-        """Return how a level is cut into tiles, as stored."""
-        return self._grids[level]
 
     @abstractmethod
     def _decode(self, level: int, index: int) -> RGB | None:
@@ -108,20 +74,39 @@ class Mosaic(ABC):
         if srgb and self.icc:
             self._colours = to_srgb(self.icc)
 
-    def coloured(self, pixels: RGB) -> RGB:
+    def _tiles_of(self, level: int, payload: Callable[[int, int], bytes], jpeg: JpegForm | None) -> Tiles:
+        """Give a level's tiles one by one; ``payload`` as in `Tiles`, of a level and an index."""
+
+        def decode(index: int) -> RGB | None:
+            pixels = self._decode(level, index)
+            return self._filled(level, index) if pixels is None else pixels
+
+        keep, compressed = partial(self._tile, level), partial(payload, level)
+        return Tiles(self._name, level, self._grids[level], decode, keep, compressed, self._coloured, jpeg)
+
+    def _bytes_at(self, descriptor: int, size: int, offset: int, count: int) -> bytes:
+        """Read bytes of a file of that size, and count the time; `EOFError` where it ends before them.
+
+        Positioned reads share nothing, so that a handle is safe across threads and forks.
+        """
+        there = min(count, max(0, size - offset))  # a broken file may declare any length
+        start = time.perf_counter()
+        data = os.pread(descriptor, there, offset) if there else b""
+        self.seconds_reading += time.perf_counter() - start
+        if len(data) != count:
+            raise EOFError(f"expected {count} bytes at {offset}, found {len(data)}")
+        return data
+
+    def _coloured(self, pixels: RGB) -> RGB:
         """Return decoded pixels, uint8 (h, w, 3), in the colours that are asked for."""
         return self._colours(pixels) if self._colours else pixels
 
-    def _is_known(self, pixels: RGB) -> bool:
-        """Tell whether a reader keeps these pixels by itself, so that they need no place in the cache."""
-        return False
-
-    def _written(self, level: int) -> NDArray[np.bool_]:
+    @abstractmethod
+    def _written(self, level: int) -> Bools:
         """Return which tiles of a level the file holds, bool (rows, columns)."""
-        return np.ones(self._grids[level].grid, bool)
 
     @cached_property
-    def _there(self) -> list[NDArray[np.bool_]]:
+    def _there(self) -> list[Bools]:
         """For each level the tiles that have pixels: in the file, or at their place in a finer level."""
         there = [self._written(0)]
         for level in range(1, len(self._grids)):
@@ -129,7 +114,7 @@ class Mosaic(ABC):
             there.append(written if written.all() else written | self._under(level, there[-1]))
         return there
 
-    def _under(self, level: int, finer: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    def _under(self, level: int, finer: Bools) -> Bools:
         """Return the tiles of a level over any tile of the next finer one that has pixels."""
         grid, below = self._grids[level], self._grids[level - 1]
         ratio = self.levels[level].downsample / self.levels[level - 1].downsample
@@ -141,7 +126,7 @@ class Mosaic(ABC):
         table = cv2.integral(finer.astype(np.uint8))
         (y0, y1), (x0, x1) = edges
         total = table[np.ix_(y1, x1)] - table[np.ix_(y0, x1)] - table[np.ix_(y1, x0)] + table[np.ix_(y0, x0)]
-        found: NDArray[np.bool_] = total > 0
+        found: Bools = total > 0
         return found
 
     def _hole_notes(self) -> tuple[str, ...]:
@@ -200,7 +185,7 @@ class Mosaic(ABC):
             except Exception as error:  # codecs raise nearly anything on damaged bytes
                 if not says_damage(error):
                     raise
-                errors.append(one_line(error))
+                errors.append(described(error))
             else:
                 return
         raise UnreadableSlideError(
@@ -215,10 +200,13 @@ class Mosaic(ABC):
         indices = sorted(grid.under(inside), key=lambda index: self._position(level, index))
 
         def copy(index: int) -> tuple[int, Box, Exception] | None:
-            part = _overlap(grid.place(index), inside)
+            place = grid.place(index)
+            part = _overlap(place, inside)
             view = out[part.y0 - box.y0 : part.y1 - box.y0, part.x0 - box.x0 : part.x1 - box.x0]
             try:
-                self._copy_tile(view, level, index, part)
+                pixels = self._tile(level, index)
+                if pixels is not None:  # else the scanner saw nothing there
+                    view[:] = pixels[part.y0 - place.y0 : part.y1 - place.y0, part.x0 - place.x0 : part.x1 - place.x0]
             except Exception as error:  # codecs raise nearly anything on damaged bytes
                 if not says_damage(error):
                     raise
@@ -226,45 +214,17 @@ class Mosaic(ABC):
                 return index, part, error
             return None
 
-        if self._threads > 1 and len(indices) > 1:
-            # A pool of its own for each box: nothing to carry over a fork, and far cheaper than the decoding.
-            with ThreadPoolExecutor(min(self._threads, len(indices))) as pool:
-                failures = [failure for failure in pool.map(copy, indices) if failure]
-        else:
-            failures = self._copy_in_turn(copy, indices, stop_at_first=damaged is None)
-        if failures:
-            self._report(level, failures, damaged)
+        with ExitStack() as opened:
+            each: Any = map
+            if self._threads > 1 and len(indices) > 1:
+                # A pool of its own for each box: nothing to carry over a fork, and far cheaper than the decoding.
+                each = opened.enter_context(ThreadPoolExecutor(min(self._threads, len(indices)))).map
+            failures = filter(None, each(copy, indices))
+            if damaged is not None:
+                damaged.extend(sorted(part for _, part, _ in failures))
+            elif failure := next(failures, None):
+                raise damaged_tile(self._name, level, failure[0], failure[2]) from None
         return out
-
-    @staticmethod
-    def _copy_in_turn(
-        copy: Callable[[int], tuple[int, Box, Exception] | None], indices: list[int], *, stop_at_first: bool
-    ) -> list[tuple[int, Box, Exception]]:
-        failures = []
-        for index in indices:
-            failure = copy(index)
-            if failure:
-                failures.append(failure)
-                if stop_at_first:
-                    break
-        return failures
-
-    def _report(self, level: int, failures: list[tuple[int, Box, Exception]], damaged: list[Box] | None) -> None:
-        index, _, error = failures[0]
-        if damaged is None:
-            raise DamagedSlideError(
-                f"{self._name}: tile {index} of level {level} cannot be decoded ({one_line(error)}): "
-                "copy the file again, or give --on-damage skip"
-            ) from None
-        damaged.extend(sorted(part for _, part, _ in failures))
-
-    def _copy_tile(self, out: RGB, level: int, index: int, part: Box) -> None:
-        pixels = self._tile(level, index)
-        if pixels is None:  # the scanner saw nothing there
-            return
-        grid = self._grids[level]
-        y0, x0 = index // grid.grid.x * grid.tile.y, index % grid.grid.x * grid.tile.x
-        out[:] = pixels[part.y0 - y0 : part.y1 - y0, part.x0 - x0 : part.x1 - x0]
 
     def _tile(self, level: int, index: int) -> RGB | None:
         """Return one decoded tile, uint8 (rows, columns, 3), None where neither it nor a finer level holds anything.
@@ -289,7 +249,7 @@ class Mosaic(ABC):
             visible = _overlap(grid.place(index), Box(0, 0, *grid.stored)).shape
             if pixels.shape[0] < visible.y or pixels.shape[1] < visible.x:
                 raise ValueError(f"expected a tile of {tuple(visible)} px, found {pixels.shape[:2]}")
-        if not self._is_known(pixels):
+        if id(pixels) not in self._shared:
             self._remember(key, pixels)
         return pixels
 
@@ -300,12 +260,6 @@ class Mosaic(ABC):
                 self._cached_bytes += pixels.nbytes
             while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
                 self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
-
-
-def one_line(error: BaseException) -> str:
-    """Return a codec's error as one line of at most 200 characters."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def _overlap(place: Box, inside: Box) -> Box:

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from wsi.arrays import RGB
-from wsi.errors import UnreadableSlideError
-from wsi.readers.mosaic import Mosaic, TileGrid, one_line
+from wsi.arrays import RGB, Bools
+from wsi.errors import UnreadableSlideError, told_as
+from wsi.readers.mosaic import Mosaic
 from wsi.readers.protocol import Level, MppClaim, Opening, Scene
 from wsi.readers.scenes import choose_scene, is_beside, refuse_scene, scene_notes
-from wsi.readers.tiff.layout import MAX_TILE_BYTES
+from wsi.readers.tiles import MAX_TILE_BYTES, TileGrid
 from wsi.units import YX, Box
 
 _UM = {"micrometer": 1.0, "millimeter": 1e3, "centimeter": 1e4, "meter": 1e6, "nanometer": 1e-3, "um": 1.0, "µm": 1.0}
@@ -73,8 +73,14 @@ class OmeZarrReader(Mosaic):
             raise UnreadableSlideError(f"channels shown as {', '.join(colours)}: expected red, green, blue")
 
     def read(self, level: int, box: Box, damaged: list[Box] | None = None) -> RGB:
-        """See `wsi.slide.Slide.read`."""
+        """See `wsi.readers.protocol.Slide.read`."""
         return self._read_stored(level, box, damaged)
+
+    def tiles(self, level: int) -> None:
+        """See `wsi.readers.protocol.Slide.tiles`; chunks come as quickly by `read`."""
+
+    def _written(self, level: int) -> Bools:  # an absent chunk is its fill value
+        return np.ones(self._grids[level].grid, bool)
 
     def _position(self, level: int, index: int) -> int:  # chunks are files, or lie in them in any order
         return index
@@ -87,7 +93,7 @@ class OmeZarrReader(Mosaic):
         return np.ascontiguousarray(pixels.transpose([left.index(name) for name in "yxc"]))
 
     def close(self) -> None:
-        """See `wsi.slide.Slide.close`; nothing stays open between reads."""
+        """See `wsi.readers.protocol.Slide.close`; nothing stays open between reads."""
 
 
 def open_with_ome_zarr(path: Path, opening: Opening) -> OmeZarrReader:
@@ -105,16 +111,12 @@ def _image_groups(path: Path) -> dict[int, _Picture]:
 
     import wsi.zarr_jpeg  # noqa: F401  registers the codec of our own stores' JPEG chunks
 
-    try:
+    with told_as(UnreadableSlideError, "not a zarr group"):
         root = zarr.open_group(str(path), mode="r")
         if picture := _picture(root):
             return {0: picture}
         groups = {int(name): root[name] for name in root.group_keys() if name.isdecimal()}
         pictures = {index: picture for index in sorted(groups) if (picture := _picture(groups[index]))}
-    except UnreadableSlideError:
-        raise
-    except Exception as error:  # zarr raises nearly anything on a broken store
-        raise UnreadableSlideError(f"not a zarr group ({one_line(error)})") from None
     if not pictures:
         raise UnreadableSlideError("a zarr group without OME multiscales")
     return pictures
@@ -144,7 +146,7 @@ def _scenes(pictures: dict[int, _Picture]) -> tuple[Scene, ...]:
 
 def _open_levels(group: Any, ome: dict[str, Any]) -> tuple[list[dict[str, Any]], list[list[float]], list[Any]]:
     """Return axes, scale of each level, and arrays, largest first."""
-    try:
+    with told_as(UnreadableSlideError, "broken OME-Zarr metadata"):
         multiscale = ome["multiscales"][0]
         axes = list(multiscale["axes"])
         names = "".join(axis["name"] for axis in axes)
@@ -156,8 +158,6 @@ def _open_levels(group: Any, ome: dict[str, Any]) -> tuple[list[dict[str, Any]],
             arrays.append(group[dataset["path"]])
         if not arrays or any(len(array.shape) != len(axes) for array in arrays) or not all(map(min, scales)):
             raise ValueError("axes, scales and arrays do not fit together")
-    except Exception as error:
-        raise UnreadableSlideError(f"broken OME-Zarr metadata ({one_line(error)})") from None
     if not set("cyx") <= set(names) <= set("tczyx") or len(set(names)) != len(names):
         raise UnreadableSlideError(f"axes {names}: expected c, y and x, with or without t and z")
     return axes, scales, arrays

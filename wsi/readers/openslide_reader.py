@@ -9,12 +9,13 @@ from openslide import OpenSlide, OpenSlideError
 from tifffile import TiffFile
 
 from wsi.arrays import RGB
-from wsi.errors import DamagedSlideError, UnreadableSlideError
+from wsi.errors import DamagedSlideError, UnreadableSlideError, says_damage
 from wsi.pixels.icc import checked_profile, to_srgb
-from wsi.readers.protocol import DAMAGED_RGB, Level, MppClaim, Opening, Scene, level_downsample
+from wsi.readers.protocol import Level, MppClaim, Opening, Scene, Slide, level_downsample
 from wsi.readers.scenes import refuse_scene, scene_notes, tiff_scenes
 from wsi.readers.tiff.directories import lost_directory
 from wsi.readers.tiff.metadata import positive
+from wsi.readers.tiles import DAMAGED_RGB
 from wsi.units import YX, Box
 
 _GENERIC = "generic-tiff"
@@ -22,7 +23,7 @@ _PROBE_PX = 256
 """Side of the blocks in which a failed read is tried again, to find what is damaged."""
 
 
-class OpenSlideReader:
+class OpenSlideReader(Slide):
     """A slide read by OpenSlide. Transparent pixels are laid on the slide's stated background, white by default."""
 
     reader = "openslide"
@@ -73,7 +74,7 @@ class OpenSlideReader:
         raise UnreadableSlideError(f"opens, but no pixel can be read: {errors[0]}")
 
     def read(self, level: int, box: Box, damaged: list[Box] | None = None) -> RGB:
-        """See `wsi.slide.Slide.read`."""
+        """See `wsi.readers.protocol.Slide.read`."""
         inside = box.clipped(self.levels[level].shape)
         out = np.full((*box.shape, 3), 255, np.uint8)
         if inside.shape.y and inside.shape.x:
@@ -115,8 +116,11 @@ class OpenSlideReader:
         blended: RGB = np.rint(rgba[..., :3] * share + self._background * (1 - share)).astype(np.uint8)
         return self._colours(blended) if self._colours else blended
 
+    def tiles(self, level: int) -> None:
+        """See `wsi.readers.protocol.Slide.tiles`; OpenSlide gives none."""
+
     def close(self) -> None:
-        """See `wsi.slide.Slide.close`."""
+        """See `wsi.readers.protocol.Slide.close`."""
         self._handle.close()
 
 
@@ -131,7 +135,9 @@ def _scenes(path: Path) -> tuple[Scene, ...]:
     try:
         with TiffFile(path) as tiff:
             return tuple(each.scene for each in tiff_scenes(tiff))
-    except Exception:  # OpenSlide reads what tifffile cannot parse
+    except Exception as error:  # OpenSlide reads what tifffile cannot parse
+        if not says_damage(error):
+            raise
         return ()
 
 

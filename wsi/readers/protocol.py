@@ -1,15 +1,14 @@
 """What a slide is to the rest of the package, whichever reader opened it, and the facts that come with it."""
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 from wsi.arrays import RGB
+from wsi.readers.tiles import Tiles
 from wsi.units import YX, Box
-
-DAMAGED_RGB = (255, 0, 255)
-"""What stands where pixels could not be decoded: no tissue and no background looks like it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +74,7 @@ class Opening:
 
 
 class Slide(Protocol):
-    """A slide that is open for reading. Not picklable: a worker opens its own."""
+    """A slide that is open for reading, and a context that closes it. Not picklable: a worker opens its own."""
 
     path: Path
     reader: str
@@ -86,11 +85,11 @@ class Slide(Protocol):
     """Why this reader took the file."""
     levels: tuple[Level, ...]
     """Largest first."""
-    scenes: tuple[Scene, ...]
+    scenes: tuple[Scene, ...] = ()
     """All that the file holds and the reader could read; empty where its format has but one."""
-    scene: int
+    scene: int = 0
     """Index of the one that is read."""
-    icc: bytes
+    icc: bytes = b""
     """The slide's ICC profile as it stands in the file; empty where there is none."""
     mpp_claims: tuple[MppClaim, ...]
     """In the order in which they are to be believed."""
@@ -99,7 +98,10 @@ class Slide(Protocol):
     """What a careful user should know: conversions, ignored parts, missing bytes."""
     missing: str
     """What the file declares and does not hold, as a clause; empty where it is whole."""
+    seconds_reading: float = 0.0
+    """Time spent on getting bytes from the file, as far as the reader tells it from decoding; on threads, about."""
 
+    @abstractmethod
     def read(self, level: int, box: Box, damaged: list[Box] | None = None) -> RGB:
         """Return the pixels of a box in that level's frame, uint8 (h, w, 3); outside the level they are white.
 
@@ -110,7 +112,8 @@ class Slide(Protocol):
         box
             Rectangle in pixels of that level; may reach beyond it.
         damaged
-            Where given, boxes (in the level's frame) that cannot be decoded are appended and hold `DAMAGED_RGB`.
+            Where given, boxes (in the level's frame) that cannot be decoded are appended; they hold
+            `wsi.readers.tiles.DAMAGED_RGB`.
 
         Raises
         ------
@@ -118,8 +121,21 @@ class Slide(Protocol):
             Pixels cannot be decoded and ``damaged`` is None.
         """
 
+    @abstractmethod
+    def tiles(self, level: int) -> Tiles | None:
+        """Return a level's own tiles, None where they are no quicker than `read`, or cannot be had one by one."""
+
+    @abstractmethod
     def close(self) -> None:
         """Close the file."""
+
+    def __enter__(self) -> Self:
+        """Give the slide itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the file."""
+        self.close()
 
 
 Opener = Callable[[Path, Opening], Slide]

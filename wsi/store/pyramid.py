@@ -5,16 +5,20 @@ is copied, one that is trimmed, or the finish of the whole slide. No more than o
 memory.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 
 from wsi.arrays import RGB
 from wsi.pixels.resample import halve
+from wsi.step_times import StepTimes
 from wsi.store.codecs import codec
 from wsi.store.grid import Grid
-from wsi.store.layout import FILL
+from wsi.store.layout import FILL, shard_path
+from wsi.store.shards import ShardWriter, write_shard, writing_shard
 from wsi.units import YX
 
 Sink = Callable[[YX, bytes], None]
@@ -88,13 +92,10 @@ class LevelWriter:
         """Hand on a tile that is compressed already, and its pixels as `decoded` gives them, None if not wanted."""
         self._sink(tile, bytes(data))
         if pixels is not None:
-            self._pass_on(tile, pixels)
+            self.pass_on(tile, pixels)
 
-    def pass_on(self, tile: YX, data: bytes) -> None:
-        """Let the coarser levels know a tile that lies in its shard already."""
-        self._pass_on(tile, self.decoded(tile, data))
-
-    def _pass_on(self, tile: YX, pixels: RGB) -> None:
+    def pass_on(self, tile: YX, pixels: RGB) -> None:
+        """Let the coarser level know a tile's pixels as `decoded` gives them, wherever the tile lies."""
         if self._coarser:
             with self._timed("scale"):
                 half = halve(pixels)
@@ -127,3 +128,43 @@ class LevelWriter:
     def _put_row(self) -> None:
         for column in sorted(self._tiles):
             self.put(YX(self._row, column), self._tiles.pop(column))
+
+
+@contextmanager
+def write_levels(
+    store: Path, grid: Grid, codecs: Sequence[str], levels: range, times: StepTimes, region: YX | None = None
+) -> Iterator[tuple[LevelWriter, dict[int, ShardWriter]]]:
+    """Give the writer of the first of several levels, each of which is made of the one before, and the shards by level.
+
+    Parameters
+    ----------
+    store, grid, codecs
+        Where; its geometry; the codec's name of each level.
+    levels
+        Without gaps.
+    region
+        The one that is written, a shard of each level; None: all of them, levels whose shards hold one chunk.
+    """
+    shards: dict[int, ShardWriter] = {}
+    writer: LevelWriter | None = None
+    with ExitStack() as opened:
+        for level in reversed(levels):
+            sink: Sink = partial(_put_alone, store, level)
+            if region is not None:
+                side = grid.shard_tiles(level)
+                path = shard_path(store, level, *region)
+                shards[level] = opened.enter_context(writing_shard(path, side**2))
+                sink = partial(_put, shards[level], side, times)
+            writer = LevelWriter(grid, level, codecs[level], sink, times.timed, writer)
+        assert writer is not None
+        yield writer, shards
+        writer.end()
+
+
+def _put(shard: ShardWriter, side: int, times: StepTimes, tile: YX, data: bytes) -> None:
+    with times.timed("write"):
+        shard.put(tile.y % side * side + tile.x % side, data)
+
+
+def _put_alone(store: Path, level: int, tile: YX, data: bytes) -> None:
+    write_shard(shard_path(store, level, *tile), {0: data}, 1)

@@ -3,16 +3,14 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi.errors import StoreError
+from wsi.errors import DamagedSlideError, StoreError
 from wsi.files.atomic import PARTIAL, write_bytes
 from wsi.files.replace import discard, put
 from wsi.pixels.resample import halve
@@ -20,6 +18,7 @@ from wsi.recipe import Recipe, recipe_hash
 from wsi.scores.artefacts import OVERVIEW_SCORES
 from wsi.scores.drop import Rule, dropped
 from wsi.scores.quality import TILE_SCORES, focus_notes
+from wsi.step_times import StepTimes
 from wsi.store.grid import SHARD_TILES, TASK_LEVELS
 from wsi.store.layout import (
     FILL,
@@ -33,12 +32,12 @@ from wsi.store.layout import (
     write_small_array,
 )
 from wsi.store.metadata import FORMAT_VERSION, is_our_store
-from wsi.store.pyramid import LevelWriter
-from wsi.store.shards import ShardFile, write_shard
+from wsi.store.pyramid import write_levels
+from wsi.store.shards import ShardFile
 from wsi.tiling.options import AREA, DCT
-from wsi.tiling.plan import SlidePlan, read_overview, read_tissue
-from wsi.tiling.region import Receipt, raise_damage, read_receipt
+from wsi.tiling.plan import SlidePlan
 from wsi.tiling.tile_recipe import finished
+from wsi.tiling.work import Receipt
 from wsi.units import YX, ceil_div
 
 _PACKAGES = ("gigamil", "imagecodecs", "numpy", "opencv-python-headless", "openslide-python", "tifffile", "zarr")
@@ -55,7 +54,9 @@ def finish(plan: SlidePlan, regions: Sequence[YX]) -> dict[str, Any]:
         Every tissue tile of the slide is damaged.
     """
     receipts = [_receipt(plan, region) for region in regions]
-    raise_damage(plan, receipts)
+    total, damaged = sum(r.n_tiles for r in receipts), sum(len(r.damaged) for r in receipts)
+    if total and damaged == total:
+        raise DamagedSlideError(f"{plan.path.name}: not one of its {total} tissue tiles can be decoded")
     _coarse_levels(plan, receipts)
     listed = _write_tiles(plan, receipts)
     _write_mask(plan)
@@ -68,13 +69,13 @@ def finish(plan: SlidePlan, regions: Sequence[YX]) -> dict[str, Any]:
     meta = _meta(plan, facts, _recipe(plan, facts, listed))
     meta["sha256"] = meta_hash(json.loads(json.dumps(meta)))
     write_json(plan.partial / "zarr.json", group({"ome": _ome(plan), "gigamil": meta}))
-    discard(plan.work)
+    plan.work.end()
     put(plan.partial, plan.out, is_our_store)
     return facts
 
 
 def _receipt(plan: SlidePlan, region: YX) -> Receipt:
-    receipt = read_receipt(plan, region)
+    receipt = plan.work.receipt(region)
     if receipt is None:
         raise StoreError(f"{plan.partial}: region {tuple(region)} is not whole: run the same command again")
     return receipt
@@ -82,27 +83,16 @@ def _receipt(plan: SlidePlan, region: YX) -> Receipt:
 
 def _coarse_levels(plan: SlidePlan, receipts: Sequence[Receipt]) -> None:
     """Make the levels after the fifth from the fifth, whose shards hold one chunk each."""
-    levels, last = range(TASK_LEVELS, len(plan.grid.levels())), TASK_LEVELS - 1
-    if not levels:
+    last = TASK_LEVELS - 1
+    levels = range(last, len(plan.grid.levels()))
+    if len(levels) < 2:
         return
-
-    def write(level: int, tile: YX, data: bytes) -> None:
-        write_shard(shard_path(plan.partial, level, *tile), {0: data}, 1)
-
-    writer: LevelWriter | None = None
-    for level in (*reversed(levels), last):
-        writer = LevelWriter(plan.grid, level, plan.codecs[level], partial(write, level), _untimed, writer)
-    assert writer is not None
-    for receipt in receipts:
-        if last in receipt.shards:
-            data = ShardFile(shard_path(plan.partial, last, *receipt.region), 1).chunk(0)
-            assert data is not None
-            writer.pass_on(receipt.region, data)
-    writer.end()
-
-
-def _untimed(_step: str) -> AbstractContextManager[None]:
-    return nullcontext()
+    with write_levels(plan.partial, plan.grid, plan.codecs, levels, StepTimes()) as (writer, _):
+        for receipt in receipts:
+            if last in receipt.shards:
+                data = ShardFile(shard_path(plan.partial, last, *receipt.region), 1).chunk(0)
+                assert data is not None
+                writer.pass_on(receipt.region, writer.decoded(receipt.region, data))
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +113,7 @@ class _TileList:
 
 def _write_tiles(plan: SlidePlan, receipts: Sequence[Receipt]) -> _TileList:
     """Write the tile list, its scores and the list of damaged tiles."""
-    tissue = read_tissue(plan)
+    tissue = plan.work.tissue()
     fractions, listed = tissue["fractions"], tissue["listed"]
     damaged = np.array(sorted(tile for r in receipts for tile in r.damaged), np.int32).reshape(-1, 2)
     listed[damaged[:, 0], damaged[:, 1]] = False
@@ -164,7 +154,7 @@ def _scores(
 
 def _write_mask(plan: SlidePlan) -> None:
     """Write the tissue mask as an OME-Zarr label with as many levels as the image."""
-    mask = read_tissue(plan, "mask")["mask"]
+    mask = plan.work.tissue("mask")["mask"]
     folder = plan.partial / "labels" / "tissue"
     levels = [mask]
     while len(levels) < len(plan.grid.levels()):
@@ -189,7 +179,7 @@ def _write_mask(plan: SlidePlan) -> None:
 
 def _write_overview(plan: SlidePlan) -> None:
     """Write the overview of the whole slide, background included, as a small OME-Zarr image of its own."""
-    rgb, _ = read_overview(plan)
+    rgb, _ = plan.work.overview(plan.overview.shape, plan.overview_parts)
     levels = [rgb]
     while max(levels[-1].shape) > 1024 and min(levels[-1].shape[:2]) > 1:
         levels.append(halve(levels[-1]))
@@ -207,7 +197,7 @@ def _ome(plan: SlidePlan) -> dict[str, Any]:
 
 
 def _facts(plan: SlidePlan, receipts: Sequence[Receipt], listed: _TileList) -> dict[str, Any]:
-    tissue = json.loads((plan.work / "tissue.json").read_text("utf-8"))
+    tissue = plan.work.tissue_facts()
     damaged = sum(len(r.damaged) for r in receipts)
     warnings = [*plan.notes, *tissue["notes"], *plan.resolution.rejected]
     if damaged:

@@ -3,18 +3,25 @@
 The overview is averaged down by a whole factor from the coarsest level that is still finer than wanted, in bands of
 rows, so that a single-level slide of 6 gigapixels needs no more memory than a small one. Bands are independent: they
 can be made by different workers.
+
+Where the slide gives its tiles, each is averaged on its own, and equal ones only once: most of a single-level slide is
+background whose compressed tiles are the same bytes over and over. JPEG tiles are decoded at an eighth of their size in
+the frequency domain, which is all that an overview needs.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from wsi.arrays import RGB
+from wsi.errors import says_damage
 from wsi.pixels.resample import area_average
 from wsi.readers.protocol import Slide
-from wsi.tiling.overview_tiles import average_tiles, can_average_tiles
+from wsi.readers.tiles import DAMAGED_RGB, Tiles, shrunk
 from wsi.units import YX, Box, ceil_div
 
 TARGET_UM = 8.0
@@ -43,6 +50,13 @@ class OverviewPlan:
     """Overview rows made in one piece."""
     l0_per_o: float
     """Level-0 pixels per overview pixel."""
+    by_tiles: bool
+    """Whether tiles are averaged one by one, where the slide gives them."""
+
+    def tiles(self, slide: Slide) -> Tiles | None:
+        """Return the tiles that are averaged one by one; None where they are not."""
+        tiles = slide.tiles(self.level) if self.by_tiles and self.factor > 1 else None
+        return tiles if tiles and tiles.divides(self.factor) else None
 
     @property
     def bands(self) -> int:
@@ -50,8 +64,8 @@ class OverviewPlan:
         return ceil_div(self.shape.y, self.band)
 
 
-def plan_overview(slide: Slide, mpp: float) -> OverviewPlan:
-    """Choose the level and the factor for an overview of about 8 um/px."""
+def plan_overview(slide: Slide, mpp: float, *, by_tiles: bool = True) -> OverviewPlan:
+    """Choose the level and the factor for an overview of about 8 um/px; ``by_tiles`` as in `OverviewPlan`."""
     wanted = max(1.0, TARGET_UM / mpp)
     usable = [i for i, level in enumerate(slide.levels) if level.downsample <= wanted * 1.42]
     level = max(usable, key=lambda i: slide.levels[i].downsample)
@@ -71,6 +85,7 @@ def plan_overview(slide: Slide, mpp: float) -> OverviewPlan:
         shape=YX(ceil_div(source.shape.y, factor), ceil_div(source.shape.x, factor)),
         band=max(1, rows) * unit // factor,
         l0_per_o=source.downsample * factor,
+        by_tiles=by_tiles,
     )
 
 
@@ -88,8 +103,9 @@ def overview_band(slide: Slide, plan: OverviewPlan, index: int) -> tuple[RGB, ND
     y0, y1 = index * plan.band, min((index + 1) * plan.band, plan.shape.y)
     rgb = np.empty((y1 - y0, plan.shape.x, 3), np.uint8)
     damage = np.zeros((y1 - y0, plan.shape.x), np.uint8)
-    if can_average_tiles(slide, plan.level, factor) and y0 * factor % slide.stored_levels[plan.level].tile.y == 0:
-        average_tiles(slide, plan.level, factor, YX(y0, 0), rgb, damage)
+    tiles = plan.tiles(slide)
+    if tiles and y0 * factor % tiles.cut.tile.y == 0:
+        average_tiles(tiles, factor, YX(y0, 0), rgb, damage)
         return rgb, damage
     step = max(1, _BLOCK_PX // factor)
     for x0 in range(0, plan.shape.x, step):
@@ -110,3 +126,70 @@ def _extended(pixels: RGB, shape: YX) -> RGB:
     if not any(missing):
         return np.ascontiguousarray(pixels)
     return np.pad(pixels, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
+
+
+def average_tiles(
+    tiles: Tiles, factor: int, o_corner: YX, rgb: RGB, damage: NDArray[np.uint8], *, keep: bool = False
+) -> None:
+    """Fill a part of the overview.
+
+    Parameters
+    ----------
+    tiles, factor
+        The tiles, and how many of their pixels make one of the overview's, along each side.
+    o_corner
+        Overview row and column at which the part begins; a tile's corner.
+    rgb, damage
+        uint8 (rows, columns, 3) and uint8 (rows, columns), written in place.
+    keep
+        Whether the tiles' pixels will be read again at once: they stay in the slide's cache.
+    """
+    rows, columns = (side // factor for side in tiles.cut.tile)
+    average = _averager(tiles, factor, tiles.decode_and_keep if keep else tiles.decode)
+    first = YX(o_corner.y // rows, o_corner.x // columns)
+    for row in range(ceil_div(rgb.shape[0], rows)):
+        for column in range(ceil_div(rgb.shape[1], columns)):
+            place = np.s_[row * rows : (row + 1) * rows, column * columns : (column + 1) * columns]
+            view = rgb[place]
+            try:
+                small = average(first.y + row, first.x + column)
+                view[:] = 255 if small is None else small[: view.shape[0], : view.shape[1]]
+            except Exception as error:  # codecs raise nearly anything on damaged bytes; the damage tells the caller
+                if not says_damage(error):
+                    raise
+                view[:] = DAMAGED_RGB
+                damage[place] = 1
+
+
+def _averager(tiles: Tiles, factor: int, decode: Callable[[int], RGB | None]) -> Callable[[int, int], RGB | None]:
+    """Return a function from a tile's row and column to its average, None where there is nothing."""
+    stored, tile, across = tiles.cut.stored, tiles.cut.tile, tiles.cut.grid.x
+    size = (tile.x // factor, tile.y // factor)
+    reduction = min(8, factor)
+    by_dct = tiles.can_reduce(reduction)
+    known: tuple[RGB | None, RGB | None] = (None, None)
+
+    def average(row: int, column: int) -> RGB | None:
+        nonlocal known
+        height, width = min(stored.y - row * tile.y, tile.y), min(stored.x - column * tile.x, tile.x)
+        inside = height == tile.y and width == tile.x
+        index = row * across + column
+        if by_dct and inside:
+            pixels = tiles.reduced(index, reduction)
+            return (
+                None if pixels is None else np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
+            )
+        pixels = decode(index)
+        if pixels is None:
+            return None
+        if pixels is known[0] and inside:  # equal payloads come back as the same array
+            return known[1]
+        visible = pixels[:height, :width]  # what a tile holds beyond the slide may be anything
+        if visible.shape[:2] != (height, width):
+            raise ValueError(f"expected a tile of {height} x {width} px, found {pixels.shape}")
+        if not inside:
+            return shrunk(visible, factor)
+        known = (pixels, np.asarray(cv2.resize(visible, size, interpolation=cv2.INTER_AREA), np.uint8))
+        return known[1]
+
+    return average

@@ -1,10 +1,11 @@
-"""From which level of the slide the store's pixels come, and by which factor they are averaged."""
+"""From which level of the slide the store's pixels come, by which factor they are averaged, or what is copied."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wsi.errors import ResolutionError
-from wsi.readers.protocol import Level
+from wsi.readers.protocol import Level, Slide
+from wsi.store.grid import TASK_LEVELS, Grid
 from wsi.units import YX
 
 SNAP = 0.03
@@ -61,3 +62,24 @@ def choose_scaling(levels: Sequence[Level], mpp: float, target_mpp: float) -> Sc
     height, width = (max(1, int(side / l0_per_s + 1e-6)) for side in levels[0].shape)
     shape = levels[level].shape if factor == 1 else YX(height, width)
     return Scaling(level, factor, l0_per_s, mpp * l0_per_s, shape)
+
+
+def copied_levels(slide: Slide, scaling: Scaling, grid: Grid) -> tuple[int | None, ...]:
+    """Return for each level that a task writes the slide's level whose JPEG tiles can be copied, None where none can.
+
+    That needs baseline colour JPEG tiles of the store's tile size, at just the store's scale, size and orientation.
+    """
+    side = YX(grid.tile_px, grid.tile_px)
+    copyable = {
+        i: level
+        for i, level in enumerate(slide.levels)
+        if (tiles := slide.tiles(i)) and tiles.jpeg and tiles.cut.tile == side
+    }
+
+    def source_of(k: int, shape: YX) -> int | None:
+        scale = scaling.l0_per_s * 2**k
+        fitting = (i for i, own in copyable.items() if abs(own.downsample / scale - 1) < 1e-6 and own.shape == shape)
+        return next(fitting, None)
+
+    sources = [source_of(k, shape) for k, shape in enumerate(grid.levels()[:TASK_LEVELS])]
+    return tuple(sources)

@@ -11,15 +11,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi.arrays import RGB
+from wsi.arrays import RGB, Bools
 from wsi.errors import says_damage
 from wsi.readers.mosaic import CACHE_BYTES
 from wsi.readers.protocol import Slide
-from wsi.readers.tiff.reader import TiffReader
+from wsi.readers.tiles import Tiles
 from wsi.store.grid import SHARD_TILES, Grid
 from wsi.tiling.overview import OverviewPlan
-from wsi.tiling.overview_tiles import can_average_tiles
-from wsi.tiling.passthrough import is_colour_jpeg
 from wsi.tiling.scaling import Scaling
 from wsi.tissue.background import estimate_background
 from wsi.tissue.density import largest_density
@@ -46,33 +44,33 @@ def plan_single_pass(slide: Slide, scaling: Scaling, grid: Grid, overview: Overv
     That is where they come from different levels, where tiles of slide and store do not line up, where JPEG tiles give
     an overview at an eighth of the decoding, and on a dark background.
     """
-    if overview.level != scaling.level or not can_average_tiles(slide, overview.level, overview.factor):
+    tiles = overview.tiles(slide) if overview.level == scaling.level else None
+    if tiles is None or tiles.jpeg:
         return None
-    layout, factor = slide.stored_levels[overview.level], int(scaling.factor)
-    side, tile = grid.tile_px * factor, layout.tile
+    factor, tile = int(scaling.factor), tiles.cut.tile
+    side = grid.tile_px * factor
     strip, region = max(side, tile.y), SHARD_TILES * side
     aligned = (
         factor == scaling.factor
         and not (strip % side or strip % tile.y or region % strip or region % tile.x)
         and side % overview.factor == 0
     )
-    if not aligned or is_colour_jpeg(layout) or strip * region * 3 > CACHE_BYTES:
+    if not aligned or strip * region * 3 > CACHE_BYTES:
         return None
-    background, dark = _sampled_background(slide, overview)
+    background, dark = _sampled_background(tiles, overview.factor)
     return None if dark else SinglePass(strip, background)
 
 
-def _sampled_background(slide: TiffReader, overview: OverviewPlan) -> tuple[tuple[int, int, int], bool]:
+def _sampled_background(tiles: Tiles, factor: int) -> tuple[tuple[int, int, int], bool]:
     """Estimate the background from evenly spread tiles, averaged as the overview will be."""
-    layout = slide.stored_levels[overview.level]
-    rows, columns = layout.stored.y // layout.tile.y, layout.stored.x // layout.tile.x
-    inside = np.arange(rows)[:, None] * layout.grid.x + np.arange(columns)
+    stored, tile = tiles.cut.stored, tiles.cut.tile
+    inside = np.arange(stored.y // tile.y)[:, None] * tiles.cut.grid.x + np.arange(stored.x // tile.x)
     chosen = inside.ravel()[:: max(1, inside.size // _SAMPLED_TILES)]
-    size = (layout.tile.x // overview.factor, layout.tile.y // overview.factor)
+    size = (tile.x // factor, tile.y // factor)
     patches = []
     for index in chosen.tolist():
         try:
-            pixels = slide.tile(overview.level, index)
+            pixels = tiles.decode(index)
         except Exception as error:  # codecs raise nearly anything on damaged bytes; the pass itself reports it
             if not says_damage(error):
                 raise
@@ -93,9 +91,7 @@ def region_part(plan: OverviewPlan, scaling: Scaling, grid: Grid, region: YX) ->
     return Box(region.y * side, region.x * side, y1, x1)
 
 
-def may_hold_tissue(
-    rgb: RGB, damaged: NDArray[np.uint8], background: tuple[int, int, int], tile_o: int
-) -> NDArray[np.bool_]:
+def may_hold_tissue(rgb: RGB, damaged: NDArray[np.uint8], background: tuple[int, int, int], tile_o: int) -> Bools:
     """Tell which tiles may hold tissue.
 
     Parameters
@@ -116,5 +112,5 @@ def may_hold_tissue(
     grown = cv2.dilate(cells.astype(np.uint8), np.ones((5, 5), np.uint8))
     padded = np.pad(grown, [(0, -side % tile_o) for side in grown.shape])
     rows, columns = (side // tile_o for side in padded.shape)
-    found: NDArray[np.bool_] = padded.reshape(rows, tile_o, columns, tile_o).max(axis=(1, 3)) > 0
+    found: Bools = padded.reshape(rows, tile_o, columns, tile_o).max(axis=(1, 3)) > 0
     return found

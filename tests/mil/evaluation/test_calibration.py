@@ -11,12 +11,14 @@ import pytest
 from scipy.stats import norm
 from witness import Witness
 
-from mil.evaluation.calibrate import METHODS, calibration_of, fit_calibration
+from mil.evaluation.calibrate import METHODS, fit_calibration
 from mil.evaluation.oof import collect
 from mil.inference.options import PredictOptions
 from mil.inference.predict import predict
 from mil.run.folder import RunFolder
 from mil.run.scores import Scores, read_scores, write_scores
+from mil.targets import ClassTarget
+from mil.targets.calibration import calibration_of
 from mil.targets.metrics import ones, softmax, weighted_log_loss
 from mil.train import train
 from mil.training.training_data import gather
@@ -120,14 +122,15 @@ def test_a_fold_is_calibrated_without_its_patients(run: tuple[Witness, Path], tm
         changed = told.test_S & (fold == 0)
         logits = np.where(changed[:, None], 9 * rng.normal(size=told.logits_SC.shape), told.logits_SC)
         write_scores(after.model(options.head, fold, 0) / "scores.csv", Scores(told.image_ids, told.test_S, logits))
-    other = replace(cohort, labels_N=np.where(tested, 1 - cohort.labels_N, cohort.labels_N))
+    labels_N = cohort.target.groups_N
+    other = replace(cohort, target=ClassTarget(np.where(tested, 1 - labels_N, labels_N), cohort.target.names))
     first = collect(RunFolder(folder), options.head, cohort, folds, options)
     second = collect(after, options.head, other, folds, options)
     assert first.calibrations[0] == second.calibrations[0]
     assert first.calibrations[1] != second.calibrations[1]
     assert first.calibrations[2] != second.calibrations[2]
     assert first.calibration != second.calibration
-    assert not np.array_equal(first.patient_probs_PC, second.patient_probs_PC)
+    assert not np.array_equal(first.patient_told_PC, second.patient_told_PC)
 
 
 def test_a_run_tells_new_patients_by_what_it_fitted_on_all(run: tuple[Witness, Path], tmp_path: Path) -> None:

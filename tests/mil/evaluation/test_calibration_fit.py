@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from mil.evaluation.calibrate import Calibration, calibration_of, choose_method, fit_calibration
+from mil.evaluation.calibrate import choose_method, fit_calibration
+from mil.targets.calibration import Calibration, calibration_of
 
 STEPS = np.exp(np.linspace(np.log(0.5), np.log(50), 94))
 FURTHER = (0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.45)

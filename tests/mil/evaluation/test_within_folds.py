@@ -6,7 +6,8 @@ from sklearn.metrics import roc_auc_score
 
 from mil.evaluation.delong import delong
 from mil.report.options import CompareOptions
-from mil.targets.metrics import metrics_of, ones
+from mil.targets import ClassTarget
+from mil.targets.metrics import ones
 from mil.targets.survival_metrics import Followed, harrell_c
 from wsi.errors import RequestError
 
@@ -14,9 +15,10 @@ from wsi.errors import RequestError
 def test_a_guess_of_the_class_shares_scores_exactly_chance() -> None:
     folds = np.repeat([0, 1, 2], 10)
     labels = np.concatenate([np.arange(10) < rare for rare in (2, 4, 6)]).astype(np.int64)
+    target = ClassTarget(labels, ("a", "b"))
     share = np.array([labels[folds != fold].mean() for fold in folds])
     probs = np.stack([1 - share, share], axis=1)
-    found = {name: float(metric(labels, probs, ones(30))[0]) for name, metric in metrics_of(folds).items()}
+    found = {name: float(own(ones(30))[0]) for name, own in target.measures(probs, folds).items()}
     assert found["auc"] == 0.5
     assert found["auc_pooled"] == pytest.approx(roc_auc_score(labels, share))
     assert found["auc_pooled"] < 0.45
@@ -29,7 +31,8 @@ def test_folds_of_other_scales_are_combined_by_their_pairs() -> None:
     areas = [roc_auc_score(labels[folds == k], scores[folds == k]) for k in range(3)]
     pairs = [labels[folds == k].sum() * (1 - labels[folds == k]).sum() for k in range(3)]
     probs = np.stack([1 - scores, scores], axis=1)
-    assert metrics_of(folds)["auc"](labels, probs, ones(60))[0] == pytest.approx(np.average(areas, weights=pairs))
+    within = ClassTarget(labels, ("a", "b")).measures(probs, folds)["auc"]
+    assert within(ones(60))[0] == pytest.approx(np.average(areas, weights=pairs))
 
 
 def test_concordance_compares_patients_of_one_fold() -> None:

@@ -12,8 +12,8 @@ from mil.heads.parts.output import ArcFace
 from mil.inference.retrieval import embed_bags, familiarity, map_at_k, nearest
 from mil.models.model import BagModel
 from mil.ragged.packing import pack
-from mil.targets.target_metrics import macro_auc
-from mil.targets.targets import ClassTarget
+from mil.targets import ClassTarget
+from mil.targets.metrics import macro_auc, ones
 from wsi.errors import RequestError
 
 CLASSES, DIM = 6, 12
@@ -42,7 +42,7 @@ def model() -> BagModel:
     )
     model, bags = BagModel(spec), slides(rng, labels)
     model.standardise(bags)
-    packed, truth = pack(bags), ClassTarget(labels, 5).batch(np.arange(len(labels)), "cpu")
+    packed, truth = pack(bags), ClassTarget(labels, tuple("abcde")).batch(np.arange(len(labels)), "cpu")
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     for _ in range(60):
         loss = truth.loss(model.train()(packed.rows_ND, packed.offsets, truth).logits_BC).mean()
@@ -68,7 +68,7 @@ def test_new_slides_are_found_and_an_unknown_class_is_refused(model: BagModel) -
     assert (called == labels)[new >= threshold].mean() > 0.95
     assert (unknown < threshold).mean() > 0.7
     both = np.concatenate([new, unknown])
-    assert macro_auc(np.repeat([[1.0], [0.0]], 60, axis=0), both[:, None]) > 0.9
+    assert macro_auc(np.repeat([[1.0], [0.0]], 60, axis=0), both[:, None], ones(120)) > 0.9
 
 
 def test_rarer_classes_get_wider_margins() -> None:

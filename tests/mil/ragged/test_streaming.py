@@ -13,7 +13,7 @@ from mil.ragged.instances import Instances
 from mil.ragged.pooling import pool
 from mil.ragged.segments import segment_softmax, weighted_sums
 from mil.ragged.streaming import stream_pool
-from mil.targets.targets import ClassTarget
+from mil.targets import ClassTarget
 
 
 @pytest.fixture(autouse=True)
@@ -163,7 +163,7 @@ def test_a_large_bag_never_exists_whole_in_float32(name: str, monkeypatch: pytes
     monkeypatch.setitem(instances.CHUNK, "cpu", 64)
     head = make_head(HeadSpec(name=name, dim=4, n_classes=2, hidden=8, attention=4)).train()
     held = Instances(torch.randn(300, 4).half(), (0, 300), torch.zeros(4), torch.ones(4))
-    truth = ClassTarget(np.array([1]), 2).batch(np.array([0]), "cpu")
+    truth = ClassTarget(np.array([1]), ("a", "b")).batch(np.array([0]), "cpu")
     output = head(held, truth)
     forward = sum(cast)
     (truth.loss(output.logits_BC).sum() + (0 if output.aux_loss_B is None else output.aux_loss_B.sum())).backward()

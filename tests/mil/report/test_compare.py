@@ -10,9 +10,11 @@ from sklearn.metrics import roc_auc_score
 from witness import Trained, Witness
 
 from cli.app import app
+from mil.evaluation.compare import MEAN, STACK, Shared, compared, ensembles, read_shared
 from mil.evaluation.delong import areas_and_covariance, delong
-from mil.report.compare import MEAN, STACK, Shared, compare, compared, mean_of, read_shared, stack_of
+from mil.report.compare import compare
 from mil.report.options import CompareOptions
+from mil.targets import ClassTarget
 from mil.targets.metrics import softmax
 from mil.train import train
 from wsi.errors import RequestError
@@ -63,7 +65,7 @@ def shared_of(seed: int, noise: tuple[float, ...], patients: int = 120) -> Share
         f"run{i}": softmax(np.stack([-own, own], 1))
         for i, own in enumerate(truth + rng.normal(size=patients) * n for n in noise)
     }
-    return Shared(tuple(map(str, range(patients))), labels, ("CE", "LAA"), tables, ())
+    return Shared(tuple(map(str, range(patients))), ClassTarget(labels, ("CE", "LAA")), tables, ())
 
 
 def test_ensembles_beat_what_they_are_made_of_and_the_stack_sees_through_noise() -> None:
@@ -71,9 +73,8 @@ def test_ensembles_beat_what_they_are_made_of_and_the_stack_sees_through_noise()
     single = max(rows[f"run{i}"]["metrics"]["auc"]["value"] for i in range(3))
     assert rows[MEAN]["metrics"]["auc"]["value"] > single
     uneven = shared_of(1, (1.5, 30.0))
-    assert roc_auc_score(uneven.labels_P, stack_of(uneven, 0)[:, 1]) > roc_auc_score(
-        uneven.labels_P, mean_of(uneven)[:, 1]
-    )
+    areas = {name: roc_auc_score(uneven.truth.groups_N, told[:, 1]) for name, told in ensembles(uneven, 0).items()}
+    assert areas[STACK] > areas[MEAN]
 
 
 def test_a_difference_is_paired() -> None:
@@ -83,7 +84,7 @@ def test_a_difference_is_paired() -> None:
     assert rows["run1"]["delong"]["p"] < 0.01
     assert "difference" not in rows["run0"]
     twin = shared_of(3, (1.0,))
-    twin.probs["again"] = twin.probs["run0"]
+    twin.told["again"] = twin.told["run0"]
     same = compared(twin, 0)["again"]
     assert (same["difference"]["auc"]["low"], same["difference"]["auc"]["high"], same["delong"]["p"]) == (0, 0, 1)
 

@@ -21,9 +21,9 @@ from mil.inference.overlay import SlidePicture, draw, paint, scale_bar
 from mil.report.card import model_card
 from mil.report.options import ReportOptions
 from mil.report.report import page, report
-from mil.report.report_html import protocol
 from mil.run.evidence import read_evidence
 from mil.run.folder import RunFolder
+from mil.targets import ClassTarget, ValueTarget
 from wsi.errors import RequestError
 from wsi.outcome import Status
 from wsi.store.tile_store import TileStore
@@ -172,10 +172,10 @@ def test_examples_are_the_surest_right_and_wrong_ones() -> None:
         }
 
     rows = [row("a", "CE", 0.1), row("b", "CE", 0.2), row("c", "LAA", 0.6), row("d", "LAA", 0.3), row("e", "CE", 0, 0)]
-    chosen = choose(rows, ["CE", "LAA"], {"a", "b", "c", "d", "e"})
+    chosen = choose(ClassTarget, rows, ["CE", "LAA"], {"a", "b", "c", "d", "e"})
     assert [image_id for image_id, _ in chosen] == ["a", "c", "d"]
     assert chosen[-1][1] == "Wrong: LAA, but predicted CE with 70%"
-    assert choose(rows, ["CE", "LAA"], set()) == []
+    assert choose(ClassTarget, rows, ["CE", "LAA"], set()) == []
 
 
 class _Links(HTMLParser):
@@ -269,16 +269,16 @@ def test_slides_of_interest_are_the_surest_right_and_wrong_and_the_least_sure_of
         slide_row("absent", "B", 0.0),
     ]
     there = [row["image_id"] for row in rows if row["image_id"] != "absent"] + ["new"]
-    found = of_interest(rows, ("A", "B"), there)
+    found = of_interest(ClassTarget, rows, ("A", "B"), there)
     assert found[:5] == ["right", "b_right", "wrong", "unsure", "b_unsure"]
     assert found[5:] == ["dull", "new"]
     many = [slide_row(f"{i:03d}", "AB"[i % 2], i / 99) for i in range(100)]
-    assert len(of_interest(many, ("A", "B"), [row["image_id"] for row in many])) == MOST == 12
+    assert len(of_interest(ClassTarget, many, ("A", "B"), [row["image_id"] for row in many])) == MOST == 12
 
 
 def test_slides_of_interest_of_values_are_the_highest_the_lowest_and_the_middle_ones() -> None:
     rows = [{"image_id": f"{i:02d}", "n_tiles": "9", "true_value": "1", "p_value": str(i)} for i in range(31)]
-    found = of_interest(rows, ("value",), [row["image_id"] for row in rows])
+    found = of_interest(ValueTarget, rows, ("value",), [row["image_id"] for row in rows])
     assert found == ["30", "00", "15", "29", "01", "14", "28", "02", "16", "27", "03", "13"]
 
 
@@ -315,11 +315,11 @@ def test_sentences_follow_from_the_options(
     evidence = read_evidence(RunFolder(trained.out))
     config = evidence.config | {"recipe": evidence.config["recipe"] | changes}
     changed = replace(evidence, config=config)
-    assert on_page in protocol(changed)
+    assert on_page in page(changed)
     assert on_card in model_card(changed)
     if changes:
-        assert on_page not in protocol(evidence)
+        assert on_page not in page(evidence)
     if changes.get("aggregate"):
-        assert "mean of their logits" not in protocol(changed) + model_card(changed)
+        assert "mean of their logits" not in page(changed) + model_card(changed)
     if changes.get("split"):
         assert "Split by patient" not in model_card(changed)

@@ -1,5 +1,7 @@
 """Metrics against golden values, against scikit-learn, and under resampling."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import scipy.special
@@ -9,7 +11,7 @@ from making import SEED
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, confusion_matrix, roc_auc_score
 from sklearn.metrics import roc_curve as sklearn_roc_curve
 
-from mil.evaluation.bootstrap import draw_patients, estimate, estimate_all, percentile_interval
+from mil.evaluation.bootstrap import draw_patients, estimate, estimates
 from mil.evaluation.calibrate import fit_calibration
 from mil.targets.metrics import (
     METRICS,
@@ -21,6 +23,7 @@ from mil.targets.metrics import (
     ece,
     finite,
     ones,
+    percentile_interval,
     roc_curve,
     softmax,
     weighted_log_loss,
@@ -100,7 +103,7 @@ def test_perfect_and_useless_predictions() -> None:
 def test_a_missing_class_gives_nan_and_no_interval() -> None:
     labels, probs = np.zeros(5, int), np.full((5, 2), 0.5)
     assert np.isnan(value(weighted_log_loss, labels, probs))
-    assert np.isnan(estimate(auc, labels, probs, draw_patients(5, 0, 20)).low)
+    assert estimate(partial(auc, labels, probs), draw_patients(5, 0, 20))["low"] is None
 
 
 def test_the_roc_curve_encloses_the_auc() -> None:
@@ -128,9 +131,9 @@ def test_on_noise_the_interval_of_the_auc_contains_one_half() -> None:
     for seed in range(40):
         rng = np.random.default_rng(seed)
         labels = (np.arange(60) % 10 < 3).astype(int)
-        found = estimate(auc, labels, binary(rng.random(60)), draw_patients(60, seed, 500))
-        assert found.low <= found.value <= found.high
-        covered += found.low <= 0.5 <= found.high
+        found = estimate(partial(auc, labels, binary(rng.random(60))), draw_patients(60, seed, 500))
+        assert found["low"] <= found["value"] <= found["high"]
+        covered += found["low"] <= 0.5 <= found["high"]
     assert covered >= 35
 
 
@@ -226,8 +229,8 @@ def test_the_interval_leaves_out_two_and_a_half_percent_on_each_side() -> None:
     draws = draw_patients(len(labels), 3, 400)
     assert (draws.sum(axis=1) == len(labels)).all()
     assert np.array_equal(draws, draw_patients(len(labels), 3, 400))
-    found = estimate_all(labels, probs, draws)["brier"]
-    assert found.value == value(brier, labels, probs)
+    found = estimates({"brier": partial(brier, labels, probs)}, draws)["brier"]
+    assert found["value"] == value(brier, labels, probs)
     own = sorted(value(brier, np.repeat(labels, t), np.repeat(probs, t, axis=0)) for t in draws.astype(int))
-    assert own[9] <= found.low <= own[10]  # the tenth of 400, and the tenth from the end
-    assert own[389] <= found.high <= own[390]
+    assert own[9] <= found["low"] <= own[10]  # the tenth of 400, and the tenth from the end
+    assert own[389] <= found["high"] <= own[390]

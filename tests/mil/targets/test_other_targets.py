@@ -2,21 +2,24 @@
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from witness import DIM, Witness, facts, grid
 
-from cli.app import app
 from features.bags.bag import write_bag
 from mil.inference.options import PredictOptions
 from mil.inference.predict import predict
+from mil.report.card import plain
 from mil.report.compare import compare
-from mil.report.figures import kaplan_meier
-from mil.report.options import CompareOptions
+from mil.report.options import CompareOptions, ReportOptions
+from mil.report.report import report
+from mil.run.evidence import read_evidence
+from mil.run.folder import RunFolder
+from mil.targets.survival_metrics import kaplan_meier
 from mil.train import train
 from wsi.errors import ManifestError, RequestError
 from wsi.outcome import Status
@@ -127,6 +130,48 @@ def test_labels_that_are_known_in_part_and_in_another_order(bags: Path, shares: 
     assert found["models"]["mean_mlp"]["macro_auc"]["value"] > 0.8  # type: ignore[index]
 
 
+@pytest.mark.parametrize(
+    ("target", "columns", "told"),
+    [
+        ("value", "value", "predicted the value with an <b>R\N{SUPERSCRIPT TWO} of"),
+        ("survival", "time,event", "put patients in the order of their risk with a <b>concordance of"),
+        ("labels", "label", "told a and b with a <b>mean AUC of"),
+    ],
+)
+def test_every_target_has_every_table_and_page(
+    bags: Path, shares: np.ndarray, tmp_path: Path, target: str, columns: str, told: str
+) -> None:
+    cells = {
+        "value": [f"{share:.4f}" for share in shares],
+        "survival": [f"{2 - share:.4f},{i % 3 != 0:d}" for i, share in enumerate(shares)],
+        "labels": ["a;b" if share > 0.6 else "?b" if share > 0.3 else "b" for share in shares],
+    }[target]
+    manifest = write_manifest(tmp_path, columns, cells)
+    lines = manifest.read_text().splitlines()
+    centers = [f"{line},{'center_id' if row == 0 else int(line[:3]) % 2}" for row, line in enumerate(lines)]
+    manifest.write_text("\n".join(centers) + "\n")
+    run, found = run_of(bags, tmp_path, manifest, target)
+    assert list(found["models"]) == ["mean_mlp", "center_only", "constant"]  # type: ignore[call-overload]
+    assert [len(found[name]) for name in ("folds", "centers")] == [3, 2]  # type: ignore[arg-type]
+    with (run / "oof.csv").open(newline="") as file:
+        rows = {(row["level"], row["patient_id"]): row for row in csv.DictReader(file)}
+    nobody = [float(rows["patient", "900"][f"p_{name}"]) for name in found["classes"]]  # type: ignore[attr-defined]
+    default = found["default"]
+    assert np.allclose(nobody, default, atol=0.2)  # type: ignore[arg-type]  # no tiles: what is best said of anybody
+    page, card = ((run / name).read_text() for name in ("report.html", "model_card.md"))
+    assert told in page
+    assert "Center only" in card
+    assert page.count("data:image/svg+xml") == {"value": 2, "survival": 2, "labels": 3}[target]
+    (run / "report.html").unlink()
+    assert report(ReportOptions(run=run)).exit_code == 0
+    assert (run / "report.html").read_text() == page
+    shutil.copytree(run, tmp_path / "twin")
+    compare(CompareOptions(runs=(run, tmp_path / "twin"), out=tmp_path / "c"))
+    rows = json.loads((tmp_path / "c" / "compare.json").read_text())["runs"]
+    assert list(rows) == ["run", "twin", "mean of the runs"]
+    assert all(own["value"] == own["low"] == own["high"] == 0 for own in rows["twin"]["difference"].values())
+
+
 def test_what_is_for_classes_is_refused_in_one_line(bags: Path, shares: np.ndarray, tmp_path: Path) -> None:
     manifest = write_manifest(tmp_path, "value", [f"{share:.4f}" for share in shares])
     witness = Witness(bags, manifest)
@@ -134,9 +179,7 @@ def test_what_is_for_classes_is_refused_in_one_line(bags: Path, shares: np.ndarr
         witness.options(tmp_path / "no", target="value", label_smoothing=0.1)
     run, _ = run_of(bags, tmp_path, manifest, "value")
     with pytest.raises(RequestError, match="is for runs that predict classes, found --target value"):
-        compare(CompareOptions(runs=(run, bags), out=tmp_path / "c"))
-    told = CliRunner().invoke(app, ["report", str(run)])
-    assert told.exit_code == 2
+        RunFolder(run).check_classes("a stack")
 
 
 @pytest.mark.parametrize(
@@ -204,12 +247,12 @@ def test_what_weakens_a_run_is_told_for_every_target(
     run = tmp_path / "run"
     options = {"head": "mean_mlp", "baselines": (), "folds": 2, "epochs": 1, "hidden": 4, "split": "patients"}
     train(Witness(tmp_path, tmp_path / "m.csv").options(run, target=target, **options))
-    warnings = json.loads((run / "metrics.json").read_text())["warnings"]
+    warnings = read_evidence(RunFolder(run)).warnings()
     wanted = [carried, "the encoder is not trained: hash"]
     wanted += ["the features tell the center (balanced accuracy 1.00, chance 0.50)"] if len(cells) >= 10 else []
     page, card = ((run / name).read_text() for name in ("report.html", "model_card.md"))
     for line in wanted:
         assert [own for own in warnings if line in own], (line, warnings)
         assert line in page
-    assert card.count("- To know: ") == len(warnings)
+    assert all(f"- {plain(line)}" in card for line in warnings)
     assert "no patient stands on both sides" in page

@@ -12,20 +12,14 @@ from making import SEED
 from mil.heads import HeadSpec
 from mil.models.model import BagModel
 from mil.ragged.packing import pack
-from mil.targets.metrics import ones
+from mil.targets import ClassTarget, LabelsTarget, SurvivalTarget, Target, ValueTarget
+from mil.targets.calibration import Calibration
+from mil.targets.labels import parse_labels
+from mil.targets.losses import cox_losses
+from mil.targets.metrics import macro_auc, ones, r2, spearman
+from mil.targets.survival import parse_survival
 from mil.targets.survival_metrics import Followed, harrell_c
-from mil.targets.target_metrics import macro_auc, r2, spearman
-from mil.targets.targets import (
-    ClassTarget,
-    LabelsTarget,
-    SurvivalTarget,
-    Target,
-    ValueTarget,
-    cox_losses,
-    parse_labels,
-    parse_survival,
-    parse_values,
-)
+from mil.targets.unclassed import parse_values
 from wsi.errors import ManifestError, RequestError
 
 
@@ -57,23 +51,21 @@ def test_the_cox_loss_survives_large_risks_and_has_right_gradients() -> None:
 
 
 def test_class_targets_lose_what_cross_entropy_does() -> None:
-    target = ClassTarget(np.array([0, 2, -1, 1]), 3)
+    target = ClassTarget(np.array([0, 2, -1, 1]), ("a", "b", "c"))
     logits = torch.randn(2, 3)
     truth = target.batch(np.array([1, 3]), "cpu")
     expected = torch.nn.functional.cross_entropy(logits, torch.tensor([2, 1]), reduction="none")
     assert torch.equal(truth.loss(logits), expected)
-    assert target.known_N.tolist() == [True, True, False, True]
 
 
 def test_unknown_labels_cost_nothing() -> None:
-    target = LabelsTarget(np.array([[1, 0, np.nan], [np.nan, np.nan, np.nan], [1, 1, 0]]))
+    target = LabelsTarget(np.array([[1, 0, np.nan], [np.nan, np.nan, np.nan], [1, 1, 0]]), ("a", "b", "c"))
     logits = torch.randn(3, 3, requires_grad=True)
     losses = target.batch(np.arange(3), "cpu").loss(logits)
     losses.sum().backward()
     assert logits.grad is not None
     assert logits.grad[0, 2] == 0
     assert losses[1] == 0
-    assert target.known_N.tolist() == [True, False, True]
     expected = torch.nn.functional.binary_cross_entropy_with_logits(logits[2], torch.tensor([1.0, 1, 0]))
     assert losses[2].item() == pytest.approx(expected.item())
 
@@ -81,7 +73,9 @@ def test_unknown_labels_cost_nothing() -> None:
 def test_values_come_back_in_their_own_unit() -> None:
     target = ValueTarget(np.array([10.0, 30.0]), center=20.0, spread=10.0)
     assert target.batch(np.array([1]), "cpu").loss(torch.ones(1, 1)).item() == 0
-    assert target.scores(np.array([[1.0]])).item() == 30
+    fitted = ValueTarget(np.array([10.0, 30.0])).fitted(np.arange(2))
+    assert (fitted.center, fitted.spread) == (20, 10)
+    assert target.told(np.array([[30.0]]), Calibration()).item() == 30
     with pytest.raises(RequestError, match="same value"):
         ValueTarget(np.array([1.0]), center=1.0, spread=0.0)
 
@@ -93,8 +87,8 @@ def targets(signal: np.ndarray) -> dict[str, Target]:
     present = np.stack([signal > 0, signal > 0.7, signal < 0.3], axis=1).astype(float)
     rng = np.random.default_rng(SEED)
     return {
-        "classes": ClassTarget(classes, 3),
-        "labels": LabelsTarget(present),
+        "classes": ClassTarget(classes, ("a", "b", "c")),
+        "labels": LabelsTarget(present, ("a", "b", "c")),
         "value": ValueTarget(values, float(values.mean()), float(values.std())),
         "survival": SurvivalTarget(np.exp(-signal) * rng.exponential(1, n).clip(0.5, 2), rng.random(n) < 0.7),
     }
@@ -124,12 +118,12 @@ def test_every_target_is_learnt(kind: str, name: str) -> None:
     packed = pack(bags[80:])
     with torch.no_grad():
         logits = model.eval()(packed.rows_ND, packed.offsets).logits_BC.double().numpy()
-    scores = target.scores(logits)
+    scores, weights = target.told(logits * target.spread + target.center, Calibration()), ones(40)
     judged = {
-        "classes": lambda: macro_auc(np.eye(3)[np.digitize(signal[80:], [-0.5, 0.5])], scores),
-        "labels": lambda: macro_auc(target.present_NC[80:], scores),  # type: ignore[attr-defined]
-        "value": lambda: min(spearman(5 + 2 * signal[80:], scores[:, 0]), r2(5 + 2 * signal[80:], scores[:, 0])),
-        "survival": lambda: spearman(signal[80:], scores[:, 0]),
+        "classes": lambda: macro_auc(np.eye(3)[np.digitize(signal[80:], [-0.5, 0.5])], scores, weights),
+        "labels": lambda: macro_auc(target.present_NC[80:], scores, weights),  # type: ignore[attr-defined]
+        "value": lambda: min(metric(5 + 2 * signal[80:], scores[:, 0], weights) for metric in (spearman, r2)),
+        "survival": lambda: spearman(signal[80:], scores[:, 0], weights),
     }
     assert judged[kind]() > 0.75
 
@@ -155,17 +149,17 @@ def test_macro_auc_is_the_share_of_ordered_pairs(seed: int) -> None:
     present, scores = (rng.random((12, 1)) < 0.5).astype(float), rng.integers(0, 4, (12, 1)).astype(float)
     ups, downs = scores[present[:, 0] == 1, 0], scores[present[:, 0] == 0, 0]
     pairs = [1.0 if u > d else 0.5 if u == d else 0.0 for u, d in itertools.product(ups, downs)]
-    area = macro_auc(present, scores)
+    area = macro_auc(present, scores, ones(len(present)))
     assert np.isnan(area) if not pairs else area == pytest.approx(np.mean(pairs))
 
 
 def test_r2_and_spearman_of_known_values() -> None:
     values = np.array([1.0, 2, 3, 4])
-    assert r2(values, values) == 1
-    assert r2(values, np.full(4, 2.5)) == 0
-    assert spearman(values, np.array([1.0, 8, 9, 90])) == pytest.approx(1)
-    assert spearman(values, np.ones(4)) == 0  # it orders nothing
-    assert np.isnan(spearman(np.ones(4), values))
+    assert r2(values, values, ones(4)) == 1
+    assert r2(values, np.full(4, 2.5), ones(4)) == 0
+    assert spearman(values, np.array([1.0, 8, 9, 90]), ones(4)) == pytest.approx(1)
+    assert spearman(values, np.ones(4), ones(4)) == 0  # it orders nothing
+    assert np.isnan(spearman(np.ones(4), values, ones(4)))
 
 
 def test_cells_are_read_or_refused_in_one_line() -> None:

@@ -12,10 +12,11 @@ from witness import DIM, Trained, Witness, facts, grid, instances
 
 from features.bags.bag import write_bag
 from mil.data.splits import center_folds
-from mil.evaluation.calibrate import METHODS, calibration_of, choose_method, fit_calibration
+from mil.evaluation.calibrate import METHODS, choose_method, fit_calibration
 from mil.inference.options import PredictOptions
 from mil.inference.predict import predict
 from mil.run.scores import patient_logits
+from mil.targets.calibration import calibration_of
 from mil.targets.metrics import ones, softmax, weighted_log_loss
 from mil.train import train
 from mil.training.training_data import gather

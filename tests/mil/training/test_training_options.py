@@ -21,7 +21,7 @@ from witness import Witness
 from mil.data.cohort import Cohort
 from mil.ragged.randomness import Randomness
 from mil.run.scores import read_scores
-from mil.targets.targets import ClassTarget
+from mil.targets import ClassTarget
 from mil.train import train
 from mil.training.ema import WeightMean
 from mil.training.options import TrainOptions
@@ -60,7 +60,7 @@ def some_cohort(*sizes: int) -> Cohort:
     n = len(sizes)
     ids = tuple(f"s{i}" for i in range(n))
     bags = tuple(np.full((size, 3), i * 1000, np.float32) + np.arange(size)[:, None] for i, size in enumerate(sizes))
-    return Cohort(ids, ids, (None,) * n, np.arange(n) % 2, ("a", "b"), bags)
+    return Cohort(ids, ids, (None,) * n, ClassTarget(np.arange(n) % 2, ("a", "b")), bags)
 
 
 def parameters(*values: list[float]) -> list[nn.Parameter]:
@@ -124,7 +124,7 @@ def test_no_decay_means_no_mean() -> None:
 
 def test_smoothed_targets_are_those_of_torch() -> None:
     labels = np.array([0, 2, 1])
-    truth = ClassTarget(labels, 3).batch(np.arange(3), "cpu")
+    truth = ClassTarget(labels, ("a", "b", "c")).batch(np.arange(3), "cpu")
     logits = torch.randn(3, 3, generator=torch.Generator().manual_seed(0))
     expected = F.cross_entropy(logits, torch.from_numpy(labels), label_smoothing=0.2, reduction="none")
     assert torch.allclose(Smoothed(truth, 0.2).loss(logits), expected)
@@ -132,7 +132,7 @@ def test_smoothed_targets_are_those_of_torch() -> None:
 
 
 def test_a_perfect_copy_of_the_teacher_has_no_loss_left() -> None:
-    truth = ClassTarget(np.array([0, 1]), 2).batch(np.arange(2), "cpu")
+    truth = ClassTarget(np.array([0, 1]), ("a", "b")).batch(np.arange(2), "cpu")
     teacher = torch.tensor([[2.0, -1.0], [0.5, 0.25]])
     assert torch.allclose(Distilled(truth, teacher, 1.0, 3.0).loss(teacher + 7), torch.zeros(2), atol=1e-6)
     other = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
@@ -144,7 +144,7 @@ def test_a_perfect_copy_of_the_teacher_has_no_loss_left() -> None:
 
 
 def test_a_mixture_weighs_each_bag_by_its_share() -> None:
-    target = ClassTarget(np.array([0, 1]), 2)
+    target = ClassTarget(np.array([0, 1]), ("a", "b"))
     logits = torch.tensor([[1.0, 3.0]])
     own, other = (target.batch(np.array([i]), "cpu") for i in (0, 1))
     mixed = Mixed(own, other, torch.tensor([0.7]), torch.tensor([0.3])).loss(logits)

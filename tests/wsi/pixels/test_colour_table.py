@@ -14,6 +14,7 @@ from colour_cells import J2K_CELLS, JPEG_CELLS, LOSS, SIDE, apart, j2k, jpeg, re
 
 from wsi.pixels.colour import ycbcr_to_rgb
 from wsi.pixels.jpeg import jpeg_header
+from wsi.units import YX
 
 
 @pytest.mark.parametrize(("inside", "subsampling", "marker", "tag"), JPEG_CELLS)
@@ -29,9 +30,9 @@ def test_a_copied_jpeg_says_its_colours_to_every_decoder(
 ) -> None:
     from PIL import Image
 
-    from wsi.tiling.passthrough import complete_jpeg
+    from wsi.pixels.jpeg_file import complete_jpeg
 
-    whole = complete_jpeg(jpeg(inside, subsampling, marker), None, tag, (SIDE, SIDE))
+    whole = complete_jpeg(jpeg(inside, subsampling, marker), None, tag, YX(SIDE, SIDE))
     assert jpeg_header(whole).adobe == (1 if inside == "YCBCR" else 0)
     (tmp_path / "a.jpg").write_bytes(whole)
     with Image.open(tmp_path / "a.jpg") as picture:

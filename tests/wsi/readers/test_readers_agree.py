@@ -9,7 +9,8 @@ import tifffile
 from making import RGB, picture, spoil_tile, write_deflate, write_pyramid
 
 from wsi.errors import DamagedSlideError, GigamilError, RequestError, UnreadableSlideError
-from wsi.readers.protocol import DAMAGED_RGB, Slide
+from wsi.readers.protocol import Slide
+from wsi.readers.tiles import DAMAGED_RGB
 from wsi.slide import open_slide
 from wsi.units import Box
 

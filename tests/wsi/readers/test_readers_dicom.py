@@ -15,7 +15,8 @@ from wsi.cohort.fingerprint import fingerprint, slide_files
 from wsi.cohort.slides import find_jobs
 from wsi.errors import DamagedSlideError, UnreadableSlideError
 from wsi.readers.dicom import layout as dicom_layout
-from wsi.readers.protocol import DAMAGED_RGB, Slide
+from wsi.readers.protocol import Slide
+from wsi.readers.tiles import DAMAGED_RGB
 from wsi.slide import open_slide
 from wsi.units import Box
 

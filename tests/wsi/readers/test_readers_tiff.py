@@ -13,8 +13,9 @@ from making import RGB, picture, write_deflate, write_pyramid
 
 from wsi.errors import DamagedSlideError, UnreadableSlideError
 from wsi.pixels.jpeg import check_jpeg, jpeg_header
-from wsi.readers.protocol import DAMAGED_RGB, Slide
+from wsi.readers.protocol import Slide
 from wsi.readers.tiff.reader import TiffReader
+from wsi.readers.tiles import DAMAGED_RGB
 from wsi.slide import open_slide
 from wsi.units import YX, Box
 

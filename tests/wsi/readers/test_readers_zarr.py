@@ -9,7 +9,8 @@ from making import RGB, picture
 
 from wsi.cohort.slides import find_jobs
 from wsi.errors import RequestError, UnreadableSlideError
-from wsi.readers.protocol import DAMAGED_RGB, Slide
+from wsi.readers.protocol import Slide
+from wsi.readers.tiles import DAMAGED_RGB
 from wsi.slide import open_slide
 from wsi.store.tile_store import TileStore
 from wsi.units import Box

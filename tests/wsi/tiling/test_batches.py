@@ -24,8 +24,9 @@ from wsi.errors import NoLocksError, RequestError
 from wsi.files.atomic import write_text
 from wsi.files.claim import NO_LOCK, claim
 from wsi.outcome import Status
+from wsi.tiling.engine import reason
 from wsi.tiling.options import TileOptions
-from wsi.tiling.tiler import reason, tile
+from wsi.tiling.tiler import tile
 
 
 def statuses(*slides: Path, out: Path, **options: object) -> dict[str, tuple[Status, str]]:

@@ -7,7 +7,8 @@ import pytest
 from making import picture, spoil_tile, write_deflate, write_pyramid
 
 from wsi.arrays import RGB
-from wsi.readers.protocol import DAMAGED_RGB, Level, Slide
+from wsi.readers.protocol import Level, Slide
+from wsi.readers.tiles import DAMAGED_RGB
 from wsi.slide import open_slide
 from wsi.tiling import overview
 from wsi.tiling.overview import MAX_PIXELS, OverviewPlan, overview_band, plan_overview
@@ -26,14 +27,10 @@ def mean_of(pixels: RGB, factor: int) -> np.ndarray:
 
 @pytest.mark.parametrize("shape", [(1500, 1900), (513, 1023), (100, 3000), (1024, 512)])
 @pytest.mark.parametrize("by_tiles", [True, False])
-def test_each_pixel_is_the_mean_of_its_area(
-    tmp_path: Path, shape: tuple[int, int], by_tiles: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_pixel_is_the_mean_of_its_area(tmp_path: Path, shape: tuple[int, int], by_tiles: bool) -> None:
     pixels = picture(*shape)
     slide = open_slide(write_deflate(tmp_path / "a.tif", pixels))
-    if not by_tiles:
-        monkeypatch.setattr(overview, "can_average_tiles", lambda *_: False)
-    plan = plan_overview(slide, 0.5)
+    plan = plan_overview(slide, 0.5, by_tiles=by_tiles)
     assert plan.factor == 16
     assert np.abs(whole(slide, plan) - mean_of(pixels, 16)).max() <= 0.51
 

@@ -14,16 +14,15 @@ from making import picture, write_deflate, write_pyramid
 from PIL import Image
 
 import wsi.zarr_jpeg  # noqa: F401
-from wsi.errors import DamagedSlideError
-from wsi.readers.protocol import DAMAGED_RGB
+from wsi.pixels.jpeg_file import complete_jpeg
 from wsi.readers.tiff.reader import TiffReader
+from wsi.readers.tiles import DAMAGED_RGB
 from wsi.slide import open_slide
 from wsi.store.shards import ShardFile
 from wsi.store.tile_store import TileStore
 from wsi.tiling.options import TileOptions
-from wsi.tiling.passthrough import complete_jpeg, copy_tile
 from wsi.tiling.tiler import tile
-from wsi.units import Box
+from wsi.units import YX, Box
 
 Tiled = Callable[..., TileStore]
 
@@ -117,13 +116,13 @@ def test_a_jpeg_of_another_size_is_damage(tmp_path: Path) -> None:
     path = write_pyramid(tmp_path / "a.tif", picture(600, 600), levels=1)
     other = bytes(imagecodecs.jpeg8_encode(np.zeros((64, 64, 3), np.uint8), 50))
     spoil(path, 1, other)
-    slide = open_slide(path, "tiff")
-    assert isinstance(slide, TiffReader)
-    with pytest.raises(DamagedSlideError, match="64 x 64"):
-        copy_tile(slide, 0, 0, 1)
+    tiles = open_slide(path, "tiff").tiles(0)
+    assert tiles is not None
+    with pytest.raises(ValueError, match="64 x 64"):
+        tiles.file(1)
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff\xd8", b"\xff\xd8\xff\xd9", b"\xff\xd8abc\xff\xd9", b"II*\0\xff\xd9"])
 def test_what_is_no_jpeg_is_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match="JPEG"):
-        complete_jpeg(data, None, "YCBCR", (256, 256))
+        complete_jpeg(data, None, "YCBCR", YX(256, 256))

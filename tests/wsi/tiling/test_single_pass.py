@@ -10,6 +10,7 @@ import zarr
 from making import picture, write_deflate
 from numpy.typing import NDArray
 
+import wsi.tiling.opened
 import wsi.tiling.plan
 from wsi.readers.tiff.reader import TiffReader
 from wsi.store.shards import ShardFile
@@ -88,7 +89,7 @@ def test_no_tile_with_tissue_is_decoded_twice(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(wsi.tiling.plan, "plan_single_pass", planning)
     slide = TiffReader(path)  # its probe comes before anything is counted
-    monkeypatch.setattr(wsi.tiling.plan, "open_slide", lambda *_, **__: slide)
+    monkeypatch.setattr(wsi.tiling.opened, "open_slide", lambda *_, **__: slide)
     monkeypatch.setattr(TiffReader, "_decode", counting)
     assert tile(TileOptions(slides=(path,), out=tmp_path / "out", workers=0, assume_mpp=0.5)).exit_code == 0
     assert sum(decoded.values()) > 20

@@ -21,14 +21,14 @@ from wsi.outcome import Status
 from wsi.recipe import canonical
 from wsi.scores.drop import parse_rules
 from wsi.store.tile_store import TileStore
-from wsi.tiling import plan as plan_module
+from wsi.tiling.engine import check_finished
 from wsi.tiling.finish import finish
+from wsi.tiling.masking import make_band, make_tissue
 from wsi.tiling.options import TileOptions
-from wsi.tiling.plan import SlidePlan, make_plan, make_tissue, start_partial
-from wsi.tiling.region import make_region, make_region_once
-from wsi.tiling.settle import settle_region, unsettled_regions
-from wsi.tiling.tiler import check_finished, tile
-from wsi.units import YX
+from wsi.tiling.plan import SlidePlan, make_plan
+from wsi.tiling.region import make_region
+from wsi.tiling.settle import make_region_once, settle_region, unsettled_regions
+from wsi.tiling.tiler import tile
 
 CHOICES: dict[str, tuple[Any, ...]] = {
     "target_mpp": (0.5, 0.505, 1.0),
@@ -50,15 +50,14 @@ def make(job: Job, options: TileOptions) -> SlidePlan:
     """Make one store, step by step, as the tiler does."""
     options.out.mkdir(exist_ok=True)
     plan = make_plan(job, options)
-    start_partial(plan)
-    everywhere = [YX(y, x) for y in range(plan.grid.regions.y) for x in range(plan.grid.regions.x)]
+    plan.start()
     if plan.single_pass:
-        for region in everywhere:
+        for region in plan.regions:
             make_region_once(plan, region)
     else:
         for band in range(plan.overview.bands):
-            plan_module.make_band(plan, band)
-    regions = make_tissue(plan).regions
+            make_band(plan, band)
+    regions = make_tissue(plan)
     for region in unsettled_regions(plan) if plan.single_pass else regions:
         (settle_region if plan.single_pass else make_region)(plan, region)
     finish(plan, regions)
@@ -238,8 +237,8 @@ def test_an_unfinished_store_of_another_recipe_is_not_taken_up(tmp_path: Path, d
 
     def started(**chosen: Any) -> Path:
         plan = make_plan(Job("a", deflate_slide), options(**chosen))
-        start_partial(plan)
-        return plan.work / "mark"
+        plan.start()
+        return plan.work.folder / "mark"
 
     started().touch()
     assert started().exists()
@@ -250,8 +249,8 @@ def test_an_unfinished_store_of_another_recipe_is_not_taken_up(tmp_path: Path, d
     slide = shutil.copy(deflate_slide, tmp_path / "copy.tif")
     write_deflate(tmp_path / "copy.tif", picture(1500, 1900, 8))
     plan = make_plan(Job("a", Path(slide)), options())
-    start_partial(plan)
-    assert not (plan.work / "mark").exists()
+    plan.start()
+    assert not (plan.work.folder / "mark").exists()
 
 
 def spoil(path: Path, at: int) -> None:

@@ -5,16 +5,17 @@ Source: DICOM PS3.3 A.32.8 (VL Whole Slide Microscopy Image), PS3.5 A.4 (encapsu
 
 import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from wsi.errors import UnreadableSlideError
+from wsi.errors import UnreadableSlideError, told_as
 from wsi.files.regular import irregular
 from wsi.pixels.colour import DICOM_SPACES
-from wsi.readers.mosaic import one_line
-from wsi.readers.tiff.layout import MAX_TILE_BYTES
+from wsi.readers.tiles import MAX_TILE_BYTES
 from wsi.units import YX, ceil_div
 
 WSI_CLASS = "1.2.840.10008.5.1.4.1.1.77.1.6"
@@ -52,15 +53,21 @@ class DicomInstance:
     notes: tuple[str, ...]
 
 
+@contextmanager
+def _broken() -> Iterator[None]:
+    """Tell what pydicom raises as a broken file; over-long values, of which it warns, are common and harmless."""
+    with told_as(UnreadableSlideError, "broken DICOM"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def header(path: Path) -> Any:
     """Return the pydicom dataset without pixels; `UnreadableSlideError` where it is no whole-slide image."""
     import pydicom
 
-    try:
+    with _broken():
         dataset = pydicom.dcmread(path, stop_before_pixels=True)
         kind = str(dataset.get("SOPClassUID", "none"))
-    except Exception as error:  # pydicom raises nearly anything on a broken file
-        raise UnreadableSlideError(f"broken DICOM ({one_line(error)})") from None
     if kind != WSI_CLASS:
         raise UnreadableSlideError(f"DICOM of class {kind}: expected a whole-slide image")
     return dataset
@@ -84,11 +91,11 @@ def series_of(path: Path) -> tuple[str, str]:
     """
     try:
         stat = path.stat()
+        if kind := irregular(path):
+            raise UnreadableSlideError(f"{path.name} is {kind}, expected a regular file")
+        found = _series_of(path, stat.st_size, stat.st_mtime_ns)
     except OSError as error:
         raise UnreadableSlideError(f"{path.name} cannot be opened: {error.strerror or error}") from None
-    if kind := irregular(path):
-        raise UnreadableSlideError(f"{path.name} is {kind}, expected a regular file")
-    found = _series_of(path, stat.st_size, stat.st_mtime_ns)
     if isinstance(found, str):
         raise UnreadableSlideError(found)
     return found
@@ -97,15 +104,12 @@ def series_of(path: Path) -> tuple[str, str]:
 @lru_cache(maxsize=1 << 16)
 def _series_of(path: Path, _size: int, _mtime_ns: int) -> tuple[str, str] | str:
     """Return series and flavour, or why there is none."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
+    try:
+        with _broken():
             dataset = header(path)
             return str(dataset.get("SeriesInstanceUID", "")), flavour(dataset)
-        except UnreadableSlideError as error:
-            return str(error)
-        except Exception as error:  # pydicom parses values when they are asked for
-            return f"broken DICOM ({one_line(error)})"
+    except UnreadableSlideError as error:
+        return str(error)
 
 
 def series_files(path: Path) -> list[Path]:
@@ -146,14 +150,8 @@ def read_instance(path: Path) -> DicomInstance:
     UnreadableSlideError
         Broken, or of a kind that cannot be read right; the message says which.
     """
-    with warnings.catch_warnings():  # over-long values are common and harmless
-        warnings.simplefilter("ignore")
-        try:
-            return _instance(path, header(path))
-        except UnreadableSlideError:
-            raise
-        except Exception as error:  # pydicom parses values when they are asked for
-            raise UnreadableSlideError(f"broken DICOM ({one_line(error)})") from None
+    with _broken():  # pydicom parses values when they are asked for
+        return _instance(path, header(path))
 
 
 def _instance(path: Path, dataset: Any) -> DicomInstance:

@@ -10,16 +10,17 @@ from pathlib import Path
 
 import imagecodecs
 import numpy as np
-from numpy.typing import NDArray
 
-from wsi.arrays import RGB
+from wsi.arrays import RGB, Bools
 from wsi.pixels.colour import DICOM_SPACES, grey_to_rgb, jpeg2000_space, jpeg_codec_spaces, ycbcr_to_rgb
 from wsi.pixels.jpeg import check_jpeg
 from wsi.pixels.jpeg2000 import check_jpeg2000
+from wsi.pixels.jpeg_file import TRANSFORM
 from wsi.readers.dicom.layout import JPEG, JPEG_2000, JPEG_LS, DicomInstance, read_instance, series_files
-from wsi.readers.mosaic import Mosaic, TileGrid
+from wsi.readers.mosaic import Mosaic
 from wsi.readers.protocol import Level, MppClaim, Opening, level_downsample
 from wsi.readers.scenes import refuse_scene
+from wsi.readers.tiles import JpegForm, TileGrid, Tiles
 from wsi.units import Box
 
 
@@ -56,10 +57,10 @@ class DicomReader(Mosaic):
         return ""
 
     def read(self, level: int, box: Box, damaged: list[Box] | None = None) -> RGB:
-        """See `wsi.slide.Slide.read`."""
+        """See `wsi.readers.protocol.Slide.read`."""
         return self._read_stored(level, box, damaged)
 
-    def _written(self, level: int) -> NDArray[np.bool_]:
+    def _written(self, level: int) -> Bools:
         frames = self._instances[level].frames
         return np.array([frame is not None for frame in frames], bool).reshape(self._grids[level].grid)
 
@@ -68,21 +69,32 @@ class DicomReader(Mosaic):
         span = self._instances[level].spans[frame] if frame is not None else ()
         return span[0][0] if span else 0
 
-    def _decode(self, level: int, index: int) -> RGB | None:
+    def tiles(self, level: int) -> Tiles | None:
+        """See `wsi.readers.protocol.Slide.tiles`; frames that are no colour JPEG come as quickly by `read`."""
+        instance = self._instances[level]
+        tag = DICOM_SPACES[instance.photometric]
+        if instance.transfer_syntax not in JPEG or tag not in TRANSFORM:
+            return None
+        return self._tiles_of(level, self._payload, JpegForm(None, tag))
+
+    def _payload(self, level: int, index: int) -> bytes:
+        """Return a frame's compressed bytes, empty where none lies at that place; `EOFError` where the file is cut."""
         instance = self._instances[level]
         frame = instance.frames[index]
         if frame is None:
+            return b""
+        descriptor = self._descriptors[level]
+        size = os.fstat(descriptor).st_size
+        return b"".join(self._bytes_at(descriptor, size, *piece) for piece in instance.spans[frame])
+
+    def _decode(self, level: int, index: int) -> RGB | None:
+        instance = self._instances[level]
+        if instance.frames[index] is None:
             return None
-        size = os.fstat(self._descriptors[level]).st_size
-        pieces = []
-        for offset, length in instance.spans[frame]:
-            if offset + length > size:
-                raise EOFError(f"expected {length} bytes at {offset}, the file has {size}")
-            pieces.append(os.pread(self._descriptors[level], length, offset))
-        return self.coloured(_rgb(b"".join(pieces), instance))
+        return self._coloured(_rgb(self._payload(level, index), instance))
 
     def close(self) -> None:
-        """See `wsi.slide.Slide.close`."""
+        """See `wsi.readers.protocol.Slide.close`."""
         self._closed()
 
 

@@ -13,18 +13,16 @@ from typing import Any
 
 from tifffile import TiffFile, TiffFileError, TiffPage
 
-from wsi.errors import NotASlideError, UnreadableSlideError
-from wsi.readers.mosaic import one_line
+from wsi.errors import NotASlideError, UnreadableSlideError, told_as
 from wsi.readers.protocol import Level, MppClaim, Scene, level_downsample
 from wsi.readers.scenes import choose_scene, scene_notes, tiff_scenes
 from wsi.readers.tiff.bif import refusal, scan_facts
 from wsi.readers.tiff.decode import BYTE_STREAMS, LERC_PARAMETERS, READABLE, YCBCR_READABLE
 from wsi.readers.tiff.directories import lost_directory
 from wsi.readers.tiff.metadata import aperio_facts, mpp_claims, positive, significant_bits
+from wsi.readers.tiles import MAX_TILE_BYTES
 from wsi.units import YX, ceil_div
 
-MAX_TILE_BYTES = 1 << 29
-"""A decoded tile or strip larger than this is refused: no scanner writes one, and a broken file may claim any size."""
 BAND_BYTES = 1 << 20
 """Uncompressed strips are read in bands of rows of about this size: some files are one single strip."""
 _SAMPLES = {2: "with a sign", 3: "floating point", 5: "complex", 6: "complex"}
@@ -79,18 +77,16 @@ def read_layout(path: Path, scene: int | None = None) -> TiffLayout:
     UnreadableSlideError
         Not a TIFF, broken beyond use, or of a kind that this reader cannot read right; the message says which.
     """
-    try:
+    with told_as(UnreadableSlideError, "broken TIFF"):
         lost = lost_directory(path)
-        with TiffFile(path) as tiff:
+        try:
+            tiff = TiffFile(path)
+        except TiffFileError as error:
+            if "not a TIFF file" in str(error):
+                raise UnreadableSlideError("not a TIFF file") from None
+            raise
+        with tiff:
             return _layout(tiff, lost, scene)
-    except UnreadableSlideError:
-        raise
-    except TiffFileError as error:
-        raise UnreadableSlideError(
-            "not a TIFF file" if "not a TIFF file" in str(error) else f"broken TIFF ({one_line(error)})"
-        ) from None
-    except Exception as error:  # tifffile raises nearly anything on a broken file
-        raise UnreadableSlideError(f"broken TIFF ({one_line(error)})") from None
 
 
 def _layout(tiff: TiffFile, lost: int, wanted: int | None) -> TiffLayout:

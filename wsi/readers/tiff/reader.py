@@ -5,23 +5,24 @@ generic pyramids, Aperio SVS, OME-TIFF with SubIFDs, Philips TIFF. What it canno
 """
 
 import os
-import time
 import weakref
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from wsi.arrays import RGB
-from wsi.readers.mosaic import Mosaic, TileGrid
+from wsi.arrays import RGB, Bools
+from wsi.pixels.jpeg_file import TRANSFORM
+from wsi.readers.mosaic import Mosaic
 from wsi.readers.protocol import Opening
 from wsi.readers.tiff.decode import PageDecoder
 from wsi.readers.tiff.layout import read_layout
+from wsi.readers.tiles import JpegForm, TileGrid, Tiles
 from wsi.units import YX, Box
 
 _SMALL_PAYLOAD = 2048
 """Payloads up to this many bytes are compared: deflated background is the same tile over and over."""
 _REMEMBERED_PAYLOADS = 64
+_JPEG = 7
 
 _TRANSPOSE_FLIP_Y_FLIP_X = {
     1: (False, False, False),
@@ -67,11 +68,6 @@ class TiffReader(Mosaic):
             for level in layout.stored_levels
         ]
         self._by_payload: dict[tuple[int, bytes], RGB] = {}
-        self.seconds_reading = 0.0
-        """Time spent on getting bytes from the file, since it was opened; on several threads, about."""
-        self._known: set[int] = set()
-        """Identities of the arrays in `_by_payload`."""
-        # Positioned reads share nothing, so that the handle is safe across threads and forks.
         self._descriptor = os.open(path, os.O_RDONLY)
         self._size = os.fstat(self._descriptor).st_size
         self._closed = weakref.finalize(self, os.close, self._descriptor)
@@ -80,7 +76,7 @@ class TiffReader(Mosaic):
         self._probe([i for i in range(first.grid.y * first.grid.x) if first.byte_counts[i]])
 
     def read(self, level: int, box: Box, damaged: list[Box] | None = None) -> RGB:
-        """See `wsi.slide.Slide.read`."""
+        """See `wsi.readers.protocol.Slide.read`."""
         transpose, flip_y, flip_x = _TRANSPOSE_FLIP_Y_FLIP_X[self.orientation]
         shown = self.levels[level].shape
         stored = _to_stored(box, shown, transpose=transpose, flip_y=flip_y, flip_x=flip_x)
@@ -91,19 +87,18 @@ class TiffReader(Mosaic):
         pixels = pixels.transpose(1, 0, 2) if transpose else pixels
         return pixels[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
 
-    def tile(self, level: int, index: int, *, keep: bool = False) -> RGB | None:
-        """Return one decoded tile as stored, uint8 (rows, columns, 3), None where it was never written.
+    def tiles(self, level: int) -> Tiles | None:
+        """See `wsi.readers.protocol.Slide.tiles`."""
+        page = self.stored_levels[level].page
+        if not page.is_tiled or self.orientation != 1:
+            return None
+        form = (page.compression, page.bitspersample, page.samplesperpixel, page.planarconfig)
+        is_colour = form == (_JPEG, 8, 3, 1) and page.photometric.name in TRANSFORM
+        return self._tiles_of(
+            level, self.payload, JpegForm(page.jpegtables, page.photometric.name) if is_colour else None
+        )
 
-        What the file does not hold is taken from the finer level, where that has anything. Equal small payloads give
-        the same array. With ``keep`` the pixels stay in the cache for a `read` that follows. Raises whatever the codec
-        raises on damage.
-        """
-        if keep:
-            return self._tile(level, index)
-        pixels = self._decode(level, index)
-        return self._filled(level, index) if pixels is None else pixels
-
-    def _written(self, level: int) -> NDArray[np.bool_]:
+    def _written(self, level: int) -> Bools:
         layout = self.stored_levels[level]
         size = layout.grid.y * layout.grid.x
         counts = np.array(layout.byte_counts[: size * self._decoders[level].planes])
@@ -121,26 +116,23 @@ class TiffReader(Mosaic):
         if not payload:
             return None
         if len(payload) > _SMALL_PAYLOAD:
-            return self.coloured(decoder.rgb(payload, index))
+            return self._coloured(decoder.rgb(payload, index))
         key = (level, payload)
         known = self._by_payload.get(key)
         if known is None:
             if len(self._by_payload) >= _REMEMBERED_PAYLOADS:
-                self._by_payload, self._known = {}, set()
-            known = self.coloured(decoder.rgb(payload, index))
+                self._by_payload, self._shared = {}, set()
+            known = self._coloured(decoder.rgb(payload, index))
             self._by_payload[key] = known
-            self._known.add(id(known))
+            self._shared.add(id(known))
         return known
-
-    def _is_known(self, pixels: RGB) -> bool:
-        return id(pixels) in self._known
 
     def _decode_planes(self, level: int, index: int) -> RGB | None:
         decoder, layout = self._decoders[level], self.stored_levels[level]
         stride = layout.grid.y * layout.grid.x
         indices = [index + plane * stride for plane in range(decoder.planes)]
         payloads = [self.payload(level, i) for i in indices]
-        return self.coloured(decoder.rgb_of_planes(payloads, indices)) if all(payloads) else None
+        return self._coloured(decoder.rgb_of_planes(payloads, indices)) if all(payloads) else None
 
     def payload(self, level: int, index: int) -> bytes:
         """Return a tile's compressed bytes as they lie in the file; empty where the tile was never written.
@@ -151,17 +143,10 @@ class TiffReader(Mosaic):
             The file ends before the tile does.
         """
         layout = self.stored_levels[level]
-        count, offset = layout.byte_counts[index], layout.offsets[index]
-        there = min(count, max(0, self._size - offset))  # a broken file may declare any length
-        start = time.perf_counter()
-        data = os.pread(self._descriptor, there, offset) if there else b""
-        self.seconds_reading += time.perf_counter() - start
-        if len(data) != count:
-            raise EOFError(f"expected {count} bytes at {offset}, found {len(data)}")
-        return data
+        return self._bytes_at(self._descriptor, self._size, layout.offsets[index], layout.byte_counts[index])
 
     def close(self) -> None:
-        """See `wsi.slide.Slide.close`."""
+        """See `wsi.readers.protocol.Slide.close`."""
         self._closed()
 
 

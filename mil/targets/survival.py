@@ -1,0 +1,161 @@
+"""Time to an event: columns ``time`` (above 0) and ``event`` (1 it happened, 0 not seen until then); log risks; Cox."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mil.targets.base import Measure, Words
+from mil.targets.plot import Line, Plot
+from mil.targets.survival_metrics import Followed, harrell_c, integrated_brier, kaplan_meier, time_auc, uno_c
+from mil.targets.unclassed import Unclassed, alike_strata, binned, parse_values
+from wsi.arrays import Bools, Floats, Ints
+from wsi.cohort.manifest import ManifestRow
+from wsi.errors import ManifestError
+
+
+@dataclass(frozen=True, slots=True)
+class SurvivalTarget(Unclassed):
+    """Time to an event that not everybody has reached; Cox partial likelihood. Log risks (N, 1) are told.
+
+    The patients at risk are those of the batch, however many steps and processes it is computed in: larger batches say
+    more.
+    """
+
+    kind: ClassVar[str] = "survival"
+    column: ClassVar[str] = "time"
+    joint: ClassVar[bool] = True
+    shown: ClassVar[tuple[str, str]] = ("concordance", "time_auc")
+    chance: ClassVar[float] = 0.5
+    words: ClassVar[Words] = Words(
+        told="risks",
+        nobody="a log risk of 0, which says nothing",
+        asked="the risk",
+        enough="events",
+        row="One log risk per patient, higher is worse.",
+        caveat="Risks order patients and have no unit; they are no probabilities.",
+        achieved="a concordance",
+        ranked="concordance",
+        second="AUC over time",
+        score="the same risk for everybody scores",
+        colour="a linear model of the log risk",
+        loss="Cox partial likelihood",
+    )
+    metrics: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "concordance": (
+            "Concordance (C)",
+            "Chance that of two patients the one with the earlier event was told the higher risk. 0.5 is chance.",
+        ),
+        "concordance_uno": ("Concordance (Uno)", "As that, whatever the censoring."),
+        "time_auc": ("AUC over time", "Patients with the event by then against those without, over the follow-up."),
+        "integrated_brier": (
+            "Integrated Brier score",
+            "Squared error of the predicted share without the event. Lower is better.",
+        ),
+        "concordance_pooled": ("Concordance, folds pooled", "Patients of different folds are compared, too."),
+    }
+    times_N: Floats
+    """To the event, or to the last time seen without it; any unit; NaN where unknown."""
+    events_N: Bools
+    """Whether the event was seen."""
+    names: tuple[str, ...] = ("risk",)
+
+    @classmethod
+    def read(
+        cls, rows: Sequence[ManifestRow], names: Sequence[str], n_folds: int, others: Sequence[ManifestRow] = ()
+    ) -> tuple[Self, list[str]]:
+        times_N, events_N = parse_survival([row.time for row in rows], [row.event for row in rows])
+        if not events_N.any():
+            raise ManifestError("--target survival: expected events in the manifest (event 1), found none")
+        strata = [f"{event:d}/{part}" for event, part in zip(events_N, binned(times_N), strict=True)]
+        return cls(times_N, events_N), alike_strata(strata, rows, n_folds)
+
+    @classmethod
+    def cell(cls, row: ManifestRow) -> object:
+        return row.time, row.event
+
+    @classmethod
+    def columns(cls, names: Sequence[str]) -> list[str]:
+        return ["time", "event"]
+
+    @classmethod
+    def of_cells(cls, rows: Sequence[Mapping[str, str]], names: Sequence[str]) -> Self:
+        return cls(*parse_survival(*([row.get(name) for row in rows] for name in ("time", "event"))))
+
+    def cells(self, slide: int) -> list[str]:
+        return [repr(float(self.times_N[slide])), str(int(self.events_N[slide]))]
+
+    def carriers(self) -> dict[str, int]:
+        return {"with the event": int(self.events_N.sum())}
+
+    def fitted(self, slides: Ints) -> Self:
+        return self
+
+    def learnt(self, slides: Ints) -> tuple[NDArray[Any], ...]:
+        return self.times_N[slides], self.events_N[slides]
+
+    def measures(
+        self, told_PC: Floats, folds_P: Ints | None = None, blind_PC: Floats | None = None
+    ) -> dict[str, Measure]:
+        together = np.zeros(len(self.times_N), np.int64)
+        known = Followed(self.times_N, self.events_N, together if folds_P is None else folds_P)
+        asked = {"concordance": harrell_c, "concordance_uno": uno_c, "time_auc": time_auc}
+        found: dict[str, Measure] = {name: partial(own, known, told_PC[:, 0]) for name, own in asked.items()}
+        if folds_P is None:
+            return found
+        pooled = Followed(self.times_N, self.events_N, together)
+        found["integrated_brier"] = partial(integrated_brier, known, told_PC[:, 0])
+        return {**found, "concordance_pooled": partial(harrell_c, pooled, told_PC[:, 0])}
+
+    def prior(self) -> Floats:
+        return np.zeros(1)
+
+    def near(self, prior_C: Floats, own: Self) -> Floats:
+        """Return the log of the center's events per time over those of all."""
+        rate = self.events_N.sum() / self.times_N.sum()
+        return np.log([(own.events_N.sum() + 1) / (own.times_N.sum() + 1 / rate) / rate]) if rate else np.zeros(1)
+
+    def plots(self, told: Mapping[str, Floats], own: str, area: str, draws_BP: Floats) -> list[Plot]:
+        high_P = told[own][:, 0] > np.median(told[own][:, 0])
+        lines = [
+            Line(f"{name} ({chosen_P.sum()})", *kaplan_meier(self.times_N[chosen_P], self.events_N[chosen_P]), "steps")
+            for name, chosen_P in (("higher risk", high_P), ("lower risk", ~high_P))
+        ]
+        return [
+            Plot(
+                lines=tuple(lines),
+                x_label="time",
+                y_label="share without the event",
+                alt="Share of patients without the event over time, in the halves of higher and of lower predicted "
+                "risk",
+                caption="Kaplan-Meier curves of the halves of higher and of lower risk, by models that never saw the "
+                "patients.",
+                legend="upper right",
+            )
+        ]
+
+    @classmethod
+    def claim(cls, names: Sequence[str]) -> str:
+        return "put patients in the order of their risk"
+
+
+def parse_survival(times: Sequence[str | None], events: Sequence[str | None]) -> tuple[Floats, Bools]:
+    """Return times (N,), NaN where unknown, and events (N,) from cells of 1 (seen) and 0 (censored).
+
+    Raises
+    ------
+    ManifestError
+        A time of 0 or less, an event that is neither 0 nor 1, or one without the other.
+    """
+    times_N = parse_values(times, "time")
+    for time, event in zip(times, events, strict=True):
+        if bool(time) != bool(event):
+            raise ManifestError(f"time {time!r} with event {event!r}: expected both, or neither")
+        if event and event not in {"0", "1"}:
+            raise ManifestError(f"event {event!r}: expected 1 (it happened) or 0 (not seen until then)")
+    if (times_N <= 0).any():
+        raise ManifestError(f"time {np.nanmin(times_N):g}: expected times above 0")
+    return times_N, np.array([event == "1" for event in events], bool)

@@ -1,0 +1,240 @@
+"""The engine of the tiler: the steps of one slide, and a bounded window of tasks over the whole cohort.
+
+Tasks of several slides are under way at once, so that no core idles at a slide's end.
+"""
+
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from distributed import CancelledError, Client, Future, as_completed
+from distributed.comm import CommClosedError
+
+from wsi.cohort.slides import Job
+from wsi.errors import GigamilError, NoLocksError, RecipeMismatchError, RequestError, SchedulerLostError, StoreError
+from wsi.files.claim import claim
+from wsi.files.replace import refuse_foreign, refuse_input, remove
+from wsi.outcome import Outcome, Progress, Status
+from wsi.recipe import refuse_other_recipe
+from wsi.store.metadata import is_our_partial, is_our_store
+from wsi.store.tile_store import TileStore
+from wsi.store.verify import verify_quickly
+from wsi.tiling.finish import finish
+from wsi.tiling.masking import make_band, make_tissue
+from wsi.tiling.options import TileOptions
+from wsi.tiling.plan import SlidePlan, make_plan, store_path
+from wsi.tiling.region import make_region
+from wsi.tiling.settle import make_region_once, settle_region, unsettled_regions
+from wsi.tiling.tile_recipe import wanted_of
+
+Task = tuple[Callable[..., Any], tuple[Any, ...]]
+"""A function for a worker, and its arguments."""
+_Steps = Generator[tuple[float, list[Task]], Any, Outcome]
+"""Gives each step's part of the slide's bytes and its tasks, takes the result of the task that came back last."""
+
+_WINDOW = 3
+"""Tasks under way per worker."""
+_PLAN_SHARE, _OVERVIEW_SHARE, _REGION_SHARE = 0.05, 0.30, 0.65
+_ONCE_SHARE, _SETTLE_SHARE = 0.90, 0.05
+"""Parts of a slide's bytes that the progress bar counts for each step; with a single pass, for it and what follows."""
+
+
+def steps_of(job: Job, options: TileOptions) -> _Steps:
+    """Go through the steps of one slide; what is half-written goes when one of them fails."""
+    plan: SlidePlan = yield _PLAN_SHARE, [(make_plan, (job, options))]
+    note = ""
+    try:
+        if plan.out.exists():
+            found: dict[str, Any] | str = yield 0, [(check_finished, (plan,))]
+            if not isinstance(found, str):
+                return Outcome(job.image_id, Status.SKIPPED, "", found)
+            note = found
+        plan.start()
+        if plan.single_pass:
+            yield _ONCE_SHARE, [(make_region_once, (plan, region)) for region in plan.regions]
+        else:
+            yield _OVERVIEW_SHARE, [(make_band, (plan, i)) for i in range(plan.overview.bands)]
+        regions = yield 0, [(make_tissue, (plan,))]
+        if plan.single_pass:
+            unsettled = yield 0, [(unsettled_regions, (plan,))]
+            yield _SETTLE_SHARE, [(settle_region, (plan, region)) for region in unsettled]
+        else:
+            yield _REGION_SHARE, [(make_region, (plan, region)) for region in regions]
+        facts = yield 0, [(finish, (plan, regions))]
+    except RecipeMismatchError:
+        raise
+    except Exception:
+        with suppress(OSError, RequestError):
+            remove(plan.partial, is_our_partial)
+        raise
+    return Outcome(job.image_id, Status.DONE, "; ".join([*filter(None, [note]), *facts["warnings"]]), facts)
+
+
+def check_finished(plan: SlidePlan) -> dict[str, Any] | str:
+    """Return facts of the store that is there, or in a text why it is to be made anew ("" where that was asked).
+
+    It stays if making it again would give the same, and all of it is there.
+
+    Raises
+    ------
+    RecipeMismatchError
+        It was made with other settings, or from another file, and may not be replaced.
+    StoreError
+        It cannot be read, and may not be replaced.
+    """
+    store = TileStore(plan.out)
+    try:
+        refuse_other_recipe(
+            plan.out, store.recipe, wanted_of(plan.recipe, plan.options, store, *plan.tiles_in_overview)
+        )
+        outcome = verify_quickly(store)
+    except (RecipeMismatchError, StoreError):
+        if plan.options.overwrite:
+            return ""
+        raise
+    if outcome.status is Status.FAILED:
+        return f"the store that was there is not whole and is made anew ({outcome.reason})"
+    return {"tiles": store.n_tiles, "mpp": store.mpp}
+
+
+def reason(error: BaseException) -> str:
+    """Return one line for a person."""
+    if isinstance(error, GigamilError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename or 'writing'}"
+    if type(error).__name__ == "KilledWorker":
+        return "its worker process was killed again and again (out of memory?): try fewer --workers"
+    first = (str(error).splitlines() or [""])[0]
+    return f"unexpected {type(error).__name__}: {first}"
+
+
+def failed(job: Job, error: BaseException) -> Outcome:
+    """Return the outcome of a slide that failed."""
+    facts = {"mismatch": True} if isinstance(error, RecipeMismatchError) else {}
+    return Outcome(job.image_id, Status.FAILED, reason(error), facts)
+
+
+@dataclass(slots=True)
+class _Run:
+    """One slide on its way."""
+
+    job: Job
+    steps: _Steps
+    held: ExitStack
+    """The claim on the output."""
+    size: int
+    waiting: int = 0
+    """Tasks of this step that have not come back."""
+    flying: int = 0
+    """Tasks at the workers."""
+    share: float = 0.0
+    """Bytes that one task of this step counts."""
+    failure: Exception | None = None
+    outcome: Outcome | None = None
+
+    def advance(self, result: Any) -> list[Task]:
+        """Take the result of a step's last task and return the next step's tasks; none where the slide is done."""
+        try:
+            share, tasks = self.steps.send(result)
+            while not tasks:
+                share, tasks = self.steps.send(None)
+        except StopIteration as end:
+            self.outcome = end.value
+            return []
+        self.waiting, self.share = len(tasks), self.size * share / len(tasks)
+        return tasks
+
+    def fail(self) -> None:
+        """Let the steps clean up after the failure."""
+        assert self.failure is not None
+        try:
+            self.steps.throw(self.failure)
+        except Exception as error:
+            self.outcome = failed(self.job, error)
+
+
+@dataclass(slots=True)
+class Engine:
+    """Keeps a bounded window of tasks under way over the whole cohort."""
+
+    client: Client
+    threads: int
+    options: TileOptions
+    progress: Progress
+    sizes: dict[str, int]
+    """Bytes by image id."""
+    _queue: list[tuple[_Run, Task]] = field(default_factory=list)
+    _flight: dict[str, tuple[_Run, Future]] = field(default_factory=dict)
+
+    def run(self, jobs: list[Job]) -> list[Outcome]:
+        """Tile the jobs; return their outcomes in the jobs' order."""
+        outcomes: dict[str, Outcome] = {}
+        started = self._start(jobs, outcomes)
+        finished = as_completed(with_results=False, raise_errors=False)
+        try:
+            while self._fill(started, finished) or self._flight:
+                future = next(finished)
+                run, _ = self._flight.pop(future.key)
+                self._settle(run, future)
+                if run.failure is not None and run.flying == 0:
+                    run.fail()
+                if run.outcome is not None:
+                    run.held.close()
+                    outcomes[run.job.image_id] = run.outcome
+        finally:
+            for run, _ in [*self._flight.values(), *self._queue]:
+                run.held.close()
+        return [outcomes[job.image_id] for job in jobs]
+
+    def _start(self, jobs: list[Job], outcomes: dict[str, Outcome]) -> Iterator[_Run]:
+        """Yield a run for each job that can be claimed."""
+        for job in jobs:
+            held = ExitStack()
+            try:
+                if job.problem:
+                    raise StoreError(job.problem)
+                out = store_path(self.options.out, job.image_id)
+                refuse_input(out, [job.path])
+                refuse_foreign(out, is_our_store)
+                held.enter_context(claim(out))
+            except NoLocksError:
+                raise
+            except (GigamilError, OSError) as error:
+                outcomes[job.image_id] = Outcome(job.image_id, Status.FAILED, reason(error))
+                continue
+            yield _Run(job, steps_of(job, self.options), held, self.sizes[job.image_id])
+
+    def _fill(self, started: Iterator[_Run], finished: "as_completed") -> bool:
+        """Submit tasks until the window is full; take up further slides when the queue runs dry."""
+        while len(self._flight) < _WINDOW * max(1, self.threads):
+            if not self._queue:
+                run = next(started, None)
+                if run is None:
+                    break
+                self._queue += [(run, task) for task in run.advance(None)]
+            run, (function, arguments) = self._queue.pop(0)
+            future = self.client.submit(function, *arguments, pure=False)
+            self._flight[future.key] = (run, future)
+            run.flying += 1
+            finished.add(future)
+        return bool(self._flight)
+
+    def _settle(self, run: _Run, future: Future) -> None:
+        """Take one finished task's result and queue what follows; after a failure, wait for the slide's other tasks."""
+        run.flying -= 1
+        run.waiting -= 1
+        try:
+            result = future.result()
+            if run.failure is None:
+                self.progress.advance(run.share)
+                if not run.waiting:
+                    self._queue += [(run, task) for task in run.advance(result)]
+        except (CancelledError, CommClosedError):
+            raise SchedulerLostError(
+                "the Dask scheduler went away: start it anew and run the same command again; what is finished is kept"
+            ) from None
+        except Exception as error:  # whatever a worker raises belongs to this slide alone
+            run.failure = run.failure or error
+            self._queue = [(other, task) for other, task in self._queue if other is not run]

@@ -1,0 +1,44 @@
+"""Slides that a worker keeps open between its tasks."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+
+from wsi.errors import SlideError
+from wsi.memory import keep_freed_memory
+from wsi.pixels.icc import SRGB
+from wsi.readers.protocol import Slide
+from wsi.slide import open_slide
+from wsi.tiling.options import TileOptions
+
+_OPEN_SLIDES = 6
+
+
+@lru_cache(maxsize=_OPEN_SLIDES)
+def _opened(
+    path: Path, reader: str | None, scene: int | None, srgb: bool, _size: int, _mtime_ns: int, _process: int
+) -> Slide:
+    return open_slide(path, reader, scene=scene, srgb=srgb)
+
+
+def opened_slide(path: Path, reader: str | None, options: TileOptions) -> Slide:
+    """Return an open slide; each worker process keeps the last few open, for its tasks come from several slides."""
+    keep_freed_memory()
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return open_slide(path, reader, scene=options.scene)  # raises, with its reason
+    return _opened(path, reader, options.scene, options.icc == SRGB, stat.st_size, stat.st_mtime_ns, os.getpid())
+
+
+@contextmanager
+def slide_errors(path: Path) -> Iterator[None]:
+    """Turn a slide that vanished, or a disk that fails, into a `SlideError`: that is no damage, and is tried again."""
+    try:
+        yield
+    except OSError as error:
+        raise SlideError(
+            f"{path.name}: reading failed: {error.strerror or error}: run the same command again"
+        ) from None

@@ -16,8 +16,8 @@ import numpy as np
 from wsi.errors import BagError, RequestError, one_line
 from wsi.files.atomic import write_text
 from wsi.files.documents import parse_json, read_document
+from wsi.recipe import Json
 
-Json = dict[str, Any]
 Loss = Callable[[Json, int], float]
 """From settings and the number of an inner fold to a loss."""
 COMPLETE, PRUNED = "complete", "pruned"

@@ -1,11 +1,12 @@
 """`gigamil train`: bags and a manifest in, a run folder out."""
 
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from itertools import product
 
 import numpy as np
 import torch
@@ -25,14 +26,13 @@ from mil.run.trackers import check_trackers, publish
 from mil.training.distil import check_teacher
 from mil.training.jobs import FitJob
 from mil.training.options import TrainOptions, resolve
-from mil.training.training_data import Material, gather
-from mil.training.workers import fit_all, fit_in_group, is_whole
+from mil.training.processes import Done, fit_all, fit_in_group
+from mil.training.training_data import TrainingData, gather
 from wsi.arrays import Ints
-from wsi.cohort.manifest import ManifestRow
 from wsi.errors import GigamilError, RequestError
 from wsi.files.claim import claim
 from wsi.options import stage
-from wsi.outcome import Outcome, Progress, Silent, Status, Summary
+from wsi.outcome import Outcome, Progress, Silent, Status, Summary, failed
 from wsi.recipe import recipe_hash
 from wsi.store.tile_store import TileStore, find_stores
 
@@ -60,178 +60,147 @@ def _train(options: TrainOptions, progress: Progress) -> Summary:
     """Train one run."""
     start, options = time.monotonic(), resolve(options)
     check_trackers(options.track)
-    material = gather(options)
+    data = gather(options)
     place = torchrun_place()
-    if place is None:
-        outcomes = _train_here(options, material, progress)
-    elif options.nproc > 1 or options.workers > 1:
-        raise RequestError("torchrun excludes --nproc and --workers: it has started the processes already")
-    else:
-        outcomes = _train_under_torchrun(options, material, place, progress)
+    if place is not None:
+        return Summary("train", _train_under_torchrun(data, place, progress), time.monotonic() - start)
+    with claim(options.out):
+        run = _prepare(data)
+        outcomes = _finish(run, progress, lambda cohorts, done: fit_all(run.todo, cohorts, data.folds, done))
     return Summary("train", outcomes, time.monotonic() - start)
 
 
 @dataclass(frozen=True, slots=True)
-class _Task:
+class _Run:
     """A run to make or to go on with, and the models it holds."""
 
-    options: TrainOptions
-    material: Material
-    run: RunFolder
+    data: TrainingData
+    folder: RunFolder
     jobs: list[FitJob]
+    todo: list[FitJob]
+    """Those that are not whole."""
     stores: list[TileStore]
 
+    @property
+    def is_finished(self) -> bool:
+        """Tell whether nothing is left to do: all models, the evaluation with these stores, the report."""
+        if self.todo or not (self.folder.path / "report.html").exists():
+            return False
+        try:
+            return bool(self.folder.read_json("metrics.json")["seen_stores"] == evidence_of(self.stores))
+        except RequestError:
+            return False
 
-def _prepare(options: TrainOptions, material: Material) -> _Task:
+
+def _prepare(data: TrainingData) -> _Run:
     """Make the run folder, or take up the one of the same recipe; the caller holds the claim."""
+    options, recipe = data.options, data.recipe()
     stores = find_stores(options.stores) if options.stores else []
-    recipe = material.recipe(options)
     if options.teacher is not None:
         recipe["teacher"] = RunFolder(options.teacher).config["recipe_hash"]
-    run = prepare_run(options.out, recipe, material.about(), overwrite=options.overwrite)
+    folder = prepare_run(options.out, recipe, data.about(), overwrite=options.overwrite)
+    models, stamp = product(options.heads, range(options.folds), range(options.models_per_fold)), recipe_hash(recipe)
     jobs = [
-        FitJob(
-            head=head,
-            fold=fold,
-            seed=seed,
-            folder=run.model(head, fold, seed),
-            options=options,
-            recipe_hash=recipe_hash(recipe),
-        )
-        for head in options.heads
-        for fold in range(options.folds)
-        for seed in range(options.models_per_fold)
+        FitJob(head=h, fold=f, seed=s, folder=folder.model(h, f, s), options=options, recipe_hash=stamp)
+        for h, f, s in models
     ]
-    return _Task(options, material, run, jobs, stores)
+    return _Run(data, folder, jobs, [job for job in jobs if not job.is_whole], stores)
 
 
-def _train_here(options: TrainOptions, material: Material, progress: Progress) -> list[Outcome]:
-    with claim(options.out):
-        task = _prepare(options, material)
-        if _is_finished(task):
-            return _all_skipped(task)
-        cohorts, notes = _open(task, progress)
-        results = _Results(task, progress)
-        fit_all(results.todo, cohorts, material.folds, results.take)
-        return _report(task, cohorts[0], notes, results.outcomes(), progress)
-
-
-def _train_under_torchrun(options: TrainOptions, material: Material, place: Place, progress: Progress) -> list[Outcome]:
+def _train_under_torchrun(data: TrainingData, place: Place, progress: Progress) -> list[Outcome]:
     """Train as one of the ranks that torchrun started: all fit together, rank 0 writes and tells."""
-    device = device_of_rank(torch.device(options.device), place.local_rank)
-    with ExitStack() as held, process_group(place, device) as group:
-        prepared: _Task | GigamilError | None = None
-        if place.rank == 0:
-            try:
-                held.enter_context(claim(options.out))
-                prepared = _prepare(options, material)
-            except GigamilError as error:
-                prepared = error
-        told = group.from_first(_todo(prepared))
-        if isinstance(prepared, GigamilError):
-            raise prepared
-        if isinstance(told, GigamilError):
-            return []  # rank 0 tells
-        if place.rank > 0 or prepared is None:
-            cohorts = material.open_all()
-            for _ in fit_in_group(told, cohorts, material.folds, group, device):
-                pass
+    if data.options.nproc > 1 or data.options.workers > 1:
+        raise RequestError("torchrun excludes --nproc and --workers: it has started the processes already")
+    device = device_of_rank(torch.device(data.options.device), place.local_rank)
+    with process_group(place, device) as group, ExitStack() as held:
+        if place.rank > 0:
+            todo = group.from_first(None)
+            if todo is not None:  # else rank 0 tells why
+                deque(fit_in_group(todo, data.open(), data.folds, group, device), maxlen=0)
             return []
-        if _is_finished(prepared):
-            return _all_skipped(prepared)
-        cohorts, notes = _open(prepared, progress)
-        results = _Results(prepared, progress)
-        for number, facts in fit_in_group(told, cohorts, material.folds, group, device):
-            results.take(told[number], facts)
-        return _report(prepared, cohorts[0], notes, results.outcomes(), progress)
+        try:
+            held.enter_context(claim(data.options.out))
+            run = _prepare(data)
+        except GigamilError:
+            group.from_first(None)
+            raise
+        group.from_first(run.todo)
+
+        def fit_together(cohorts: Sequence[Cohort], done: Done) -> None:
+            for fitted in fit_in_group(run.todo, cohorts, data.folds, group, device):
+                done(*fitted)
+
+        return _finish(run, progress, fit_together)
 
 
-def _todo(prepared: _Task | GigamilError | None) -> list[FitJob] | GigamilError | None:
-    """Return the models to be trained, for rank 0 to tell the others."""
-    if not isinstance(prepared, _Task):
-        return prepared
-    return [job for job in prepared.jobs if not is_whole(job)]
+def _finish(run: _Run, progress: Progress, fit_models: Callable[[Sequence[Cohort], Done], None]) -> list[Outcome]:
+    """Train what is missing, evaluate, report; return one outcome for each model, and those that failed."""
+    facts: dict[str, dict[str, float]] = {}
+
+    def done(job: FitJob, found: dict[str, float]) -> None:
+        facts[job.name] = found
+        progress.advance(1)
+        _publish(run, job, progress)
+
+    if run.is_finished:
+        left_out = failed(run.folder.read_json("metrics.json")["failures"])
+    else:
+        cohorts, notes = _open(run, progress)
+        progress.begin("train", len(run.jobs), "models")
+        progress.advance(len(run.jobs) - len(run.todo))
+        fit_models(cohorts, done)
+        progress.end()
+        left_out = _report(run, cohorts[0], notes, progress)
+    status = dict.fromkeys(facts, Status.DONE)
+    return [
+        *(Outcome(job.name, status.get(job.name, Status.SKIPPED), facts=facts.get(job.name, {})) for job in run.jobs),
+        *left_out,
+    ]
 
 
-def _open(task: _Task, progress: Progress) -> tuple[tuple[Cohort, ...], list[str]]:
+def _open(run: _Run, progress: Progress) -> tuple[tuple[Cohort, ...], list[str]]:
     """Open the bags, check that they can be trained on, write splits.csv; return them, and notes on what is missing."""
-    material = task.material
-    cohorts = material.open_all()
-    cohort = cohorts[0]
-    check_trainable(cohort, material.folds)
-    if task.options.teacher is not None:
-        check_teacher(RunFolder(task.options.teacher), cohort, material.folds)
-    notes = list(material.notes)
-    if cohort.empty:
-        notes.append(f"{len(cohort.empty)} slides without tiles, not trained on: {', '.join(cohort.empty)}")
+    data, teacher = run.data, run.data.options.teacher
+    cohorts = data.open()
+    check_trainable(cohorts[0], data.folds)
+    if teacher is not None:
+        check_teacher(RunFolder(teacher), cohorts[0], data.folds)
+    notes, empty = list(data.notes), cohorts[0].empty
+    if empty:
+        notes.append(f"{len(empty)} slides without tiles, not trained on: {', '.join(empty)}")
     for note in notes:
         progress.note(note)
-    tested = material.tested_rows
-    picture_of = pictures(material.bags.headers)
-    _write_splits(task.run.path / "splits.csv", material.rows[:tested], material.row_folds[:tested], picture_of)
-    if tested < len(material.rows):
-        _write_splits(task.run.path / OTHERS, material.rows[tested:], material.row_folds[tested:], picture_of)
+    tested, picture_of = data.tested_rows, pictures(data.bags.headers)
+    write_splits(run.folder.path / "splits.csv", data.rows[:tested], data.row_folds[:tested], picture_of)
+    if tested < len(data.rows):
+        write_splits(run.folder.path / OTHERS, data.rows[tested:], data.row_folds[tested:], picture_of)
     return cohorts, notes
 
 
-def _write_splits(path: Path, rows: Sequence[ManifestRow], folds: Ints, picture_of: dict[str, str]) -> None:
-    write_splits(
-        path,
-        [row.image_id for row in rows],
-        [row.patient_id for row in rows],
-        [row.label or row.value or row.time or "" for row in rows],
-        [row.center_id for row in rows],
-        folds,
-        picture_of,
-    )
+def _publish(run: _Run, job: FitJob, progress: Progress) -> None:
+    """Send a model's history to the trackers asked for; what goes wrong there is told, and stops nothing."""
+    options = run.data.options
+    if not options.track:
+        return
+    try:
+        history = read_history(job.folder / "history.csv")
+        publish(options.track, run.folder.path, job.name, options.recipe(), history)
+    except Exception as error:  # foreign packages, their services and files: anything may be raised
+        progress.note(f"--track {', '.join(options.track)}: {type(error).__name__}: {error}")
 
 
-class _Results:
-    """The models as they are finished: shown, sent to the trackers, and told as outcomes."""
-
-    def __init__(self, task: _Task, progress: Progress) -> None:
-        self._task, self._progress = task, progress
-        self.todo = [job for job in task.jobs if not is_whole(job)]
-        self._facts: dict[str, dict[str, float]] = {}
-        progress.begin("train", len(task.jobs), "models")
-        progress.advance(len(task.jobs) - len(self.todo))
-
-    def take(self, job: FitJob, facts: dict[str, float]) -> None:
-        """Take in a finished model."""
-        self._facts[_name(job)] = facts
-        self._progress.advance(1)
-        if self._task.options.track:
-            self._publish(job)
-
-    def _publish(self, job: FitJob) -> None:
-        """Send a model's history to the trackers; what goes wrong there is told, and stops nothing."""
-        options, path = self._task.options, self._task.run.path
-        try:
-            publish(options.track, path, _name(job), options.recipe(), read_history(job.folder / "history.csv"))
-        except Exception as error:  # foreign packages, their services and files: anything may be raised
-            self._progress.note(f"--track {', '.join(options.track)}: {type(error).__name__}: {error}")
-
-    def outcomes(self) -> list[Outcome]:
-        """Return one outcome for each model of the run."""
-        self._progress.end()
-        names = [(job, self._facts.get(_name(job))) for job in self._task.jobs]
-        return [_skipped(job) if facts is None else _done(job, facts) for job, facts in names]
-
-
-def _report(
-    task: _Task, cohort: Cohort, notes: Sequence[str], outcomes: list[Outcome], progress: Progress
-) -> list[Outcome]:
-    """Evaluate out of fold and write the report; return the outcomes of the run."""
-    options = task.options
+def _report(run: _Run, cohort: Cohort, notes: Sequence[str], progress: Progress) -> list[Outcome]:
+    """Evaluate out of fold and write the report; return what failed."""
+    options, data = run.data.options, run.data
+    folds = data.folds[data.folds >= 0]
+    tested = cohort.take(range(len(folds)))
     progress.begin("evaluate", 2, "steps")
-    failures = cohort.failures
-    folds, cohort = task.material.folds[: task.material.tested], cohort.first(task.material.tested)
-    evaluate(task.run, options, cohort, folds, task.stores, notes)
+    evaluate(run.folder, options, tested, folds, run.stores, notes)
     progress.advance(1)
-    drawn = report(ReportOptions(run=task.run.path, bags=options.bags, stores=options.stores)).ended(Status.FAILED)
+    drawn = report(ReportOptions(run=run.folder.path, bags=options.bags, stores=options.stores)).ended(Status.FAILED)
     progress.advance(1)
     progress.end()
-    return outcomes + _failed(failures) + drawn
+    return [*failed(cohort.failures), *drawn]
 
 
 def check_trainable(cohort: Cohort, folds: Ints) -> None:
@@ -245,33 +214,3 @@ def check_trainable(cohort: Cohort, folds: Ints) -> None:
                     f"class {name} has {len(patients)} patients with tiles outside fold {fold}: expected two or more "
                     "(one trains, one validates); give more patients or fewer --folds"
                 )
-
-
-def _is_finished(task: _Task) -> bool:
-    """Tell whether nothing is left to do: all models, the evaluation with these stores, the report."""
-    if not all(is_whole(job) for job in task.jobs) or not (task.run.path / "report.html").exists():
-        return False
-    try:
-        return bool(task.run.read_json("metrics.json")["seen_stores"] == evidence_of(task.stores))
-    except RequestError:
-        return False
-
-
-def _all_skipped(task: _Task) -> list[Outcome]:
-    return [_skipped(job) for job in task.jobs] + _failed(task.run.read_json("metrics.json")["failures"])
-
-
-def _name(job: FitJob) -> str:
-    return f"{job.head} fold {job.fold} seed {job.seed}"
-
-
-def _skipped(job: FitJob) -> Outcome:
-    return Outcome(_name(job), Status.SKIPPED)
-
-
-def _done(job: FitJob, facts: dict[str, float]) -> Outcome:
-    return Outcome(_name(job), Status.DONE, facts=dict(facts))
-
-
-def _failed(failures: dict[str, str]) -> list[Outcome]:
-    return [Outcome(image_id, Status.FAILED, reason) for image_id, reason in failures.items()]

@@ -15,7 +15,6 @@ import shutil
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -32,28 +31,27 @@ from mil.train import check_trainable
 from mil.training.fit import fit
 from mil.training.jobs import FitJob
 from mil.training.options import TrainOptions, resolve
-from mil.training.training_data import Material, gather
+from mil.training.processes import deterministic
+from mil.training.training_data import TrainingData, gather
 from mil.training.tune_options import TuneOptions
-from mil.training.workers import deterministic, is_whole
 from wsi.arrays import Floats, Ints
 from wsi.errors import RequestError
 from wsi.files.atomic import check_folder, make_folder, write_text
 from wsi.files.claim import claim
 from wsi.options import stage
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
-from wsi.recipe import Recipe, recipe_hash, refuse_other_recipe
+from wsi.recipe import Json, Recipe, recipe_hash, refuse_other_recipe
 
-Json = dict[str, Any]
 ALGORITHM = 1
 """Raised when the same options come to mean another search."""
 _EVERYBODY = -1
 """In place of an outer fold: the last search, which leaves nobody out."""
 
 
-def _recipe(options: TuneOptions, material: Material) -> Recipe:
+def _recipe(options: TuneOptions, data: TrainingData) -> Recipe:
     """Return what shapes the result but the number of trials: a search may be gone on with."""
     own = {"algorithm": ALGORITHM, "inner_folds": options.inner_folds, "heads": list(options.heads)}
-    return {"tune": own, "train": material.recipe(options.train)}
+    return {"tune": own, "train": data.recipe()}
 
 
 @stage
@@ -71,15 +69,15 @@ def tune(options: TuneOptions, progress: Progress | None = None) -> Summary:
     """
     start, progress = time.monotonic(), progress or Silent()
     options = resolve(options)
-    material = gather(options.train)
+    data = gather(options.train)
     out = options.train.out
     check_folder(out)
     with claim(out):
-        recipe = _recipe(options, material)
-        cohort = material.open()
-        _check_searchable(options, cohort, material.folds)
+        recipe = _recipe(options, data)
+        cohort = data.open()[0]
+        _check_searchable(options, cohort, data.folds)
         _take_up(out, recipe, options.trials, overwrite=options.train.overwrite)
-        tuner = _Tuner(options, cohort, material.folds, recipe_hash(recipe), progress)
+        tuner = _Tuner(options, cohort, data.folds, recipe_hash(recipe), progress)
         progress.begin("tune", options.trials * (options.train.folds + 1), "trials")
         outer = [tuner.outer_fold(fold) for fold in range(options.train.folds)]
         last = tuner.search(_EVERYBODY)
@@ -96,7 +94,7 @@ def _check_searchable(options: TuneOptions, cohort: Cohort, folds: Ints) -> None
     """Raise `RequestError` unless every search has patients enough for its inner folds: before anything is written."""
     check_trainable(cohort, folds)
     for fold in (*range(options.train.folds), _EVERYBODY):
-        part = _without(cohort, folds == fold)
+        part = cohort.take(np.flatnonzero(folds != fold))
         check_trainable(part, _inner_folds(part, options))
 
 
@@ -172,7 +170,7 @@ class _Tuner:
         """Search among the patients outside the fold."""
         options = self._options
         name = "everybody" if fold == _EVERYBODY else f"fold{fold}"
-        cohort = _without(self._cohort, self._folds == fold)
+        cohort = self._cohort.take(np.flatnonzero(self._folds != fold))
         inner = _inner_folds(cohort, options)
         search = Search(self._out / f"search_{name}.json", options.heads, [options.train.seed, fold + 1])
         self._progress.advance(min(len(search), options.trials))
@@ -199,29 +197,10 @@ class _Tuner:
     def _scores(self, job: FitJob, cohort: Cohort, folds: Ints) -> Scores:
         """Return the model's scores, trained here unless they are there."""
         table = job.folder / "scores.csv"
-        if not is_whole(job):
+        if not job.is_whole:
             with deterministic([job]):
                 fit(job, cohort, folds)
         return read_scores(table, cohort.image_ids, len(cohort.target.names))
-
-
-def _without(cohort: Cohort, left_out_N: Any) -> Cohort:
-    """Return the cohort without some slides."""
-    kept = np.flatnonzero(~left_out_N)
-
-    def of(values: tuple[Any, ...]) -> tuple[Any, ...]:
-        return tuple(values[i] for i in kept)
-
-    return replace(
-        cohort,
-        image_ids=of(cohort.image_ids),
-        patient_ids=of(cohort.patient_ids),
-        persons=of(cohort.persons) if cohort.persons else (),
-        center_ids=of(cohort.center_ids),
-        target=cohort.target.of(kept),
-        strata=of(cohort.strata),
-        bags=of(cohort.bags),
-    )
 
 
 def _loss(table: Scores, cohort: Cohort) -> float:

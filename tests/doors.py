@@ -32,15 +32,14 @@ from features.encoders.weights import load_weights
 from features.finetune.attention import AttentionTables
 from features.finetune.checkpoint import read_checkpoint as read_standing
 from features.folds import folds_of, read_folds
-from mil.data.splits import read_labels, read_patients, read_pictures
-from mil.models.ensemble import load_ensemble, scales_of
+from mil.data.splits import read_column
+from mil.models.ensemble import load_ensemble, makings_of
 from mil.run.evidence import read_evidence
 from mil.run.folder import RunFolder
 from mil.run.outputs import Tables
 from mil.run.scores import read_scores
 from mil.search import _read as read_search
 from mil.training.checkpoint import read_checkpoint
-from mil.training.options import TrainOptions
 from wsi.cohort.manifest import load_manifest
 from wsi.errors import GigamilError
 from wsi.recipe import recipe_hash
@@ -82,11 +81,10 @@ def bag(path: Path) -> None:
 
 def run(path: Path) -> None:
     opened = RunFolder(path)
-    assert opened.bag_encoders
-    scales_of(opened)
-    options = TrainOptions(bags=(Path(),), manifest=Path(), out=Path(), device="cpu", precision="fp32")
-    ensemble = load_ensemble(opened, options)
-    logits = ensemble.logits([np.ones((2, opened.bag_encoders[0][1]), np.float32)])
+    made = makings_of(opened)
+    assert made
+    ensemble = load_ensemble(opened, "cpu")
+    logits = ensemble.logits([np.ones((2, made[0].dim), np.float32)])
     assert logits.shape == (1, len(opened.classes))
     assert np.isfinite(logits).all()
     for fold in range(opened.recipe["folds"]):
@@ -98,9 +96,9 @@ def run(path: Path) -> None:
 
 def splits(path: Path) -> None:
     folds_of(path, ["a_0"], ["a"])
-    read_labels(path)
-    read_patients(path)
-    read_pictures(path)
+    for name in ("label", "patient_id"):
+        read_column(path, name)
+    read_column(path, "overview_sha256", "")
     read_folds(path, load_manifest(path.parent / "manifest.csv"))
 
 

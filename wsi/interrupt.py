@@ -2,8 +2,10 @@
 
 import os
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import parent_process
 from types import FrameType
 
 
@@ -24,6 +26,14 @@ def interrupt_on_signals() -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, handle)
+
+
+def end_with_parent(end: Callable[[], object] = lambda: os._exit(1)) -> None:
+    """End this process when the one that started it is gone, killed perhaps: nobody waits for its work."""
+    parent = parent_process()
+    if parent is not None:
+        join = parent.join
+        threading.Thread(target=lambda: (join(), end()), daemon=True).start()
 
 
 @contextmanager

@@ -27,6 +27,11 @@ class Outcome:
     """JSON values: counts, seconds, warnings."""
 
 
+def failed(failures: Mapping[str, str]) -> list[Outcome]:
+    """Return the outcomes of items that failed, each with its reason."""
+    return [Outcome(item_id, Status.FAILED, reason) for item_id, reason in failures.items()]
+
+
 @dataclass(frozen=True, slots=True)
 class Summary:
     """How a whole stage ended."""

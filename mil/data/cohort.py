@@ -4,67 +4,74 @@ A slide whose bag is missing, damaged or empty stays in the cohort with zero ins
 and told what is best said of anybody.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from features.bags.bag import BagHeader, content_sha256, feature_rows, find_bags, read_header
 from mil.ragged.packing import Rows
 from mil.targets import Target
+from wsi.arrays import Bools
 from wsi.cohort.manifest import ManifestRow
 from wsi.errors import BagError, RequestError
 from wsi.recipe import Recipe, differences, recipe_hash
 
 SLIDE_FACTS = frozenset({"slide", "slide_mpp", "reader", "assume_mpp", "on_damage", "effect"})
 """Fields of a tiling recipe that differ from slide to slide within one cohort."""
-
-
 NEAR_MPP = 1.1
 """Ratio up to which two um/px are one scale: slides of one scanner differ by some per cent, powers by a half."""
 
 
 @dataclass(frozen=True, slots=True)
-class Scale:
-    """At what um/px tiles were taken, and how large; 0 where bags do not tell it."""
+class Making:
+    """How bags were made: what all bags of a cohort share."""
 
+    encoder: str = ""
+    recipe: Recipe = field(default_factory=dict)
+    """Without what belongs to single slides; empty in bags of other tools."""
+    dim: int = 0
     mpp: float = 0.0
+    """um/px at which tiles were taken; 0 where bags do not tell it."""
     tile_px: float = 0.0
+    """Pixels per tile side; 0 where bags do not tell it."""
 
-    def other(self, header: BagHeader) -> list[str]:
-        """Return what differs in a bag, as ``found ..., wanted ...``; what either does not tell is not compared."""
-        lines = []
+    def check(self, header: BagHeader, source: str) -> None:
+        """Raise `RequestError` naming what differs in a bag; a scale that either does not tell is not compared."""
+        found = {"encoder": header.encoder, "dim": header.dim}
+        lines = differences(found, {"encoder": self.encoder, "dim": self.dim})
+        lines += differences(shared_recipe(header.recipe), self.recipe)
         if self.mpp and header.mpp and abs(np.log(header.mpp / self.mpp)) > np.log(NEAR_MPP):
             lines.append(f"um/px: found {header.mpp:g}, wanted {self.mpp:g}")
         if self.tile_px and header.tile_px and header.tile_px != self.tile_px:
             lines.append(f"pixels per tile side: found {header.tile_px:g}, wanted {self.tile_px:g}")
-        return lines
+        if lines:
+            raise RequestError(
+                f"bag {header.path} was not made like {source} ({shortened(lines)}): "
+                "extract all bags with one encoder and one recipe"
+            )
 
 
-def _scale_of(headers: Iterable[BagHeader]) -> Scale:
-    """Return the first um/px and tile side that any of the bags tells."""
-    known = list(headers)
-    return Scale(
-        next((header.mpp for header in known if header.mpp), 0.0),
-        next((header.tile_px for header in known if header.tile_px), 0.0),
-    )
+def making_of(headers: Mapping[str, BagHeader]) -> Making:
+    """Return how the first of the bags was made, with the first um/px and tile side that any of them tells."""
+    known = list(headers.values())
+    if not known:
+        return Making()
+    mpp, tile_px = (next((v for own in known if (v := getattr(own, name))), 0.0) for name in ("mpp", "tile_px"))
+    return Making(known[0].encoder, shared_recipe(known[0].recipe), known[0].dim, mpp, tile_px)
 
 
 @dataclass(frozen=True, slots=True)
 class BagSet:
-    """The bags found, all made by one recipe."""
+    """The bags found, all made alike."""
 
     headers: dict[str, BagHeader]
     """By image id."""
     failures: dict[str, str]
     """Image id -> why its bag cannot be used."""
-    encoder: str
-    recipe: Recipe
-    """What the bags share: without the facts of single slides."""
-    dim: int
-    scale: Scale = Scale()
+    making: Making
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,25 +98,22 @@ class Cohort:
         """Return what no split may part: the patient of each slide."""
         return self.persons or self.patient_ids
 
-    def by_slide(self) -> "Cohort":
-        """Return the cohort with each slide judged by itself."""
-        return replace(self, patient_ids=self.image_ids, persons=self.groups)
+    def judged(self, unit: str, aggregate: str) -> "Cohort":
+        """Return the cohort as it is judged: each ``slide`` by itself, or a patient's slides as one ``bag``."""
+        if aggregate == "bag":
+            return self.by_patient()
+        return replace(self, patient_ids=self.image_ids, persons=self.groups) if unit == "slide" else self
 
     def __len__(self) -> int:
         return len(self.image_ids)
 
-    def first(self, count: int) -> "Cohort":
-        """Return the cohort of the first slides; the failures of all stay named."""
-        return replace(
-            self,
-            image_ids=self.image_ids[:count],
-            patient_ids=self.patient_ids[:count],
-            persons=self.persons[:count],
-            center_ids=self.center_ids[:count],
-            target=self.target.of(np.arange(count)),
-            strata=self.strata[:count],
-            bags=self.bags[:count],
-        )
+    def take(self, slides: Iterable[int]) -> "Cohort":
+        """Return the cohort of these slides; the failures of all stay named."""
+        chosen = list(slides)
+        names = ("image_ids", "patient_ids", "center_ids", "bags", "strata", "persons")
+        found = {name: getattr(self, name) for name in names}
+        parts: dict[str, Any] = {name: tuple(own[i] for i in chosen) if own else () for name, own in found.items()}
+        return replace(self, **parts, target=self.target.of(np.array(chosen, np.int64)))
 
     def by_patient(self) -> "Cohort":
         """Return the cohort with one bag for each patient, in order of appearance: the tiles of slide after slide.
@@ -119,19 +123,11 @@ class Cohort:
         members: dict[str, list[int]] = {}
         for position, patient in enumerate(self.patient_ids):
             members.setdefault(patient, []).append(position)
-        first = [own[0] for own in members.values()]
-        return replace(
-            self,
-            image_ids=tuple(members),
-            patient_ids=tuple(members),
-            center_ids=tuple(self.center_ids[i] for i in first),
-            target=self.target.of(np.array(first)),
-            strata=tuple(self.strata[i] for i in first) if self.strata else (),
-            bags=tuple(_joined([self.bags[i] for i in own]) for own in members.values()),
-        )
+        bags = tuple(_joined([self.bags[i] for i in own]) for own in members.values())
+        return replace(self.take(own[0] for own in members.values()), image_ids=tuple(members), bags=bags)
 
     @property
-    def usable_N(self) -> NDArray[np.bool_]:
+    def usable_N(self) -> Bools:
         """Return which slides have instances."""
         return np.array([len(bag) > 0 for bag in self.bags], bool)
 
@@ -146,6 +142,33 @@ def _joined(bags: Sequence[Rows]) -> Rows:
     return np.concatenate(filled) if len(filled) > 1 else filled[0] if filled else bags[0]
 
 
+def read_headers(
+    paths: Sequence[Path], wanted: Collection[str] | None = None
+) -> tuple[dict[str, BagHeader], dict[str, str]]:
+    """Return image id -> header of bags, or of those wanted, and image id -> why it cannot be read of the others.
+
+    Raises
+    ------
+    RequestError
+        A path holds no bag, or one slide has two.
+    """
+    headers: dict[str, BagHeader] = {}
+    failures: dict[str, str] = {}
+    for path in find_bags(paths):
+        try:
+            header = read_header(path)
+        except BagError as error:
+            if wanted is None or path.stem in wanted:
+                failures[path.stem] = str(error)
+            continue
+        if wanted is not None and header.image_id not in wanted:
+            continue
+        other = headers.setdefault(header.image_id, header)
+        if other is not header:
+            raise RequestError(f"slide {header.image_id} has two bags, {other.path} and {path}: give one of them")
+    return headers, {image_id: reason for image_id, reason in failures.items() if image_id not in headers}
+
+
 def scan_bags(paths: Sequence[Path], wanted: Sequence[str]) -> BagSet:
     """Read the headers of the bags of the wanted slides and check that one recipe made them all.
 
@@ -154,32 +177,13 @@ def scan_bags(paths: Sequence[Path], wanted: Sequence[str]) -> BagSet:
     RequestError
         No bag of any wanted slide, one slide with two bags, or bags of different encoders, recipes or widths.
     """
-    headers: dict[str, BagHeader] = {}
-    failures: dict[str, str] = {}
-    names = set(wanted)
-    for path in find_bags(paths):
-        try:
-            header = read_header(path)
-        except BagError as error:
-            if path.stem in names:
-                failures[path.stem] = str(error)
-            continue
-        if header.image_id in headers:
-            raise RequestError(
-                f"slide {header.image_id} has two bags, {headers[header.image_id].path} and {path}: give one of them"
-            )
-        if header.image_id in names:
-            headers[header.image_id] = header
+    headers, failures = read_headers(paths, set(wanted))
     if not headers and not failures:
         raise RequestError(f"no bag in {', '.join(map(str, paths))} belongs to a slide of the manifest")
-    failures = {image_id: reason for image_id, reason in failures.items() if image_id not in headers}
-    if not headers:
-        return BagSet(headers, failures, "", {}, 0)
-    first, scale = next(iter(headers.values())), _scale_of(headers.values())
-    recipe = shared_recipe(first.recipe)
+    making = making_of(headers)
     for header in headers.values():
-        check_same_making(header, first.encoder, recipe, first.dim, scale, str(first.path))
-    return BagSet(headers, failures, first.encoder, recipe, first.dim, scale)
+        making.check(header, str(next(iter(headers.values())).path))
+    return BagSet(headers, failures, making)
 
 
 def shared_recipe(recipe: Recipe) -> Recipe:
@@ -188,17 +192,6 @@ def shared_recipe(recipe: Recipe) -> Recipe:
     if not isinstance(tiling, dict):
         return recipe
     return {**recipe, "tiling": {key: value for key, value in tiling.items() if key not in SLIDE_FACTS}}
-
-
-def check_same_making(header: BagHeader, encoder: str, recipe: Recipe, dim: int, scale: Scale, source: str) -> None:
-    """Raise `RequestError` naming what differs between a bag and the encoder, shared recipe, width and scale wanted."""
-    lines = differences({"encoder": header.encoder, "dim": header.dim}, {"encoder": encoder, "dim": dim})
-    lines += differences(shared_recipe(header.recipe), recipe) + scale.other(header)
-    if lines:
-        raise RequestError(
-            f"bag {header.path} was not made like {source} ({shortened(lines)}): "
-            "extract all bags with one encoder and one recipe"
-        )
 
 
 def shortened(lines: Sequence[str]) -> str:
@@ -222,32 +215,6 @@ def load_rows(header: BagHeader) -> Rows:
     if rows.shape != (header.n_tiles, header.dim):
         raise BagError(f"{header.path}: the bag was replaced while it was used: run it again")
     return rows
-
-
-def open_cohort(rows: Sequence[ManifestRow], bags: BagSet, target: Target) -> Cohort:
-    """Join the manifest's rows, and what is true of them, with their bags; nothing here raises for a single bag."""
-    failures = dict(bags.failures)
-    loaded: list[Rows] = []
-    for row in rows:
-        header = bags.headers.get(row.image_id)
-        none: Rows = np.empty((0, bags.dim), np.float16)
-        if header is None:
-            failures.setdefault(row.image_id, "no bag of this slide was found")
-            loaded.append(none)
-            continue
-        try:
-            loaded.append(load_rows(header))
-        except BagError as error:
-            failures[row.image_id] = str(error)
-            loaded.append(none)
-    return Cohort(
-        image_ids=tuple(row.image_id for row in rows),
-        patient_ids=tuple(row.patient_id for row in rows),
-        center_ids=tuple(row.center_id for row in rows),
-        target=target,
-        bags=tuple(loaded),
-        failures={row.image_id: failures[row.image_id] for row in rows if row.image_id in failures},
-    )
 
 
 def cohort_digest(rows: Sequence[ManifestRow], headers: Mapping[str, BagHeader]) -> str:

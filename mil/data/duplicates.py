@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from features.bags.bag import BagHeader, content_sha256
-from mil.data.splits import read_patients, read_pictures
+from mil.data.splits import read_column
 from wsi.cohort.manifest import ManifestRow
 from wsi.errors import BagError, RequestError
 
@@ -76,8 +76,8 @@ def notes_of_training(run: Path, rows: Sequence[ManifestRow], picture_of: Mappin
     Slides that were trained on only (``--other``) count as those that were also tested.
     """
     tables = [table for table in (run / "splits.csv", run / OTHERS) if table.exists()]
-    patients = {image: patient for table in tables for image, patient in read_patients(table).items()}
-    trained = {known: image for table in tables for image, known in read_pictures(table).items() if known}
+    patients = {image: patient for table in tables for image, patient in read_column(table, "patient_id").items()}
+    trained = {known: image for table in tables for image, known in read_column(table, PICTURE, "").items() if known}
     seen = sorted(row.image_id for row in rows if row.image_id in patients)
     new = sorted((row for row in rows if row.image_id not in patients), key=lambda row: row.image_id)
     marks = [(row.image_id, picture_of.get(row.image_id, "")) for row in new]

@@ -12,12 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from features.bags.bag import BagHeader, read_coords
-from mil.data.cohort import BagSet, Cohort, Scale, check_same_making, load_rows, open_cohort, scan_bags
+from mil.data.cohort import BagSet, Cohort, Making, load_rows, scan_bags
 from mil.ragged.packing import Rows
 from mil.targets import Target
 from wsi.cohort.manifest import ManifestRow
 from wsi.errors import BagError, RequestError
-from wsi.recipe import Recipe, canonical
 
 FUSIONS = ("none", "concat", "late", "folds")
 APART = ("late", "folds")
@@ -43,6 +42,7 @@ def fused(sets: Sequence[BagSet], fusion: str) -> BagSet:
     """Return the sets as one: what a recipe tells of them; ``dim`` is that of the first one where fused late."""
     if fusion == "none":
         return sets[0]
+    made = [own.making for own in sets]
     everyone = {image_id for own in sets for image_id in (*own.headers, *own.failures)}
     failures = {
         image_id: next((own.failures[image_id] for own in sets if image_id in own.failures), "an encoder has no bag")
@@ -52,17 +52,23 @@ def fused(sets: Sequence[BagSet], fusion: str) -> BagSet:
     return BagSet(
         headers={image_id: bag for image_id, bag in sets[0].headers.items() if image_id not in failures},
         failures=failures,
-        encoder=" + ".join(own.encoder for own in sets),
-        recipe={
-            "fusion": fusion,
-            "bags": [{"encoder": own.encoder, "dim": own.dim, "recipe": own.recipe} for own in sets],
-        },
-        dim=sum(own.dim for own in sets) if fusion == "concat" else sets[0].dim,
+        making=Making(
+            encoder=" + ".join(own.encoder for own in made),
+            recipe={
+                "fusion": fusion,
+                "bags": [{"encoder": own.encoder, "dim": own.dim, "recipe": own.recipe} for own in made],
+            },
+            dim=sum(own.dim for own in made) if fusion == "concat" else made[0].dim,
+        ),
     )
 
 
-def open_fused(rows: Sequence[ManifestRow], sets: Sequence[BagSet], fusion: str, target: Target) -> tuple[Cohort, ...]:
-    """Open the bags: one cohort, or where fused late one for each encoder, alike but for their bags.
+def open_cohorts(
+    rows: Sequence[ManifestRow], sets: Sequence[BagSet], fusion: str, target: Target
+) -> tuple[Cohort, ...]:
+    """Join the manifest's rows, and what is true of them, with their bags: one cohort, or one for each encoder.
+
+    Nothing here raises for a single bag; a slide that one encoder has no tiles of is empty for all.
 
     Raises
     ------
@@ -70,82 +76,41 @@ def open_fused(rows: Sequence[ManifestRow], sets: Sequence[BagSet], fusion: str,
         Bags to be concatenated list different tiles.
     """
     whole = fused(sets, fusion)
-    if fusion == "none":
-        return (open_cohort(rows, whole, target),)
-    if fusion == "concat":
-        base = open_cohort(rows, replace(whole, headers={}, dim=whole.dim), target)
-        joined = {i: _beside([own.headers[i] for own in sets]) for i in whole.headers}
-        return (_with(base, rows, [joined], whole)[0],)
-    base = open_cohort(rows, replace(whole, headers={}), target)
-    loaded = [{i: _loaded(own.headers[i]) for i in whole.headers} for own in sets]
-    return _with(base, rows, loaded, whole)
-
-
-def _loaded(header: BagHeader) -> Rows | BagError:
-    try:
-        return load_rows(header)
-    except BagError as error:
-        return error
-
-
-def _beside(headers: Sequence[BagHeader]) -> Rows | BagError:
-    """Return the features of several bags of one slide, tile by tile beside each other, (n, D1 + D2 + ...)."""
-    first, *others = headers
-    coords = read_coords(first.path)
-    for other in others:
-        if not np.array_equal(coords, read_coords(other.path)):
-            raise RequestError(
-                f"bags {first.path} and {other.path} list different tiles: --fusion concat wants the same tiles in the "
-                "same order; extract both from one store, or use --fusion late"
-            )
-    found = [_loaded(header) for header in headers]
-    broken = next((rows for rows in found if isinstance(rows, BagError)), None)
-    return broken or np.concatenate([rows for rows in found if not isinstance(rows, BagError)], axis=1)
-
-
-def _with(
-    base: Cohort, rows: Sequence[ManifestRow], loaded: Sequence[dict[str, Rows | BagError]], whole: BagSet
-) -> tuple[Cohort, ...]:
-    """Return the cohort with each encoder's bags; a slide that one encoder has no tiles of is empty for all."""
+    views = [tuple(sets)] if fusion == "concat" else [(own,) for own in sets]
     failures = dict(whole.failures)
-    for found in loaded:
-        failures |= {i: str(bag) for i, bag in found.items() if isinstance(bag, BagError)}
-    cohorts = []
-    for found in loaded:
-        dim = next((bag.shape[1] for bag in found.values() if not isinstance(bag, BagError)), whole.dim)
-        bags = []
-        for row in rows:
-            there = [bags_of.get(row.image_id) for bags_of in loaded]
-            usable = row.image_id not in failures and all(bag is not None and _length(bag) for bag in there)
-            own = found.get(row.image_id)
-            none: Rows = np.empty((0, dim), np.float16)
-            bags.append(own if usable and not isinstance(own, BagError) and own is not None else none)
-            if own is None:
-                failures.setdefault(row.image_id, "no bag of this slide was found")
-        cohorts.append(replace(base, bags=tuple(bags)))
-    named = {row.image_id: failures[row.image_id] for row in rows if row.image_id in failures}
-    return tuple(replace(cohort, failures=named) for cohort in cohorts)
+    loaded = [{i: _features([own.headers[i] for own in view], failures) for i in whole.headers} for view in views]
+    base = Cohort(
+        image_ids=tuple(row.image_id for row in rows),
+        patient_ids=tuple(row.patient_id for row in rows),
+        center_ids=tuple(row.center_id for row in rows),
+        target=target,
+        bags=(),
+        failures={
+            row.image_id: failures.get(row.image_id, "no bag of this slide was found")
+            for row in rows
+            if row.image_id in failures or row.image_id not in whole.headers
+        },
+    )
+    filled = {i for i in whole.headers if all(len(found[i]) for found in loaded)}
+    none: list[Rows] = [np.empty((0, sum(own.making.dim for own in view)), np.float16) for view in views]
+    return tuple(
+        replace(base, bags=tuple(found[i] if i in filled else empty for i in base.image_ids))
+        for found, empty in zip(loaded, none, strict=True)
+    )
 
 
-def _length(bag: Rows | BagError | None) -> int:
-    return 0 if bag is None or isinstance(bag, BagError) else len(bag)
-
-
-def check_made_alike(
-    sets: Sequence[BagSet], fusion: str, recipe: Recipe, source: str, scales: Sequence[Scale] = ()
-) -> None:
-    """Raise `RequestError` naming what differs between the bags and those of a run whose bags were fused."""
-    made, wanted = ([canonical(own) for own in one["bags"]] for one in (fused(sets, fusion).recipe, recipe))
-    if made != wanted and sorted(made) == sorted(wanted):
-        names = ", then ".join(str(own["encoder"]) or "those without a name" for own in recipe["bags"])
-        raise RequestError(f"the bags are those of {source}, but not in its order of encoders: give {names}")
-    if len(made) != len(wanted):
-        raise RequestError(
-            f"expected a folder of bags for each of the {len(wanted)} encoders of {source}, in its order of encoders; "
-            f"found {len(made)}"
-        )
-    for number, (own, one) in enumerate(zip(sets, recipe["bags"], strict=True)):
-        scale = scales[number] if number < len(scales) else Scale()
-        for header in own.headers.values():
-            where = f"the bags of {source}, in its order of encoders"
-            check_same_making(header, str(one["encoder"]), one["recipe"], int(one["dim"]), scale, where)
+def _features(headers: Sequence[BagHeader], failures: dict[str, str]) -> Rows:
+    """Return the features of one slide's bags, tile by tile beside each other; none where one fails, and why."""
+    try:
+        rows = [load_rows(header) for header in headers]
+        places = [read_coords(header.path) for header in headers] if len(headers) > 1 else []
+    except BagError as error:
+        failures[headers[0].image_id] = str(error)
+        return np.empty((0, 0), np.float16)
+    for header, coords in zip(headers, places, strict=False):
+        if not np.array_equal(coords, places[0]):
+            raise RequestError(
+                f"bags {headers[0].path} and {header.path} list different tiles: --fusion concat wants the same tiles "
+                "in the same order; extract both from one store, or use --fusion late"
+            )
+    return rows[0] if len(rows) == 1 else np.concatenate(rows, axis=1)

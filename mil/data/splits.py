@@ -2,13 +2,14 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from features.folds import check_patients_per_class, fold_table, patient_folds, splits_records
-from wsi.arrays import Ints
+from wsi.arrays import Bools, Ints
+from wsi.cohort.manifest import ManifestRow
 from wsi.errors import RequestError
 from wsi.files.atomic import write_text
 from wsi.files.csv_table import csv_text
@@ -87,7 +88,7 @@ def _every_class_everywhere(folds: Ints, labels: Sequence[str], n_folds: int) ->
     return len(pairs) == n_folds * len(set(labels))
 
 
-def inner_split(labels: Sequence[str], patients: Sequence[str], share: float, seed: int) -> NDArray[np.bool_]:
+def inner_split(labels: Sequence[str], patients: Sequence[str], share: float, seed: int) -> Bools:
     """Return which slides of a training fold validate: whole patients, stratified by label.
 
     At least one patient of every class stays on each side; where a class has one patient only, it trains, unless
@@ -107,19 +108,18 @@ def inner_split(labels: Sequence[str], patients: Sequence[str], share: float, se
 
 
 def write_splits(
-    path: Path,
-    image_ids: Sequence[str],
-    patients: Sequence[str],
-    labels: Sequence[str],
-    centers: Sequence[str | None],
-    folds: Ints,
-    picture_of: Mapping[str, str] | None = None,
+    path: Path, rows: Sequence[ManifestRow], folds: Ints, picture_of: Mapping[str, str] | None = None
 ) -> None:
     """Write splits.csv: one row per slide with the fold that tests it, and the hash of its overview where known."""
     known = picture_of or {}
-    columns = (image_ids, patients, labels, centers, folds.tolist())
-    rows = [(*row, known.get(row[0], "")) for row in zip(*columns, strict=True)]
-    write_text(path, csv_text([FIELDS, *rows]))
+    table = [
+        [
+            *(row.image_id, row.patient_id, row.label or row.value or row.time or "", row.center_id),
+            *(fold, known.get(row.image_id, "")),
+        ]
+        for row, fold in zip(rows, folds.tolist(), strict=True)
+    ]
+    write_text(path, csv_text([FIELDS, *table]))
 
 
 def read_splits(path: Path) -> dict[str, int]:
@@ -133,22 +133,25 @@ def read_splits(path: Path) -> dict[str, int]:
     return {image_id: fold for image_id, (_, fold) in fold_table(path).items()}
 
 
-def read_labels(path: Path) -> dict[str, str]:
-    """Return image id -> label from a splits.csv that we wrote; raises as `read_splits`."""
-    return _column(path, "label")
+def read_column(path: Path, name: str, default: str | None = None) -> dict[str, str]:
+    """Return a column by image id from a splits.csv of ours; ``default`` where an earlier version wrote none.
 
-
-def read_pictures(path: Path) -> dict[str, str]:
-    """Return image id -> hash of its overview, or an empty text, from a splits.csv that we wrote."""
-    return _column(path, "overview_sha256", "")
-
-
-def read_patients(path: Path) -> dict[str, str]:
-    """Return image id -> patient id from a splits.csv that we wrote; raises as `read_splits`."""
-    return _column(path, "patient_id")
-
-
-def _column(path: Path, name: str, default: str | None = None) -> dict[str, str]:
-    """Return a column by image id; ``default`` where the table of an earlier version has none."""
+    Raises as `read_splits`, but for folds, which are not looked at.
+    """
     records = splits_records(path, "image_id", *((name,) if default is None else ()))
-    return {record["image_id"]: record.get(name) or "" for record in records}
+    return {record["image_id"]: record.get(name) or default or "" for record in records}
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a run's splits.csv says of the slides that it was trained and tested on, by image id."""
+
+    folds: dict[str, int]
+    labels: dict[str, str]
+    patients: dict[str, str]
+
+
+def known_slides(run: Path) -> Known:
+    """Return what a run knows of its own slides; raises as `read_splits`."""
+    table = run / "splits.csv"
+    return Known(read_splits(table), read_column(table, "label"), read_column(table, "patient_id"))

@@ -2,13 +2,12 @@
 
 from typing import TypeGuard
 
-from mil.heads.abmil import Abmil
+from mil.heads.abmil import Abmil, GatedAbmil
 from mil.heads.acmil import Acmil
 from mil.heads.additive import Additive
 from mil.heads.clam import ClamMb, ClamSb
 from mil.heads.dsmil import Dsmil
 from mil.heads.dtfd import Dtfd
-from mil.heads.gated_abmil import GatedAbmil
 from mil.heads.head import Head, HeadOutput, HeadSpec, Truth
 from mil.heads.max_pool import MaxPool
 from mil.heads.mean_mlp import MeanMlp

@@ -1,8 +1,10 @@
-"""Attention pooling without the gate.
+"""Attention pooling, without and with a gate.
 
 Source: Ilse, Tomczak and Welling, Attention-based Deep Multiple Instance Learning, ICML 2018, arXiv 1802.04712,
-equation 8.
+equations 8 and 9.
 """
+
+from typing import ClassVar
 
 from mil.heads.head import Head, HeadOutput, HeadSpec, Truth
 from mil.heads.parts.attention import AttentionRows
@@ -11,15 +13,15 @@ from mil.ragged.instances import Instances
 from mil.ragged.pooling import pool
 
 
-class Abmil(Head):
-    """Instance embedding, then ``softmax(w tanh(V h))`` over each bag, then the output layer."""
+class AttentionPool(Head):
+    """Instance embedding, then a softmax over each bag of what its attention gives, then the output layer."""
 
     attends = True
-    about = "attention pooling (Ilse et al. 2018)"
+    gated: ClassVar[bool]
 
     def __init__(self, spec: HeadSpec) -> None:
         super().__init__(spec)
-        self.rows = AttentionRows(spec, gated=False)
+        self.rows = AttentionRows(spec, gated=self.gated)
         self.classify = Output(spec)
 
     def forward(self, instances: Instances, truth: Truth | None = None) -> HeadOutput:
@@ -27,3 +29,17 @@ class Abmil(Head):
         pooled = pool(self.rows, list(self.rows.parameters()), instances)
         embedding_BH = pooled.values_BKH.squeeze(1)
         return HeadOutput(self.classify(embedding_BH, truth), pooled.attention_NK.squeeze(1), embedding_BH=embedding_BH)
+
+
+class Abmil(AttentionPool):
+    """``softmax(w tanh(V h))``: equation 8."""
+
+    gated = False
+    about = "attention pooling (Ilse et al. 2018)"
+
+
+class GatedAbmil(AttentionPool):
+    """``softmax(w (tanh(V h) * sigmoid(U h)))``: equation 9."""
+
+    gated = True
+    about = "gated attention pooling (Ilse et al. 2018)"

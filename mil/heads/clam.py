@@ -16,7 +16,7 @@ from mil.heads.parts.attention import AttentionRows
 from mil.heads.parts.output import Output
 from mil.ragged.instances import Instances, wide
 from mil.ragged.pooling import Pooled, pool
-from mil.ragged.segments import split
+from mil.ragged.segments import of_winners, split
 
 SAMPLED = 8
 """Instances taken from the top, and from the bottom, of each bag's attention."""
@@ -61,9 +61,7 @@ class Clam(Head):
     def _shown(self, pooled: Pooled, logits_BC: Tensor, instances: Instances) -> Tensor:
         if not self.branches:
             return pooled.attention_NK.squeeze(1)
-        winners = torch.split(logits_BC.detach().argmax(1), 1)
-        parts = zip(split(pooled.attention_NK, instances.offsets), winners, strict=True)
-        return torch.cat([part.index_select(1, winner).squeeze(1) for part, winner in parts])
+        return of_winners(pooled.attention_NK, logits_BC, instances.offsets)
 
     def _clustering(self, instances: Instances, pooled: Pooled, classes_B: Tensor) -> Tensor:
         scores = split(pooled.scores_NK.detach(), instances.offsets)

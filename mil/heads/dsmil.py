@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mil.heads.head import Head, HeadOutput, HeadSpec, Truth
 from mil.ragged.instances import Instances, wide
-from mil.ragged.segments import segment_max, split
+from mil.ragged.segments import of_winners, segment_max, split
 
 
 class Dsmil(Head):
@@ -55,13 +55,7 @@ class Dsmil(Head):
             bags = [_attend(*bag) for bag in zip(*columns, strict=True)]
             bag_BC = self.classify(torch.stack([pooled_CH for pooled_CH, _ in bags])).squeeze(2)
         logits_BC = bag_BC if self.training else (highest_BC + bag_BC) / 2
-        winners = logits_BC.detach().argmax(1).split(1)
-        attention_N = torch.cat(
-            [
-                weights_nC.index_select(1, winner).squeeze(1)
-                for (_, weights_nC), winner in zip(bags, winners, strict=True)
-            ]
-        )
+        attention_N = of_winners(torch.cat([weights_nC for _, weights_nC in bags]), logits_BC, instances.offsets)
         return HeadOutput(logits_BC, attention_N, None if truth is None else truth.loss(highest_BC))
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mil.heads.head import Head, HeadOutput, HeadSpec, Truth
 from mil.ragged.instances import Instances, wide
-from mil.ragged.segments import segment_max, segment_softmax, split
+from mil.ragged.segments import of_winners, segment_max, segment_softmax
 
 
 class MaxPool(Head):
@@ -38,7 +38,8 @@ class MaxPool(Head):
         """Return the logits (B, C), the tiles' own logits (N, C), and a map (N,)."""
         scores_NC = wide(instances.map(self.score))
         logits_BC = segment_max(scores_NC, instances.offsets)
-        attention_N = _map(scores_NC.detach(), logits_BC.detach(), instances)
+        chosen_N = of_winners(scores_NC.detach(), logits_BC, instances.offsets)
+        attention_N = segment_softmax(chosen_N, instances.offsets)
         if self.two_classes:
             scores_NC, logits_BC = _both_ways(scores_NC), _both_ways(logits_BC)
         return HeadOutput(logits_BC, attention_N, tile_logits_NC=scores_NC)
@@ -47,12 +48,3 @@ class MaxPool(Head):
 def _both_ways(score_N1: Tensor) -> Tensor:
     """Return two logits whose difference is the score."""
     return torch.cat([-score_N1 / 2, score_N1 / 2], dim=1)
-
-
-def _map(scores_NC: Tensor, logits_BC: Tensor, instances: Instances) -> Tensor:
-    winners = logits_BC.argmax(1)
-    parts = split(scores_NC, instances.offsets)
-    chosen_N = torch.cat(
-        [part.index_select(1, winner).squeeze(1) for part, winner in zip(parts, torch.split(winners, 1), strict=True)]
-    )
-    return segment_softmax(chosen_N, instances.offsets)

@@ -20,7 +20,7 @@ from mil.run.checks import run_json
 from mil.run.folder import RunFolder
 from mil.targets import Target
 from mil.targets.stacking import fit_stack, stack_inputs
-from wsi.arrays import Floats
+from wsi.arrays import Bools, Floats
 from wsi.errors import RequestError
 
 COMBINATIONS = ("mean", "stack")
@@ -82,7 +82,7 @@ class Combiner:
     """What the runs said of the patients that they share; None of other targets than classes, and of one run."""
     stack: Any = None
 
-    def __call__(self, tables: Sequence[Floats], known_RP: np.ndarray[Any, np.dtype[np.bool_]]) -> Floats:
+    def __call__(self, tables: Sequence[Floats], known_RP: Bools) -> Floats:
         """Return one table (P, C) of several; who is known to some runs only is told by the mean of those."""
         result = np.array(tables[0])
         for p, known_R in enumerate(known_RP.T):

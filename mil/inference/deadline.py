@@ -3,14 +3,15 @@
 import multiprocessing as mp
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
 from wsi.errors import GigamilError, ItemError
+from wsi.interrupt import end_with_parent
 from wsi.outcome import Progress
 
 Told = tuple[str, tuple[Any, ...]]
@@ -76,15 +77,27 @@ def work_until(work: Work, deadline: float, progress: Progress) -> tuple[list[An
                 return found, True
             if name == "raised":
                 raise arguments[0]
-            if name == "found":
-                found.append(arguments[0])
-            else:
-                getattr(progress, name)(*arguments)
+            _take(found, progress, (name, arguments))
         progress.end()
         return found, False
     finally:
         _stop(process)
         here.close()
+
+
+def work_here(work: Work, progress: Progress) -> list[Any]:
+    """Do the work in this process, however long it takes; return what it found."""
+    found: list[Any] = []
+    work(Channel(partial(_take, found, progress)))
+    return found
+
+
+def _take(found: list[Any], progress: Progress, told: Told) -> None:
+    name, arguments = told
+    if name == "found":
+        found.append(arguments[0])
+    else:
+        getattr(progress, name)(*arguments)
 
 
 def _stop(process: Any) -> None:
@@ -98,21 +111,10 @@ def _stop(process: Any) -> None:
 
 def _run(work: Work, pipe: Connection) -> None:
     os.setsid()
-    _end_with_parent()
+    end_with_parent(lambda: os.killpg(os.getpid(), signal.SIGKILL))
     try:
         work(Channel(pipe.send))
     except GigamilError as error:
         pipe.send(("raised", (error,)))
     finally:
         pipe.close()
-
-
-def _end_with_parent() -> None:
-    parent = mp.parent_process()
-
-    def watch() -> None:
-        if parent is not None:
-            parent.join()
-            os.killpg(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=watch, daemon=True).start()

@@ -7,26 +7,21 @@ fold, which never saw its patient. Frames: ``l0_`` level-0 pixels of the slide, 
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from multiprocessing import get_context
-from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from features.bags.bag import BagHeader, find_bags, read_coords, read_header
-from mil.data.cohort import load_rows
-from mil.data.splits import read_labels, read_splits
+from features.bags.bag import BagHeader, read_coords
+from mil.data.cohort import load_rows, read_headers
+from mil.data.splits import Known, known_slides
 from mil.evaluation.examples import of_interest
 from mil.inference.options import HeatmapOptions
 from mil.inference.overlay import SlidePicture, read_stamp, save_picture
 from mil.models.ensemble import Ensemble, check_bags_fit, load_ensemble
 from mil.run.checks import checked_table
 from mil.run.folder import RunFolder
-from mil.targets.calibration import calibration_of
-from mil.training.options import TrainOptions, resolve
 from wsi.arrays import Floats, Ints
 from wsi.cohort.manifest import check_id
 from wsi.errors import BagError, GigamilError, RequestError, StoreError
@@ -34,21 +29,13 @@ from wsi.files.atomic import check_folder, write_text
 from wsi.files.claim import claim
 from wsi.files.csv_table import csv_text
 from wsi.options import stage
-from wsi.outcome import Outcome, Progress, Silent, Status, Summary
+from wsi.outcome import Outcome, Progress, Silent, Status, Summary, failed
 from wsi.recipe import recipe_hash
 from wsi.store.tile_store import TileStore, find_stores
 
 TOP_TILES = 8
 STYLE = 2
 """Raised when the picture changes, so that older pictures are not taken for today's."""
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What the run knows of its own slides."""
-
-    folds: dict[str, int]
-    labels: dict[str, str]
 
 
 @stage
@@ -66,20 +53,22 @@ def heatmap(options: HeatmapOptions, progress: Progress | None = None) -> Summar
     run = RunFolder(options.run)
     if run.fusion != "none":
         raise RequestError(f"{run.path} fuses bags of several encoders ({run.fusion}): heat maps are drawn of one's")
-    headers = {header.image_id: header for header in _headers(options.bags)}
+    headers, failures = read_headers(options.bags)
     stores = {store.image_id: store for store in find_stores(options.stores)}
     both = sorted(set(headers) & set(stores))
     wanted = list(dict.fromkeys(options.image_ids)) or (both if options.everything else _chosen(run, both))
-    absent = [image_id for image_id in wanted if image_id not in headers]
-    if absent or not wanted:
+    broken = {i: why for i, why in failures.items() if i in (options.image_ids or stores)}
+    absent = [image_id for image_id in wanted if image_id not in headers and image_id not in broken]
+    if absent or not (wanted or broken):
         raise RequestError(f"expected a bag and a store of each slide; no bag of {', '.join(absent) or 'any store'}")
-    check_bags_fit(run, [headers[image_id] for image_id in wanted])
+    chosen = {image_id: headers[image_id] for image_id in wanted if image_id in headers}
+    check_bags_fit(run, chosen)
     if len(wanted) < len(both) and not options.image_ids:
         progress.note(f"{len(wanted)} of {len(both)} slides, those of most interest: --all draws every one")
-    pairs = [(headers[image_id], stores.get(image_id)) for image_id in wanted]
     with claim(options.out):
-        progress.begin("heatmap", len(wanted), "slides")
-        outcomes = list(_drawn(options, pairs, progress))
+        progress.begin("heatmap", len(chosen), "slides")
+        pairs = [(header, stores.get(image_id)) for image_id, header in chosen.items()]
+        outcomes = [*_drawn(options, pairs, progress), *failed(broken)]
         progress.end()
     return Summary("heatmap", outcomes, time.monotonic() - start)
 
@@ -97,7 +86,7 @@ def _drawn(options: HeatmapOptions, pairs: Sequence[Pair], progress: Progress) -
     """Draw the slides, here or in processes; give what became of each, in order."""
     painter = _Painter(options)
     workers = min(options.workers, len(pairs))
-    if workers == 1:
+    if workers <= 1:
         for pair in pairs:
             yield painter(pair)
             progress.advance(1)
@@ -112,14 +101,29 @@ class _Painter:
     """The models of a run, loaded once for many slides."""
 
     def __init__(self, options: HeatmapOptions) -> None:
-        device = TrainOptions(bags=options.bags, manifest=Path(), out=options.out, device=options.device)
         self._options, run = options, RunFolder(options.run)
-        self._ensemble = load_ensemble(run, resolve(device))
-        self._seen = Seen(read_splits(run.path / "splits.csv"), read_labels(run.path / "splits.csv"))
+        self._ensemble, self._known = load_ensemble(run, options.device), known_slides(run.path)
 
     def __call__(self, pair: Pair) -> Outcome:
-        """Draw one slide."""
-        return _one(self._options, self._ensemble, *pair, self._seen)
+        """Draw one slide, unless its picture is there."""
+        header, store = pair
+        image_id = header.image_id
+        try:
+            if store is None:
+                raise StoreError("no tile store of this slide was found")
+            target = self._options.out / f"{check_id(image_id, str(header.path))}.png"
+            stamp = _stamp(self._ensemble, header, store)
+            if target.exists():
+                if read_stamp(target) == stamp:
+                    return Outcome(image_id, Status.SKIPPED)
+                if not self._options.overwrite:
+                    raise RequestError(f"{target} shows something else: choose another --out, or give --overwrite")
+            picture = slide_picture(self._ensemble, header, store, self._known)
+            write_text(target.with_suffix(".csv"), attention_table(picture))
+            save_picture(picture, target, stamp)
+            return Outcome(image_id, Status.DONE, facts={"tiles": header.n_tiles, "models": picture.models})
+        except (GigamilError, OSError, KeyError, ValueError) as error:
+            return Outcome(image_id, Status.FAILED, str(error))
 
 
 _painters: list[_Painter] = []
@@ -134,33 +138,6 @@ def _draw_in_worker(pair: Pair) -> Outcome:
     return _painters[0](pair)
 
 
-def _headers(paths: Sequence[Path]) -> list[BagHeader]:
-    return [read_header(path) for path in find_bags(paths)]
-
-
-def _one(
-    options: HeatmapOptions, ensemble: Ensemble, header: BagHeader, store: TileStore | None, seen: Seen
-) -> Outcome:
-    """Draw one slide, unless its picture is there."""
-    image_id = header.image_id
-    try:
-        if store is None:
-            raise StoreError("no tile store of this slide was found")
-        target = options.out / f"{check_id(image_id, str(header.path))}.png"
-        stamp = _stamp(ensemble, header, store)
-        if target.exists():
-            if read_stamp(target) == stamp:
-                return Outcome(image_id, Status.SKIPPED)
-            if not options.overwrite:
-                raise RequestError(f"{target} shows something else: choose another --out, or give --overwrite")
-        picture = slide_picture(ensemble, header, store, seen)
-        write_text(target.with_suffix(".csv"), attention_table(picture))
-        save_picture(picture, target, stamp)
-        return Outcome(image_id, Status.DONE, facts={"tiles": header.n_tiles, "models": picture.models})
-    except (GigamilError, OSError, KeyError, ValueError) as error:
-        return Outcome(image_id, Status.FAILED, str(error))
-
-
 def _stamp(ensemble: Ensemble, header: BagHeader, store: TileStore) -> str:
     """Return the hash of everything that shapes a picture."""
     config = ensemble.run.config
@@ -168,7 +145,7 @@ def _stamp(ensemble: Ensemble, header: BagHeader, store: TileStore) -> str:
     return recipe_hash({**made, "store": store.recipe_hash, "image_id": header.image_id, "style": STYLE})
 
 
-def slide_picture(ensemble: Ensemble, header: BagHeader, store: TileStore, seen: Seen) -> SlidePicture:
+def slide_picture(ensemble: Ensemble, header: BagHeader, store: TileStore, known: Known) -> SlidePicture:
     """Compute what the picture of one slide shows.
 
     Raises
@@ -183,25 +160,25 @@ def slide_picture(ensemble: Ensemble, header: BagHeader, store: TileStore, seen:
         raise BagError(f"slide {header.image_id} has no tiles: there is nothing to draw")
     l0_yx = read_coords(header.path, store.mpp / store.l0_px_per_px)
     tiles_K, tile_of_N = np.unique(_rows_in_store(l0_yx, store, header), return_inverse=True)
-    fold = seen.folds.get(header.image_id)
-    by_row_N = ensemble.attention(rows, fold)
+    fold = known.folds.get(header.image_id)
+    models = ensemble if fold is None else ensemble.of_fold(fold)
+    by_row_N = models.attention(rows)
     if by_row_N is None:
         raise RequestError(
             f"the run's head {ensemble.run.head} has no attention: train one that has, such as gated_abmil"
         )
     attention_N = np.zeros(len(tiles_K))
     np.add.at(attention_N, tile_of_N, by_row_N)  # views of one tile, where kept, count together
-    members = [member for member in ensemble.members if fold is None or member.fold == fold]
     top = np.argsort(-attention_N, kind="stable")[:TOP_TILES]
     overview_HWC = store.overview(2048)
     return SlidePicture(
         image_id=header.image_id,
         classes=ensemble.run.classes,
-        outputs_C=_outputs(ensemble, rows, fold),
+        outputs_C=models.told(models.logits([rows]))[0],
         shares=ensemble.run.predicts.words.told == "probabilities",
-        label=seen.labels.get(header.image_id),
+        label=known.labels.get(header.image_id),
         out_of_fold=fold is not None,
-        models=len(members),
+        models=len(models.members),
         overview_HWC=overview_HWC,
         overview_mpp=float(store.mpp * store.shape_yx[1] / overview_HWC.shape[1]),
         tiles_yx=store.tiles_yx[tiles_K],
@@ -224,16 +201,6 @@ def _rows_in_store(l0_yx: Ints, store: TileStore, header: BagHeader) -> Ints:
             f"{rows.count(-1)} of them not in the store): extract the bag from this store"
         )
     return np.array(rows, np.int64)
-
-
-def _outputs(ensemble: Ensemble, rows: NDArray[np.floating], fold: int | None) -> Floats:
-    """Return the slide's calibrated probabilities, or its value or risk, from the models that the attention is of."""
-    chosen = tuple(member for member in ensemble.members if fold is None or member.fold == fold)
-    part = Ensemble(ensemble.run, chosen, ensemble.calibration, ensemble.device)
-    calibration, target = ensemble.calibration, ensemble.run.predicts
-    if fold is not None and target.calibrated:
-        calibration = calibration_of(ensemble.run.read_json("calibration.json")["folds"][fold])
-    return np.asarray(target.told(part.logits([rows]), calibration)[0])
 
 
 def percentiles(attention_N: Floats) -> Floats:

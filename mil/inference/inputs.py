@@ -7,6 +7,7 @@ from pathlib import Path
 from features.bags.bag import BagHeader, find_bags, read_header
 from mil.inference.combine import is_run
 from mil.inference.options import PredictOptions
+from mil.models.ensemble import makings_of
 from mil.run.folder import RunFolder
 from wsi.errors import BagError, RequestError
 
@@ -68,8 +69,9 @@ def bags_of(run: RunFolder, items: Sequence[Path]) -> tuple[Path, ...]:
     """
     headers = {item: next(_headers(find_bags([item])), None) for item in items}
     chosen: list[Path] = []
-    for encoder, dim in run.bag_encoders:
-        fits = [item for item, own in headers.items() if own and (own.encoder, own.dim) == (encoder, dim)]
+    for making in makings_of(run):
+        wanted = (making.encoder, making.dim)
+        fits = [item for item, own in headers.items() if own and (own.encoder, own.dim) == wanted]
         fits = [item for item in fits if item not in chosen]
         if not fits:
             return tuple(items)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mil.data.cohort import Cohort
-from mil.models.ensemble import Ensemble
+from mil.models.ensemble import NOT_FINITE, Ensemble
 from mil.run.scores import patient_logits
 from wsi.arrays import Bools, Floats
 from wsi.errors import RequestError
@@ -46,8 +46,8 @@ def judge(ensemble: Ensemble, slides: Sequence[Cohort], progress: Progress) -> J
         No slide is answered with finite numbers.
     """
     run = ensemble.run
-    cohorts = tuple(own.by_patient() for own in slides) if run.recipe.get("aggregate") == "bag" else tuple(slides)
-    cohorts = tuple(own.by_slide() for own in cohorts) if run.recipe.get("unit") == "slide" else cohorts
+    how = str(run.recipe.get("aggregate", "mean"))
+    cohorts = [own.judged(str(run.recipe.get("unit", "patient")), how) for own in slides]
     logits = np.concatenate([np.zeros((0, len(run.classes))), *_logits(ensemble, cohorts, progress)])
     finite_N: Bools = np.asarray(np.isfinite(logits).all(axis=1))
     cohort = cohorts[0]
@@ -55,13 +55,14 @@ def judge(ensemble: Ensemble, slides: Sequence[Cohort], progress: Progress) -> J
         raise RequestError(f"{run.path}: its models answer no slide with finite numbers: train the run again")
     unanswered = {own for own, fine in zip(cohort.image_ids, finite_N, strict=True) if not fine}
     cohort, whole = _without(cohort, unanswered), _without(slides[0], unanswered)
-    how = str(run.recipe.get("aggregate", "mean"))
     patients, logits_PC = patient_logits(logits, cohort.patient_ids, cohort.usable_N, how)
     usable = {patient for patient, fine in zip(cohort.patient_ids, cohort.usable_N, strict=True) if fine}
     known_P = np.array([patient in usable for patient in patients], bool)
+    values_PC = ensemble.told(logits_PC)
+    if not np.isfinite(values_PC).all():
+        raise RequestError(f"{run.path}: its calibration gives no finite number: train the run again")
     default = run.predicts.default(lambda: run.read_json("metrics.json"), len(run.classes))
-    values = np.where(known_P[:, None], _values(ensemble, logits_PC), default)
-    return Judged(patients, values, known_P, whole)
+    return Judged(patients, np.where(known_P[:, None], values_PC, default), known_P, whole)
 
 
 def _logits(ensemble: Ensemble, cohorts: Sequence[Cohort], progress: Progress) -> Iterator[Floats]:
@@ -74,22 +75,12 @@ def _logits(ensemble: Ensemble, cohorts: Sequence[Cohort], progress: Progress) -
     progress.end()
 
 
-def _values(ensemble: Ensemble, logits_PC: Floats) -> Floats:
-    """Return what is told, all of it finite."""
-    run = ensemble.run
-    values = run.predicts.told(logits_PC, ensemble.calibration)
-    if not np.isfinite(values).all():
-        raise RequestError(f"{run.path}: its calibration gives no finite number: train the run again")
-    return values
-
-
 def _without(cohort: Cohort, unanswered: set[str]) -> Cohort:
     """Return the cohort with these slides, or these patients' slides, failed and without tiles."""
     ids = zip(cohort.image_ids, cohort.patient_ids, strict=True)
     lost = [image_id if {image_id, patient_id} & unanswered else "" for image_id, patient_id in ids]
-    why = "the models' answer is not finite: expected features of the size that was trained on; extract it again"
     return replace(
         cohort,
         bags=tuple(bag[:0] if own else bag for bag, own in zip(cohort.bags, lost, strict=True)),
-        failures=cohort.failures | {image_id: why for image_id in lost if image_id},
+        failures=cohort.failures | {image_id: NOT_FINITE for image_id in lost if image_id},
     )

@@ -6,19 +6,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
-from numpy.typing import NDArray
 
 from features.bags.bag import BagHeader, find_bags, read_header
 from features.bags.loaded import Bag
 from mil.data.cohort import Cohort, load_rows
-from mil.data.splits import read_labels, read_splits
-from mil.inference.heatmap import Seen, slide_picture
+from mil.data.splits import known_slides
+from mil.inference.heatmap import slide_picture
 from mil.inference.judge import judge
 from mil.inference.overlay import draw
-from mil.models.ensemble import Ensemble, check_bags_fit, load_ensemble
+from mil.models.ensemble import Ensemble, check_bags_fit, load_ensemble, makings_of
 from mil.ragged.packing import Rows
 from mil.run.folder import RunFolder
-from mil.training.options import TrainOptions, resolve
+from wsi.arrays import Floats
 from wsi.errors import RequestError
 from wsi.outcome import Silent
 from wsi.store.tile_store import TileStore
@@ -52,7 +51,7 @@ class LoadedRun:
 
     def __init__(self, ensemble: Ensemble) -> None:
         self._ensemble, self._run = ensemble, ensemble.run
-        self._seen = Seen(read_splits(self.path / "splits.csv"), read_labels(self.path / "splits.csv"))
+        self._trained_on = known_slides(self.path)
 
     def __repr__(self) -> str:
         return f"LoadedRun({str(self.path)!r}, {self._run.head}, {', '.join(self.classes)})"
@@ -126,7 +125,7 @@ class LoadedRun:
         table = DataFrame(np.array(list(told.values())).reshape(-1, len(self.classes)), index, self.classes)
         return table.rename_axis(index="image_id" if patients is None else "patient_id")
 
-    def attention(self, bag: Asked) -> NDArray[np.float64]:
+    def attention(self, bag: Asked) -> Floats:
         """Return where the models look, (n,) float64 of a sum of 1, one number for each row of the bag.
 
         It is the mean over the models; of a slide that was in the training over those alone that have not seen it.
@@ -139,8 +138,9 @@ class LoadedRun:
             The bag is missing, damaged or has no tiles.
         """
         known = self._known(bag)
-        fold = self._seen.folds.get(known.header.image_id) if known.header else None
-        attention_N = self._ensemble.attention(known.rows, fold)
+        fold = self._trained_on.folds.get(known.header.image_id) if known.header else None
+        models = self._ensemble if fold is None else self._ensemble.of_fold(fold)
+        attention_N = models.attention(known.rows)
         if attention_N is None:
             raise RequestError(f"the run's head {self._run.head} has no attention: train one that has")
         return attention_N
@@ -156,9 +156,9 @@ class LoadedRun:
         header = bag.header if isinstance(bag, Bag) else read_header(Path(bag))
         self._check_fit(header)
         opened = store if isinstance(store, TileStore) else TileStore(store)
-        return draw(slide_picture(self._ensemble, header, opened, self._seen))
+        return draw(slide_picture(self._ensemble, header, opened, self._trained_on))
 
-    def _told(self, known: Sequence[_Known], patients: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+    def _told(self, known: Sequence[_Known], patients: Sequence[str]) -> dict[str, Floats]:
         """Return what is said of each patient, in the order in which they come."""
         ids = tuple(str(number) for number in range(len(known)))
         cohort = Cohort(
@@ -181,7 +181,7 @@ class LoadedRun:
             self._check_fit(bag.header)
             return _Known(bag.features_ND, bag.header)
         self._check_one_encoder()
-        _, dim = self._run.bag_encoders[0]
+        dim = makings_of(self._run)[0].dim
         rows = np.asarray(bag)
         if rows.ndim != 2 or rows.shape[1] != dim or rows.dtype.kind != "f" or not np.isfinite(rows).all():
             raise RequestError(f"features: expected finite floats (n, {dim}), found {rows.dtype} {rows.shape}")
@@ -189,7 +189,7 @@ class LoadedRun:
 
     def _check_fit(self, header: BagHeader) -> None:
         self._check_one_encoder()
-        check_bags_fit(self._run, [header])
+        check_bags_fit(self._run, {header.image_id: header})
 
     def _check_one_encoder(self) -> None:
         if self._run.fusion != "none":
@@ -221,5 +221,4 @@ def load_run(path: Path | str, device: str = "auto") -> LoadedRun:
     run = RunFolder(Path(path))
     _ = run.config  # no run at all is told before an unfinished one
     run.read_json("metrics.json")
-    carrier = resolve(TrainOptions(bags=(Path(),), manifest=Path(), out=Path(), device=device))
-    return LoadedRun(load_ensemble(run, carrier))
+    return LoadedRun(load_ensemble(run, device))

@@ -10,15 +10,13 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mil.inference.portable import Floats32, OneBag, Predict, largest_difference, onnx_predict, write_onnx
-from mil.models.ensemble import Ensemble, scales_of
+from mil.inference.portable import OneBag, Predict, largest_difference, onnx_predict, write_onnx
+from mil.models.ensemble import Ensemble, makings_of
 from mil.run.folder import RunFolder
 from mil.targets.calibration import Calibration
-from wsi.arrays import Floats
 from wsi.errors import RequestError
 from wsi.files.atomic import replacing, write_text
 
@@ -58,12 +56,8 @@ def save_run(ensemble: Ensemble, path: Path) -> float:
 
 
 def _told_by_run(ensemble: Ensemble) -> Predict:
-    exact = replace(ensemble, device=replace(ensemble.device, precision="fp32"))
-
-    def predict(rows: Floats32) -> Floats:
-        return np.asarray(exact.run.predicts.told(exact.logits([rows]), exact.calibration)[0])
-
-    return predict
+    exact = replace(ensemble, compute=replace(ensemble.compute, precision="fp32"))
+    return lambda rows: exact.told(exact.logits([rows]))[0]
 
 
 _SLIDES = {
@@ -75,12 +69,10 @@ _SLIDES = {
 
 def facts(run: RunFolder, calibration: Calibration) -> dict[str, str]:
     """Return what a user of the graph must know, as text."""
-    scales = [
-        f"{scale.mpp:g} um/px, tiles of {scale.tile_px:g} px" for scale in scales_of(run) if scale.mpp == scale.mpp
-    ]
-    encoders = [f"{name or 'not told by the bags'} ({dim} features)" for name, dim in run.bag_encoders]
-    told, n_outputs = run.predicts.words.told, len(run.classes)
-    dim = sum(dim for _, dim in run.bag_encoders)
+    made = makings_of(run)
+    scales = [f"{own.mpp:g} um/px, tiles of {own.tile_px:g} px" for own in made if own.mpp > 0]
+    encoders = [f"{own.encoder or 'not told by the bags'} ({own.dim} features)" for own in made]
+    told, n_outputs, dim = run.predicts.words.told, len(run.classes), sum(own.dim for own in made)
     return {
         "classes": json.dumps(list(run.classes), ensure_ascii=False),
         "target": run.predicts.kind,

@@ -96,6 +96,17 @@ def write_onnx(graph: nn.Module, model: BagModel, path: Path, outputs: Sequence[
             output_names=list(outputs),
             external_data=False,
         )
+        _forget_places(temporary)
+
+
+def _forget_places(path: Path) -> None:
+    """Take out of a graph what the exporter notes of each node: files and lines of the machine it was made on."""
+    import onnx
+
+    graph = onnx.load(path)
+    for node in (*graph.graph.node, *(node for function in graph.functions for node in function.node)):
+        del node.metadata_props[:]
+    onnx.save(graph, path)
 
 
 def onnx_predict(path: Path, output: str = "logits") -> Predict:

@@ -7,11 +7,10 @@ each label (probabilities, each on its own), the value, or the log risk; who cou
 said of anybody.
 """
 
-import json
 import re
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,26 +19,25 @@ from typing import Any
 import numpy as np
 
 from features.bags.bag import find_bags
-from mil.data.cohort import BagSet, Cohort, cohort_digest, scan_bags
+from mil.data.cohort import BagSet, Making, cohort_digest, scan_bags
 from mil.data.duplicates import notes_of_training, pictures
-from mil.data.several_encoders import check_made_alike, open_fused, scan
+from mil.data.several_encoders import open_cohorts, scan
 from mil.inference.combine import Combiner, combiner, runs_of
 from mil.inference.inputs import bags_of, check_used, sort_items
 from mil.inference.judge import Judged, judge
-from mil.inference.options import PredictOptions, SlideOptions
+from mil.inference.options import PredictOptions
 from mil.inference.slides import Budget, make_bags
-from mil.models.ensemble import check_bags_fit, load_ensemble, scales_of
+from mil.models.ensemble import check_bags_fit, load_ensemble
 from mil.run.folder import RunFolder
 from mil.run.outputs import Tables
-from mil.training.options import TrainOptions, resolve
 from wsi.cohort.manifest import ManifestRow, load_manifest
-from wsi.cohort.slides import Job, find_jobs
+from wsi.cohort.slides import find_jobs
 from wsi.errors import RequestError
 from wsi.files.atomic import make_folder, write_text
 from wsi.files.claim import claim
 from wsi.files.csv_table import csv_text
 from wsi.options import stage
-from wsi.outcome import Outcome, Progress, Silent, Status, Summary
+from wsi.outcome import Outcome, Progress, Silent, Status, Summary, failed
 from wsi.recipe import Recipe, canonical, refuse_other_recipe
 
 MARK = "gigamil-predict-1"
@@ -112,11 +110,7 @@ def _given(runs: Sequence[RunFolder], options: PredictOptions, bags: Sequence[Pa
 
 def _scanned(run: RunFolder, rows: tuple[ManifestRow, ...], paths: Sequence[Path]) -> _Asked:
     sets = scan(paths, [row.image_id for row in rows], run.fusion)
-    if run.fusion == "none":
-        check_bags_fit(run, list(sets[0].headers.values()))
-    else:
-        recipe = json.loads(run.config["about"]["bag_recipe"])
-        check_made_alike(sets, run.fusion, recipe, f"the run {run.path}", scales_of(run))
+    check_bags_fit(run, *(own.headers for own in sets))
     return _Asked(run, rows, sets)
 
 
@@ -131,35 +125,20 @@ def _made(
     """Return the slides to predict, and their bags, made here: once for all runs whose bags were made alike."""
     jobs = find_jobs(slides, options.manifest)
     rows = _unlabelled(options.manifest) if options.manifest else tuple(_row(job.image_id) for job in jobs)
-    kinds = list(dict.fromkeys(run.config["about"]["bag_recipe"] for run in runs))
+    kinds = [run.config["about"]["bag_recipe"] for run in runs]
+    firsts = dict(zip(reversed(kinds), reversed(runs), strict=True))
     work = options.work or held.enter_context(_work_beside(options.out))
-    budget = None if options.time_budget_min is None else Budget(options.time_budget_min / len(kinds), start)
+    budget = None if options.time_budget_min is None else Budget(options.time_budget_min / len(firsts), start)
     made: dict[str, BagSet] = {}
-    for number, kind in enumerate(kinds):
-        first = next(run for run in runs if run.config["about"]["bag_recipe"] == kind)
-        folder = work if len(kinds) == 1 else work / f"encoder{number}"
-        made[kind] = _bags(first, options, jobs, rows, folder, budget, options.overwrite, progress)
+    for number, kind in enumerate(dict.fromkeys(kinds)):
+        folder = work if len(firsts) == 1 else work / f"encoder{number}"
+        found = make_bags(firsts[kind], options, jobs, folder, budget, progress, overwrite=options.overwrite)
+        bags = scan_bags(found.bags, [row.image_id for row in rows]) if found.bags else BagSet({}, {}, Making())
+        check_bags_fit(firsts[kind], bags.headers)
+        making = replace(bags.making, dim=int(firsts[kind].recipe["bags"]["dim"]))
+        made[kind] = BagSet(bags.headers, bags.failures | found.failures, making)
         budget = None if budget is None else replace(budget, started=time.monotonic())
-    return [_Asked(run, rows, (made[run.config["about"]["bag_recipe"]],)) for run in runs]
-
-
-def _bags(
-    run: RunFolder,
-    slides: SlideOptions,
-    jobs: Sequence[Job],
-    rows: Sequence[ManifestRow],
-    work: Path,
-    budget: Budget | None,
-    overwrite: bool,
-    progress: Progress,
-) -> BagSet:
-    made = make_bags(run, slides, jobs, work, budget, progress, overwrite=overwrite)
-    dim = int(run.recipe["bags"]["dim"])
-    bags = BagSet({}, {}, "", {}, dim)
-    if made.bags:
-        bags = scan_bags(made.bags, [row.image_id for row in rows])
-        check_bags_fit(run, list(bags.headers.values()))
-    return replace(bags, failures=bags.failures | made.failures, dim=dim)
+    return [_Asked(run, rows, (made[kind],)) for run, kind in zip(runs, kinds, strict=True)]
 
 
 @contextmanager
@@ -208,8 +187,7 @@ def _write(options: PredictOptions, asked: Sequence[_Asked], combine: Combiner, 
     recipe, run = _recipe(options, asked), asked[0].run
     earlier = _tables(options).earlier(recipe, overwrite=options.overwrite)
     if earlier is not None:
-        outcome = Outcome(str(options.out), Status.SKIPPED, "the table is there, made from the same run and bags")
-        return [outcome, *_failed(earlier["failures"], run)]
+        return [_tables(options).skipped, *_failed(earlier["failures"], run)]
     answers = [_told(one, options, progress) for one in asked]
     told = [one for one, _ in answers]
     failures = {image_id: why for one in told for image_id, why in one.slides.failures.items()}
@@ -226,8 +204,8 @@ def _write(options: PredictOptions, asked: Sequence[_Asked], combine: Combiner, 
         notes.append(_score_note(options.combine, len(told), len(combine.shared.ids), score))
     for note in notes:
         progress.note(note)
-    columns = [[run.unit_column, *run.classes]]
-    text = csv_text([*columns, *([name, *row] for name, row in zip(patients, values_PC.tolist(), strict=True))])
+    rows = ([name, *row] for name, row in zip(patients, values_PC.tolist(), strict=True))
+    text = csv_text([[run.unit_column, *run.classes], *rows])
     about = {"failures": failures, "notes": notes, **({"score": score} if score is not None else {})}
     _tables(options).write(recipe, {options.out: text}, about)
     done = Outcome(str(options.out), Status.DONE, facts={"patients": len(patients), "notes": notes})
@@ -255,28 +233,16 @@ def _told(asked: _Asked, options: PredictOptions, progress: Progress) -> tuple[J
     """Ask one run; return what it says, and notes on what was odd."""
     run = asked.run
     unknown = run.predicts.of_cells([{}] * len(asked.rows), run.classes)
-    slides = open_fused(asked.rows, asked.sets, run.fusion, unknown)
-    judged = judge(load_ensemble(run, _device(options.device)), slides, progress)
-    return judged, _notes(run, judged.slides, pictures(asked.sets[0].headers))
+    slides = open_cohorts(asked.rows, asked.sets, run.fusion, unknown)
+    judged = judge(load_ensemble(run, options.device), slides, progress)
+    empty = judged.slides.empty
+    notes = [f"{len(empty)} slides without tiles: {', '.join(empty)}"] if empty else []
+    return judged, notes + notes_of_training(run.path, asked.rows, pictures(asked.sets[0].headers))
 
 
-def _device(device: str) -> TrainOptions:
-    """Return options that carry the device; their places are not used."""
-    return resolve(TrainOptions(bags=(Path(),), manifest=Path(), out=Path(), device=device))
-
-
-def _notes(run: RunFolder, cohort: Cohort, picture_of: dict[str, str]) -> list[str]:
-    notes = []
-    if cohort.empty:
-        notes.append(f"{len(cohort.empty)} slides without tiles: {', '.join(cohort.empty)}")
-    rows = [ManifestRow(*ids) for ids in zip(cohort.image_ids, cohort.patient_ids, strict=True)]
-    notes += notes_of_training(run.path, rows, picture_of)
-    return notes
-
-
-def _failed(failures: dict[str, str], run: RunFolder) -> list[Outcome]:
+def _failed(failures: Mapping[str, str], run: RunFolder) -> list[Outcome]:
     nobody = run.predicts.words.nobody
-    return [Outcome(image_id, Status.FAILED, f"{reason} ({nobody})") for image_id, reason in failures.items()]
+    return failed({image_id: f"{reason} ({nobody})" for image_id, reason in failures.items()})
 
 
 def _tables(options: PredictOptions) -> Tables:

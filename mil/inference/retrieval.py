@@ -1,11 +1,10 @@
-"""Slides as points: the nearest known slides, how well that finds the same class, and slides that are like none.
+"""Slides as points: the nearest known slides, and how well that finds the same class.
 
 Points are a head's bag embeddings (best with the ArcFace output layer), compared by the cosine. All pure functions on
 arrays: ``points_NH`` float, ``labels_N`` int64 class numbers.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -76,64 +75,8 @@ def map_at_k(points_NH: Floats, labels_N: Ints, k: int, groups: Sequence[str] | 
     return (float(np.mean(values)) if values else float("nan")), len(values)
 
 
-@dataclass(frozen=True, slots=True)
-class Gallery:
-    """Known slides to look others up in, and the similarity below which one is like none of them."""
-
-    points_NH: Floats
-    labels_N: Ints
-    neighbours: int
-    """Points whose mean cosine says how familiar a slide is."""
-    threshold: float
-    """Mean cosine; slides below it are of none of the known classes."""
-
-    def familiarity(self, queries_QH: Floats) -> Floats:
-        """Return the mean cosine (Q,) to the nearest points."""
-        return np.asarray(nearest(queries_QH, self.points_NH, self.neighbours)[1].mean(axis=1))
-
-    def classify(self, queries_QH: Floats) -> Ints:
-        """Return the class (Q,) of most of the nearest points (the nearer on a tie), -1 for none of the known."""
-        order_Qk, cosines_Qk = nearest(queries_QH, self.points_NH, self.neighbours)
-        chosen = []
-        for labels, cosines in zip(self.labels_N[order_Qk], cosines_Qk, strict=True):
-            votes = {label: (int((labels == label).sum()), cosines[labels == label].sum()) for label in labels.tolist()}
-            chosen.append(max(votes, key=lambda label: votes[label]))
-        return np.where(self.familiarity(queries_QH) < self.threshold, -1, np.array(chosen, np.int64))
-
-
-def fit_gallery(
-    points_NH: Floats,
-    labels_N: Ints,
-    held_out_MH: Floats,
-    *,
-    neighbours: int = 5,
-    refused: float = 0.05,
-) -> Gallery:
-    """Return a gallery whose threshold refuses the given share of known slides that are not in it.
-
-    Parameters
-    ----------
-    points_NH
-        The gallery's points.
-    labels_N
-        Their classes.
-    held_out_MH
-        Points of other slides of the same classes, which the model was not trained on: training slides seem more
-        familiar than any new slide does.
-    neighbours
-        See `Gallery`.
-    refused
-        Share of known slides that may be called unknown, in (0, 1).
-
-    Raises
-    ------
-    RequestError
-        No held-out slide, an empty gallery, or a share or a count that cannot be.
-    """
-    if not (len(points_NH) and len(held_out_MH)):
-        raise RequestError("expected one or more slides in the gallery, and one or more held out for the threshold")
-    if not 0 < refused < 1 or neighbours < 1:
-        raise RequestError(f"expected refused in (0, 1) and neighbours of 1 or more, found {refused} and {neighbours}")
-    gallery = Gallery(np.asarray(points_NH, np.float64), labels_N, min(neighbours, len(points_NH)), -np.inf)
-    threshold = float(np.quantile(gallery.familiarity(held_out_MH), refused))
-    return Gallery(gallery.points_NH, labels_N, gallery.neighbours, threshold)
+def familiarity(cosines_QN: Floats, most: int) -> Floats:
+    """Return the mean (Q,) of each slide's highest cosines to the known ones, those of -inf left out."""
+    highest = -np.sort(-cosines_QN, axis=1)[:, :most]
+    there = np.isfinite(highest)
+    return np.asarray(np.where(there, highest, 0.0).sum(axis=1) / np.maximum(there.sum(axis=1), 1))

@@ -13,34 +13,30 @@ among the others. Models that were trained on it judge it, too, which flatters i
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from features.bags.bag import BagHeader, find_bags, read_header
-from mil.data.cohort import cohort_digest, load_rows
+from features.bags.bag import BagHeader
+from mil.data.cohort import cohort_digest, load_rows, read_headers
 from mil.data.duplicates import pictures
-from mil.data.splits import read_labels, read_patients, read_splits
+from mil.data.splits import Known, known_slides
 from mil.inference.options import SimilarOptions
-from mil.inference.retrieval import embed_bags, map_at_k
-from mil.models.ensemble import check_bags_fit, load_ensemble
+from mil.inference.retrieval import embed_bags, familiarity, map_at_k
+from mil.models.ensemble import NOT_FINITE, check_bags_fit, load_ensemble
 from mil.ragged.packing import Rows
 from mil.run.folder import RunFolder
 from mil.run.outputs import Tables
-from mil.training.options import TrainOptions, resolve
-from wsi.arrays import Floats
+from wsi.arrays import Bools, Floats
 from wsi.cohort.manifest import ManifestRow
 from wsi.errors import BagError, RequestError
 from wsi.files.claim import claim
 from wsi.files.csv_table import csv_text
 from wsi.options import stage
-from wsi.outcome import Outcome, Progress, Silent, Status, Summary
+from wsi.outcome import Outcome, Progress, Silent, Status, Summary, failed
 from wsi.recipe import Recipe
 
 MARK = "gigamil-similar-1"
-Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +50,6 @@ class _Slides:
         """Return those that are not lost."""
         kept = np.flatnonzero(~lost_N).tolist()
         return _Slides(tuple(self.image_ids[i] for i in kept), tuple(self.bags[i] for i in kept))
-
-
-@dataclass(frozen=True, slots=True)
-class _Truth:
-    """What splits.csv says of the run's slides, by image id."""
-
-    folds: Mapping[str, int]
-    labels: Mapping[str, str]
-    patients: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,32 +91,18 @@ def similar(options: SimilarOptions, progress: Progress | None = None) -> Summar
     run = RunFolder(options.run)
     run.check_classes("looking up similar cases")
     run.read_json("calibration.json")  # an unfinished run: before the work
-    failures: dict[str, str] = {}
-    known, asked = (_headers(run, paths, failures) for paths in (options.known, options.bags))
+    (known, lost), (asked, failures) = (read_headers(paths) for paths in (options.known, options.bags))
+    failures = lost | failures
+    for headers in (known, asked):
+        check_bags_fit(run, headers)
     recipe = _recipe(run, options, known, asked)
     with claim(options.out):
         earlier = _tables(options).earlier(recipe, overwrite=options.overwrite)
         if earlier is None:
             outcome = _write(run, options, recipe, (known, asked), failures, progress)
         else:
-            outcome = Outcome(str(options.out), Status.SKIPPED, "the table is there, made from the same run and bags")
-            failures = earlier["failures"]
-    failed = [Outcome(image_id, Status.FAILED, why) for image_id, why in failures.items()]
-    return Summary("similar", [outcome, *failed], time.monotonic() - start)
-
-
-def _headers(run: RunFolder, paths: Sequence[Path], failures: dict[str, str]) -> dict[str, BagHeader]:
-    """Return image id -> header of the bags that can be read; who else there is, goes to ``failures``."""
-    headers = {}
-    for path in find_bags(paths):
-        try:
-            header = read_header(path)
-        except BagError as error:
-            failures[path.stem] = str(error)
-        else:
-            headers[header.image_id] = header
-    check_bags_fit(run, list(headers.values()))
-    return headers
+            outcome, failures = _tables(options).skipped, earlier["failures"]
+    return Summary("similar", [outcome, *failed(failures)], time.monotonic() - start)
 
 
 def _recipe(run: RunFolder, options: SimilarOptions, *sets: Mapping[str, BagHeader]) -> Recipe:
@@ -148,8 +121,7 @@ def _write(
     progress: Progress,
 ) -> Outcome:
     """Look up, and write the table and its sidecar."""
-    table = run.path / "splits.csv"
-    truth = _Truth(read_splits(table), read_labels(table), read_patients(table))
+    truth = known_slides(run.path)
     known = _opened({i: header for i, header in sets[0].items() if i in truth.folds and header.n_tiles}, failures)
     known, queries, points = _points(run, options, known, _opened(sets[1], failures), failures, progress)
     found = _look_up(options, known, points, truth, _same(queries, known, *(pictures(own) for own in sets)))
@@ -198,12 +170,11 @@ def _points(
         raise RequestError("no slide can be looked up: expected one or more bags with tiles")
     if not known.image_ids:
         raise RequestError("--known: expected bags of the run's own slides, of two folds or more; found none")
-    device = resolve(TrainOptions(bags=(Path(),), manifest=Path(), out=Path(), device=options.device))
-    ensemble = load_ensemble(run, device)
+    ensemble = load_ensemble(run, options.device)
     progress.begin("similar", 2 * len(ensemble.members), "models")
     points = []
     for member in ensemble.members:
-        known_NH, queries_QH = (embed_bags(member.model, own.bags, device.device) for own in (known, queries))
+        known_NH, queries_QH = (embed_bags(member.model, own.bags, ensemble.compute.device) for own in (known, queries))
         points.append(_Points(member.fold, known_NH, queries_QH))
         progress.advance(2)
     progress.end()
@@ -212,10 +183,7 @@ def _points(
     if lost_N.all() or lost_Q.all():
         raise RequestError(f"{run.path}: its models make points of no finite numbers: train the run again")
     for slides, lost in ((known, lost_N), (queries, lost_Q)):
-        for i in np.flatnonzero(lost):
-            failures[slides.image_ids[i]] = (
-                "the models' answer is not finite: expected features of the size that was trained on; extract it again"
-            )
+        failures |= {slides.image_ids[i]: NOT_FINITE for i in np.flatnonzero(lost)}
     kept = [_Points(own.fold, own.known_NH[~lost_N], own.queries_QH[~lost_Q]) for own in points]
     return known.without(lost_N), queries.without(lost_Q), kept
 
@@ -227,7 +195,7 @@ def _same(queries: _Slides, known: _Slides, known_by: Mapping[str, str], asked_b
 
 
 def _look_up(
-    options: SimilarOptions, known: _Slides, points: Sequence[_Points], truth: _Truth, same_QN: Bools
+    options: SimilarOptions, known: _Slides, points: Sequence[_Points], truth: Known, same_QN: Bools
 ) -> _Found:
     folds = np.array([truth.folds[image_id] for image_id in known.image_ids], np.int64)
     if len(np.unique(folds)) < 2:
@@ -235,36 +203,29 @@ def _look_up(
     labels = np.unique([truth.labels[image_id] for image_id in known.image_ids], return_inverse=True)[1]
     patients = [truth.patients[image_id] for image_id in known.image_ids]
     sums, counts, judged = np.zeros(same_QN.shape), np.zeros(len(folds)), np.zeros(len(folds))
-    familiarity, own_familiarity, maps = np.zeros(len(same_QN)), np.zeros(len(folds)), []
+    familiar, own_familiar, maps = np.zeros(len(same_QN)), np.zeros(len(folds)), []
     for model in points:
         seen, held_out = np.flatnonzero(folds != model.fold), np.flatnonzero(folds == model.fold)
         gallery_SH, held_out_MH = model.known_NH[seen], model.known_NH[held_out]
         cosines = model.queries_QH @ gallery_SH.T
         sums[:, seen] += cosines
         counts[seen] += 1
-        familiarity += _familiarity(np.where(same_QN[:, seen], -np.inf, cosines), options.most)
-        own_familiarity[held_out] += _familiarity(held_out_MH @ gallery_SH.T, options.most)
+        familiar += familiarity(np.where(same_QN[:, seen], -np.inf, cosines), options.most)
+        own_familiar[held_out] += familiarity(held_out_MH @ gallery_SH.T, options.most)
         judged[held_out] += 1
         if len(held_out) > 1:
             maps.append(map_at_k(held_out_MH, labels[held_out], options.most, [patients[i] for i in held_out])[0])
-    shared = own_familiarity[judged > 0] / judged[judged > 0]
+    shared = own_familiar[judged > 0] / judged[judged > 0]
     found = [value for value in maps if np.isfinite(value)]
     return _Found(
         np.where(same_QN, -np.inf, sums / np.maximum(counts, 1)),
-        familiarity / len(points),
+        familiar / len(points),
         float(np.quantile(shared, options.refused)),
         float(np.mean(found)) if found else float("nan"),
     )
 
 
-def _familiarity(cosines_QS: Floats, most: int) -> Floats:
-    """Return the mean (Q,) of the highest cosines, those of -inf left out."""
-    highest = -np.sort(-cosines_QS, axis=1)[:, :most]
-    there = np.isfinite(highest)
-    return np.asarray(np.where(there, highest, 0.0).sum(axis=1) / np.maximum(there.sum(axis=1), 1))
-
-
-def _table(options: SimilarOptions, known: _Slides, truth: _Truth, queries: _Slides, found: _Found) -> str:
+def _table(options: SimilarOptions, known: _Slides, truth: Known, queries: _Slides, found: _Found) -> str:
     rows: list[list[Any]] = [["query", "rank", "image_id", "patient_id", "label", "similarity"]]
     for query, cosines in zip(queries.image_ids, found.cosines_QN, strict=True):
         order = [i for i in np.argsort(-cosines, kind="stable").tolist() if np.isfinite(cosines[i])][: options.most]

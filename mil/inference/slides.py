@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from features.encoders.device import resolve_device
 from features.encoders.registry import build_encoder
 from features.encoders.spec import WeightsChoice
 from features.extraction.extract import extract
 from features.extraction.options import ExtractOptions, options_of
-from mil.inference.deadline import Channel, work_until
+from mil.inference.deadline import Channel, work_here, work_until
 from mil.inference.options import SlideOptions
 from mil.run.folder import RunFolder
 from wsi.cohort.fingerprint import slide_bytes
@@ -59,11 +59,6 @@ class Budget:
         return self.started + seconds - min(_MOST_FOR_MODELS, seconds * _LEFT_FOR_MODELS)
 
 
-class _Sink(Progress, Protocol):
-    def found(self, result: dict[str, str]) -> None:
-        """Take in what became of slides: image id -> why there is no bag, or nothing where there is one."""
-
-
 @dataclass(frozen=True, slots=True)
 class _Plan:
     """What to do, for whichever process does it."""
@@ -100,35 +95,19 @@ def make_bags(
         A store or bag in the folder was made otherwise, or from another slide, and ``overwrite`` is not given.
     """
     recipe = _recipe(run)
-    plan = _Plan(options, _tiling(recipe), options_of(recipe), work, overwrite, ())
-    _check_encoder(run, plan, recipe)
-    make_folder(work)
     ended = {job.image_id: job.problem for job in jobs if job.problem}
     sound = [job for job in jobs if not job.problem]
-    if budget is None:
-        sink = _Collected(progress)
-        _make(replace(plan, chunks=(tuple(sound),) if sound else ()), sink)
-        ended |= sink.ended
-    else:
-        work_in_chunks = partial(_make, replace(plan, chunks=_chunks(sound, options)))
-        found, _ = work_until(work_in_chunks, budget.deadline_of_bags, progress)
-        for part in found:
-            ended |= part
+    chunks = ((tuple(sound),) if sound else ()) if budget is None else _chunks(sound, options)
+    plan = _Plan(options, _tiling(recipe), options_of(recipe), work, overwrite, chunks)
+    _check_encoder(run, plan, recipe)
+    make_folder(work)
+    do = partial(_make, plan)
+    found = work_here(do, progress) if budget is None else work_until(do, budget.deadline_of_bags, progress)[0]
+    for part in found:
+        ended |= part
     late = f"not done within the time budget of {budget.minutes:g} min" if budget else "not done"
     failures = {job.image_id: why for job in jobs if (why := ended.get(job.image_id, late))}
     return SlideBags(tuple(_bag(work, job) for job in sound if job.image_id not in failures), failures)
-
-
-class _Collected:
-    """A `_Sink` in this process."""
-
-    def __init__(self, progress: Progress) -> None:
-        self.begin, self.grow, self.advance = progress.begin, progress.grow, progress.advance
-        self.note, self.end = progress.note, progress.end
-        self.ended: dict[str, str] = {}
-
-    def found(self, result: dict[str, str]) -> None:
-        self.ended |= result
 
 
 def _recipe(run: RunFolder) -> Recipe:
@@ -176,7 +155,7 @@ def _chunks(jobs: Sequence[Job], options: SlideOptions) -> tuple[tuple[Job, ...]
     return tuple(tuple(order[first : first + size]) for first in range(0, len(order), size))
 
 
-def _make(plan: _Plan, sink: "_Sink | Channel") -> None:
+def _make(plan: _Plan, sink: Channel) -> None:
     for number, chunk in enumerate(plan.chunks):
         failures = _make_chunk(plan, number, chunk, sink)
         sink.found({job.image_id: failures.get(job.image_id, "") for job in chunk})

@@ -1,23 +1,25 @@
 """All models of a run, loaded to be asked about bags; and the check that the bags were made as theirs were."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from features.bags.bag import BagHeader
-from mil.data.cohort import Scale, check_same_making
+from features.encoders.device import resolve_device
+from mil.data.cohort import Making, making_of
 from mil.models.model import BagModel, load_model
-from mil.models.scoring import autocast, score
+from mil.models.scoring import Compute, autocast, score
 from mil.ragged.packing import Rows, pack
 from mil.run.folder import RunFolder
 from mil.targets.calibration import Calibration, calibration_of
-from mil.training.options import TrainOptions
 from wsi.arrays import Floats
 from wsi.errors import RequestError
+from wsi.recipe import Recipe, canonical
+
+NOT_FINITE = "the models' answer is not finite: expected features of the size that was trained on; extract it again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +39,7 @@ class Ensemble:
     run: RunFolder
     members: tuple[Member, ...]
     calibration: Calibration
-    device: TrainOptions
-    """Carries device, precision and row limit."""
+    compute: Compute
 
     def logits(self, bags: Sequence[Rows], *others: Sequence[Rows]) -> Floats:
         """Return the logits (n, C) of bags: the mean over all models, uncalibrated; zeros for an empty bag.
@@ -48,22 +49,30 @@ class Ensemble:
         views = (bags, *others)
         by_fold = self.run.fusion == "folds"
         scored = [
-            score(member.model, views[(member.fold if by_fold else member.seed) % len(views)], self.device)
+            score(member.model, views[(member.fold if by_fold else member.seed) % len(views)], self.compute)
             for member in self.members
         ]
         return np.asarray(np.mean(scored, axis=0))
 
-    @torch.inference_mode()
-    def attention(self, bag: Rows, without_fold: int | None) -> NDArray[np.float64] | None:
-        """Return the mean attention (n,), summing to 1, over the models, or over those that have not seen the fold.
+    def told(self, logits_NC: Floats) -> Floats:
+        """Return what a user is told of logits (n, C): calibrated probabilities, values or risks."""
+        return np.asarray(self.run.predicts.told(logits_NC, self.calibration))
 
-        None where the head has no attention.
-        """
-        asked = [m for m in self.members if without_fold is None or m.fold == without_fold]
-        packed = pack([bag], self.device.device)
+    def of_fold(self, fold: int) -> "Ensemble":
+        """Return the models that have not seen the fold, calibrated as they were without it."""
+        calibration = self.calibration
+        if self.run.predicts.calibrated:
+            calibration = calibration_of(self.run.read_json("calibration.json")["folds"][fold])
+        chosen = tuple(member for member in self.members if member.fold == fold)
+        return replace(self, members=chosen, calibration=calibration)
+
+    @torch.inference_mode()
+    def attention(self, bag: Rows) -> Floats | None:
+        """Return the mean attention (n,) over the models, summing to 1; None where the head has none."""
+        packed = pack([bag], self.compute.device)
         maps = []
-        for member in asked:
-            with autocast(self.device):
+        for member in self.members:
+            with autocast(self.compute):
                 attention_N = member.model(packed.rows_ND, packed.offsets).attention_N
             if attention_N is None:
                 return None
@@ -71,24 +80,24 @@ class Ensemble:
         return np.asarray(np.mean(maps, axis=0))
 
 
-def load_ensemble(run: RunFolder, options: TrainOptions) -> Ensemble:
-    """Load every model of the run's head.
+def load_ensemble(run: RunFolder, device: str = "auto", max_rows: int = 65_536) -> Ensemble:
+    """Load every model of the run's head, to compute in the precision that they were trained in.
 
     Raises
     ------
     RequestError
         The run is not finished or its files are damaged.
     """
-    recipe = run.recipe
+    recipe, on = run.recipe, str(resolve_device(device))
     calibration = _calibration(run)
     if int(recipe["folds"]) < 2 or run.models_per_fold < 1:
         raise RequestError(f"{run.path}: expected models of two folds or more in config.toml, found none: train again")
     members = tuple(
-        Member(fold, seed, load_model(run.model(run.head, fold, seed), options.device)[0])
+        Member(fold, seed, load_model(run.model(run.head, fold, seed), on)[0])
         for fold in range(int(recipe["folds"]))
         for seed in range(run.models_per_fold)
     )
-    return Ensemble(run, members, calibration, replace(options, precision=recipe["precision"]))
+    return Ensemble(run, members, calibration, Compute(on, str(recipe["precision"]), max_rows))
 
 
 def _calibration(run: RunFolder) -> Calibration:
@@ -103,18 +112,38 @@ def _calibration(run: RunFolder) -> Calibration:
     raise RequestError(f"{run.path}/calibration.json: expected finite numbers, a temperature above 0: train it again")
 
 
-def check_bags_fit(run: RunFolder, headers: Sequence[BagHeader]) -> None:
-    """Raise `RequestError` naming a bag whose encoder, recipe width or scale is not that of the run's bags."""
+def makings_of(run: RunFolder) -> list[Making]:
+    """Return how the bags of each encoder of a run were made, in its order; an older run does not tell their scale."""
     config = run.config
-    made = config["recipe"]["bags"]
     recipe = json.loads(config["about"]["bag_recipe"])
-    scale = next(iter(scales_of(run)), Scale())
-    for header in headers:
-        check_same_making(
-            header, str(made["encoder"]), recipe, int(made["dim"]), scale, f"the bags of the run {run.path}"
-        )
+    bags = [{**config["recipe"]["bags"], "recipe": recipe}] if run.fusion == "none" else recipe["bags"]
+    scales = [(float(own["mpp"]), float(own["tile_px"])) for own in config["about"].get("bag_scales", [])]
+    told = [*scales, *[(0.0, 0.0)] * len(bags)]
+    return [
+        Making(str(own["encoder"]), own["recipe"], int(own["dim"]), *scale)
+        for own, scale in zip(bags, told, strict=False)
+    ]
 
 
-def scales_of(run: RunFolder) -> list[Scale]:
-    """Return the um/px and tile side of the bags of each encoder of a run; none where an older run does not tell."""
-    return [Scale(float(one["mpp"]), float(one["tile_px"])) for one in run.config["about"].get("bag_scales", [])]
+def check_bags_fit(run: RunFolder, *sets: Mapping[str, BagHeader]) -> None:
+    """Raise `RequestError` naming a bag that was not made as the run's were; the bags of each of its encoders."""
+    wanted, source = makings_of(run), f"the run {run.path}"
+    where = f"the bags of {source}"
+    if run.fusion != "none":
+        made, asked = ([canonical(_plain(own)) for own in one] for one in (map(making_of, sets), wanted))
+        if made != asked and sorted(made) == sorted(asked):
+            names = ", then ".join(own.encoder or "those without a name" for own in wanted)
+            raise RequestError(f"the bags are those of {source}, but not in its order of encoders: give {names}")
+        if len(made) != len(asked):
+            raise RequestError(
+                f"expected a folder of bags for each of the {len(asked)} encoders of {source}, in its order of "
+                f"encoders; found {len(made)}"
+            )
+        where += ", in its order of encoders"
+    for headers, making in zip(sets, wanted, strict=True):
+        for header in headers.values():
+            making.check(header, where)
+
+
+def _plain(making: Making) -> Recipe:
+    return {"encoder": making.encoder, "dim": making.dim, "recipe": making.recipe}

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mil.heads import HeadOutput, HeadSpec, Truth, make_head
 from mil.ragged.instances import Instances
 from mil.ragged.packing import Rows
+from wsi.arrays import Floats
 from wsi.errors import RequestError, one_line
 from wsi.files.atomic import replacing
 from wsi.files.documents import parse_json, read_document
@@ -55,7 +55,7 @@ class BagModel(nn.Module):
         self.scale_D.copy_(torch.from_numpy(1 / np.where(std_D > 1e-6, std_D, 1.0)))
 
 
-def feature_moments(bags: Sequence[Rows]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def feature_moments(bags: Sequence[Rows]) -> tuple[Floats, Floats]:
     """Return mean and standard deviation (D,) over the bags, each bag weighing the same; empty bags do not count."""
     filled = [bag for bag in bags if len(bag)]
     first = np.mean([bag.mean(axis=0, dtype=np.float64) for bag in filled], axis=0)

@@ -1,7 +1,8 @@
-"""Ask a model about bags, in the precision of the options."""
+"""Ask a model about bags."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -9,22 +10,32 @@ import torch
 from mil.models.model import BagModel
 from mil.ragged.packing import Rows, group_by_rows, pack
 from mil.targets import TARGETS
-from mil.training.options import TrainOptions
 from wsi.arrays import Floats
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def autocast(options: TrainOptions) -> AbstractContextManager[None]:
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """Where and how precisely models compute."""
+
+    device: str
+    precision: str = "fp32"
+    """Of the matrix products."""
+    max_rows: int = 65_536
+    """Instances on the device at once."""
+
+
+def autocast(compute: Compute) -> AbstractContextManager[None]:
     """Return the context in which matrix products run in the precision asked for."""
-    dtype = DTYPES.get(options.precision)
-    kind = torch.device(options.device).type
+    dtype = DTYPES.get(compute.precision)
+    kind = torch.device(compute.device).type
     context: AbstractContextManager[None] = torch.autocast(kind, dtype or torch.bfloat16, enabled=dtype is not None)
     return context
 
 
 @torch.inference_mode()
-def score(model: BagModel, bags: Sequence[Rows], options: TrainOptions) -> Floats:
+def score(model: BagModel, bags: Sequence[Rows], compute: Compute) -> Floats:
     """Return the logits (n, C) of bags, float64; zeros for an empty bag. In evaluation mode.
 
     Those that are told, in the target's own units, so that several models' can be averaged.
@@ -33,10 +44,10 @@ def score(model: BagModel, bags: Sequence[Rows], options: TrainOptions) -> Float
     told = model.spec.n_classes - model.spec.extra_classes
     logits = np.zeros((len(bags), told))
     filled = [position for position, bag in enumerate(bags) if len(bag)]
-    for group in group_by_rows([len(bags[position]) for position in filled], options.max_rows):
+    for group in group_by_rows([len(bags[position]) for position in filled], compute.max_rows):
         chosen = [filled[position] for position in group]
-        packed = pack([bags[position] for position in chosen], options.device)
-        with autocast(options):
+        packed = pack([bags[position] for position in chosen], compute.device)
+        with autocast(compute):
             output = model(packed.rows_ND, packed.offsets)
         own = output.logits_BC[:, :told].double().cpu().numpy()
         logits[chosen] = TARGETS[model.spec.target].comparable(own)

@@ -42,6 +42,13 @@ def segment_mean(values_NH: Tensor, offsets: Sequence[int]) -> Tensor:
         return torch.stack([rows.sum(0) / rows.shape[0] for rows in split(wide(values_NH), offsets)])
 
 
+def of_winners(values_NC: Tensor, logits_BC: Tensor, offsets: Sequence[int]) -> Tensor:
+    """Return for each row (N,) its value for the class that its bag's logits are highest for."""
+    winners = logits_BC.detach().argmax(1).split(1)
+    parts = zip(split(values_NC, offsets), winners, strict=True)
+    return torch.cat([part.index_select(1, winner).squeeze(1) for part, winner in parts])
+
+
 def weighted_sums(weights_NK: Tensor, values_NH: Tensor, offsets: Sequence[int]) -> Tensor:
     """Return (B, K, H): each bag's sums of its values under each of K weightings."""
     with torch.autocast(values_NH.device.type, enabled=False):

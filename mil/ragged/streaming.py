@@ -6,13 +6,14 @@ computed again, as in Dao et al. 2022 (arXiv 2205.14135). Memory: one chunk, and
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mil.ragged.instances import Instances, wide
+from mil.ragged.randomness import Randomness
 
 Attend = Callable[[Tensor], tuple[Tensor, Tensor]]
 """From rows (n, D) to scores (n, K) and values (n, H); a row's result depends on that row alone."""
@@ -25,26 +26,17 @@ class _Surroundings:
     device: torch.device
     autocast: bool
     dtype: torch.dtype
-    random: Tensor = field(default_factory=torch.get_rng_state)
-    random_cuda: Tensor | None = None
+    randomness: Randomness
 
     @classmethod
     def now(cls, device: torch.device) -> "_Surroundings":
         """Return those of this moment."""
         kind = device.type
-        cuda = torch.cuda.get_rng_state(device) if kind == "cuda" else None
-        enabled, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
-        return cls(device, enabled, dtype, random_cuda=cuda)
+        return cls(device, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind), Randomness(device))
 
     def autocasting(self) -> torch.autocast:
         """Return the autocast of that moment, as a context."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.autocast)
-
-    def replay(self) -> None:
-        """Set the random numbers to where they were."""
-        torch.set_rng_state(self.random)
-        if self.random_cuda is not None:
-            torch.cuda.set_rng_state(self.random_cuda, self.device)
 
 
 class _Running:
@@ -132,9 +124,10 @@ class _StreamedPool(torch.autograd.Function):
         wanted = [p for p, needed in zip(parameters, ctx.needs_input_grad[4:], strict=True) if needed]
         sums: list[Tensor | None] = [None] * len(wanted)
         row_grads: list[Tensor] = []
-        devices = [ctx.surroundings.device] if ctx.surroundings.random_cuda is not None else []
+        device = ctx.surroundings.device
+        devices = [device] if device.type == "cuda" else []
         with torch.random.fork_rng(devices):
-            ctx.surroundings.replay()
+            ctx.surroundings.randomness.replay()
             for bag, start, stop in ctx.instances.chunks():
                 with torch.enable_grad(), ctx.surroundings.autocasting():
                     rows_nD = ctx.instances.rows(start, stop).detach().requires_grad_(ctx.needs_input_grad[3])

@@ -107,14 +107,6 @@ class RunFolder:
         """Return the names of the outputs that are told: the classes in the order of the logits."""
         return tuple(self.recipe["classes"])
 
-    @property
-    def bag_encoders(self) -> list[tuple[str, int]]:
-        """Return name and width of the encoder of the bags, or of each encoder where bags of several are fused."""
-        config = self.config
-        if self.fusion == "none":
-            return [(config["recipe"]["bags"]["encoder"], config["recipe"]["bags"]["dim"])]
-        return [(str(own["encoder"]), int(own["dim"])) for own in json.loads(config["about"]["bag_recipe"])["bags"]]
-
     def read_json(self, name: str) -> dict[str, Any]:
         """Return metrics.json or calibration.json, checked.
 

@@ -8,14 +8,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from wsi.errors import RequestError
 from wsi.files.atomic import write_text
 from wsi.files.documents import parse_json, read_document
-from wsi.recipe import Recipe, refuse_other_recipe
-
-Json = dict[str, Any]
+from wsi.outcome import Outcome, Status
+from wsi.recipe import Json, Recipe, refuse_other_recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +58,11 @@ class Tables:
                 "it"
             )
         return found if not changed and len(known) == len(self.files) else None
+
+    @property
+    def skipped(self) -> Outcome:
+        """Return the outcome of an output that is there."""
+        return Outcome(str(self.files[0]), Status.SKIPPED, "the table is there, made from the same run and bags")
 
     def told(self) -> Json | None:
         """Return the JSON file where it is one of this verb's."""

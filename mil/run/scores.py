@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mil.run.checks import checked_table, damaged
 from mil.targets.metrics import centred
-from wsi.arrays import Floats
+from wsi.arrays import Bools, Floats
 from wsi.files.atomic import write_text
 from wsi.files.csv_table import csv_text
 
@@ -19,7 +18,7 @@ class Scores:
     """Logits of slides; the fields run in parallel."""
 
     image_ids: tuple[str, ...]
-    test_S: NDArray[np.bool_]
+    test_S: Bools
     """True for the test fold, False for the inner validation slides."""
     logits_SC: Floats
 
@@ -59,7 +58,7 @@ def _outputs(count: int) -> list[str]:
 
 
 def patient_logits(
-    logits_SC: Floats, patients: tuple[str, ...], usable_S: NDArray[np.bool_], how: str = "mean"
+    logits_SC: Floats, patients: tuple[str, ...], usable_S: Bools, how: str = "mean"
 ) -> tuple[list[str], Floats]:
     """Return the patients, sorted, and the logits (P, C) over their usable slides; zeros where there is none.
 
@@ -75,7 +74,7 @@ def patient_logits(
     return [str(name) for name in names], np.asarray(sums / np.maximum(counts, 1)[:, None])
 
 
-def _highest(logits_SC: Floats, member_PS: NDArray[np.bool_]) -> Floats:
+def _highest(logits_SC: Floats, member_PS: Bools) -> Floats:
     """Return the logits (P, C) of `patient_logits` by ``max``; whatever they are for a patient without a slide."""
     if logits_SC.shape[1] == 2:
         odds_S = logits_SC[:, 1] - logits_SC[:, 0]

@@ -31,12 +31,12 @@ def teach(options: TrainOptions, fold: int, cohort: Cohort, folds: Ints) -> Floa
         return None
     run = RunFolder(options.teacher)
     check_teacher(run, cohort, folds)
-    ensemble = load_ensemble(run, options)
+    ensemble = load_ensemble(run, options.device, options.max_rows)
     members = [member for member in ensemble.members if member.fold == fold]
     logits_SC = np.zeros((len(cohort), len(cohort.target.names)))
     seen = np.flatnonzero((folds != fold) & cohort.usable_N)
     bags = [cohort.bags[i] for i in seen]
-    logits_SC[seen] = np.mean([score(member.model, bags, ensemble.device) for member in members], axis=0)
+    logits_SC[seen] = np.mean([score(member.model, bags, ensemble.compute) for member in members], axis=0)
     return logits_SC
 
 

@@ -10,7 +10,6 @@ from contextlib import ExitStack
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from mil.data.cohort import Cohort
 from mil.heads import HeadSpec
@@ -23,7 +22,7 @@ from mil.training.distil import teach
 from mil.training.jobs import FitJob, Parts, divide, seed_of
 from mil.training.loop import Loop
 from mil.training.ranks import Ranks
-from wsi.arrays import Ints
+from wsi.arrays import Bools, Ints
 
 FEATURE_LIMIT = 10.0
 """Standard deviations: a feature that hardly varies among the slides trained on would else outshout all others."""
@@ -137,7 +136,7 @@ def _finish(loop: Loop, state: Progression, facts: dict[str, float]) -> None:
     if loop.ranks.rank > 0:
         return
     write_history(job.folder / "history.csv", state.history)
-    is_test: NDArray[np.bool_] = np.arange(len(held_out)) >= len(parts.val)
+    is_test: Bools = np.arange(len(held_out)) >= len(parts.val)
     ids = tuple(loop.cohort.image_ids[i] for i in held_out)
     write_scores(job.folder / "scores.csv", Scores(ids, is_test, logits))
     save_model(job.folder, loop.model, {"recipe_hash": job.recipe_hash, "fold": job.fold, "seed": job.seed, **facts})

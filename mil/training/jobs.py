@@ -1,6 +1,7 @@
 """One model to train: which head, fold and seed, on which slides."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ from mil.data.cohort import Cohort
 from mil.data.splits import inner_split
 from mil.training.options import TrainOptions
 from wsi.arrays import Ints
+from wsi.errors import RequestError
+from wsi.files.documents import parse_json, read_document
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +25,29 @@ class FitJob:
     options: TrainOptions
     """With device and precision resolved."""
     recipe_hash: str
+
+    @property
+    def name(self) -> str:
+        """Return which of the run's models it is, for a person."""
+        return f"{self.head} fold {self.fold} seed {self.seed}"
+
+    @property
+    def is_whole(self) -> bool:
+        """Tell whether the model was finished by a run of the same recipe."""
+        try:
+            told = parse_json(read_document(self.folder / "model.json", RequestError))
+            return bool(told["recipe_hash"] == self.recipe_hash)
+        except (ValueError, KeyError, TypeError):  # a RequestError, where there is no such file, is a ValueError, too
+            return False
+
+    def on(self, device: str) -> "FitJob":
+        """Return the job on another device."""
+        return replace(self, options=replace(self.options, device=device))
+
+    def cohort_of(self, cohorts: Sequence[Cohort]) -> Cohort:
+        """Return the bags that it is trained on: of the encoder whose turn it is, or of its fold's own."""
+        number = self.fold if self.options.fusion == "folds" else self.seed
+        return cohorts[number % len(cohorts)]
 
 
 @dataclass(frozen=True, slots=True)

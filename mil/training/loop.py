@@ -10,9 +10,10 @@ from torch import Tensor
 from mil.data.cohort import Cohort
 from mil.heads.head import HeadOutput
 from mil.models.model import BagModel
-from mil.models.scoring import autocast, score
+from mil.models.scoring import Compute, autocast, score
 from mil.ragged.instances import wide
 from mil.ragged.packing import group_by_rows, pack
+from mil.ragged.randomness import Randomness
 from mil.run.scores import patient_logits
 from mil.targets.losses import Truths
 from mil.training.ema import WeightMean
@@ -20,7 +21,7 @@ from mil.training.jobs import FitJob, Parts, seed_of
 from mil.training.ranks import Ranks
 from mil.training.sampling import Drawn, draw_batch, epoch_order, slide_weights
 from mil.training.schedule import learning_rate
-from mil.training.sharpness import Randomness, ascended
+from mil.training.sharpness import ascended
 from mil.training.soft_targets import Distilled, Mixed, Smoothed
 from wsi.arrays import Floats, Ints
 from wsi.errors import BagError
@@ -41,6 +42,7 @@ class Loop:
         self.job, self.options, self.cohort, self.parts = job, job.options, cohort, parts
         self.model, self.ranks, self.taught_SC = model, ranks, taught_SC
         self.device = torch.device(job.options.device)
+        self.compute = Compute(job.options.device, job.options.precision, job.options.max_rows)
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=self.options.lr, weight_decay=self.options.weight_decay, fused=True
         )
@@ -151,7 +153,7 @@ class Loop:
 
     def _output(self, bags: Sequence[Drawn], slides: Ints, truth: Truths) -> HeadOutput:
         packed = pack([bag.read(self.cohort) for bag in bags], self.device, [self.cohort.image_ids[i] for i in slides])
-        with autocast(self.options):
+        with autocast(self.compute):
             output: HeadOutput = self.model(packed.rows_ND, packed.offsets, truth)
         return output
 
@@ -190,7 +192,7 @@ class Loop:
         """Return the logits (n, C) of slides, each rank scoring its share."""
         own = self.ranks.share([len(self.cohort.bags[i]) for i in slides])
         logits_SC = np.zeros((len(slides), len(self.target.names)))
-        logits_SC[own] = score(self.model, [self.cohort.bags[slides[position]] for position in own], self.options)
+        logits_SC[own] = score(self.model, [self.cohort.bags[slides[position]] for position in own], self.compute)
         return self.ranks.total(logits_SC)
 
     def validate(self) -> dict[str, float]:

@@ -32,18 +32,3 @@ def ascended(parameters: Sequence[nn.Parameter], rho: float) -> Iterator[None]:
         with torch.no_grad():
             for parameter, value in zip(moved, before, strict=True):
                 parameter.copy_(value)
-
-
-class Randomness:
-    """Torch's random numbers of a moment, to be drawn once more: both passes see the same dropout."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._cpu = torch.get_rng_state()
-        self._cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-
-    def replay(self) -> None:
-        """Draw from here again."""
-        torch.set_rng_state(self._cpu)
-        if self._cuda is not None:
-            torch.cuda.set_rng_state(self._cuda, self._device)

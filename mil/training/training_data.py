@@ -10,7 +10,7 @@ from features.folds import folds_of, patient_folds
 from mil.data.cohort import BagSet, Cohort, cohort_digest
 from mil.data.duplicates import check_pictures
 from mil.data.encoder_lineage import check_unseen
-from mil.data.several_encoders import fused, open_fused, scan
+from mil.data.several_encoders import fused, open_cohorts, scan
 from mil.data.splits import center_folds, outer_folds
 from mil.run.folder import versions
 from mil.targets import TARGETS, Target
@@ -25,14 +25,14 @@ ALGORITHM = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Material:
+class TrainingData:
     """What every model of a run is trained on; the same in every process that gathers it."""
 
+    options: TrainOptions
     rows: tuple[ManifestRow, ...]
     """The labelled slides that have a bag, sound or not."""
     sets: tuple[BagSet, ...]
     """The bags of each encoder; one unless several are fused."""
-    fusion: str
     row_folds: Ints
     """The fold that tests each row; -1 for slides that are trained on only, which stand last."""
     notes: tuple[str, ...]
@@ -41,10 +41,6 @@ class Material:
     """What is true of the rows."""
     strata: tuple[str, ...]
     """Of each row: folds hold alike shares of each."""
-    joined: bool
-    """A patient's slides are one bag."""
-    unit: str
-    """What is judged: the patient or the slide."""
 
     @property
     def tested_rows(self) -> int:
@@ -54,49 +50,36 @@ class Material:
     @property
     def folds(self) -> Ints:
         """Return the fold that tests each bag: each row, or each patient where their slides are one bag."""
-        if not self.joined:
+        if self.options.aggregate != "bag":
             return self.row_folds
-        first = dict(
-            zip(reversed([row.patient_id for row in self.rows]), reversed(self.row_folds.tolist()), strict=True)
-        )
-        return np.array([first[patient] for patient in dict.fromkeys(row.patient_id for row in self.rows)], np.int64)
-
-    @property
-    def tested(self) -> int:
-        """Return how many bags some fold tests: the first ones."""
-        return int((self.folds >= 0).sum())
+        first: dict[str, int] = {}
+        for row, fold in zip(self.rows, self.row_folds.tolist(), strict=True):
+            first.setdefault(row.patient_id, fold)
+        return np.array(list(first.values()), np.int64)
 
     @property
     def bags(self) -> BagSet:
         """Return the bags as one set."""
-        return fused(self.sets, self.fusion)
+        return fused(self.sets, self.options.fusion)
 
-    def open(self) -> Cohort:
-        """Open the bags: the first encoder's where they are fused late."""
-        return self.open_all()[0]
+    def open(self) -> tuple[Cohort, ...]:
+        """Open the bags, as one cohort, or where models are to differ in their encoder as one for each."""
+        cohorts = open_cohorts(self.rows, self.sets, self.options.fusion, self.target)
+        judged = (self.options.unit, self.options.aggregate)
+        return tuple(replace(own, strata=self.strata).judged(*judged) for own in cohorts)
 
-    def open_all(self) -> tuple[Cohort, ...]:
-        """Open the bags, as one cohort, or where they are fused late as one for each encoder."""
-        whole = open_fused(self.rows, self.sets, self.fusion, self.target)
-        whole = tuple(replace(own, strata=self.strata) for own in whole)
-        whole = tuple(own.by_patient() for own in whole) if self.joined else whole
-        return tuple(own.by_slide() for own in whole) if self.unit == "slide" else whole
-
-    def recipe(self, options: TrainOptions) -> Recipe:
+    def recipe(self) -> Recipe:
         """Return everything that shapes the run: the options, and what they were applied to."""
+        options, made = self.options, self.bags.making
         return {
             **options.recipe(),
             "algorithm": ALGORITHM,
             "precision": options.precision,
             "classes": list(self.target.names),
-            "bags": {
-                "encoder": self.bags.encoder,
-                "dim": self.bags.dim,
-                "recipe_hash": recipe_hash(self.bags.recipe),
-            },
+            "bags": {"encoder": made.encoder, "dim": made.dim, "recipe_hash": recipe_hash(made.recipe)},
             "cohort": self._digest(),
             "splits": recipe_hash({"folds": self.row_folds.tolist()}),
-            **({"models_per_fold": options.models_per_fold} if self.fusion == "late" else {}),
+            **({"models_per_fold": options.models_per_fold} if options.fusion == "late" else {}),
         }
 
     def _digest(self) -> str:
@@ -108,16 +91,16 @@ class Material:
 
     def about(self) -> dict[str, Any]:
         """Return what config.toml tells beside the recipe: versions, and how the bags were made (canonical JSON)."""
-        encoder = next(iter(self.bags.headers.values())).provenance.get("encoder", {})
+        bags = self.bags
         return {
             "versions": versions(),
-            "bag_recipe": canonical(self.bags.recipe),
-            "encoder": canonical(encoder),
-            "bag_scales": [{"mpp": own.scale.mpp, "tile_px": own.scale.tile_px} for own in self.sets],
+            "bag_recipe": canonical(bags.making.recipe),
+            "encoder": canonical(next(iter(bags.headers.values())).provenance.get("encoder", {})),
+            "bag_scales": [{"mpp": own.making.mpp, "tile_px": own.making.tile_px} for own in self.sets],
         }
 
 
-def gather(options: TrainOptions) -> Material:
+def gather(options: TrainOptions) -> TrainingData:
     """Read the manifest and the bags' headers, and decide classes and folds.
 
     Raises
@@ -142,26 +125,14 @@ def gather(options: TrainOptions) -> Material:
     notes += dict.fromkeys(note for own in sets for note in check_pictures([*rows, *others], own.headers))
     target, strata = asked.read(rows, options.classes, options.folds, others)
     folds = _folds(options, rows, strata[: len(rows)], target)
-    patients = [row.patient_id for row in rows]
-    if options.fusion == "folds" and len(sets) != options.folds:
-        raise RequestError(
-            f"--fusion folds: expected a folder of bags for each of {options.folds} folds, found {len(sets)}"
-        )
-    for number, one in enumerate(sets):
-        tested = [number] if options.fusion == "folds" else range(options.folds)
-        check_unseen(one.headers.values(), patients, folds, tested)
-    if others:
-        taken = f"as {options.other_label}"
-        if options.other_label not in target.names:
-            taken += ", a class of their own that is never told"
+    _check_encoders(options, sets, rows, folds)
+    if options.other is not None and others:
+        taken = "" if options.other_label in target.names else ", a class of their own that is never told"
         notes.append(
-            f"{len(others)} slides of {options.other.name if options.other else ''} are trained on only, {taken}"
+            f"{len(others)} slides of {options.other.name} are trained on only, as {options.other_label}{taken}"
         )
-        folds = np.concatenate([folds, np.full(len(others), -1, np.int64)])
-    joined = options.aggregate == "bag"
-    return Material(
-        (*rows, *others), sets, options.fusion, folds, tuple(notes), target, tuple(strata), joined, options.unit
-    )
+    folds = np.concatenate([folds, np.full(len(others), -1, np.int64)])
+    return TrainingData(options, (*rows, *others), sets, folds, tuple(notes), target, tuple(strata))
 
 
 def _others(options: TrainOptions, everyone: Sequence[ManifestRow]) -> list[ManifestRow]:
@@ -177,29 +148,38 @@ def _with_bags(
     everyone: Sequence[ManifestRow], labelled: Sequence[ManifestRow], bags: BagSet
 ) -> tuple[list[ManifestRow], list[str]]:
     """Return the labelled slides that have a bag, sound or not, and a note on each group left out."""
-    rows = [row for row in labelled if row.image_id in bags.headers or row.image_id in bags.failures]
-    absent = [
-        row.image_id for row in labelled if row.image_id not in bags.headers and row.image_id not in bags.failures
-    ]
+    there = {*bags.headers, *bags.failures}
+    absent = [row.image_id for row in labelled if row.image_id not in there]
     notes = []
     if len(labelled) < len(everyone):
         notes.append(f"{len(everyone) - len(labelled)} slides without a label were left out")
     if absent:
         notes.append(f"{len(absent)} labelled slides without a bag were left out: {', '.join(absent[:10])}")
-    return rows, notes
+    return [row for row in labelled if row.image_id in there], notes
 
 
 def _folds(options: TrainOptions, rows: Sequence[ManifestRow], strata: Sequence[str], target: Target) -> Ints:
-    patients = [row.patient_id for row in rows]
+    patients, centers = [row.patient_id for row in rows], [row.center_id for row in rows]
     if options.splits is None and options.split == "centers":
-        return center_folds([row.center_id for row in rows], patients, options.folds)
+        return center_folds(centers, patients, options.folds)
     if options.splits is None and target.groups:
-        return outer_folds(strata, [row.center_id for row in rows], patients, options.folds, options.seed)
+        return outer_folds(strata, centers, patients, options.folds, options.seed)
     if options.splits is None:
         return patient_folds(strata, patients, options.folds, options.seed)
     folds = folds_of(options.splits, [row.image_id for row in rows], patients)
-    if sorted(set(folds.tolist())) != list(range(options.folds)):
-        raise RequestError(
-            f"{options.splits}: expected folds 0 to {options.folds - 1}, found {sorted(set(folds.tolist()))}"
-        )
+    found = sorted(set(folds.tolist()))
+    if found != list(range(options.folds)):
+        raise RequestError(f"{options.splits}: expected folds 0 to {options.folds - 1}, found {found}")
     return folds
+
+
+def _check_encoders(options: TrainOptions, sets: Sequence[BagSet], rows: Sequence[ManifestRow], folds: Ints) -> None:
+    """Raise `RequestError` unless no fold tests patients whom the encoder of its bags has seen."""
+    by_fold = options.fusion == "folds"
+    if by_fold and len(sets) != options.folds:
+        raise RequestError(
+            f"--fusion folds: expected a folder of bags for each of {options.folds} folds, found {len(sets)}"
+        )
+    for number, own in enumerate(sets):
+        tested = [number] if by_fold else range(options.folds)
+        check_unseen(own.headers.values(), [row.patient_id for row in rows], folds, tested)

@@ -13,13 +13,12 @@ from mil.data.splits import (
     center_folds,
     inner_split,
     outer_folds,
-    read_labels,
-    read_patients,
-    read_pictures,
+    read_column,
     read_splits,
     strata,
     write_splits,
 )
+from wsi.cohort.manifest import ManifestRow
 from wsi.errors import RequestError
 
 Slides = tuple[list[str], list[str | None], list[str]]
@@ -87,9 +86,10 @@ def test_too_few_patients_of_a_class_are_refused_by_number() -> None:
 def test_splits_are_read_back_and_a_torn_patient_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "splits.csv"
     images, patients, labels = ["049194_0", "049194_1", "2_0"], ["049194", "049194", "2"], ["CE", "CE", "LAA"]
-    write_splits(path, images, patients, labels, [None, None, "4"], np.array([1, 1, 0]))
+    rows = list(map(ManifestRow, images, patients, labels, [None, None, "4"]))
+    write_splits(path, rows, np.array([1, 1, 0]))
     assert read_splits(path) == {"049194_0": 1, "049194_1": 1, "2_0": 0}
-    write_splits(path, images, patients, labels, [None, None, "4"], np.array([1, 0, 0]))
+    write_splits(path, rows, np.array([1, 0, 0]))
     with pytest.raises(RequestError, match="049194"):
         read_splits(path)
 
@@ -147,14 +147,15 @@ def test_the_largest_center_goes_into_the_smallest_fold() -> None:
 def test_the_table_of_splits_is_read_back_whole(tmp_path: Path) -> None:
     path = tmp_path / "splits.csv"
     images, patients, labels = ["a_0", "a_1", "b"], ["a", "a", "b"], ["CE", "CE", "LAA, or not"]
-    write_splits(path, images, patients, labels, ["7", None, "4"], np.array([1, 1, 0]), {"b": "abc"})
+    rows = list(map(ManifestRow, images, patients, labels, ["7", None, "4"]))
+    write_splits(path, rows, np.array([1, 1, 0]), {"b": "abc"})
     assert path.read_text() == (
         "image_id,patient_id,label,center_id,fold,overview_sha256\n"
         'a_0,a,CE,7,1,\na_1,a,CE,,1,\nb,b,"LAA, or not",4,0,abc\n'
     )
-    assert read_labels(path) == dict(zip(images, labels, strict=True))
-    assert read_patients(path) == dict(zip(images, patients, strict=True))
-    assert read_pictures(path) == {"a_0": "", "a_1": "", "b": "abc"}
+    assert read_column(path, "label") == dict(zip(images, labels, strict=True))
+    assert read_column(path, "patient_id") == dict(zip(images, patients, strict=True))
+    assert read_column(path, "overview_sha256", "") == {"a_0": "", "a_1": "", "b": "abc"}
     assert folds_of(path, ["b", "a_0"], ["b", "a"]).tolist() == [0, 1]
     with pytest.raises(RequestError, match="no fold for c; expected"):
         folds_of(path, ["b", "c"], ["b", "c"])

@@ -114,9 +114,9 @@ def test_a_fold_is_calibrated_without_its_patients(run: tuple[Witness, Path], tm
     witness, folder = run
     shutil.copytree(folder, tmp_path / "run")
     options = witness.options(tmp_path / "run", folds=3, calibrate=method)
-    material = gather(options)
-    cohort, folds, after = material.open(), material.folds, RunFolder(tmp_path / "run")
-    rng, tested = np.random.default_rng(0), material.folds == 0
+    data = gather(options)
+    cohort, folds, after = data.open()[0], data.folds, RunFolder(tmp_path / "run")
+    rng, tested = np.random.default_rng(0), data.folds == 0
     for fold in range(3):
         told = read_scores(RunFolder(folder).model(options.head, fold, 0) / "scores.csv")
         changed = told.test_S & (fold == 0)
@@ -138,8 +138,8 @@ def test_a_run_tells_new_patients_by_what_it_fitted_on_all(run: tuple[Witness, P
     told = json.loads((folder / "calibration.json").read_text())
     assert "out-of-fold" in told["folds_fitted_on"]
     options = witness.options(folder, folds=3)
-    material = gather(options)
-    found = collect(RunFolder(folder), options.head, material.open(), material.folds, options)
+    data = gather(options)
+    found = collect(RunFolder(folder), options.head, data.open()[0], data.folds, options)
     assert calibration_of(told) == found.calibration
     assert [calibration_of(own) for own in told["folds"]] == list(found.calibrations.values())
     predict(PredictOptions(run=(folder,), items=(witness.bags,), out=tmp_path / "p.csv", manifest=witness.manifest))

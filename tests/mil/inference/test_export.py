@@ -17,7 +17,8 @@ from witness import facts as facts_of_bag
 
 from features.bags.bag import read_features, write_bag
 from mil.heads import HEADS, HeadSpec
-from mil.inference.export import export_run, prune_smallest
+from mil.inference.export import export_run
+from mil.inference.leaner import prune_smallest
 from mil.inference.one_graph import OneRun, save_card, save_run
 from mil.inference.options import PredictOptions, RunExportOptions
 from mil.inference.portable import largest_difference, onnx_predict, save_exported, save_onnx, torch_predict
@@ -28,7 +29,6 @@ from mil.run.folder import RunFolder
 from mil.run.scores import read_scores
 from mil.targets.metrics import centred
 from mil.train import train
-from mil.training.options import TrainOptions
 from wsi.errors import RecipeMismatchError, RequestError
 from wsi.outcome import Status
 
@@ -150,7 +150,7 @@ def test_a_stopped_export_is_gone_on_with_and_foreign_files_are_kept(
     assert foreign.read_text() == "mine"
     foreign.unlink()
     with monkeypatch.context() as patch:
-        patch.setattr("mil.inference.export.prune_smallest", Stop(after=1))
+        patch.setattr("mil.inference.leaner.prune_smallest", Stop(after=1))
         with pytest.raises(KeyboardInterrupt):
             export_run(options)
     assert (options.out / "pruned" / "fold0_seed0" / "model.json").is_file()
@@ -203,7 +203,7 @@ def test_one_graph_tells_what_predict_tells(trained: Trained, tmp_path: Path) ->
     path = run / "calibration.json"
     told = json.loads(path.read_text()) | {"method": "platt", "temperature": 1.7, "shift": [0.4, -0.4], "floor": 0.03}
     path.write_text(json.dumps(told))
-    ensemble = load_ensemble(RunFolder(run), TrainOptions(bags=(Path(),), manifest=Path(), out=Path(), device="cpu"))
+    ensemble = load_ensemble(RunFolder(run), "cpu")
     save_run(ensemble, tmp_path / "run.onnx")
     save_card(ensemble, tmp_path / "run.md")
     predict(PredictOptions(run=(run,), items=(trained.witness.bags,), out=tmp_path / "p.csv", manifest=None))
@@ -235,9 +235,7 @@ def test_a_graph_that_differs_from_its_run_is_refused(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("onnxscript")
-    ensemble = load_ensemble(
-        RunFolder(trained.out), TrainOptions(bags=(Path(),), manifest=Path(), out=Path(), device="cpu")
-    )
+    ensemble = load_ensemble(RunFolder(trained.out), "cpu")
     graph = OneRun(ensemble)
     with torch.no_grad():
         assert isinstance(graph.shift_C, torch.Tensor)
@@ -261,7 +259,7 @@ def test_one_graph_of_other_targets(target: str, tmp_path: Path, write_cohort: C
     predict(PredictOptions(run=(options.out,), items=(tmp_path,), out=tmp_path / "p.csv", manifest=witness.manifest))
     with (tmp_path / "p.csv").open(newline="") as file:
         _, *rows = csv.reader(file)
-    ensemble = load_ensemble(RunFolder(options.out), replace(options, device="cpu"))
+    ensemble = load_ensemble(RunFolder(options.out), "cpu")
     for patient, *expected in rows[1:4]:  # of one slide
         bag = torch.from_numpy(read_features(tmp_path / f"{patient}_0.h5").astype(np.float32))
         told = OneRun(ensemble).eval()(bag)[1].detach().numpy()

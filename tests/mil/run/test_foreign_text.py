@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 from witness import Witness
 
-from mil.data.splits import read_labels, read_splits
+from mil.data.splits import read_column, read_splits
 from mil.run.evidence import read_evidence, read_history
 from mil.run.folder import RunFolder
 from mil.run.scores import read_scores
@@ -38,7 +38,7 @@ def test_no_cell_of_a_run_is_a_formula_and_each_reads_back(foreign: RunFolder) -
             cells = [cell for row in csv.reader(file) for cell in row]
         assert not [cell for cell in cells if cell[:1] in ("=", "+", "@") or (cell[:1] == "-" and not _number(cell))]
     table = foreign.path / "splits.csv"
-    assert set(read_labels(table).values()) == {FORMULA, MARKUP}
+    assert set(read_column(table, "label").values()) == {FORMULA, MARKUP}
     evidence = read_evidence(foreign)
     assert all(row["patient_id"].startswith("@") for row in evidence.patients)
     assert set(read_scores(foreign.model(foreign.head, 0, 0) / "scores.csv").image_ids) <= set(read_splits(table))

@@ -9,8 +9,8 @@ from witness import DIM, Witness, facts, grid
 from features.bags.bag import write_bag
 from mil.training.jobs import FitJob
 from mil.training.options import resolve
+from mil.training.processes import fit_all
 from mil.training.training_data import gather
-from mil.training.workers import fit_all
 
 N_TILES = 4000
 """Enough for torch to divide the sums among its threads."""
@@ -30,14 +30,14 @@ def cohort(folder: Path) -> Witness:
 
 def test_other_numbers_of_cores_train_the_same_weights(tmp_path: Path) -> None:
     options = resolve(cohort(tmp_path).options(tmp_path / "run", folds=2, epochs=1, baselines=()))
-    material = gather(options)
+    data = gather(options)
     trained, before = [], torch.get_num_threads()
     try:
         for threads in (1, 4):
             torch.set_num_threads(threads)
             folder = tmp_path / str(threads)
             job = FitJob(head=options.head, fold=0, seed=0, folder=folder, options=options, recipe_hash="")
-            fit_all([job], material.open_all(), material.folds, lambda *_: None)
+            fit_all([job], data.open(), data.folds, lambda *_: None)
             assert torch.get_num_threads() == threads  # the caller's, put back
             trained.append((folder / "weights.safetensors").read_bytes())
     finally:

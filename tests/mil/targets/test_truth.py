@@ -116,8 +116,8 @@ def test_options_reach_training_and_prediction(trained: Trained, tmp_path: Path,
 def test_slides_of_a_patient_as_one_bag(write_cohort: Callable[..., Witness], tmp_path: Path) -> None:
     witness = write_cohort(tmp_path, n_patients=18)
     options = witness.options(tmp_path / "run", folds=2, epochs=3, baselines=(), aggregate="bag")
-    material = gather(options)
-    whole, joined = gather(replace(options, aggregate="mean")).open(), material.open()
+    data = gather(options)
+    whole, joined = gather(replace(options, aggregate="mean")).open()[0], data.open()[0]
     assert joined.image_ids == joined.patient_ids == tuple(dict.fromkeys(whole.patient_ids))
     both = np.concatenate([whole.bags[i] for i, patient in enumerate(whole.patient_ids) if patient == "0005"])
     np.testing.assert_array_equal(joined.bags[joined.patient_ids.index("0005")], both)

@@ -82,8 +82,8 @@ def test_labels_of_slides_that_are_trained_on_only_play_no_part(biopsies: Witnes
     options = biopsies.options(
         tmp_path / "run", unit="slide", other=tmp_path / "other.csv", other_label="none", folds=2
     )
-    material = gather(type(options)(**{**options.__dict__, "bags": (biopsies.bags, tmp_path)}))
-    assert [row.label for row in material.rows[-2:]] == ["none", "none"]
+    data = gather(type(options)(**{**options.__dict__, "bags": (biopsies.bags, tmp_path)}))
+    assert [row.label for row in data.rows[-2:]] == ["none", "none"]
 
 
 def test_whole_patients_are_drawn() -> None:

@@ -42,13 +42,13 @@ def test_only_models_of_the_same_fold_teach_and_only_its_training_slides(
     cohort_files: Witness, teacher: Path, tmp_path: Path, fold: int
 ) -> None:
     options = student(cohort_files, tmp_path / "run", teacher)
-    material = gather(options)
-    cohort = material.open()
-    taught = teach(options, fold, cohort, material.folds)
+    data = gather(options)
+    cohort = data.open()[0]
+    taught = teach(options, fold, cohort, data.folds)
     assert taught is not None
-    tested = material.folds == fold
+    tested = data.folds == fold
     assert (taught[tested] == 0).all()
-    members = [m for m in load_ensemble(RunFolder(teacher), options).members if m.fold == fold]
+    members = [m for m in load_ensemble(RunFolder(teacher), options.device).members if m.fold == fold]
     assert len(members) == 2
     bags = [cohort.bags[i] for i in np.flatnonzero(~tested)]
     expected = np.mean([score(m.model, bags, options) for m in members], axis=0)

@@ -25,10 +25,10 @@ from mil.training.fit import new_model
 from mil.training.jobs import FitJob, divide
 from mil.training.loop import Loop
 from mil.training.options import TrainOptions
+from mil.training.processes import device_of_worker
 from mil.training.ranks import Ranks
 from mil.training.sampling import draw_batch
 from mil.training.training_data import gather
-from mil.training.workers import device_of_worker
 from wsi.errors import BagError, ItemError, RequestError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -46,10 +46,10 @@ def quick(witness: Witness, out: Path, **changes: object) -> TrainOptions:
 
 def gradients(options: TrainOptions, batch: list[int], ranks: Ranks) -> list[torch.Tensor]:
     """Return the gradients of one batch of bags, all parameters of the head."""
-    material = gather(options)
-    cohort = material.open()
+    data = gather(options)
+    cohort = data.open()[0]
     job = FitJob(head=options.head, fold=0, seed=0, folder=options.out, options=options, recipe_hash="")
-    parts = divide(cohort, material.folds, job)
+    parts = divide(cohort, data.folds, job)
     model = new_model(job, cohort, parts, ranks)
     loop = Loop(job, cohort, parts, model, ranks)
     drawn = draw_batch(cohort, parts.train[batch], options, np.random.default_rng(0))
@@ -122,10 +122,10 @@ def test_a_loss_over_parts_sees_one_dropout_twice(small: Witness, tmp_path: Path
     """The loss that is told is that of the outputs whose gradient is taken: a step along it lowers it."""
     by_time = Witness(small.bags, survivors(small, tmp_path))
     options = quick(by_time, tmp_path / "run", target="survival", dropout=0.5, max_rows=1)
-    material = gather(options)
-    cohort = material.open()
+    data = gather(options)
+    cohort = data.open()[0]
     job = FitJob(head=options.head, fold=0, seed=0, folder=options.out, options=options, recipe_hash="")
-    parts = divide(cohort, material.folds, job)
+    parts = divide(cohort, data.folds, job)
     loop = Loop(job, cohort, parts, new_model(job, cohort, parts, Ranks()), Ranks())
     drawn = draw_batch(cohort, parts.train[:8], options, np.random.default_rng(0))
 
@@ -248,9 +248,9 @@ def test_gpus_are_used_in_turn() -> None:
 
 def test_a_dead_process_is_one_line(small: Witness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from features.distributed import RankEnd
-    from mil.training import workers
+    from mil.training import processes
 
-    monkeypatch.setattr(workers, "run_ranks", lambda work, hear: [RankEnd(0, 0), RankEnd(1, -9)])
+    monkeypatch.setattr(processes, "run_ranks", lambda work, hear: [RankEnd(0, 0), RankEnd(1, -9)])
     with pytest.raises(ItemError, match=r"rank 1 was stopped by signal 9.*fewer --nproc"):
         train(quick(small, tmp_path / "run", nproc=2))
     monkeypatch.setenv("RANK", "0")

@@ -19,13 +19,14 @@ from torch.nn import functional as F
 from witness import Witness
 
 from mil.data.cohort import Cohort
+from mil.ragged.randomness import Randomness
 from mil.run.scores import read_scores
 from mil.targets import ClassTarget
 from mil.train import train
 from mil.training.ema import WeightMean
 from mil.training.options import TrainOptions
 from mil.training.sampling import draw_batch, epoch_order, slide_weights
-from mil.training.sharpness import Randomness, ascended
+from mil.training.sharpness import ascended
 from mil.training.soft_targets import Distilled, Mixed, Smoothed
 from wsi.errors import RequestError
 

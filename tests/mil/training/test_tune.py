@@ -20,12 +20,11 @@ from mil.training.tune_options import TuneOptions
 from mil.tune import tune
 from wsi.errors import BagError, RecipeMismatchError, RequestError
 
-tune_module = import_module("mil.tune")
+tune_module: Any = import_module("mil.tune")
 """`mil.tune` is the verb."""
 
 pytest.importorskip("optuna")
 
-tune_module: Any = import_module("mil.tune")
 
 
 @pytest.fixture(scope="module")
@@ -111,9 +110,9 @@ def test_the_searches_of_a_fold_never_see_its_patients(
     tune(options)
     from mil.training.training_data import gather
 
-    material = gather(options.train)
-    ids = np.array([row.image_id for row in material.rows])
-    tested = [set(ids[material.folds == fold]) for fold in (0, 1)]
+    data = gather(options.train)
+    ids = np.array([row.image_id for row in data.rows])
+    tested = [set(ids[data.folds == fold]) for fold in (0, 1)]
     outer = [place for place, (where, _, _) in enumerate(seen) if where == "outer"]
     assert [seen[place][1] for place in outer] == [0, 1]
     for fold, (first, last) in enumerate([(0, outer[0]), (outer[0] + 1, outer[1])]):

@@ -5,14 +5,12 @@ model together add numbers in another order, so theirs agrees within rounding.
 """
 
 import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from multiprocessing.queues import SimpleQueue
 from typing import Any
 
@@ -28,22 +26,11 @@ from mil.training.options import TrainOptions
 from mil.training.ranks import Ranks
 from mil.training.training_data import gather
 from wsi.arrays import Ints
-from wsi.errors import ItemError, RequestError
-from wsi.files.documents import parse_json, read_document
-from wsi.interrupt import interrupts_held
+from wsi.errors import ItemError
+from wsi.interrupt import end_with_parent, interrupts_held
 
 Done = Callable[[FitJob, dict[str, float]], None]
 """Called with each model and its facts as it is finished."""
-
-
-def is_whole(job: FitJob) -> bool:
-    """Tell whether the model was finished by a run of the same recipe."""
-    try:
-        return bool(
-            parse_json(read_document(job.folder / "model.json", RequestError))["recipe_hash"] == job.recipe_hash
-        )
-    except (ValueError, KeyError, TypeError):  # a RequestError, where there is no such file, is a ValueError, too
-        return False
 
 
 def fit_all(todo: Sequence[FitJob], cohorts: Sequence[Cohort], folds: Ints, done: Done) -> None:
@@ -56,23 +43,18 @@ def fit_all(todo: Sequence[FitJob], cohorts: Sequence[Cohort], folds: Ints, done
     ItemError
         A training process died.
     """
-    if not todo:
-        return
-    options = todo[0].options
-    if options.nproc > 1:
+    if todo and todo[0].options.nproc > 1:
         _by_ranks(todo, done)
-        return
-    workers = min(options.workers, len(todo))
-    if workers > 1:
-        _side_by_side(todo, workers, done)
-        return
-    with deterministic(todo):
-        for job in todo:
-            done(job, fit(job, cohort_of(job, cohorts), folds))
+    elif len(todo) > 1 and todo[0].options.workers > 1:
+        _side_by_side(todo, min(todo[0].options.workers, len(todo)), done)
+    else:
+        with deterministic(todo):
+            for job in todo:
+                done(job, fit(job, job.cohort_of(cohorts), folds))
 
 
 def _side_by_side(todo: Sequence[FitJob], workers: int, done: Done) -> None:
-    """Train in processes, which gather their material themselves: little goes through the pipes."""
+    """Train in processes, which gather their data themselves: little goes through the pipes."""
     options, context = todo[0].options, get_context("spawn")
     devices: SimpleQueue[str] = context.SimpleQueue()
     for worker in range(workers):
@@ -102,13 +84,8 @@ def device_of_worker(asked: str, worker: int, gpus: int) -> str:
 
 def _by_ranks(todo: Sequence[FitJob], done: Done) -> None:
     """Train each model by several processes on this machine."""
-
-    def hear(message: Message) -> None:
-        number, facts = message[1]
-        done(todo[number], facts)
-
     work: list[RankWork] = [partial(_rank, todo) for _ in range(todo[0].options.nproc)]
-    ends = run_ranks(work, hear)
+    ends = run_ranks(work, lambda message: done(*message[1]))
     for end in ends:
         if end.error is not None:
             raise end.error
@@ -122,31 +99,24 @@ def _rank(todo: Sequence[FitJob], place: Place, store: Store, send: Callable[[Me
     options = todo[0].options
     device = device_of_rank(torch.device(options.device), place.local_rank)
     with process_group(place, device, store) as group:
-        material = gather(options)
-        cohorts = material.open_all()
-        for number, facts in fit_in_group(todo, cohorts, material.folds, group, device):
+        data = gather(options)
+        for fitted in fit_in_group(todo, data.open(), data.folds, group, device):
             if place.rank == 0:
-                send(("fitted", (number, facts)))
+                send(("fitted", fitted))
         send((JOINED, ()))  # only now: a rank that dies before would leave the others waiting, so they are stopped
 
 
 def fit_in_group(
     todo: Sequence[FitJob], cohorts: Sequence[Cohort], folds: Ints, group: Group, device: torch.device
-) -> Iterator[tuple[int, dict[str, float]]]:
-    """Train the models as one rank of a process group; give the number of each, and its facts."""
+) -> Iterator[tuple[FitJob, dict[str, float]]]:
+    """Train the models as one rank of a process group; give each with its facts."""
     if todo:
         group.from_all(None)  # until every rank has loaded: from here on they wait for minutes only
     ranks = Ranks(group.place.rank, group.place.world, group, device)
-    for number, job in enumerate(todo):
-        own = replace(job, options=replace(job.options, device=str(device)))
+    for job in todo:
+        own = job.on(str(device))
         with deterministic([own]):
-            yield number, fit(own, cohort_of(job, cohorts), folds, ranks)
-
-
-def cohort_of(job: FitJob, cohorts: Sequence[Cohort]) -> Cohort:
-    """Return the bags that a model is trained on: of the encoder whose turn it is, or of its fold's own."""
-    number = job.fold if job.options.fusion == "folds" else job.seed
-    return cohorts[number % len(cohorts)]
+            yield job, fit(own, job.cohort_of(cohorts), folds, ranks)
 
 
 @contextmanager
@@ -177,20 +147,12 @@ _WORKER: dict[str, Any] = {}
 
 
 def _begin_worker(options: TrainOptions, devices: "SimpleQueue[str]") -> None:
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    material = gather(options)
-    _WORKER.update(cohorts=material.open_all(), folds=material.folds, device=devices.get())
-
-
-def _die_with_parent() -> None:
-    """End this process when the one that started it is gone, killed perhaps: nobody waits for its models."""
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    end_with_parent()
+    data = gather(options)
+    _WORKER.update(cohorts=data.open(), folds=data.folds, device=devices.get())
 
 
 def _fit_in_worker(job: FitJob) -> dict[str, float]:
-    own = replace(job, options=replace(job.options, device=_WORKER["device"]))
+    own = job.on(_WORKER["device"])
     with deterministic([own]):
-        return fit(own, cohort_of(job, _WORKER["cohorts"]), _WORKER["folds"])
+        return fit(own, job.cohort_of(_WORKER["cohorts"]), _WORKER["folds"])

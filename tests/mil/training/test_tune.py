@@ -26,7 +26,6 @@ tune_module: Any = import_module("mil.tune")
 pytest.importorskip("optuna")
 
 
-
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory, write_cohort: Callable[..., Witness]) -> Witness:
     return write_cohort(tmp_path_factory.mktemp("small"), n_patients=36)

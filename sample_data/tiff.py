@@ -15,7 +15,8 @@ import tifffile
 
 from sample_data.paint import Painter
 from sample_data.spec import MPP, SlideSpec
-from sample_data.texture import BLOCK_PX, ByteImage
+from sample_data.texture import BLOCK_PX
+from wsi.arrays import RGB
 
 DEFLATE_TILE_PX = 128
 JPEG_TILE_PX = 256
@@ -28,7 +29,7 @@ _SHRINK = 4
 _SMALLEST_LEVEL_PX = 512
 _CLASSIC_LIMIT_BYTES = 3_500_000_000
 
-_Encode = Callable[[ByteImage], bytes]
+_Encode = Callable[[RGB], bytes]
 
 
 def write_slide(path: Path, painter: Painter, spec: SlideSpec, threads: int = 1) -> None:
@@ -76,11 +77,11 @@ def _write_pyramid(file: tifffile.TiffWriter, painter: Painter, spec: SlideSpec,
         )
 
 
-def _deflate(tile: ByteImage) -> bytes:
+def _deflate(tile: RGB) -> bytes:
     return bytes(imagecodecs.deflate_encode(tile.tobytes(), level=_DEFLATE_LEVEL))
 
 
-def _jpeg(tile: ByteImage) -> bytes:
+def _jpeg(tile: RGB) -> bytes:
     return bytes(
         imagecodecs.jpeg8_encode(tile, level=_JPEG_QUALITY, colorspace="RGB", outcolorspace="YCBCR", subsampling=(2, 2))
     )
@@ -93,7 +94,7 @@ def _level_shapes(height: int, width: int) -> list[tuple[int, int]]:
     return shapes
 
 
-_Band = tuple[list[list[bytes]], list[ByteImage | None]]
+_Band = tuple[list[list[bytes]], list[RGB | None]]
 
 
 def _bands(
@@ -106,7 +107,7 @@ def _bands(
     blank = encode(np.broadcast_to(painter.background, (tile_px, tile_px, 3)).copy())
     per_block, columns = BLOCK_PX // tile_px, -(-spec.width_px // tile_px)
 
-    def paint(l0_yx: tuple[int, int]) -> tuple[list[list[bytes]], ByteImage | None]:
+    def paint(l0_yx: tuple[int, int]) -> tuple[list[list[bytes]], RGB | None]:
         block = painter.block(*l0_yx)
         if block is None:
             return [[blank] * per_block] * per_block, None
@@ -118,7 +119,7 @@ def _bands(
         yield rows, [block for _, block in painted]
 
 
-def _tile_rows(pixels: ByteImage, encode: _Encode, tile_px: int) -> list[list[bytes]]:
+def _tile_rows(pixels: RGB, encode: _Encode, tile_px: int) -> list[list[bytes]]:
     height, width = pixels.shape[:2]
     return [
         [encode(np.ascontiguousarray(pixels[y : y + tile_px, x : x + tile_px])) for x in range(0, width, tile_px)]
@@ -138,10 +139,10 @@ def _first_rows(bands: Iterable[list[list[bytes]]], height: int, tile_px: int) -
 class _Coarser:
     """Makes the coarser levels while the finest is being written; keeps only their compressed tiles."""
 
-    def __init__(self, shapes: list[tuple[int, int]], background: ByteImage) -> None:
+    def __init__(self, shapes: list[tuple[int, int]], background: RGB) -> None:
         self._shapes = shapes
         self._background = background
-        self._strips: list[list[ByteImage]] = [[] for _ in shapes]
+        self._strips: list[list[RGB]] = [[] for _ in shapes]
         self._rows: list[list[list[bytes]]] = [[] for _ in shapes]
 
     def fed_by(self, bands: Iterable[_Band]) -> Iterator[list[list[bytes]]]:
@@ -156,13 +157,13 @@ class _Coarser:
         self._flush(level)
         yield self._rows[level]
 
-    def _shrunk(self, block: ByteImage | None) -> ByteImage:
+    def _shrunk(self, block: RGB | None) -> RGB:
         side = BLOCK_PX // _SHRINK
         if block is None:
             return np.broadcast_to(self._background, (side, side, 3))
         return np.asarray(cv2.resize(block, (side, side), interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
-    def _take(self, level: int, strip: ByteImage) -> None:
+    def _take(self, level: int, strip: RGB) -> None:
         """Add a strip of pixels; when there are enough for a row of tiles, compress them and feed the next level."""
         self._strips[level].append(strip)
         if sum(part.shape[0] for part in self._strips[level]) >= JPEG_TILE_PX:
@@ -183,7 +184,7 @@ class _Coarser:
             size = (even.shape[1] // _SHRINK, even.shape[0] // _SHRINK)
             self._take(level + 1, np.asarray(cv2.resize(even, size, interpolation=cv2.INTER_AREA), dtype=np.uint8))
 
-    def _padded(self, pixels: ByteImage, height: int, width: int) -> ByteImage:
+    def _padded(self, pixels: RGB, height: int, width: int) -> RGB:
         """Return the pixels, extended with background to at least the given size."""
         wider = np.empty((max(height, pixels.shape[0]), max(width, pixels.shape[1]), 3), dtype=np.uint8)
         wider[:] = self._background

@@ -12,14 +12,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi.arrays import RGB
+from wsi.arrays import RGB, Bools, Mask
 from wsi.scores.duplicates import Repeats, find_repeats
 from wsi.tissue.density import densities, mean_density
 from wsi.tissue.mask import Tissue
 from wsi.tissue.pen import pen_mask
 
-Mask = NDArray[np.uint8]
-"""uint8 (h, w), 1 = artefact, in the overview's frame."""
 TileMeans = Callable[[NDArray[Any]], NDArray[np.float32]]
 """Gives the mean of a picture (h, w) over every tile, float32 (rows, columns); of a mask, the share that it covers."""
 
@@ -132,7 +130,7 @@ def _notes(parts: dict[str, float], repeats: Repeats) -> list[str]:
     return notes
 
 
-def _folds(mean: NDArray[np.float32], colour: NDArray[np.float32], tissue: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _folds(mean: NDArray[np.float32], colour: NDArray[np.float32], tissue: Bools) -> Bools:
     if not tissue.any():
         return tissue
     middle, usual_colour = float(np.median(mean[tissue])), float(np.median(colour[tissue]))
@@ -141,7 +139,7 @@ def _folds(mean: NDArray[np.float32], colour: NDArray[np.float32], tissue: NDArr
     return np.asarray(tissue & dense & (colour > 1.2 * usual_colour))
 
 
-def _large(mask: NDArray[np.bool_], least_px: float) -> Mask:
+def _large(mask: Bools, least_px: float) -> Mask:
     """Keep pieces of at least that many pixels."""
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     kept = stats[:, cv2.CC_STAT_AREA] >= least_px

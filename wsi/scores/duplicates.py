@@ -12,11 +12,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi.arrays import RGB
+from wsi.arrays import RGB, Bools, FloatImage, Mask
 from wsi.tissue.density import largest_density
 
-Mask = NDArray[np.uint8]
-"""uint8 (h, w), 1 = tissue, in the overview's frame."""
 Labels = NDArray[np.int32]
 """int32 (h, w): 0 where nothing repeats, and on the first piece of a group; k on the repeats of group k."""
 
@@ -62,9 +60,9 @@ class Repeats:
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    density: NDArray[np.float32]
+    density: FloatImage
     """float32 (h, w), cut out of the overview; 0 outside of the piece."""
-    inside: NDArray[np.float32]
+    inside: FloatImage
     """float32 (h, w), 1 inside."""
     centre: tuple[float, float]
     """(x, y) in the cut."""
@@ -138,7 +136,7 @@ def _pieces(
     return joined, [_cut(overview, joined == i + 1, background) for i in range(len(order))]
 
 
-def _cut(overview: RGB, inside: NDArray[np.bool_], background: tuple[int, int, int]) -> _Piece:
+def _cut(overview: RGB, inside: Bools, background: tuple[int, int, int]) -> _Piece:
     rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
     box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     shape = inside[box].astype(np.float32)
@@ -152,7 +150,7 @@ def _cut(overview: RGB, inside: NDArray[np.bool_], background: tuple[int, int, i
     return _Piece(density, shape, (float(x.mean()), float(y.mean())), slenderness, float(len(y)))
 
 
-_Placed = tuple[NDArray[np.float32], NDArray[np.float32]]
+_Placed = tuple[FloatImage, FloatImage]
 """Density and inside on the canvas, float32 (64, 64) each."""
 
 

@@ -154,10 +154,10 @@ class ShardFile:
 
 
 @lru_cache(maxsize=_OPEN_SHARDS)
-def open_shard(path: str, n_chunks: int, _stamp: tuple[int, int]) -> ShardFile:
+def open_shard(path: Path, n_chunks: int, _stamp: tuple[int, int]) -> ShardFile:
     """Return a shard open for reading; the process keeps the last ones mapped.
 
     Maps stay valid in forked children. ``_stamp`` keeps the shards of a store apart from those of the store that was
     at the path before.
     """
-    return ShardFile(Path(path), n_chunks)
+    return ShardFile(path, n_chunks)

@@ -2,9 +2,8 @@
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from wsi.arrays import RGB
+from wsi.arrays import RGB, Bools, FloatImage
 from wsi.pixels.channels import largest, smallest
 
 _CELL = 4
@@ -21,7 +20,7 @@ _BLACK = 6
 """All channels at or below, and flat, anywhere: padding."""
 
 
-def border_mask(overview: RGB, um_per_px: float, background: tuple[int, int, int]) -> NDArray[np.bool_]:
+def border_mask(overview: RGB, um_per_px: float, background: tuple[int, int, int]) -> Bools:
     """Return what is fill around the scanned area, bool (h, w).
 
     Parameters
@@ -54,7 +53,7 @@ def border_mask(overview: RGB, um_per_px: float, background: tuple[int, int, int
     return np.asarray(padding | whole | _connected_to(whole, near & grey & (depth > 0.012)))
 
 
-def border_widths(border: NDArray[np.bool_]) -> int:
+def border_widths(border: Bools) -> int:
     """Return how far the fill reaches into the picture, px: the most over the four sides."""
     if not border.any():
         return 0
@@ -63,7 +62,7 @@ def border_widths(border: NDArray[np.bool_]) -> int:
     return int(max(runs))
 
 
-def _depth_and_greyness(rgb: RGB, background: tuple[int, int, int]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+def _depth_and_greyness(rgb: RGB, background: tuple[int, int, int]) -> tuple[FloatImage, Bools]:
     """Return the density of the least absorbing channel, and whether a pixel is as colourless as the glass is."""
     tables = [np.arange(256) * (max(background) / max(1, empty)) for empty in background]
     even = np.stack([np.clip(t, 0, 255) for t in tables], axis=1).astype(np.uint8)
@@ -74,7 +73,7 @@ def _depth_and_greyness(rgb: RGB, background: tuple[int, int, int]) -> tuple[NDA
     return np.asarray(cv2.LUT(largest(balanced), depth), np.float32), spread <= _GREYNESS
 
 
-def _reaching_the_edge(fill: NDArray[np.bool_], depth: NDArray[np.float32]) -> NDArray[np.bool_]:
+def _reaching_the_edge(fill: Bools, depth: FloatImage) -> Bools:
     """Keep large pieces along the picture's edge; pale ones only if they are of one level, as no vignette is."""
     count, labels, stats, _ = cv2.connectedComponentsWithStats(fill.astype(np.uint8), connectivity=4)
     kept = np.zeros(count, bool)
@@ -88,7 +87,7 @@ def _reaching_the_edge(fill: NDArray[np.bool_], depth: NDArray[np.float32]) -> N
     return np.asarray(kept[labels])
 
 
-def _connected_to(seed: NDArray[np.bool_], mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _connected_to(seed: Bools, mask: Bools) -> Bools:
     count, labels = cv2.connectedComponents((mask | seed).astype(np.uint8), connectivity=4)
     kept = np.zeros(count, bool)
     kept[np.unique(labels[seed])] = True
@@ -96,7 +95,7 @@ def _connected_to(seed: NDArray[np.bool_], mask: NDArray[np.bool_]) -> NDArray[n
     return np.asarray(kept[labels])
 
 
-def _padding(overview: RGB, um_per_px: float) -> NDArray[np.bool_]:
+def _padding(overview: RGB, um_per_px: float) -> Bools:
     """Return where the picture is flat, pure black over more than any tissue fold or stroke, bool (h, w)."""
     black = (largest(overview) <= _BLACK).astype(np.uint8)
     if not black.any():

@@ -12,17 +12,13 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from wsi.arrays import RGB
+from wsi.arrays import RGB, Bools, FloatImage, Mask
 from wsi.pixels.channels import largest, smallest
 from wsi.tissue.background import UNSCANNED, estimate_background, uneven_light
 from wsi.tissue.borders import border_mask, border_widths
-from wsi.tissue.density import Density, densities, largest_density, texture
+from wsi.tissue.density import densities, largest_density, texture
 from wsi.tissue.pen import Inks, flat_ink
-
-Mask = NDArray[np.uint8]
-"""uint8 (h, w), 1 = tissue, in the overview's frame."""
 
 MIN_AREA_UM2 = 20_000.0
 """Pieces smaller than this (a circle of 160 um) are dust, unless nothing else is found."""
@@ -117,15 +113,15 @@ def find_tissue(overview: RGB, um_per_px: float, damaged: Mask | None = None) ->
 class _Seen:
     """What the thresholds are applied to."""
 
-    signal: Density
+    signal: FloatImage
     """How much a pixel differs from the background, its noise taken out, float32 (h, w)."""
-    plain: Density
+    plain: FloatImage
     """The same of the pixel alone: walls of fat are as thin as that."""
-    rough: NDArray[np.bool_]
+    rough: Bools
     """Where it varies more than empty glass does."""
-    structured: NDArray[np.bool_]
+    structured: Bools
     """Where that holds for most of the surroundings."""
-    usable: NDArray[np.bool_]
+    usable: Bools
     """Where tissue may be."""
     threshold: float
     faint: float
@@ -134,7 +130,7 @@ class _Seen:
     left_out: tuple[str, ...] = ()
 
 
-def _seen(overview: RGB, usable: NDArray[np.bool_], background: tuple[int, int, int], um_per_px: float) -> _Seen:
+def _seen(overview: RGB, usable: Bools, background: tuple[int, int, int], um_per_px: float) -> _Seen:
     """Return what is seen on a bright background: density, without what is no tissue for sure."""
     border = border_mask(overview, um_per_px, background)
     usable = usable & ~border
@@ -155,13 +151,13 @@ def _seen(overview: RGB, usable: NDArray[np.bool_], background: tuple[int, int, 
 
 def _ink_and_lines(
     inks: Inks,
-    signal: Density,
-    plain: Density,
-    usable: NDArray[np.bool_],
+    signal: FloatImage,
+    plain: FloatImage,
+    usable: Bools,
     threshold: float,
     faint: float,
     um_per_px: float,
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+) -> tuple[Bools, Bools]:
     """Return where ink lies on glass, and where colourless lines run; every other pixel is looked at, each way."""
     half = np.s_[::2, ::2]
     unevenness = texture(plain, 3)[half]
@@ -175,7 +171,7 @@ def _ink_and_lines(
     return next(both) & usable, next(both) & usable
 
 
-def _less(density: Density, light: Density | None, usable: NDArray[np.bool_]) -> Density:
+def _less(density: FloatImage, light: FloatImage | None, usable: Bools) -> FloatImage:
     """Return a density less that of unevenly lit glass, 0 where it is not usable."""
     if light is not None:
         density -= light
@@ -184,14 +180,12 @@ def _less(density: Density, light: Density | None, usable: NDArray[np.bool_]) ->
     return density
 
 
-def _most(inks: Inks) -> Density:
+def _most(inks: Inks) -> FloatImage:
     """Return the density of the channel that absorbs most."""
     return np.maximum(np.maximum(inks[0], inks[1]), inks[2])
 
 
-def _seen_in_the_dark(
-    overview: RGB, usable: NDArray[np.bool_], background: tuple[int, int, int], um_per_px: float
-) -> _Seen:
+def _seen_in_the_dark(overview: RGB, usable: Bools, background: tuple[int, int, int], um_per_px: float) -> _Seen:
     """Return what is seen on a dark background: light."""
     raw = _intensity(overview, background)
     raw[~usable] = 0
@@ -211,9 +205,7 @@ def _odd(length_px: float) -> int:
     return 2 * max(1, round(length_px / 2)) + 1
 
 
-def _roughness(
-    structure: NDArray[np.float32], signal: NDArray[np.float32], usable: NDArray[np.bool_], faint: float
-) -> float:
+def _roughness(structure: FloatImage, signal: FloatImage, usable: Bools, faint: float) -> float:
     """Return the texture that the empty slide hardly reaches: its median and six times the spread."""
     empty = structure[::3, ::3][(usable & (signal < faint))[::3, ::3]]
     if not empty.size:
@@ -222,14 +214,14 @@ def _roughness(
     return _bounded(middle + 6 * 1.4826 * float(np.median(np.abs(empty - middle))), (0.006, 0.02))
 
 
-def _areas(rough: NDArray[np.bool_], um_per_px: float) -> NDArray[np.bool_]:
+def _areas(rough: Bools, um_per_px: float) -> Bools:
     """Return the rough areas that are broader than an edge."""
     side = _odd(_AREA_UM / um_per_px)
     share = np.asarray(cv2.blur(rough.astype(np.float32), (side, side)), np.float32)
     return np.asarray(cv2.dilate((share > 0.45).astype(np.uint8), np.ones((side // 2 + 1,) * 2, np.uint8)) > 0)
 
 
-def _amid_tissue(ink: NDArray[np.bool_], found: NDArray[np.bool_], um_per_px: float) -> NDArray[np.bool_]:
+def _amid_tissue(ink: Bools, found: Bools, um_per_px: float) -> Bools:
     """Return what looks like ink and has tissue on most sides: a strong marker, or ink over tissue."""
     if not ink.any():
         return ink
@@ -245,7 +237,7 @@ def _amid_tissue(ink: NDArray[np.bool_], found: NDArray[np.bool_], um_per_px: fl
     return np.asarray(amid | enclosed[labels])
 
 
-def _lines(found: NDArray[np.bool_], inks: Inks, um_per_px: float) -> NDArray[np.bool_]:
+def _lines(found: Bools, inks: Inks, um_per_px: float) -> Bools:
     """Return long, thin, colourless lines."""
     most = _most(inks)
     colour = most - np.minimum(np.minimum(inks[0], inks[1]), inks[2])
@@ -263,9 +255,7 @@ def _lines(found: NDArray[np.bool_], inks: Inks, um_per_px: float) -> NDArray[np
     return np.asarray(cv2.dilate(kept[labels].astype(np.uint8), np.ones((3, 3), np.uint8)) > 0)
 
 
-def _left_out(
-    border: NDArray[np.bool_], ink: NDArray[np.bool_], line: NDArray[np.bool_], um_per_px: float
-) -> tuple[str, ...]:
+def _left_out(border: Bools, ink: Bools, line: Bools, um_per_px: float) -> tuple[str, ...]:
     notes = []
     if border.mean() > _TOLD_SHARE:
         width = border_widths(border) * um_per_px / 1000
@@ -276,7 +266,7 @@ def _left_out(
     return tuple(notes)
 
 
-def _without_smooth(found: NDArray[np.bool_], seen: _Seen, threshold: float) -> NDArray[np.bool_]:
+def _without_smooth(found: Bools, seen: _Seen, threshold: float) -> Bools:
     """Drop pieces that are both faint and smooth within: grey glass, shadows, smears out of focus."""
     count, labels = cv2.connectedComponents(found.astype(np.uint8), connectivity=8)
     if count == 1:
@@ -292,19 +282,19 @@ def _without_smooth(found: NDArray[np.bool_], seen: _Seen, threshold: float) -> 
     return found & ~smooth[labels]
 
 
-def _closed(found: NDArray[np.bool_], um_per_px: float) -> Mask:
+def _closed(found: Bools, um_per_px: float) -> Mask:
     """Close narrow gaps; the picture's edge is no gap."""
     width = _odd(_CLOSED_UM / um_per_px)
     disk = np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width)), np.uint8)
     return np.asarray(cv2.morphologyEx(found.astype(np.uint8), cv2.MORPH_CLOSE, disk), np.uint8)
 
 
-def _intensity(rgb: RGB, background: tuple[int, int, int]) -> NDArray[np.float32]:
+def _intensity(rgb: RGB, background: tuple[int, int, int]) -> FloatImage:
     brighter = largest(rgb.astype(np.float32) - np.array(background, np.float32)) / 255
     return np.maximum(brighter, 0).astype(np.float32)
 
 
-def background_noise(signal: Density, structure: Density, scanned: NDArray[np.bool_]) -> float:
+def background_noise(signal: FloatImage, structure: FloatImage, scanned: Bools) -> float:
     """Return how much single pixels of the empty slide vary: the usual texture where the signal is weak."""
     weak = structure[::3, ::3][(scanned & (signal < 0.05))[::3, ::3]]
     return float(np.quantile(weak, 0.6)) if weak.size else 0.0

@@ -20,15 +20,12 @@ which is even, is never taken for tissue (`flat_ink`).
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from wsi.arrays import RGB
+from wsi.arrays import RGB, Bools, FloatImage, Mask
 from wsi.pixels.channels import largest
-from wsi.tissue.density import Density, densities, largest_density, texture
+from wsi.tissue.density import densities, largest_density, texture
 
-Mask = NDArray[np.uint8]
-"""uint8 (h, w), 1 = ink, in the overview's frame."""
-Inks = tuple[Density, Density, Density]
+Inks = tuple[FloatImage, FloatImage, FloatImage]
 """Density of red, green and blue, float32 (h, w) each."""
 
 STROKE_UM = 80.0
@@ -89,9 +86,7 @@ def pen_mask(overview: RGB, um_per_px: float, background: tuple[int, int, int]) 
     return blue | others[0] | others[1]
 
 
-def _unlike_stain(
-    strokes: Mask, strong: NDArray[np.bool_], even: NDArray[np.bool_], inks: Inks, um_per_px: float
-) -> Mask:
+def _unlike_stain(strokes: Mask, strong: Bools, even: Bools, inks: Inks, um_per_px: float) -> Mask:
     """Keep strokes that are even, and those without gaps unless most of what absorbs on the slide has their hue."""
     if not strokes.any():
         return strokes
@@ -109,7 +104,7 @@ def _unlike_stain(
     return np.asarray(kept[labels], np.uint8)
 
 
-def flat_ink(inks: Inks, unevenness: Density, usable: NDArray[np.bool_], um_per_px: float) -> NDArray[np.bool_]:
+def flat_ink(inks: Inks, unevenness: FloatImage, usable: Bools, um_per_px: float) -> Bools:
     """Find ink that lies on glass: even within a stroke, as no tissue is, however thin the stroke.
 
     Parameters
@@ -145,7 +140,7 @@ def flat_ink(inks: Inks, unevenness: Density, usable: NDArray[np.bool_], um_per_
     return found
 
 
-def _hues(red: Density, green: Density, blue: Density, *, strong: bool) -> tuple[NDArray[np.bool_], ...]:
+def _hues(red: FloatImage, green: FloatImage, blue: FloatImage, *, strong: bool) -> tuple[Bools, ...]:
     """Tell which pixels have the hue of black, blue or green, and red ink: at full strength, or at a stroke's edge."""
     most, least = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
     colourless, bluer = most - least < 0.1 * most + 0.02, red - green > 0.15 * red
@@ -157,7 +152,7 @@ def _hues(red: Density, green: Density, blue: Density, *, strong: bool) -> tuple
     return colourless & (least > _LEAST_INK), (bluer & (red > 0.35)) | deep_blue, redder
 
 
-def _grown(seeds: NDArray[np.bool_], weak: NDArray[np.bool_], reach_um: float, um_per_px: float) -> NDArray[np.bool_]:
+def _grown(seeds: Bools, weak: Bools, reach_um: float, um_per_px: float) -> Bools:
     """Return the seeds with a pixel around them, and what is weak and connected to them within reach."""
     near = cv2.dilate(seeds.astype(np.uint8), _disk(2 * max(1, round(reach_um / um_per_px)) + 1))
     close = cv2.dilate(seeds.astype(np.uint8), _disk(3)) > 0
@@ -169,9 +164,7 @@ def _grown(seeds: NDArray[np.bool_], weak: NDArray[np.bool_], reach_um: float, u
     return np.asarray(kept[labels])
 
 
-def _even_strokes(
-    hue: NDArray[np.bool_], even: NDArray[np.bool_], least_share: float, um_per_px: float
-) -> NDArray[np.bool_]:
+def _even_strokes(hue: Bools, even: Bools, least_share: float, um_per_px: float) -> Bools:
     """Return the pieces of a hue that are even for a good part: all but their edges."""
     if not hue.any():
         return hue
@@ -183,11 +176,11 @@ def _even_strokes(
     return np.asarray(kept[labels])
 
 
-_Pair = tuple[NDArray[np.bool_], NDArray[np.bool_]]
+_Pair = tuple[Bools, Bools]
 """Where an ink surely is, and where it may be if it surely is nearby."""
 
 
-def _blue_or_green(red: Density, green: Density, blue: Density) -> _Pair:
+def _blue_or_green(red: FloatImage, green: FloatImage, blue: FloatImage) -> _Pair:
     excess = red - green
     # A dark violet-blue marker absorbs green like red, but lets blue through as no dense nuclei do.
     violet = (red > 0.65) & (red > 0.95 * green) & (blue < 0.38 * red)
@@ -196,14 +189,14 @@ def _blue_or_green(red: Density, green: Density, blue: Density) -> _Pair:
     return strong, (excess > 0.06) & (red > 0.12)
 
 
-def _red(red: Density, green: Density, blue: Density) -> _Pair:
+def _red(red: FloatImage, green: FloatImage, blue: FloatImage) -> _Pair:
     clear = red < 0.3 * green
     # Stain under the ink adds to green, hardly to blue.
     strong = clear & (green > 0.75) & (blue > 0.75) & (blue > 0.6 * green)
     return strong, clear & (green > 0.2) & (blue > 0.7 * green)
 
 
-def _black(red: Density, green: Density, blue: Density) -> _Pair:
+def _black(red: FloatImage, green: FloatImage, blue: FloatImage) -> _Pair:
     least = np.minimum(np.minimum(red, green), blue)
     most = np.maximum(np.maximum(red, green), blue)
     # Over tissue, its stain comes on top; no stain alone absorbs so much of each channel.

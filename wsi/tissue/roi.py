@@ -18,14 +18,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi.arrays import Floats, Ints, Mask
 from wsi.errors import RequestError, SlideError, one_line
 from wsi.files.documents import parse_json, read_document
 from wsi.tissue.roi_label import is_label, label_hash, label_of, read_label
 from wsi.units import YX
 
-Mask = NDArray[np.uint8]
-"""uint8 (h, w), 1 = use, in the overview's frame."""
-Ring = NDArray[np.float64]
+Ring = Floats
 """float64 (n, 2), (x, y) level-0 pixels."""
 
 ENDINGS = (".geojson", ".json", ".png")
@@ -181,7 +180,7 @@ def _fill(mask: Mask, region: Region, l0_per_o: float, value: int) -> None:
     mask[y0:y1, x0:x1][odd] = value
 
 
-def _crossings(ring: Ring, height: int, width: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+def _crossings(ring: Ring, height: int, width: int) -> Iterator[tuple[Ints, Ints]]:
     """Yield rows, and the first columns at or right of where the ring crosses their centre lines, in bounded parts."""
     start, end = ring, np.roll(ring, -1, axis=0)
     first = np.clip(np.ceil(np.minimum(start[:, 1], end[:, 1])), 0, height).astype(np.int64)

@@ -47,6 +47,7 @@ from wsi.cohort.manifest import ManifestRow
 from wsi.errors import RequestError
 from wsi.files.atomic import check_folder, replacing
 from wsi.files.claim import claim
+from wsi.files.replace import discard
 from wsi.options import stage
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.recipe import refuse_other_recipe
@@ -242,7 +243,7 @@ def _write_int8(model: BagModel, path: Path, options: RunExportOptions) -> _Made
             quantize_dynamic(whole, temporary, weight_type=QuantType.QInt8)
         finally:
             logging.disable(logging.NOTSET)
-            whole.unlink(missing_ok=True)
+            discard(whole)
     return _Made(onnx_predict(file), {"bytes": file.stat().st_size})
 
 

@@ -5,6 +5,7 @@ import numpy as np
 
 from wsi.arrays import RGB, Bools, FloatImage
 from wsi.pixels.channels import largest, smallest
+from wsi.tissue.pieces import holding, of_pieces, pieces
 
 _CELL = 4
 """Pixels that are averaged before flatness is judged, along each side: noise of the fill goes."""
@@ -50,7 +51,7 @@ def border_mask(overview: RGB, um_per_px: float, background: tuple[int, int, int
     whole = cv2.resize(fill.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
     smooth = np.asarray(cv2.blur(overview, (3, 3)), np.uint8)
     depth, grey = _depth_and_greyness(smooth, background)
-    return np.asarray(padding | whole | _connected_to(whole, near & grey & (depth > 0.012)))
+    return np.asarray(padding | whole | holding(whole, whole | (near & grey & (depth > 0.012)), 4))
 
 
 def border_widths(border: Bools) -> int:
@@ -75,24 +76,15 @@ def _depth_and_greyness(rgb: RGB, background: tuple[int, int, int]) -> tuple[Flo
 
 def _reaching_the_edge(fill: Bools, depth: FloatImage) -> Bools:
     """Keep large pieces along the picture's edge; pale ones only if they are of one level, as no vignette is."""
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(fill.astype(np.uint8), connectivity=4)
+    labels, area = pieces(fill, 4)
+    count = len(area)
     kept = np.zeros(count, bool)
     for line in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
         found = np.bincount(line, minlength=count)
         kept |= found >= max(2, 0.04 * len(line))
-    area = stats[:, cv2.CC_STAT_AREA]
     mean, square = (np.bincount(labels.ravel(), (depth**k).ravel(), minlength=count) / area for k in (1, 2))
     kept &= (area >= _LEAST_SHARE * fill.size) & ((mean > _PALE) | (square - mean * mean < _ONE_LEVEL**2))
-    kept[0] = False
-    return np.asarray(kept[labels])
-
-
-def _connected_to(seed: Bools, mask: Bools) -> Bools:
-    count, labels = cv2.connectedComponents((mask | seed).astype(np.uint8), connectivity=4)
-    kept = np.zeros(count, bool)
-    kept[np.unique(labels[seed])] = True
-    kept[0] = False
-    return np.asarray(kept[labels])
+    return of_pieces(labels, kept)
 
 
 def _padding(overview: RGB, um_per_px: float) -> Bools:

@@ -13,10 +13,24 @@ def density_tables(background: tuple[int, int, int]) -> list[NDArray[np.float32]
     return [np.maximum(np.log10((empty + 1.0) / grey), 0).astype(np.float32) for empty in background]
 
 
-def densities(rgb: RGB, background: tuple[int, int, int]) -> tuple[FloatImage, FloatImage, FloatImage]:
+Inks = tuple[FloatImage, FloatImage, FloatImage]
+"""Density of red, green and blue, float32 (h, w) each."""
+
+
+def densities(rgb: RGB, background: tuple[int, int, int]) -> Inks:
     """Return the density of red, green and blue, float32 (h, w) each."""
     red, green, blue = (_channel(rgb, i, table) for i, table in enumerate(density_tables(background)))
     return red, green, blue
+
+
+def most(inks: Inks) -> FloatImage:
+    """Return the density of the channel that absorbs most."""
+    return np.maximum(np.maximum(inks[0], inks[1]), inks[2])
+
+
+def least(inks: Inks) -> FloatImage:
+    """Return the density of the channel that absorbs least."""
+    return np.minimum(np.minimum(inks[0], inks[1]), inks[2])
 
 
 def _channel(rgb: RGB, channel: int, table: NDArray[np.float32]) -> FloatImage:

@@ -17,8 +17,9 @@ from wsi.arrays import RGB, Bools, FloatImage, Mask
 from wsi.pixels.channels import largest, smallest
 from wsi.tissue.background import UNSCANNED, estimate_background, uneven_light
 from wsi.tissue.borders import border_mask, border_widths
-from wsi.tissue.density import densities, largest_density, texture
-from wsi.tissue.pen import Inks, flat_ink
+from wsi.tissue.density import Inks, densities, largest_density, least, most, texture
+from wsi.tissue.pen import flat_ink
+from wsi.tissue.pieces import disk, odd, of_pieces, pieces
 
 MIN_AREA_UM2 = 20_000.0
 """Pieces smaller than this (a circle of 160 um) are dust, unless nothing else is found."""
@@ -137,8 +138,8 @@ def _seen(overview: RGB, usable: Bools, background: tuple[int, int, int], um_per
     # The median keeps edges where they are: a blur would widen dark pieces by its own width.
     inks = densities(np.asarray(cv2.medianBlur(overview, 3), np.uint8), background)
     light = uneven_light(overview, usable, background)
-    signal, plain = _less(_most(inks), light, usable), _less(largest_density(overview, background), light, usable)
-    structure = texture(plain, _odd(_TEXTURE_UM / um_per_px))
+    signal, plain = _less(most(inks), light, usable), _less(largest_density(overview, background), light, usable)
+    structure = texture(plain, odd(_TEXTURE_UM / um_per_px))
     noise = background_noise(signal, structure, usable & (smallest(overview) < UNSCANNED))
     threshold, faint = _bounded(_NOISES * noise, _THRESHOLDS), _bounded(_FAINT_NOISES * noise, _FAINT_THRESHOLDS)
     faint_plain = max(faint, _PLAIN_NOISES * noise)
@@ -162,10 +163,10 @@ def _ink_and_lines(
     half = np.s_[::2, ::2]
     unevenness = texture(plain, 3)[half]
     coarse: Inks = (inks[0][half], inks[1][half], inks[2][half])
-    most, inside = np.ascontiguousarray(signal[half]), usable[half]
+    strongest, inside = np.ascontiguousarray(signal[half]), usable[half]
     ink = flat_ink(coarse, unevenness, inside, 2 * um_per_px)
-    ink &= ~_amid_tissue(ink, (most > faint) & inside, 2 * um_per_px)
-    line = _lines((most > threshold) & inside & ~ink, coarse, 2 * um_per_px)
+    ink &= ~_amid_tissue(ink, (strongest > faint) & inside, 2 * um_per_px)
+    line = _lines((strongest > threshold) & inside & ~ink, coarse, 2 * um_per_px)
     size = usable.shape[::-1]
     both = (cv2.resize(part.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0 for part in (ink, line))
     return next(both) & usable, next(both) & usable
@@ -180,18 +181,13 @@ def _less(density: FloatImage, light: FloatImage | None, usable: Bools) -> Float
     return density
 
 
-def _most(inks: Inks) -> FloatImage:
-    """Return the density of the channel that absorbs most."""
-    return np.maximum(np.maximum(inks[0], inks[1]), inks[2])
-
-
 def _seen_in_the_dark(overview: RGB, usable: Bools, background: tuple[int, int, int], um_per_px: float) -> _Seen:
     """Return what is seen on a dark background: light."""
     raw = _intensity(overview, background)
     raw[~usable] = 0
     signal = np.asarray(cv2.GaussianBlur(raw, (0, 0), max(0.5, _SMOOTH_DARK_UM / um_per_px)), np.float32)
     signal[~usable] = 0
-    structure = texture(raw, _odd(_TEXTURE_UM / um_per_px))
+    structure = texture(raw, odd(_TEXTURE_UM / um_per_px))
     threshold = _bounded(_NOISES * background_noise(signal, structure, usable), _DARK_THRESHOLDS)
     rough = structure > _roughness(structure, signal, usable, threshold / 2)
     return _Seen(signal, signal, rough, rough, usable, threshold, threshold / 2, threshold / 2)
@@ -199,10 +195,6 @@ def _seen_in_the_dark(overview: RGB, usable: Bools, background: tuple[int, int, 
 
 def _bounded(value: float, bounds: tuple[float, float]) -> float:
     return min(max(value, bounds[0]), bounds[1])
-
-
-def _odd(length_px: float) -> int:
-    return 2 * max(1, round(length_px / 2)) + 1
 
 
 def _roughness(structure: FloatImage, signal: FloatImage, usable: Bools, faint: float) -> float:
@@ -216,7 +208,7 @@ def _roughness(structure: FloatImage, signal: FloatImage, usable: Bools, faint: 
 
 def _areas(rough: Bools, um_per_px: float) -> Bools:
     """Return the rough areas that are broader than an edge."""
-    side = _odd(_AREA_UM / um_per_px)
+    side = odd(_AREA_UM / um_per_px)
     share = np.asarray(cv2.blur(rough.astype(np.float32), (side, side)), np.float32)
     return np.asarray(cv2.dilate((share > 0.45).astype(np.uint8), np.ones((side // 2 + 1,) * 2, np.uint8)) > 0)
 
@@ -225,7 +217,7 @@ def _amid_tissue(ink: Bools, found: Bools, um_per_px: float) -> Bools:
     """Return what looks like ink and has tissue on most sides: a strong marker, or ink over tissue."""
     if not ink.any():
         return ink
-    side = _odd(_SURROUNDINGS_UM / um_per_px)
+    side = odd(_SURROUNDINGS_UM / um_per_px)
     clear, tissue = (cv2.blur(part.astype(np.float32), (side, side)) for part in (~ink, found & ~ink))
     amid = ink & (tissue > 0.4 * clear) & (clear > 0.1)
     count, labels = cv2.connectedComponents(ink.astype(np.uint8), connectivity=8)
@@ -233,26 +225,21 @@ def _amid_tissue(ink: Bools, found: Bools, um_per_px: float) -> Bools:
     around[ink] = 0
     ring = np.bincount(around.ravel(), minlength=count)
     enclosed = np.bincount(around[found], minlength=count) > 0.6 * np.maximum(ring, 1)
-    enclosed[0] = False
-    return np.asarray(amid | enclosed[labels])
+    return np.asarray(amid | of_pieces(labels, enclosed))
 
 
 def _lines(found: Bools, inks: Inks, um_per_px: float) -> Bools:
     """Return long, thin, colourless lines."""
-    most = _most(inks)
-    colour = most - np.minimum(np.minimum(inks[0], inks[1]), inks[2])
-    grey = (found & (colour < 0.15 * most)).astype(np.uint8)
+    strongest = most(inks)
+    grey = (found & (strongest - least(inks) < 0.15 * strongest)).astype(np.uint8)
     if not grey.any():
         return grey > 0
-    side = _odd(_LINE_UM / um_per_px)
+    side = odd(_LINE_UM / um_per_px)
     thin = grey & ~cv2.morphologyEx(grey, cv2.MORPH_OPEN, np.ones((side, side), np.uint8))
     _, labels, stats, _ = cv2.connectedComponentsWithStats(thin, connectivity=8)
     length = np.maximum(stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_HEIGHT])
     kept = (length * um_per_px >= _LINE_LENGTH_UM) & (stats[:, cv2.CC_STAT_AREA] < 0.3 * length * length)
-    kept[0] = False
-    if not kept.any():
-        return np.zeros_like(found)
-    return np.asarray(cv2.dilate(kept[labels].astype(np.uint8), np.ones((3, 3), np.uint8)) > 0)
+    return np.asarray(cv2.dilate(of_pieces(labels, kept).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0)
 
 
 def _left_out(border: Bools, ink: Bools, line: Bools, um_per_px: float) -> tuple[str, ...]:
@@ -278,15 +265,13 @@ def _without_smooth(found: Bools, seen: _Seen, threshold: float) -> Bools:
     strength = np.bincount(piece, seen.signal[found], minlength=count) / size
     share = np.bincount(piece[rough_inside], minlength=count) / deep
     smooth = (strength < _SMOOTH_PIECE * threshold) & (share < 0.1) & (deep > 0.3 * size)
-    smooth[0] = False
-    return found & ~smooth[labels]
+    return found & ~of_pieces(labels, smooth)
 
 
 def _closed(found: Bools, um_per_px: float) -> Mask:
     """Close narrow gaps; the picture's edge is no gap."""
-    width = _odd(_CLOSED_UM / um_per_px)
-    disk = np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width)), np.uint8)
-    return np.asarray(cv2.morphologyEx(found.astype(np.uint8), cv2.MORPH_CLOSE, disk), np.uint8)
+    shape = disk(odd(_CLOSED_UM / um_per_px))
+    return np.asarray(cv2.morphologyEx(found.astype(np.uint8), cv2.MORPH_CLOSE, shape), np.uint8)
 
 
 def _intensity(rgb: RGB, background: tuple[int, int, int]) -> FloatImage:
@@ -306,14 +291,10 @@ def clean(mask: Mask, least_px: float) -> Mask:
     Smaller pieces stay where they have a tenth of the largest one, and the largest reaches ``least_px``.
     """
     for value in (1, 0):
-        count, labels, stats, _ = cv2.connectedComponentsWithStats((mask == value).astype(np.uint8), connectivity=8)
-        if count > 1:
-            area = stats[:, cv2.CC_STAT_AREA]
-            largest = area[1:].max()
-            enough = least_px if value == 0 or largest < least_px else min(least_px, _PIECE_SHARE * largest)
-            small = area < enough
-            small[0] = False
-            mask = np.where(small[labels], 1 - value, mask).astype(np.uint8)
+        labels, area = pieces(mask == value)
+        largest = area[1:].max(initial=0)
+        enough = least_px if value == 0 or largest < least_px else min(least_px, _PIECE_SHARE * largest)
+        mask = np.where(of_pieces(labels, area < enough), 1 - value, mask).astype(np.uint8)
     return mask
 
 

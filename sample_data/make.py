@@ -1,11 +1,9 @@
 """Make the sample cohort: slides, train.csv, test.csv, and truth.csv for judging what a model looked at."""
 
-import csv
-import io
 import json
 import multiprocessing
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +21,7 @@ from sample_data.tissue import lay_out
 from wsi.errors import GigamilError, RecipeMismatchError, RequestError
 from wsi.files.atomic import make_folder, replacing, write_text
 from wsi.files.claim import claim
+from wsi.files.csv_table import csv_text
 from wsi.options import stage
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.recipe import Recipe, differences
@@ -178,16 +177,10 @@ def _write_tables(out: Path, planned: Sequence[PlannedSlide], results: dict[str,
         for slide in there
         for square in results[slide.image_id][1]
     ]
-    write_text(out / "train.csv", _table((*_ID_COLUMNS, "label"), train))
-    write_text(out / "test.csv", _table(_ID_COLUMNS, test))
-    write_text(out / "truth.csv", _table(("image_id", "y", "x", "size", "label"), truth))
+    write_text(out / "train.csv", csv_text([(*_ID_COLUMNS, "label"), *train]))
+    write_text(out / "test.csv", csv_text([_ID_COLUMNS, *test]))
+    write_text(out / "truth.csv", csv_text([("image_id", "y", "x", "size", "label"), *truth]))
 
 
 def _ids(slide: PlannedSlide) -> tuple[str, str, str, int]:
     return slide.image_id, slide.spec.center_id, slide.patient_id, slide.image_num
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    return text.getvalue()

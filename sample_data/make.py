@@ -4,8 +4,7 @@ import json
 import multiprocessing
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -112,37 +111,21 @@ def _each(options: SampleOptions, planned: Sequence[PlannedSlide]) -> Iterator[t
         for slide in largest_first:
             yield slide, _make_one(folder, slide)
         return
-    with _pool(min(options.processes, len(planned))) as pool:
+    pool = ProcessPoolExecutor(min(options.processes, len(planned)), mp_context=multiprocessing.get_context("spawn"))
+    try:
         futures = {pool.submit(_make_one, folder, slide): slide for slide in largest_first}
         for future in as_completed(futures):
-            yield futures[future], _result(future, futures[future].image_id)
-
-
-@contextmanager
-def _pool(processes: int) -> Iterator[ProcessPoolExecutor]:
-    """Give a pool of fresh processes; on an interrupt, slides that did not start are dropped."""
-    pool = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
-    try:
-        yield pool
+            slide, error = futures[future], future.exception()
+            failed = Outcome(slide.image_id, Status.FAILED, f"{type(error).__name__}: {error}")
+            yield slide, (failed, ()) if error else future.result()
     finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _result(future: "Future[_Result]", image_id: str) -> _Result:
-    error = future.exception()
-    if error is None:
-        return future.result()
-    return Outcome(image_id, Status.FAILED, f"{type(error).__name__}: {error}"), ()
+        pool.shutdown(cancel_futures=True)  # on an interrupt, slides that did not start are dropped
 
 
 def _make_one(folder: Path, slide: PlannedSlide) -> _Result:
     """Make one slide, unless it is there and whole."""
     path = folder / f"{slide.image_id}.tif"
-    facts: dict[str, Any] = {
-        "height_px": slide.spec.height_px,
-        "width_px": slide.spec.width_px,
-        "kind": slide.spec.kind,
-    }
+    facts: dict[str, Any] = {name: getattr(slide.spec, name) for name in ("height_px", "width_px", "kind")}
     if _is_whole(path):
         return Outcome(slide.image_id, Status.SKIPPED, facts=facts), lay_out(slide.spec).truth
     started = time.perf_counter()

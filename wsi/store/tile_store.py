@@ -64,7 +64,11 @@ class TileStore:
 
     @cached_property
     def _meta(self) -> dict[str, Any]:
-        return _read_meta(self.path, self.folder.read(["zarr.json"])[0])
+        (text,) = self.folder.read(["zarr.json"])
+        if text is None:
+            what = "is not a tile store: expected a folder with a zarr.json, made by `gigamil tile`"
+            raise StoreError(f"{self.path} {what}")
+        return parse_metadata(text, str(self.path))
 
     @property
     def meta(self) -> dict[str, Any]:
@@ -355,12 +359,6 @@ class TileStore:
 def _pool(threads: int, _process: int) -> ThreadPoolExecutor:
     """Return the process's decoding threads; a forked child makes its own."""
     return ThreadPoolExecutor(threads, thread_name_prefix="wsi-decode")
-
-
-def _read_meta(path: Location, text: bytes | None) -> dict[str, Any]:
-    if text is None:
-        raise StoreError(f"{path} is not a tile store: expected a folder with a zarr.json, made by `gigamil tile`")
-    return parse_metadata(text, str(path))
 
 
 def find_stores(paths: Sequence[Location], storage_options: Options | None = None) -> list[TileStore]:

@@ -305,16 +305,16 @@ def _rings(coordinates: Any, file: Path) -> list[Ring]:
         rings = [np.asarray([point[:2] for point in ring], np.float64) for ring in coordinates if ring != []]
     except (TypeError, ValueError, IndexError, KeyError, OverflowError):
         rings = []
-    for ring in rings:
-        if ring.ndim != 2 or ring.shape[1] != 2 or len(ring) < 3 or not (np.abs(ring) < _FARTHEST).all():
-            rings = []
-            break
-    if not rings:
+    if not rings or not all(map(_is_ring, rings)):
         raise SlideError(
             f"{file}: expected a polygon's rings of at least 3 points [x, y] each, found "
             f"{one_line(coordinates, 60)}: export it again"
         )
     return rings
+
+
+def _is_ring(points: Floats) -> bool:
+    return points.ndim == 2 and points.shape[1] == 2 and len(points) >= 3 and bool((np.abs(points) < _FARTHEST).all())
 
 
 def _bytes(file: Path) -> bytes:

@@ -11,8 +11,8 @@ arXiv 1907.10902).
 """
 
 import json
-import shutil
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -38,6 +38,7 @@ from wsi.arrays import Floats, Ints
 from wsi.errors import RequestError
 from wsi.files.atomic import check_folder, make_folder, write_text
 from wsi.files.claim import claim
+from wsi.files.replace import remove
 from wsi.options import stage
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.recipe import Json, Recipe, recipe_hash, refuse_other_recipe
@@ -109,10 +110,8 @@ def _take_up(out: Path, recipe: Recipe, trials: int, *, overwrite: bool) -> None
     if path.exists():
         found = _known_recipe(path)
         if overwrite and found != recipe:
-            for file in [path, out / "tune.json", *out.glob("search_*.json")]:
-                file.unlink(missing_ok=True)
-            shutil.rmtree(out / "outer", ignore_errors=True)
-            shutil.rmtree(out / "trial", ignore_errors=True)
+            for file in [path, out / "tune.json", *out.glob("search_*.json"), out / "outer", out / "trial"]:
+                remove(file)
         else:
             refuse_other_recipe(out, found, recipe)
             longest = max((len(Search(file, (), ())) for file in out.glob("search_*.json")), default=0)
@@ -184,7 +183,8 @@ class _Tuner:
             try:
                 return _loss(self._scores(job, cohort, inner), cohort)
             finally:
-                shutil.rmtree(folder, ignore_errors=True)
+                with suppress(OSError):
+                    remove(folder)
 
         while len(search) < options.trials:
             search.one_more(loss, options.inner_folds)

@@ -1,13 +1,10 @@
 """Make the sample cohort: slides, train.csv, test.csv, and truth.csv for judging what a model looked at."""
 
-import csv
-import io
 import json
 import multiprocessing
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +20,7 @@ from sample_data.tissue import lay_out
 from wsi.errors import GigamilError, RecipeMismatchError, RequestError
 from wsi.files.atomic import make_folder, replacing, write_text
 from wsi.files.claim import claim
+from wsi.files.csv_table import csv_text
 from wsi.options import stage
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.recipe import Recipe, differences
@@ -113,37 +111,21 @@ def _each(options: SampleOptions, planned: Sequence[PlannedSlide]) -> Iterator[t
         for slide in largest_first:
             yield slide, _make_one(folder, slide)
         return
-    with _pool(min(options.processes, len(planned))) as pool:
+    pool = ProcessPoolExecutor(min(options.processes, len(planned)), mp_context=multiprocessing.get_context("spawn"))
+    try:
         futures = {pool.submit(_make_one, folder, slide): slide for slide in largest_first}
         for future in as_completed(futures):
-            yield futures[future], _result(future, futures[future].image_id)
-
-
-@contextmanager
-def _pool(processes: int) -> Iterator[ProcessPoolExecutor]:
-    """Give a pool of fresh processes; on an interrupt, slides that did not start are dropped."""
-    pool = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
-    try:
-        yield pool
+            slide, error = futures[future], future.exception()
+            failed = Outcome(slide.image_id, Status.FAILED, f"{type(error).__name__}: {error}")
+            yield slide, (failed, ()) if error else future.result()
     finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _result(future: "Future[_Result]", image_id: str) -> _Result:
-    error = future.exception()
-    if error is None:
-        return future.result()
-    return Outcome(image_id, Status.FAILED, f"{type(error).__name__}: {error}"), ()
+        pool.shutdown(cancel_futures=True)  # on an interrupt, slides that did not start are dropped
 
 
 def _make_one(folder: Path, slide: PlannedSlide) -> _Result:
     """Make one slide, unless it is there and whole."""
     path = folder / f"{slide.image_id}.tif"
-    facts: dict[str, Any] = {
-        "height_px": slide.spec.height_px,
-        "width_px": slide.spec.width_px,
-        "kind": slide.spec.kind,
-    }
+    facts: dict[str, Any] = {name: getattr(slide.spec, name) for name in ("height_px", "width_px", "kind")}
     if _is_whole(path):
         return Outcome(slide.image_id, Status.SKIPPED, facts=facts), lay_out(slide.spec).truth
     started = time.perf_counter()
@@ -178,16 +160,10 @@ def _write_tables(out: Path, planned: Sequence[PlannedSlide], results: dict[str,
         for slide in there
         for square in results[slide.image_id][1]
     ]
-    write_text(out / "train.csv", _table((*_ID_COLUMNS, "label"), train))
-    write_text(out / "test.csv", _table(_ID_COLUMNS, test))
-    write_text(out / "truth.csv", _table(("image_id", "y", "x", "size", "label"), truth))
+    write_text(out / "train.csv", csv_text([(*_ID_COLUMNS, "label"), *train]))
+    write_text(out / "test.csv", csv_text([_ID_COLUMNS, *test]))
+    write_text(out / "truth.csv", csv_text([("image_id", "y", "x", "size", "label"), *truth]))
 
 
 def _ids(slide: PlannedSlide) -> tuple[str, str, str, int]:
     return slide.image_id, slide.spec.center_id, slide.patient_id, slide.image_num
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    return text.getvalue()

@@ -2,9 +2,8 @@
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-FloatImage = npt.NDArray[np.float32]
+from wsi.arrays import FloatImage
 
 
 def smooth_noise(rng: np.random.Generator, shape_yx: tuple[int, int], wavelength: float) -> FloatImage:

@@ -5,10 +5,10 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from sample_data.noise import FloatImage
 from sample_data.spots import SPOT_PX, Stamp, paint_stamp
-from sample_data.texture import ATLAS_PX, BLOCK_PX, DENSITY, RAGGED, REACH_PX, ByteImage, build_atlas
+from sample_data.texture import ATLAS_PX, BLOCK_PX, DENSITY, RAGGED, REACH_PX, build_atlas
 from sample_data.tissue import GRID_PX, TissueMap
+from wsi.arrays import RGB, FloatImage
 
 _RAGGED_EDGE_PX = 18.0
 _FARTHEST_PX = _RAGGED_EDGE_PX * 128 / RAGGED + 4
@@ -27,10 +27,10 @@ class Painter:
         self._turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
         self._turned_y = (y * self._turn[0, 0] + x * self._turn[0, 1]).astype(np.float32)
         self._turned_x = (y * self._turn[1, 0] + x * self._turn[1, 1]).astype(np.float32)
-        self.background: ByteImage = tissue_map.look.light.astype(np.uint8)
+        self.background: RGB = tissue_map.look.light.astype(np.uint8)
         """uint8 (3,): colour of every pixel without tissue."""
 
-    def block(self, l0_y: int, l0_x: int) -> ByteImage | None:
+    def block(self, l0_y: int, l0_x: int) -> RGB | None:
         """Paint the block whose top-left corner is (l0_y, l0_x), both multiples of `BLOCK_PX`.
 
         Returns uint8 (256, 256, 3), or None where the block holds background alone. Pixels beyond the slide's edge are
@@ -96,7 +96,7 @@ class Painter:
         eosin *= np.float32(1 / DENSITY)
         return nuclei, eosin
 
-    def _coloured(self, nuclei: FloatImage, eosin: FloatImage) -> ByteImage:
+    def _coloured(self, nuclei: FloatImage, eosin: FloatImage) -> RGB:
         """Return RGB after Beer and Lambert: light times exp(-optical density)."""
         rgb = np.empty((*nuclei.shape, 3), dtype=np.uint8)
         for channel, (per_nuclei, per_eosin) in enumerate(-self._map.look.stains):

@@ -10,9 +10,9 @@ from typing import Literal
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-from sample_data.noise import FloatImage, octaves, smooth_noise
+from sample_data.noise import octaves, smooth_noise
+from wsi.arrays import FloatImage, Floats
 
 SPOT_PX = 320
 """Side of a spot's square, level-0 pixels (160 um)."""
@@ -27,7 +27,6 @@ _RADII_PX = np.linspace(5.0, 6.6, CELLS)
 _NUCLEUS = 1.35
 _MATRIX = 0.36
 _MIDDLE = SPOT_PX / 2
-_Points = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +65,7 @@ def paint_stamp(spot: Spot) -> Stamp:
     return Stamp(alpha=_soft_disc(rng), nuclei=nuclei, eosin=np.asarray(eosin, dtype=np.float32))
 
 
-def cell_centres(rng: np.random.Generator, arrangement: Arrangement) -> _Points:
+def cell_centres(rng: np.random.Generator, arrangement: Arrangement) -> Floats:
     """Return float64 (`CELLS`, 2): (y, x) of the cells in the spot's square, pixels."""
     if arrangement == "islands":
         points = _islands(rng)
@@ -77,7 +76,7 @@ def cell_centres(rng: np.random.Generator, arrangement: Arrangement) -> _Points:
     return points + rng.normal(0, 0.9, points.shape)
 
 
-def _islands(rng: np.random.Generator, count: int = 6) -> _Points:
+def _islands(rng: np.random.Generator, count: int = 6) -> Floats:
     """Return hexagonally packed groups of equal size, one in the middle and the others around it."""
     lattice = np.array([(row * 0.866, column + 0.5 * (row % 2)) for row in range(-4, 5) for column in range(-4, 5)])
     angles = rng.uniform(0, 2 * np.pi) + np.arange(count - 1) * 2 * np.pi / (count - 1)
@@ -90,7 +89,7 @@ def _islands(rng: np.random.Generator, count: int = 6) -> _Points:
     return np.concatenate(groups)
 
 
-def _rows(rng: np.random.Generator) -> _Points:
+def _rows(rng: np.random.Generator) -> Floats:
     """Return parallel rows across the disc, bent like the layers of an onion."""
     reach, gap, bend = 140.0, 36.0, 1 / rng.uniform(300.0, 520.0)
     points = []
@@ -103,7 +102,7 @@ def _rows(rng: np.random.Generator) -> _Points:
     return np.asarray(_MIDDLE + _turned(rows[innermost], rng.uniform(0, np.pi)))
 
 
-def _scatter(rng: np.random.Generator) -> _Points:
+def _scatter(rng: np.random.Generator) -> Floats:
     """Return cells without order: a jittered lattice of which a random part is kept."""
     side = np.arange(-8, 9) * 16.5
     lattice = np.stack(np.meshgrid(side, side, indexing="ij"), axis=2).reshape(-1, 2)
@@ -112,7 +111,7 @@ def _scatter(rng: np.random.Generator) -> _Points:
     return np.asarray(_MIDDLE + inside[rng.permutation(len(inside))[:CELLS]])
 
 
-def _turned(points: _Points, angle: float) -> _Points:
+def _turned(points: Floats, angle: float) -> Floats:
     sine, cosine = np.sin(angle), np.cos(angle)
     return np.asarray(points @ np.array([[cosine, -sine], [sine, cosine]]))
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sample_data.noise import FloatImage
 from sample_data.spec import Background
+from wsi.arrays import FloatImage
 
 _GREEN = (203.0, 228.0, 198.0)
 

@@ -15,7 +15,8 @@ import numpy.typing as npt
 from scipy.spatial import cKDTree
 from skimage import data
 
-from sample_data.noise import FloatImage, tileable_noise
+from sample_data.noise import tileable_noise
+from wsi.arrays import RGB, Bools, FloatImage, Floats
 
 ATLAS_PX = 1024
 """Period of every atlas plane, in pixels of 0.5 um."""
@@ -35,16 +36,14 @@ _CANDIDATES = 600
 _HEMATOXYLIN = (0.650, 0.704, 0.286)
 _DAB = (0.269, 0.568, 0.778)
 
-ByteImage = npt.NDArray[np.uint8]
-
 
 @dataclass(frozen=True, slots=True)
 class Atlas:
     """Texture planes, each repeated beyond its period so that one block's look-up never wraps."""
 
-    stain: ByteImage
+    stain: npt.NDArray[np.uint8]
     """uint8 (s, s, 4): fibrin nuclei, fibrin eosin, cellular nuclei, cellular eosin; optical density x ``DENSITY``."""
-    blood: ByteImage
+    blood: npt.NDArray[np.uint8]
     """uint8 (s, s, 4): packed red cells, eosin density x ``DENSITY``; ragged noise, 128 + ``RAGGED`` x standard
     deviations; two fields of pale cells, in rows and in islands, 0..200."""
 
@@ -68,7 +67,7 @@ def build_atlas() -> Atlas:
     return Atlas(stain=_extended(DENSITY * np.concatenate([stroma, cellular], axis=2)), blood=_extended(blood))
 
 
-def _stain_densities(rgb: ByteImage) -> FloatImage:
+def _stain_densities(rgb: RGB) -> FloatImage:
     """Return float32 (h, w, 2): optical density of hematoxylin and of DAB, lightly smoothed as optics do."""
     optical = -np.log((rgb.astype(np.float64) + 1) / 256)
     first, second = np.array(_HEMATOXYLIN), np.array(_DAB)
@@ -84,7 +83,7 @@ def _flattened(stains: FloatImage) -> FloatImage:
     return np.asarray(stains * (slow.mean(axis=(0, 1)) / (slow + 0.08)), dtype=np.float32)
 
 
-def _quilt(rng: np.random.Generator, source: FloatImage, allowed: npt.NDArray[np.bool_]) -> FloatImage:
+def _quilt(rng: np.random.Generator, source: FloatImage, allowed: Bools) -> FloatImage:
     """Fill a torus of ``ATLAS_PX`` with patches of ``source`` (h, w, c) that lie mostly where ``allowed``."""
     patches = _candidate_patches(rng, source, allowed)
     sparse = np.ascontiguousarray(patches[:, ::3, ::3]).reshape(len(patches), -1)
@@ -104,9 +103,7 @@ def _quilt(rng: np.random.Generator, source: FloatImage, allowed: npt.NDArray[np
     return canvas
 
 
-def _candidate_patches(
-    rng: np.random.Generator, source: FloatImage, allowed: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.float32]:
+def _candidate_patches(rng: np.random.Generator, source: FloatImage, allowed: Bools) -> FloatImage:
     share = cv2.boxFilter(
         allowed.astype(np.float32), -1, (_PATCH, _PATCH), anchor=(0, 0), borderType=cv2.BORDER_CONSTANT
     )
@@ -117,9 +114,7 @@ def _candidate_patches(
     return np.stack([patch[::-1, ::-1] if turned % 2 else patch for turned, patch in enumerate(cut)])
 
 
-def _best_fit(
-    rng: np.random.Generator, sparse: FloatImage, there: FloatImage, known: npt.NDArray[np.bool_], used: FloatImage
-) -> int:
+def _best_fit(rng: np.random.Generator, sparse: FloatImage, there: FloatImage, known: Bools, used: FloatImage) -> int:
     """Return the patch that agrees with what is painted already and was used little, drawn from the three best."""
     if not known.any():
         return int(rng.integers(len(sparse)))
@@ -129,7 +124,7 @@ def _best_fit(
     return int(rng.choice(np.argpartition(misfit * (1 + used), 3)[:3]))
 
 
-def _distance_share(known: npt.NDArray[np.bool_]) -> FloatImage:
+def _distance_share(known: Bools) -> FloatImage:
     """Return the new patch's weight: 0 at the patch's outer edge, 1 beyond the overlap."""
     edge = np.ones((_PATCH + 2, _PATCH + 2), dtype=np.uint8)
     edge[0] = edge[-1] = edge[:, 0] = edge[:, -1] = 0
@@ -174,7 +169,7 @@ def _pale_islands(rng: np.random.Generator) -> FloatImage:
     return _pale_cells(rng, (middles.reshape(-1, 1, 2) + group @ turns).reshape(-1, 2))
 
 
-def _pale_cells(rng: np.random.Generator, centres: npt.NDArray[np.float64]) -> FloatImage:
+def _pale_cells(rng: np.random.Generator, centres: Floats) -> FloatImage:
     """Return 0..200: a soft disc of radius about 6 px at each centre (y, x), some fainter than others, on a torus."""
     tree = cKDTree((centres + rng.normal(0, 1.7, centres.shape)) % ATLAS_PX, boxsize=ATLAS_PX)
     grid = _lattice(ATLAS_PX).reshape(-1, 2)
@@ -184,13 +179,13 @@ def _pale_cells(rng: np.random.Generator, centres: npt.NDArray[np.float64]) -> F
     return np.asarray(200 * disc * strength, dtype=np.float32)
 
 
-def _lattice(side: int) -> npt.NDArray[np.float64]:
+def _lattice(side: int) -> Floats:
     """Return float64 (side, side, 2): each sample's own (y, x)."""
     y, x = np.mgrid[:side, :side]
     return np.stack([y, x], axis=2).astype(np.float64)
 
 
-def _extended(planes: npt.NDArray[np.floating]) -> ByteImage:
+def _extended(planes: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
     rounded = np.clip(np.rint(planes), 0, 255).astype(np.uint8)
     beyond = BLOCK_PX + 2 * REACH_PX
     return np.pad(rounded, ((0, beyond), (0, beyond), (0, 0)), mode="wrap")

@@ -6,7 +6,9 @@ Two forms: STRIP AI's (one level, 128-px tiles, Adobe deflate, a resolution tag 
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import cv2
 import imagecodecs
@@ -15,7 +17,8 @@ import tifffile
 
 from sample_data.paint import Painter
 from sample_data.spec import MPP, SlideSpec
-from sample_data.texture import BLOCK_PX, ByteImage
+from sample_data.texture import BLOCK_PX
+from wsi.arrays import RGB
 
 DEFLATE_TILE_PX = 128
 JPEG_TILE_PX = 256
@@ -28,7 +31,9 @@ _SHRINK = 4
 _SMALLEST_LEVEL_PX = 512
 _CLASSIC_LIMIT_BYTES = 3_500_000_000
 
-_Encode = Callable[[ByteImage], bytes]
+_Encode = Callable[[RGB], bytes]
+_Rows = list[list[bytes]]
+"""Rows of compressed tiles."""
 
 
 def write_slide(path: Path, painter: Painter, spec: SlideSpec, threads: int = 1) -> None:
@@ -42,45 +47,42 @@ def write_slide(path: Path, painter: Painter, spec: SlideSpec, threads: int = 1)
 
 
 def _write_deflate(file: tifffile.TiffWriter, painter: Painter, spec: SlideSpec, pool: ThreadPoolExecutor) -> None:
-    bands = _bands(painter, spec, pool, _deflate, DEFLATE_TILE_PX)
-    file.write(
-        _first_rows((tiles for tiles, _ in bands), spec.height_px, DEFLATE_TILE_PX),
-        shape=(spec.height_px, spec.width_px, 3),
-        dtype=np.uint8,
-        photometric="rgb",
-        tile=(DEFLATE_TILE_PX, DEFLATE_TILE_PX),
-        compression="adobe_deflate",
-        resolution=(PLACEHOLDER_DPI, PLACEHOLDER_DPI),
-        resolutionunit="INCH",
-        metadata=None,
-    )
+    rows = (tiles for tiles, _ in _bands(painter, spec, pool, _deflate, DEFLATE_TILE_PX))
+    dpi = {"resolution": (PLACEHOLDER_DPI, PLACEHOLDER_DPI), "resolutionunit": "INCH"}
+    _write_level(file, rows, (spec.height_px, spec.width_px), DEFLATE_TILE_PX, compression="adobe_deflate", **dpi)
 
 
 def _write_pyramid(file: tifffile.TiffWriter, painter: Painter, spec: SlideSpec, pool: ThreadPoolExecutor) -> None:
     shapes = _level_shapes(spec.height_px, spec.width_px)
     coarser = _Coarser(shapes[1:], painter.background)
-    for level, (height, width) in enumerate(shapes):
+    for level, shape in enumerate(shapes):
         rows = coarser.rows_of(level - 1) if level else coarser.fed_by(_bands(painter, spec, pool, _jpeg, JPEG_TILE_PX))
-        pixels_per_cm = 10_000 / (MPP * spec.width_px / width)
-        file.write(
-            _first_rows(rows, height, JPEG_TILE_PX),
-            shape=(height, width, 3),
-            dtype=np.uint8,
-            photometric="rgb",
-            tile=(JPEG_TILE_PX, JPEG_TILE_PX),
-            compression="jpeg",
-            subfiletype=1 if level else 0,
-            resolution=(pixels_per_cm, pixels_per_cm),
-            resolutionunit="CENTIMETER",
-            metadata=None,
-        )
+        per_cm = 10_000 / (MPP * spec.width_px / shape[1])
+        more = {"resolution": (per_cm, per_cm), "resolutionunit": "CENTIMETER", "subfiletype": 1 if level else 0}
+        _write_level(file, rows, shape, JPEG_TILE_PX, compression="jpeg", **more)
 
 
-def _deflate(tile: ByteImage) -> bytes:
+def _write_level(
+    file: tifffile.TiffWriter, bands: Iterable[_Rows], shape: tuple[int, int], tile_px: int, **tags: Any
+) -> None:
+    """Write a level's tiles row by row, leaving out rows that lie wholly below the image."""
+    rows = islice(chain.from_iterable(bands), -(-shape[0] // tile_px))
+    file.write(
+        chain.from_iterable(rows),
+        shape=(*shape, 3),
+        dtype=np.uint8,
+        photometric="rgb",
+        tile=(tile_px, tile_px),
+        metadata=None,
+        **tags,
+    )
+
+
+def _deflate(tile: RGB) -> bytes:
     return bytes(imagecodecs.deflate_encode(tile.tobytes(), level=_DEFLATE_LEVEL))
 
 
-def _jpeg(tile: ByteImage) -> bytes:
+def _jpeg(tile: RGB) -> bytes:
     return bytes(
         imagecodecs.jpeg8_encode(tile, level=_JPEG_QUALITY, colorspace="RGB", outcolorspace="YCBCR", subsampling=(2, 2))
     )
@@ -93,7 +95,7 @@ def _level_shapes(height: int, width: int) -> list[tuple[int, int]]:
     return shapes
 
 
-_Band = tuple[list[list[bytes]], list[ByteImage | None]]
+_Band = tuple[_Rows, list[RGB | None]]
 
 
 def _bands(
@@ -106,7 +108,7 @@ def _bands(
     blank = encode(np.broadcast_to(painter.background, (tile_px, tile_px, 3)).copy())
     per_block, columns = BLOCK_PX // tile_px, -(-spec.width_px // tile_px)
 
-    def paint(l0_yx: tuple[int, int]) -> tuple[list[list[bytes]], ByteImage | None]:
+    def paint(l0_yx: tuple[int, int]) -> tuple[_Rows, RGB | None]:
         block = painter.block(*l0_yx)
         if block is None:
             return [[blank] * per_block] * per_block, None
@@ -118,7 +120,7 @@ def _bands(
         yield rows, [block for _, block in painted]
 
 
-def _tile_rows(pixels: ByteImage, encode: _Encode, tile_px: int) -> list[list[bytes]]:
+def _tile_rows(pixels: RGB, encode: _Encode, tile_px: int) -> _Rows:
     height, width = pixels.shape[:2]
     return [
         [encode(np.ascontiguousarray(pixels[y : y + tile_px, x : x + tile_px])) for x in range(0, width, tile_px)]
@@ -126,43 +128,34 @@ def _tile_rows(pixels: ByteImage, encode: _Encode, tile_px: int) -> list[list[by
     ]
 
 
-def _first_rows(bands: Iterable[list[list[bytes]]], height: int, tile_px: int) -> Iterator[bytes]:
-    """Yield the tiles row by row, leaving out rows that lie wholly below the image."""
-    left = -(-height // tile_px)
-    for rows in bands:
-        for row in rows[:left]:
-            yield from row
-        left -= len(rows)
-
-
 class _Coarser:
     """Makes the coarser levels while the finest is being written; keeps only their compressed tiles."""
 
-    def __init__(self, shapes: list[tuple[int, int]], background: ByteImage) -> None:
+    def __init__(self, shapes: list[tuple[int, int]], background: RGB) -> None:
         self._shapes = shapes
         self._background = background
-        self._strips: list[list[ByteImage]] = [[] for _ in shapes]
-        self._rows: list[list[list[bytes]]] = [[] for _ in shapes]
+        self._strips: list[list[RGB]] = [[] for _ in shapes]
+        self._rows: list[_Rows] = [[] for _ in shapes]
 
-    def fed_by(self, bands: Iterable[_Band]) -> Iterator[list[list[bytes]]]:
+    def fed_by(self, bands: Iterable[_Band]) -> Iterator[_Rows]:
         """Pass the finest level's rows of tiles on, taking the pixels for the levels below."""
         for rows, blocks in bands:
             if self._shapes:
                 self._take(0, np.concatenate([self._shrunk(block) for block in blocks], axis=1))
             yield rows
 
-    def rows_of(self, level: int) -> Iterator[list[list[bytes]]]:
+    def rows_of(self, level: int) -> Iterator[_Rows]:
         """Yield a coarser level's rows of tiles, once the finer ones are written; 0 is the first below the finest."""
         self._flush(level)
         yield self._rows[level]
 
-    def _shrunk(self, block: ByteImage | None) -> ByteImage:
+    def _shrunk(self, block: RGB | None) -> RGB:
         side = BLOCK_PX // _SHRINK
         if block is None:
             return np.broadcast_to(self._background, (side, side, 3))
         return np.asarray(cv2.resize(block, (side, side), interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
-    def _take(self, level: int, strip: ByteImage) -> None:
+    def _take(self, level: int, strip: RGB) -> None:
         """Add a strip of pixels; when there are enough for a row of tiles, compress them and feed the next level."""
         self._strips[level].append(strip)
         if sum(part.shape[0] for part in self._strips[level]) >= JPEG_TILE_PX:
@@ -183,7 +176,7 @@ class _Coarser:
             size = (even.shape[1] // _SHRINK, even.shape[0] // _SHRINK)
             self._take(level + 1, np.asarray(cv2.resize(even, size, interpolation=cv2.INTER_AREA), dtype=np.uint8))
 
-    def _padded(self, pixels: ByteImage, height: int, width: int) -> ByteImage:
+    def _padded(self, pixels: RGB, height: int, width: int) -> RGB:
         """Return the pixels, extended with background to at least the given size."""
         wider = np.empty((max(height, pixels.shape[0]), max(width, pixels.shape[1]), 3), dtype=np.uint8)
         wider[:] = self._background

@@ -6,10 +6,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sample_data.noise import FloatImage, octaves, smooth_noise
+from sample_data.noise import octaves, smooth_noise
 from sample_data.spec import SlideSpec, Square
 from sample_data.spots import CLASS_ARRANGEMENT, SPOT_PX, Arrangement, Spot
 from sample_data.stains import Look, draw_look
+from wsi.arrays import Bools, FloatImage
 
 GRID_PX = 32
 """Step of the coarse grid, level-0 pixels."""
@@ -17,7 +18,6 @@ SPOT_SHARE = 0.045
 """Share of the tissue's area that lies in class-bearing spots."""
 
 _CLEAR_PX = 40
-_Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ def _depth(rng: np.random.Generator, spec: SlideSpec, shape: tuple[int, int]) ->
     return np.asarray((raw - threshold) * (0.25 * side * GRID_PX), dtype=np.float32)
 
 
-def _patches(rng: np.random.Generator, shape: tuple[int, int], share: float, tissue: _Mask) -> FloatImage:
+def _patches(rng: np.random.Generator, shape: tuple[int, int], share: float, tissue: Bools) -> FloatImage:
     """Return smooth noise that is above 0 on ``share`` of the tissue."""
     noise = octaves(rng, shape, 1100 / GRID_PX, 4)
     return np.asarray(noise - np.quantile(noise[tissue], 1 - share), dtype=np.float32)
@@ -115,7 +115,7 @@ def _choose_corners(
     return [(GRID_PX * y, GRID_PX * x) for y, x in corners], spot_count
 
 
-def _take_apart(candidates: npt.NDArray[np.intp], blocked: _Mask, corners: list[tuple[int, int]], wanted: int) -> None:
+def _take_apart(candidates: npt.NDArray[np.intp], blocked: Bools, corners: list[tuple[int, int]], wanted: int) -> None:
     """Add candidates in their order to ``corners`` until there are ``wanted``; mark around each what would touch it."""
     apart = SPOT_PX // GRID_PX
     for y, x in candidates:

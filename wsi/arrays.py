@@ -5,6 +5,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+Mask = NDArray[np.uint8]
+"""uint8 (height, width), 1 inside."""
+FloatImage = NDArray[np.float32]
+"""float32 (height, width), with or without channels behind."""
 RGB = NDArray[np.uint8]
 """uint8 (height, width, 3), red green blue."""
 Ints = NDArray[np.int64]

@@ -7,7 +7,7 @@ Ranks that share a slide leave parts, and so does a run that is stopped; the las
 
 import glob
 import io
-import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from features.stain import fit_stain
 from wsi.arrays import Features
 from wsi.errors import BagError
 from wsi.files.atomic import PARTIAL, write_bytes
+from wsi.files.replace import discard, remove
 from wsi.recipe import recipe_hash
 from wsi.store.tile_store import TileStore
 
@@ -51,7 +52,7 @@ def covered_rows(slide: SlideJob, job: Job) -> tuple[RowRange, ...]:
         if _is_right(path, (stop - start, job.width), job.bag_dtype) and 0 <= start < stop <= slide.n_tiles:
             rows.append((start, stop))
         else:
-            path.unlink(missing_ok=True)
+            remove(path)
     return joined(rows)
 
 
@@ -122,7 +123,8 @@ def remove_parts(slide: SlideJob) -> None:
     """Remove the parts of a slide's bags, of any recipe."""
     for target in slide.targets:
         for folder in target.path.parent.glob(f".{glob.escape(target.path.name)}.*.parts"):
-            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):
+                discard(folder)
 
 
 def remove_unfinished(slide: SlideJob) -> None:
@@ -131,4 +133,4 @@ def remove_unfinished(slide: SlideJob) -> None:
         path for bag in slide.targets for path in bag.path.parent.glob(f".{glob.escape(bag.path.name)}.*{PARTIAL}")
     ]
     for path in [*beside, *parts_folder(slide).glob(f".*{PARTIAL}")]:
-        path.unlink(missing_ok=True)
+        discard(path)

@@ -23,7 +23,7 @@ from wsi.errors import RequestError
 from wsi.files.atomic import write_bytes, write_text
 from wsi.files.csv_table import csv_text
 from wsi.files.documents import parse_json, read_document
-from wsi.files.replace import refuse_foreign
+from wsi.files.replace import refuse_foreign, remove
 from wsi.recipe import canonical, recipe_hash, refuse_other_recipe
 
 
@@ -47,7 +47,7 @@ def write_results(options: FinetuneOptions, cohort: Cohort, model: TileClassifie
     }
     write_text(options.beside(".json"), json.dumps(facts, indent=1) + "\n")
     write_bytes(options.out, weights, _is_ours)
-    options.beside(".checkpoint").unlink(missing_ok=True)
+    remove(options.beside(".checkpoint"))
 
 
 def is_made(options: FinetuneOptions, cohort: Cohort) -> bool:

@@ -25,6 +25,7 @@ from mil.targets.metrics import auc, centred, ones, softmax
 from wsi.cohort.manifest import ManifestRow
 from wsi.errors import RequestError
 from wsi.files.atomic import replacing
+from wsi.files.replace import discard
 from wsi.recipe import Json
 
 _REPEATS = 3
@@ -49,7 +50,7 @@ def save_int8(model: BagModel, file: Path) -> Predict:
             quantize_dynamic(whole, temporary, weight_type=QuantType.QInt8)
         finally:
             logging.disable(logging.NOTSET)
-            whole.unlink(missing_ok=True)
+            discard(whole)
     return onnx_predict(file)
 
 

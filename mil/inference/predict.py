@@ -8,10 +8,9 @@ said of anybody.
 """
 
 import re
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,7 @@ from wsi.errors import RequestError
 from wsi.files.atomic import make_folder, write_text
 from wsi.files.claim import claim
 from wsi.files.csv_table import csv_text
+from wsi.files.replace import remove
 from wsi.options import stage
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary, failed
 from wsi.recipe import Recipe, canonical, refuse_other_recipe
@@ -155,7 +155,8 @@ def _work_beside(out: Path) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):
+            remove(folder)
 
 
 def _check_not_of_another_run(runs: Sequence[RunFolder], options: PredictOptions) -> None:

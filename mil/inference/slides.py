@@ -23,6 +23,7 @@ from wsi.cohort.slides import Job
 from wsi.cpu import usable_cpus
 from wsi.errors import RecipeMismatchError, RequestError
 from wsi.files.atomic import make_folder, write_text
+from wsi.files.replace import remove
 from wsi.outcome import Outcome, Progress, Status, Summary
 from wsi.recipe import Recipe, differences
 from wsi.tiling.options import TileOptions
@@ -212,7 +213,7 @@ def _tiled(plan: _Plan, number: int, jobs: Sequence[Job], progress: Progress) ->
         write_text(manifest, _manifest([job for job in jobs if job.image_id in again]))
         anew = tile(replace(request, overwrite=True), progress).outcomes
         outcomes = [outcome for outcome in outcomes if outcome.item_id not in again] + list(anew)
-    manifest.unlink()
+    remove(manifest)
     return _failures(Summary("tile", outcomes, 0.0))
 
 

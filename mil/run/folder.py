@@ -27,6 +27,7 @@ from mil.targets import ClassTarget, Target, target_of
 from wsi.errors import RecipeMismatchError, RequestError
 from wsi.files.atomic import write_bytes, write_text
 from wsi.files.documents import read_document
+from wsi.files.replace import remove
 from wsi.recipe import Recipe, recipe_hash, refuse_other_recipe
 
 _TABLES = ("splits.csv", "others.csv", "oof.csv")
@@ -174,7 +175,7 @@ def delete_run_files(path: Path) -> None:
     for folder in (path, path / "baselines", path / "heatmaps", *models):
         files += [entry for entry in folder.glob(".*.partial") if _PARTIAL.fullmatch(entry.name)]
     for file in files:
-        file.unlink(missing_ok=True)
+        remove(file)
     parents = {parent for model in models for parent in (model, model.parent, model.parent.parent)}
     parents |= {path / "baselines", path / "heatmaps"}
     for folder in sorted(parents - {path}, key=lambda folder: -len(folder.parts)):

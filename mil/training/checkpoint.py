@@ -9,6 +9,7 @@ from torch import Tensor
 
 from features.tensors import flat_moments, nested_moments, standing_at, write_standing
 from wsi.files.documents import parse_json
+from wsi.files.replace import remove
 
 NAME = "checkpoint.safetensors"
 
@@ -70,4 +71,4 @@ def read_checkpoint(folder: Path, recipe_hash: str) -> Progression | None:
 
 def remove_checkpoint(folder: Path) -> None:
     """Delete the checkpoint of a finished model."""
-    (folder / NAME).unlink(missing_ok=True)
+    remove(folder / NAME)

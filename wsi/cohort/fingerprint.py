@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from wsi.errors import UnreadableSlideError
-from wsi.files.regular import open_regular
+from wsi.files.regular import first_bytes, open_regular
 
 _WHOLE_BYTES = 4 << 20
 """A slide of at most so many bytes is read whole."""
@@ -59,7 +59,7 @@ def slide_files(path: Path) -> list[tuple[str, Path]]:
         return [("", path), *_below(path.with_suffix(""), "data/")]
     if path.suffix.lower() in {".vms", ".vmu"}:
         return [("", path), *_named_in(path)]
-    if _is_dicom(path):
+    if first_bytes(path, 132)[128:] == b"DICM":
         from wsi.readers.dicom.layout import series_files
 
         with suppress(UnreadableSlideError):
@@ -69,10 +69,8 @@ def slide_files(path: Path) -> list[tuple[str, Path]]:
 
 
 def _below(folder: Path, prefix: str) -> list[tuple[str, Path]]:
-    found = []
-    for base, _, names in os.walk(folder):
-        found += [(f"{prefix}{Path(base, name).relative_to(folder).as_posix()}", Path(base, name)) for name in names]
-    return sorted(found)
+    files = [Path(base, name) for base, _, names in os.walk(folder) for name in names]
+    return sorted((f"{prefix}{file.relative_to(folder).as_posix()}", file) for file in files)
 
 
 def _named_in(path: Path) -> list[tuple[str, Path]]:
@@ -81,14 +79,6 @@ def _named_in(path: Path) -> list[tuple[str, Path]]:
         lines = file.read(_EDGE_BYTES).decode(errors="replace").splitlines()
     names = {line.partition("=")[2].strip() for line in lines if "=" in line}
     return sorted((name, path.parent / name) for name in names if name and (path.parent / name).is_file())
-
-
-def _is_dicom(path: Path) -> bool:
-    try:
-        with open_regular(path) as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
 
 
 def _size(path: Path) -> int:

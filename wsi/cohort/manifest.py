@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 
 from wsi.errors import ManifestError
-from wsi.files.foreign_table import DELIMITERS, Table, read_table
+from wsi.files.csv_table import DELIMITERS, Table, read_table
 from wsi.options import NAMES
 from wsi.readers.resolution import POSSIBLE_MPP, is_possible_mpp
 

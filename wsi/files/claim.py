@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from wsi.errors import ClaimedError, NoLocksError
+from wsi.files.replace import discard
 from wsi.options import NO_LOCK
 
 _WITHOUT_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
@@ -45,7 +46,7 @@ def claim(output: Path) -> Iterator[None]:
         yield
     finally:
         with suppress(OSError):
-            lock_path.unlink(missing_ok=True)
+            discard(lock_path)
         os.close(descriptor)
 
 

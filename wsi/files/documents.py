@@ -4,19 +4,18 @@ What a name leads to (nothing, a pipe, more bytes than there can be) and what st
 error of ours; what a disk or network says is an `OSError`, and no fault of the document.
 """
 
-import csv
 import errno
-import io
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from wsi.errors import GigamilError, one_line
+from wsi.errors import GigamilError
 from wsi.files.regular import open_regular, read_regular
 
 MOST_BYTES = 128 << 20
 """Of a document; what its values take in memory is some twenty times as much."""
-_MOST_CELLS = 20_000_000
 _OF_THE_NAME = {
     *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.EFBIG),
     *(errno.EACCES, errno.EPERM, errno.ENXIO),
@@ -39,8 +38,21 @@ def read_document(path: Path, wrong: type[GigamilError], most_bytes: int = MOST_
     OSError
         The storage fails.
     """
-    try:
+    with _told(path, wrong):
         return read_regular(path, most_bytes)
+
+
+def check_document(path: Path, wrong: type[GigamilError]) -> int:
+    """Return the size in bytes of a file that a library is to open by its name; raises as `read_document`."""
+    with _told(path, wrong), open_regular(path) as file:
+        return file.seek(0, 2)
+
+
+@contextmanager
+def _told(path: Path, wrong: type[GigamilError]) -> Iterator[None]:
+    """Turn what opening says of the name that was given into an error of ours."""
+    try:
+        yield
     except OSError as error:
         if not is_of_the_name(error):
             raise
@@ -59,25 +71,3 @@ def parse_json(data: bytes | str, *, finite: bool = False) -> Any:
 def _no_number(name: str) -> NoReturn:
     """Refuse NaN and the infinities, which JSON does not know."""
     raise ValueError(f"{name} is no number")
-
-
-def parse_csv(text: str, delimiter: str = ",", *, spaces: bool = False) -> list[tuple[int, list[str]]]:
-    """Return line number and cells of each row; `ValueError` where it is no CSV, or has too many cells."""
-    if text.count(delimiter) > _MOST_CELLS:
-        raise ValueError(f"more than {_MOST_CELLS:,} cells")
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=spaces)
-    try:
-        return [(reader.line_num, cells) for cells in reader]
-    except csv.Error as error:
-        raise ValueError(one_line(error)) from None
-
-
-def check_document(path: Path, wrong: type[GigamilError]) -> int:
-    """Return the size in bytes of a file that a library is to open by its name; raises as `read_document`."""
-    try:
-        with open_regular(path) as file:
-            return file.seek(0, 2)
-    except OSError as error:
-        if not is_of_the_name(error):
-            raise
-        raise wrong(f"{path}: cannot be read: {error.strerror}") from None

@@ -85,15 +85,16 @@ def put(whole: Path, output: Path, ours: Mark | None = None) -> None:
         _flush_folder(output.parent)
 
 
-def remove(output: Path, ours: Mark) -> None:
-    """Remove an output that carries our mark, file or folder; nothing there is no error.
+def remove(output: Path, ours: Mark | None = None) -> None:
+    """Remove an output that carries our mark, file or folder; nothing there is no error. ``ours`` as in `put`.
 
     Raises
     ------
     RequestError
         It does not carry our mark.
     """
-    refuse_foreign(output, ours)
+    if ours is not None:
+        refuse_foreign(output, ours)
     _delete(output)
 
 

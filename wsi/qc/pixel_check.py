@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from wsi.outcome import Progress, Silent
 from wsi.readers.protocol import Level, Slide
-from wsi.units import YX, Box
+from wsi.units import YX, Box, ceil_div
 
 _BLOCK_PX = 2048
 _UNTILED = YX(256, 256)
@@ -40,14 +40,14 @@ def check_pixels(slide: Slide, progress: Progress | None = None) -> PixelCheck:
             found: list[Box] = []
             slide.read(index, box, found)
             damaged += [(index, part) for part in found]
-            progress.advance(-(-box.shape.y // tile.y) * -(-box.shape.x // tile.x))
+            progress.advance(ceil_div(box.shape.y, tile.y) * ceil_div(box.shape.x, tile.x))
     progress.end()
     return PixelCheck(sum(t.y * t.x for t in tiles), tuple(damaged))
 
 
 def _tiles(level: Level) -> YX:
     tile = level.tile or _UNTILED
-    return YX(-(-level.shape.y // tile.y), -(-level.shape.x // tile.x))
+    return YX(ceil_div(level.shape.y, tile.y), ceil_div(level.shape.x, tile.x))
 
 
 def _blocks(level: Level) -> list[Box]:

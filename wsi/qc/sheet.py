@@ -25,10 +25,10 @@ from wsi.files.regular import first_bytes
 from wsi.files.replace import refuse_foreign
 from wsi.options import stage
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
+from wsi.pages import data_uri, fill
 from wsi.qc.options import QcOptions
-from wsi.qc.page import page
 from wsi.qc.picture import contact_sheet
-from wsi.qc.rows import COLUMNS, SlideRow
+from wsi.qc.rows import COLUMNS, Column, SlideRow
 from wsi.store.tile_store import TileStore, find_stores
 
 THUMBNAIL_PX = 360
@@ -39,6 +39,7 @@ _LEAST_COHORT = 5
 _FAR = 4.0
 """Robust deviations from the cohort's median that are marked."""
 _GREEN, _YELLOW = (0, 140, 0), (255, 225, 0)
+_JPEG_QUALITY = 82
 _MARK = b"gigamil qc"
 """Within the first bytes of the page and of the picture."""
 _EARLIER_MARK = b"<title>Quality of "
@@ -167,3 +168,21 @@ def oddest_first(rows: Sequence[SlideRow]) -> list[SlideRow]:
     extreme = {min(area), max(area)} if len(set(area)) > 1 else set()
     keys = [(-len(row.odd), -len(row.warnings), a not in extreme) for row, a in zip(rows, area, strict=True)]
     return [rows[i] for i in sorted(range(len(rows)), key=lambda i: keys[i])]
+
+
+def page(rows: Sequence[SlideRow], columns: Sequence[Column], failed: Sequence[tuple[str, str]]) -> str:
+    """Return the page.
+
+    Parameters
+    ----------
+    rows
+        The slides, in the order in which they first stand.
+    columns
+        The numbers shown.
+    failed
+        Id and reason of each store that could not be read.
+    """
+    quality = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
+    encoded = (bytes(cv2.imencode(".jpg", row.thumbnail[..., ::-1], quality)[1]) for row in rows)
+    pictures = list(zip(rows, map(data_uri, encoded), strict=True))
+    return fill("wsi/qc/qc.html", rows=rows, pictures=pictures, columns=columns, failed=failed)

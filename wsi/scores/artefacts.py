@@ -12,14 +12,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi.arrays import RGB
+from wsi.arrays import RGB, Bools, Mask
 from wsi.scores.duplicates import Repeats, find_repeats
-from wsi.tissue.density import densities, mean_density
+from wsi.tissue.density import densities, least, mean_density, most
 from wsi.tissue.mask import Tissue
 from wsi.tissue.pen import pen_mask
+from wsi.tissue.pieces import of_pieces, pieces
 
-Mask = NDArray[np.uint8]
-"""uint8 (h, w), 1 = artefact, in the overview's frame."""
 TileMeans = Callable[[NDArray[Any]], NDArray[np.float32]]
 """Gives the mean of a picture (h, w) over every tile, float32 (rows, columns); of a mask, the share that it covers."""
 
@@ -59,10 +58,9 @@ def artefact_masks(overview: RGB, tissue: Mask, um_per_px: float, background: tu
             for name, mask in masks.items()
         }
     pen = pen_mask(overview, um_per_px, background)
-    red, green, blue = densities(overview, background)
+    inks = densities(overview, background)
     mean = mean_density(overview, background)
-    colour = np.maximum(np.maximum(red, green), blue)
-    colour -= np.minimum(np.minimum(red, green), blue)
+    colour = most(inks) - least(inks)
     clear = pen == 0
     bubble = clear & (mean > _LEAST_DENSITY) & (colour < _COLOURLESS * mean)
     return {
@@ -132,7 +130,7 @@ def _notes(parts: dict[str, float], repeats: Repeats) -> list[str]:
     return notes
 
 
-def _folds(mean: NDArray[np.float32], colour: NDArray[np.float32], tissue: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _folds(mean: NDArray[np.float32], colour: NDArray[np.float32], tissue: Bools) -> Bools:
     if not tissue.any():
         return tissue
     middle, usual_colour = float(np.median(mean[tissue])), float(np.median(colour[tissue]))
@@ -141,9 +139,7 @@ def _folds(mean: NDArray[np.float32], colour: NDArray[np.float32], tissue: NDArr
     return np.asarray(tissue & dense & (colour > 1.2 * usual_colour))
 
 
-def _large(mask: NDArray[np.bool_], least_px: float) -> Mask:
+def _large(mask: Bools, least_px: float) -> Mask:
     """Keep pieces of at least that many pixels."""
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-    kept = stats[:, cv2.CC_STAT_AREA] >= least_px
-    kept[0] = False
-    return np.asarray(kept[labels] if count > 1 else mask * 0, np.uint8)
+    labels, area = pieces(mask)
+    return of_pieces(labels, area >= least_px).astype(np.uint8)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi.arrays import Bools
 from wsi.errors import RequestError
 from wsi.scores.artefacts import OVERVIEW_SCORES
 from wsi.scores.quality import TILE_SCORES
@@ -49,7 +50,7 @@ def parse_rules(texts: Iterable[str]) -> tuple[Rule, ...]:
     return tuple(sorted(rules))
 
 
-def dropped(rules: Iterable[Rule], scores: Mapping[str, NDArray[np.float32]], n_tiles: int) -> NDArray[np.bool_]:
+def dropped(rules: Iterable[Rule], scores: Mapping[str, NDArray[np.float32]], n_tiles: int) -> Bools:
     """Return which tiles any rule leaves out, bool (n,); every score that a rule names must be there."""
     out = np.zeros(n_tiles, bool)
     for rule in rules:

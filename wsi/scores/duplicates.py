@@ -6,17 +6,16 @@ share an outline and not the inside.
 """
 
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi.arrays import RGB
+from wsi.arrays import RGB, Bools, FloatImage, Mask
 from wsi.tissue.density import largest_density
+from wsi.tissue.pieces import disk, odd
 
-Mask = NDArray[np.uint8]
-"""uint8 (h, w), 1 = tissue, in the overview's frame."""
 Labels = NDArray[np.int32]
 """int32 (h, w): 0 where nothing repeats, and on the first piece of a group; k on the repeats of group k."""
 
@@ -62,9 +61,9 @@ class Repeats:
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    density: NDArray[np.float32]
+    density: FloatImage
     """float32 (h, w), cut out of the overview; 0 outside of the piece."""
-    inside: NDArray[np.float32]
+    inside: FloatImage
     """float32 (h, w), 1 inside."""
     centre: tuple[float, float]
     """(x, y) in the cut."""
@@ -123,10 +122,8 @@ def _pieces(
     overview: RGB, mask: Mask, um_per_px: float, background: tuple[int, int, int]
 ) -> tuple[Labels, list[_Piece]]:
     """Return the pieces, largest first, and their numbers (from 1) as a picture."""
-    width = 2 * max(1, round(JOIN_UM / um_per_px / 2)) + 1
-    kernel = np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width)), np.uint8)
     # Where fragments join, the gap between them belongs to no piece: the mask decides what is compared.
-    count, labels = cv2.connectedComponents(cv2.dilate(mask, kernel), connectivity=8)
+    count, labels = cv2.connectedComponents(cv2.dilate(mask, disk(odd(JOIN_UM / um_per_px))), connectivity=8)
     labels[mask == 0] = 0
     areas = np.bincount(labels.ravel(), minlength=count)
     areas[0] = 0
@@ -138,7 +135,7 @@ def _pieces(
     return joined, [_cut(overview, joined == i + 1, background) for i in range(len(order))]
 
 
-def _cut(overview: RGB, inside: NDArray[np.bool_], background: tuple[int, int, int]) -> _Piece:
+def _cut(overview: RGB, inside: Bools, background: tuple[int, int, int]) -> _Piece:
     rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
     box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     shape = inside[box].astype(np.float32)
@@ -152,7 +149,7 @@ def _cut(overview: RGB, inside: NDArray[np.bool_], background: tuple[int, int, i
     return _Piece(density, shape, (float(x.mean()), float(y.mean())), slenderness, float(len(y)))
 
 
-_Placed = tuple[NDArray[np.float32], NDArray[np.float32]]
+_Placed = tuple[FloatImage, FloatImage]
 """Density and inside on the canvas, float32 (64, 64) each."""
 
 
@@ -174,17 +171,15 @@ def _placed(piece: _Piece, degrees: float, mirrored: bool, shift: tuple[float, f
 
 def _same(fixed: _Placed, moving: _Piece) -> bool:
     """Tell whether a piece, turned and mirrored in any way, matches another."""
-    poses = [(d, m) for m in (False, True) for d in range(0, 360, _STEP_DEGREES)]
-    ranked = sorted(poses, key=lambda pose: -sum(_match(fixed, _placed(moving, *pose))))[:3]
-    for degrees, mirrored in ranked:
+    poses = product((False, True), range(0, 360, _STEP_DEGREES))
+    ranked = sorted(poses, key=lambda pose: -sum(_match(fixed, _placed(moving, pose[1], pose[0]))))[:3]
+    for mirrored, degrees in ranked:
         if min(_match(fixed, _placed(moving, degrees, mirrored))) < 0.3:
             continue
-        for fine in _FINE_DEGREES:
-            for y in _SHIFTS:
-                for x in _SHIFTS:
-                    outline, inside = _match(fixed, _placed(moving, degrees + fine, mirrored, (x, y)))
-                    if outline >= _OUTLINE and inside >= _INSIDE and outline + inside >= _TOGETHER:
-                        return True
+        for fine, y, x in product(_FINE_DEGREES, _SHIFTS, _SHIFTS):
+            outline, inside = _match(fixed, _placed(moving, degrees + fine, mirrored, (x, y)))
+            if outline >= _OUTLINE and inside >= _INSIDE and outline + inside >= _TOGETHER:
+                return True
     return False
 
 

@@ -5,7 +5,7 @@ A chunk is stored as (3, T, T), as viewers want it; a tile is handed over as (T,
 
 import struct
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import cv2
 import google_crc32c
@@ -22,26 +22,23 @@ ZSTD_LEVEL = -5
 JPEG_QUALITY = 90
 AUTO = "auto"
 """Copies JPEG tiles as they are where the slide has them at the target scale, else zstd: never loses a bit."""
+_CRC_BYTES = 4
 
 
 class ChunkCodec(Protocol):
     """Both directions, and the zarr v3 codec chain that other readers go by."""
 
-    @property
-    def lossless(self) -> bool:
-        """Whether decoding gives back what was encoded, bit by bit."""
+    lossless: ClassVar[bool]
+    """Whether decoding gives back what was encoded, bit by bit."""
 
     def encode(self, tile: RGB) -> bytes:
         """Compress uint8 (T, T, 3)."""
 
-    def decode(self, data: bytes, tile_px: int) -> NDArray[np.uint8]:
-        """Return uint8 (3, T, T); any codec's error or `ValueError` on damage."""
-
     def decode_into(self, data: Any, out: NDArray[np.uint8]) -> None:
-        """Fill ``out``, contiguous uint8 (3, T, T), from bytes or a view of them; errors as in `decode`."""
+        """Fill ``out``, contiguous uint8 (3, T, T), from bytes or a view of them; any error of a codec on damage."""
 
     def pixels(self, data: Any, tile_px: int) -> RGB:
-        """Return uint8 (T, T, 3), contiguous and the caller's own; errors as in `decode`."""
+        """Return uint8 (T, T, 3), contiguous and the caller's own; errors as in `decode_into`."""
 
     def metadata(self) -> list[dict[str, Any]]:
         """Return the codec chain inside the shard, as zarr.json spells it."""
@@ -50,14 +47,12 @@ class ChunkCodec(Protocol):
 class Zstd:
     """Lossless, with a checksum in every chunk; every zarr v3 reader knows it."""
 
-    lossless = True
+    lossless: ClassVar[bool] = True
 
     def encode(self, tile: RGB) -> bytes:
-        return bytes(compress(planar(tile), ZSTD_LEVEL, checksum=True))
-
-    def decode(self, data: bytes, tile_px: int) -> NDArray[np.uint8]:
-        raw = imagecodecs.zstd_decode(data, out=3 * tile_px * tile_px)
-        return np.frombuffer(raw, np.uint8).reshape(3, tile_px, tile_px)
+        planes = np.empty((3, *tile.shape[:2]), np.uint8)
+        cv2.split(np.ascontiguousarray(tile), list(planes))  # rows of a longer strip take OpenCV many times as long
+        return bytes(compress(planes, ZSTD_LEVEL, checksum=True))
 
     def decode_into(self, data: Any, out: NDArray[np.uint8]) -> None:
         pixels = imagecodecs.zstd_decode(data, out=out.reshape(-1).data)
@@ -81,12 +76,9 @@ class Jpeg:
     configuration are those of imagecodecs' zarr codecs, so that other readers open it.
     """
 
+    lossless: ClassVar[bool] = False
     checked: bool = True
     """Whether chunks carry the checksum; those of earlier versions do not."""
-
-    @property
-    def lossless(self) -> bool:
-        return False
 
     def encode(self, tile: RGB) -> bytes:
         return self.chunk(bytes(imagecodecs.jpeg8_encode(np.ascontiguousarray(tile), JPEG_QUALITY, subsampling="444")))
@@ -104,35 +96,17 @@ class Jpeg:
             raise ValueError("its bytes do not match their checksum")
         return file
 
-    def decode(self, data: bytes, tile_px: int) -> NDArray[np.uint8]:
-        return planar(self.pixels(data, tile_px))
-
     def decode_into(self, data: Any, out: NDArray[np.uint8]) -> None:
         cv2.split(self.pixels(data, out.shape[1]), list(out))
 
     def pixels(self, data: Any, tile_px: int) -> RGB:
-        return jpeg_pixels(self.file(data), tile_px)
+        # Given its place, the decoder refuses a picture of another size before it makes room for it.
+        return imagecodecs.jpeg8_decode(self.file(data), out=np.empty((tile_px, tile_px, 3), np.uint8))
 
     def metadata(self) -> list[dict[str, Any]]:
         transpose = {"name": "transpose", "configuration": {"order": [1, 2, 0]}}
         jpeg = {"name": "imagecodecs_jpeg", "configuration": {"level": JPEG_QUALITY, "subsampling": "444"}}
         return [transpose, jpeg, *([{"name": "crc32c"}] if self.checked else [])]
-
-
-_CRC_BYTES = 4
-
-
-def jpeg_pixels(data: Any, tile_px: int) -> RGB:
-    """Return a JPEG chunk's pixels, uint8 (T, T, 3), contiguous."""
-    # Given its place, the decoder refuses a picture of another size before it makes room for it.
-    return imagecodecs.jpeg8_decode(data, out=np.empty((tile_px, tile_px, 3), np.uint8))
-
-
-def planar(tile: RGB) -> NDArray[np.uint8]:
-    """Turn uint8 (T, T, 3) into contiguous (3, T, T)."""
-    out = np.empty((3, *tile.shape[:2]), np.uint8)
-    cv2.split(np.ascontiguousarray(tile), list(out))  # rows of a longer strip take OpenCV many times as long
-    return out
 
 
 CODECS: dict[str, ChunkCodec] = {"zstd": Zstd(), "jpeg": Jpeg()}

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi.arrays import Bools, Floats
 from wsi.units import YX, Box, ceil_div
 
 SHARD_TILES = 16
@@ -62,7 +63,7 @@ class Grid:
         return Box(y, x, y + SHARD_TILES, x + SHARD_TILES).clipped(self.tiles)
 
 
-def runs(wanted: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
+def runs(wanted: Bools) -> Iterator[tuple[int, int]]:
     """Yield [start, stop) of each run of True in a 1-D array."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], wanted, [False]]).astype(np.int8)))
     yield from zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
@@ -97,10 +98,10 @@ def tile_means(picture: NDArray[Any], tile_o: float, tiles: YX, extent_o: tuple[
     return np.clip(means, 0, float(picture.max(initial=0))).astype(np.float32)
 
 
-def _at(table: NDArray[Any], positions: NDArray[np.float64]) -> NDArray[np.float64]:
+def _at(table: NDArray[Any], positions: Floats) -> Floats:
     """Read rows of a table at fractional positions, linearly between them."""
     low = np.minimum(np.floor(positions).astype(int), len(table) - 1)
     high = np.minimum(low + 1, len(table) - 1)
     share = (positions - low)[:, None]
-    result: NDArray[np.float64] = table[low] * (1 - share) + table[high] * share
+    result: Floats = table[low] * (1 - share) + table[high] * share
     return result

@@ -6,7 +6,7 @@ Whoever opens a store may go by these values: sizes are bounded, names lead nowh
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +46,8 @@ def parse_metadata(text: bytes, place: str) -> dict[str, Any]:
         if not isinstance(meta, dict):
             raise TypeError("gigamil: expected an object")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        told = " ".join(str(error).split())[:200]
-        raise StoreError(
-            f"{place}/zarr.json cannot be read as a tile store's ({type(error).__name__}: {told})"
-        ) from None
+        told = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise StoreError(f"{place}/zarr.json cannot be read as a tile store's ({told})") from None
     if meta.get("format") != FORMAT_VERSION:
         found = str(meta.get("format"))[:40]
         raise StoreError(f"{place}: store format {found}, expected {FORMAT_VERSION}: tile the slide again")
@@ -64,10 +62,11 @@ def parse_metadata(text: bytes, place: str) -> dict[str, Any]:
 
 def _check(meta: Mapping[str, Any]) -> None:
     """Raise `ValueError` naming the first field that cannot be true."""
-    tile_px = _whole(meta, "tile_px", *_TILE_PX)
+    tile_px = _checked(meta, "tile_px", *_whole(*_TILE_PX))
     for name in ("mpp", "l0_px_per_px", "mask_mpp"):
-        _positive(meta, name)
-    slide, shape = (_shape(meta, name) for name in ("slide_shape_yx", "shape_yx"))
+        _checked(meta, name, "a number above 0", lambda n: type(n) in (int, float) and 1e-4 <= n <= 1e6)
+    sides = f"height and width, 1 to {_MOST_PX} pixels"
+    slide, shape = (YX(*_checked(meta, name, sides, _is_shape)) for name in ("slide_shape_yx", "shape_yx"))
     scale = float(meta["l0_px_per_px"])
     for side, whole in zip(shape, slide, strict=True):
         if abs(side * scale - whole) > max(_SLACK * whole, _SLACK_PX * max(1.0, scale)):
@@ -75,50 +74,40 @@ def _check(meta: Mapping[str, Any]) -> None:
     grid = Grid(shape, tile_px)
     if grid.tiles.y * grid.tiles.x > _MOST_TILES:
         raise ValueError(f"shape_yx {list(shape)}: more than {_MOST_TILES:,} tiles")
-    _whole(meta, "n_tiles", 0, grid.tiles.y * grid.tiles.x)
-    codecs = meta.get("codecs") or [meta.get("codec")] * len(grid.levels())
-    if not isinstance(codecs, list) or len(codecs) != len(grid.levels()) or not all(_one_of(c, CODECS) for c in codecs):
-        raise ValueError(f"codecs {_told(codecs)}: expected {len(grid.levels())} of {', '.join(CODECS)}")
-    scores = meta.get("scores")
-    if not isinstance(scores, list) or not all(isinstance(n, str) and _SCORE.fullmatch(n) for n in scores):
-        raise ValueError(f"scores {_told(scores)}: expected a list of names")
+    _checked(meta, "n_tiles", *_whole(0, grid.tiles.y * grid.tiles.x))
+    levels = len(grid.levels())
+    codecs = {"codecs": meta.get("codecs") or [meta.get("codec")] * levels}
+    known = _list_of(lambda name: isinstance(name, str) and name in CODECS)
+    _checked(codecs, "codecs", f"{levels} of {', '.join(CODECS)}", lambda names: known(names) and len(names) == levels)
+    _checked(meta, "scores", "a list of names", _list_of(lambda n: isinstance(n, str) and bool(_SCORE.fullmatch(n))))
     for name in ("recipe", "provenance"):
-        if not isinstance(meta.get(name), dict):
-            raise ValueError(f"{name} {_told(meta.get(name))}: expected an object")
+        _checked(meta, name, "an object", lambda value: isinstance(value, dict))
     for name in ("image_id", "recipe_hash"):
-        if not isinstance(meta.get(name), str):
-            raise ValueError(f"{name} {_told(meta.get(name))}: expected a text")
+        _checked(meta, name, "a text", lambda value: isinstance(value, str))
 
 
-def _one_of(value: Any, known: Mapping[str, Any]) -> bool:
-    return isinstance(value, str) and value in known
+_Test = Callable[[Any], bool]
 
 
-def _whole(meta: Mapping[str, Any], name: str, least: int, most: int) -> int:
+def _checked(meta: Mapping[str, Any], name: str, expected: str, fits: _Test) -> Any:
+    """Return a field that is as expected, or raise `ValueError`."""
     value = meta.get(name)
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise ValueError(f"{name} {_told(value)}: expected a whole number from {least} to {most}")
+    if not fits(value):
+        text = repr(value)
+        raise ValueError(f"{name} {text if len(text) <= 60 else text[:57] + '...'}: expected {expected}")
     return value
 
 
-def _positive(meta: Mapping[str, Any], name: str) -> None:
-    value = meta.get(name)
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not 1e-4 <= value <= 1e6:  # type: ignore[operator]
-        raise ValueError(f"{name} {_told(value)}: expected a number above 0")
+def _whole(least: int, most: int) -> tuple[str, _Test]:
+    return f"a whole number from {least} to {most}", lambda n: type(n) is int and least <= n <= most
 
 
-def _shape(meta: Mapping[str, Any], name: str) -> YX:
-    value = meta.get(name)
-    sides = value if isinstance(value, list) and len(value) == 2 else [None]
-    if not all(isinstance(side, int) and not isinstance(side, bool) and 1 <= side <= _MOST_PX for side in sides):
-        raise ValueError(f"{name} {_told(value)}: expected height and width, 1 to {_MOST_PX} pixels")
-    return YX(*sides)
+def _list_of(fits: _Test) -> _Test:
+    return lambda values: isinstance(values, list) and all(map(fits, values))
 
 
-def _told(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def _is_shape(value: Any) -> bool:
+    return _list_of(_whole(1, _MOST_PX)[1])(value) and len(value) == 2
 
 
 def is_our_store(path: Path) -> bool:

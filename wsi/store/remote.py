@@ -8,11 +8,13 @@ import json
 import math
 import os
 import re
+from bisect import bisect
 from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
 import numpy as np
+from fsspec.utils import merge_offset_ranges
 from numpy.typing import NDArray
 
 from wsi.errors import StoreError
@@ -31,6 +33,8 @@ _INDEXES = 4096
 
 Range = tuple[str, int, int | None]
 """Key, first byte (negative: so many from the end), end (None: to the end)."""
+Part = tuple[str, int, int]
+"""Key, first byte, end."""
 
 
 class RemoteFolder:
@@ -73,22 +77,24 @@ class RemoteFolder:
 
     def chunks(self, wanted: Sequence[tuple[str, int]], n_chunks: int) -> list[Bytes | None]:
         indexes = self._read_indexes(list(dict.fromkeys(key for key, _ in wanted)), n_chunks)
-        places: list[tuple[str, int, int] | None] = []
+        places: list[Part | None] = []
         for key, place in wanted:
             index = indexes[key]
             offset, size = (ABSENT, 0) if index is None else index[place].tolist()
             places.append(None if offset == ABSENT else (key, offset, offset + size))
         merged = coalesce(sorted({place for place in places if place}))
-        fetched = dict(zip(merged, self._get(list(merged)), strict=True))
-        parts: dict[tuple[str, int, int], Bytes] = {}
-        for whole, inside in merged.items():
-            data = fetched[whole]
-            if data is None or len(data) != whole[2] - whole[1]:
-                raise StoreError(f"{self._url}/{whole[0]}: the shard is cut short: copy the store again")
-            view = memoryview(data)
-            for part in inside:
-                parts[part] = view[part[1] - whole[1] : part[2] - whole[1]]
-        return [parts[place] if place else None for place in places]
+        views = []
+        for (key, start, stop), data in zip(merged, self._get(merged), strict=True):
+            if data is None or len(data) != stop - start:
+                raise StoreError(f"{self._url}/{key}: the shard is cut short: copy the store again")
+            views.append(memoryview(data))
+
+        def part(key: str, start: int, stop: int) -> memoryview:
+            whole = bisect(merged, (key, start, math.inf)) - 1
+            first = merged[whole][1]
+            return views[whole][start - first : stop - first]
+
+        return [part(*place) if place else None for place in places]
 
     def index(self, key: str, n_chunks: int) -> NDArray[np.uint64] | None:
         return self._read_indexes([key], n_chunks)[key]
@@ -151,27 +157,12 @@ def _opened(url: str, options: Options) -> tuple[Any, str]:
     return filesystem, root
 
 
-def coalesce(parts: Sequence[tuple[str, int, int]]) -> dict[tuple[str, int, int], list[tuple[str, int, int]]]:
-    """Merge neighbouring byte ranges of one file.
-
-    Parameters
-    ----------
-    parts
-        Sorted (key, start, stop).
-
-    Returns
-    -------
-    What to request, each with the parts it holds.
-    """
-    merged: list[tuple[tuple[str, int, int], list[tuple[str, int, int]]]] = []
-    for key, start, stop in parts:
-        if merged:
-            (last, first, end), inside = merged[-1]
-            if key == last and start - end <= _GAP and max(stop, end) - first <= _REQUEST:
-                merged[-1] = (key, first, max(stop, end)), [*inside, (key, start, stop)]
-                continue
-        merged.append(((key, start, stop), [(key, start, stop)]))
-    return dict(merged)
+def coalesce(parts: Sequence[Part]) -> list[Part]:
+    """Merge neighbouring byte ranges, sorted, of each file: return what to request, sorted, which covers them all."""
+    if not parts:
+        return []
+    keys, starts, stops = map(list, zip(*parts, strict=True))
+    return list(zip(*merge_offset_ranges(keys, starts, stops, _GAP, _REQUEST, sort=False), strict=True))
 
 
 def find_remote_stores(url: str, suffix: str, options: Options | None = None) -> list[str]:

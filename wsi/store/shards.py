@@ -59,11 +59,6 @@ class ShardWriter:
             self.size += self._file.write(encoded + struct.pack("<I", google_crc32c.value(encoded)))
 
 
-def _is_any(path: Path) -> bool:
-    """Tell that a shard may go whatever is in it: the caller owns the store that it lies in."""
-    return True
-
-
 @contextmanager
 def writing_shard(path: Path, n_chunks: int) -> Iterator[ShardWriter]:
     """Give a writer; when the block ends without an error the shard is whole. Without chunks there is no file.
@@ -80,7 +75,7 @@ def writing_shard(path: Path, n_chunks: int) -> Iterator[ShardWriter]:
         yield writer
         writer.end()
     if not writer.size:
-        remove(path, _is_any)
+        remove(path)  # whatever is in it: the caller owns the store
 
 
 def write_shard(path: Path, chunks: Mapping[int, bytes], n_chunks: int) -> int:
@@ -154,10 +149,10 @@ class ShardFile:
 
 
 @lru_cache(maxsize=_OPEN_SHARDS)
-def open_shard(path: str, n_chunks: int, _stamp: tuple[int, int]) -> ShardFile:
+def open_shard(path: Path, n_chunks: int, _stamp: tuple[int, int]) -> ShardFile:
     """Return a shard open for reading; the process keeps the last ones mapped.
 
     Maps stay valid in forked children. ``_stamp`` keeps the shards of a store apart from those of the store that was
     at the path before.
     """
-    return ShardFile(Path(path), n_chunks)
+    return ShardFile(path, n_chunks)

@@ -2,10 +2,10 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from wsi.store.shards import ShardFile, open_shard
 
 _MOST_METADATA = 16 << 20
 """Bytes of a zarr.json; ours have some kB."""
+_Opened = TypeVar("_Opened")
 _URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(?=[^/])")
 
 
@@ -64,17 +65,10 @@ class LocalFolder:
         return stat.st_ino, stat.st_mtime_ns
 
     def read(self, keys: Sequence[str]) -> list[bytes | None]:
-        return [self._read(self.path / key) for key in keys]
-
-    def _read(self, path: Path) -> bytes | None:
-        try:
+        def whole(path: Path) -> bytes:
             return read_regular(path, _MOST_METADATA if path.name == "zarr.json" else None)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            if not is_of_the_name(error):
-                raise
-            raise StoreError(f"{path}: cannot be read: {error.strerror}") from None
+
+        return [self._opened(key, whole) for key in keys]
 
     def chunks(self, wanted: Sequence[tuple[str, int]], n_chunks: int) -> list[Bytes | None]:
         found: list[Bytes | None] = []
@@ -90,10 +84,14 @@ class LocalFolder:
         return shard.index if shard else None
 
     def _shard(self, key: str, n_chunks: int) -> ShardFile | None:
-        path = str(self.path / key)
+        return self._opened(key, lambda path: open_shard(path, n_chunks, self._stamp))
+
+    def _opened(self, key: str, how: Callable[[Path], _Opened]) -> _Opened | None:
+        """Return what a file of the store is opened as, None where there is none."""
+        path = self.path / key
         try:
-            return open_shard(path, n_chunks, self._stamp)
-        except FileNotFoundError:
+            return how(path)
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             if not is_of_the_name(error):

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi.arrays import RGB
+from wsi.arrays import RGB, Bools, Ints
 from wsi.errors import RequestError, StoreError, masked, one_line, says_damage
 from wsi.files.atomic import PARTIAL
 from wsi.pixels.channels import smallest
@@ -64,7 +64,11 @@ class TileStore:
 
     @cached_property
     def _meta(self) -> dict[str, Any]:
-        return _read_meta(self.path, self.folder.read(["zarr.json"])[0])
+        (text,) = self.folder.read(["zarr.json"])
+        if text is None:
+            what = "is not a tile store: expected a folder with a zarr.json, made by `gigamil tile`"
+            raise StoreError(f"{self.path} {what}")
+        return parse_metadata(text, str(self.path))
 
     @property
     def meta(self) -> dict[str, Any]:
@@ -175,7 +179,7 @@ class TileStore:
         table = DataFrame(places, columns=["row", "column", "l0_y", "l0_x"])
         return table.assign(tissue=self.tissue, **self.scores)
 
-    def coords_l0_yx(self) -> NDArray[np.int64]:
+    def coords_l0_yx(self) -> Ints:
         """Return the top-left corner of each listed tile in level-0 pixels of the slide, int64 (n, 2)."""
         return np.rint(self.tiles_yx * (self.tile_px * self.l0_px_per_px)).astype(np.int64)
 
@@ -233,7 +237,7 @@ class TileStore:
 
     def read_chunks(
         self, level: int, places: NDArray[np.integer[Any]], out: NDArray[np.uint8], threads: int = 1
-    ) -> NDArray[np.bool_]:
+    ) -> Bools:
         """Read chunks of any level into ``out``, contiguous uint8 (n, 3, T, T).
 
         Parameters
@@ -355,12 +359,6 @@ class TileStore:
 def _pool(threads: int, _process: int) -> ThreadPoolExecutor:
     """Return the process's decoding threads; a forked child makes its own."""
     return ThreadPoolExecutor(threads, thread_name_prefix="wsi-decode")
-
-
-def _read_meta(path: Location, text: bytes | None) -> dict[str, Any]:
-    if text is None:
-        raise StoreError(f"{path} is not a tile store: expected a folder with a zarr.json, made by `gigamil tile`")
-    return parse_metadata(text, str(path))
 
 
 def find_stores(paths: Sequence[Location], storage_options: Options | None = None) -> list[TileStore]:

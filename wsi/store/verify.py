@@ -2,19 +2,18 @@
 
 import json
 import time
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi.arrays import Bools
 from wsi.cpu import usable_cpus
 from wsi.errors import GigamilError, StoreError, says_damage
 from wsi.files.atomic import PARTIAL
+from wsi.ordered import ordered
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.recipe import recipe_hash
 from wsi.store.layout import group, image_array, meta_hash, multiscales, omero, shard_key
@@ -24,15 +23,6 @@ from wsi.store.tile_store import TileStore, find_stores
 from wsi.units import ceil_div
 
 _JPEG_END = b"\xff\xd9"
-
-
-@dataclass(frozen=True, slots=True)
-class _Shard:
-    """What checking one shard found."""
-
-    stored: NDArray[np.bool_]
-    """(side, side): the chunks that are there."""
-    problem: str = ""
 
 
 def verify(options: VerifyOptions, progress: Progress | None = None) -> Summary:
@@ -46,14 +36,13 @@ def verify(options: VerifyOptions, progress: Progress | None = None) -> Summary:
     started = time.perf_counter()
     progress = progress or Silent()
     threads = options.threads or usable_cpus()
-    with ThreadPoolExecutor(threads) as pool:
-        outcomes = []
-        for store in find_stores(options.stores):
-            try:
-                outcomes.append(_verify_one(store, pool, 2 * threads, options.quick, progress))
-            except OSError as error:
-                told = f"the storage fails ({error}): see to it and verify again, nothing is known of the store"
-                outcomes.append(Outcome(store.image_id, Status.FAILED, told))
+    outcomes = []
+    for store in find_stores(options.stores):
+        try:
+            outcomes.append(_verify_one(store, options.quick, threads, progress))
+        except OSError as error:
+            told = f"the storage fails ({error}): see to it and verify again, nothing is known of the store"
+            outcomes.append(Outcome(store.image_id, Status.FAILED, told))
     return Summary("verify", outcomes, time.perf_counter() - started)
 
 
@@ -62,15 +51,14 @@ def verify_quickly(store: TileStore) -> Outcome:
 
     Raises `OSError` where the storage fails: then nothing is known of the store.
     """
-    with ThreadPoolExecutor(1) as pool:
-        return _verify_one(store, pool, 2, True, Silent())
+    return _verify_one(store, True, 1, Silent())
 
 
-def _verify_one(store: TileStore, pool: ThreadPoolExecutor, window: int, quick: bool, progress: Progress) -> Outcome:
+def _verify_one(store: TileStore, quick: bool, threads: int, progress: Progress) -> Outcome:
     try:
         problems = [*_recipe(store), *_metadata(store), *_left_over(store), *_pictures(store)]
         listed = list(_tile_list(store))
-        stored, broken, chunks = _all_shards(store, pool, window, quick, progress)
+        stored, broken, chunks = _all_shards(store, quick, threads, progress)
         if broken:
             more = f" (and {len(broken) - 1} more bad shards)" if len(broken) > 1 else ""
             problems.insert(0, broken[0] + more)
@@ -147,22 +135,17 @@ def _pictures(store: TileStore) -> Iterator[str]:
 
 def _tile_list(store: TileStore) -> Iterator[str]:
     yx, tiles = store.tiles_yx, store.grid.tiles
-    if yx.shape != (store.n_tiles, 2):
-        yield f"tiles/yx: expected {store.n_tiles} rows, found {yx.shape}"
-        return
     flat = yx[:, 0].astype(np.int64) * tiles.x + yx[:, 1]
     if len(yx) and ((yx < 0).any() or (yx >= tiles).any()):
         yield f"tiles/yx: a tile lies outside the grid of {tiles.y} x {tiles.x}"
     elif (np.diff(flat) <= 0).any():
         yield "tiles/yx is not sorted by row, then column, or lists a tile twice"
-    for name, values in (("tissue", store.tissue), *store.scores.items()):
-        if values.shape != (len(yx),):
-            yield f"tiles/{name}: expected {len(yx)} values, found {values.shape}"
+    store.scores  # noqa: B018  raises where one is not as long as the list
     if not ((store.tissue >= 0) & (store.tissue <= 1)).all():
         yield "tiles/tissue: a share lies outside 0 to 1"
 
 
-def _presence(store: TileStore, stored: list[NDArray[np.bool_]]) -> list[str]:
+def _presence(store: TileStore, stored: list[Bools]) -> list[str]:
     """Name listed tiles that are not stored, and levels that do not show them."""
     problems = []
     for level, shape in enumerate(store.grid.levels()):
@@ -175,9 +158,7 @@ def _presence(store: TileStore, stored: list[NDArray[np.bool_]]) -> list[str]:
     return problems
 
 
-def _all_shards(
-    store: TileStore, pool: ThreadPoolExecutor, window: int, quick: bool, progress: Progress
-) -> tuple[list[NDArray[np.bool_]], list[str], int]:
+def _all_shards(store: TileStore, quick: bool, threads: int, progress: Progress) -> tuple[list[Bools], list[str], int]:
     """Check every shard of every level; return which chunks are stored by level, the problems, the number of chunks."""
     jobs: list[tuple[int, int, int]] = []
     stored = []
@@ -188,24 +169,19 @@ def _all_shards(
         jobs += [(level, row, column) for row, column in product(*map(range, counts))]
     progress.begin(f"verify {store.image_id}", len(jobs), "shards")
     broken: list[str] = []
-    flying: deque[tuple[tuple[int, int, int], Future[_Shard]]] = deque()
-    for job in [*jobs, *[None] * window]:
-        if job is not None:
-            flying.append((job, pool.submit(_check_shard, store, job, quick)))
-        if flying and (job is None or len(flying) > window):
-            (level, row, column), future = flying.popleft()
-            shard, side = future.result(), store.grid.shard_tiles(level)
-            stored[level][row * side : (row + 1) * side, column * side : (column + 1) * side] = shard.stored
-            broken += [shard.problem] if shard.problem else []
-            progress.advance(1)
+    checked = ordered(lambda job: _check_shard(store, job, quick), jobs, threads)
+    for (level, row, column), (found, problem) in zip(jobs, checked, strict=True):
+        side = store.grid.shard_tiles(level)
+        stored[level][row * side : (row + 1) * side, column * side : (column + 1) * side] = found
+        broken += [problem] if problem else []
+        progress.advance(1)
     progress.end()
     return stored, broken, int(sum(level.sum() for level in stored))
 
 
-def _check_shard(store: TileStore, place: tuple[int, int, int], quick: bool) -> _Shard:
-    """Check the shard at a level, row and column."""
-    level = place[0]
-    key, side = shard_key(*place), store.grid.shard_tiles(level)
+def _check_shard(store: TileStore, place: tuple[int, int, int], quick: bool) -> tuple[Bools, str]:
+    """Check the shard at a level, row and column; return which chunks are there, (side, side), and the problem."""
+    key, side = shard_key(*place), store.grid.shard_tiles(place[0])
     stored = np.zeros((side, side), bool)
     try:
         (data,) = (None,) if quick else store.folder.read([key])
@@ -216,10 +192,10 @@ def _check_shard(store: TileStore, place: tuple[int, int, int], quick: bool) -> 
         if index is not None:
             stored = (index[:, 0] != ABSENT).reshape(side, side)
         if index is not None and data is not None:
-            _decode_all(store, level, data, index, key)
+            _decode_all(store, place[0], data, index, key)
     except StoreError as error:
-        return _Shard(stored, str(error).removesuffix(": tile the slide again"))
-    return _Shard(stored)
+        return stored, str(error).removesuffix(": tile the slide again")
+    return stored, ""
 
 
 def _decode_all(store: TileStore, level: int, data: bytes, index: NDArray[np.uint64], key: str) -> None:

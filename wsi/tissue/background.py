@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi.arrays import RGB
+from wsi.arrays import RGB, Bools, FloatImage, Floats
 from wsi.pixels.channels import largest, smallest
 
 DARK = 64
@@ -32,7 +32,7 @@ _FIELD_LEAST = 0.01
 """Optical density: light that is more even than this is left as it is."""
 
 
-def estimate_background(overview: RGB, usable: NDArray[np.bool_]) -> tuple[tuple[int, int, int], bool]:
+def estimate_background(overview: RGB, usable: Bools) -> tuple[tuple[int, int, int], bool]:
     """Return the colour of the empty slide, and whether it is dark.
 
     The commonest colour among flat pixels near structure, in 32 steps per channel, then the median of its
@@ -74,7 +74,7 @@ def _is_stained(colour: tuple[int, int, int], glass: tuple[int, int, int]) -> bo
     return max(density) - min(density) > _STAINED and max(density) > 0
 
 
-def _near_structure(rough: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _near_structure(rough: Bools) -> Bools:
     """Return where areas of structure, not mere edges, are within reach."""
     areas = cv2.morphologyEx(rough.astype(np.uint8), cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))
     return np.asarray(cv2.dilate(areas, np.ones((2 * _NEAR + 1, 2 * _NEAR + 1), np.uint8)) > 0)
@@ -96,9 +96,7 @@ def _local_range(rgb: RGB) -> NDArray[np.uint8]:
     return largest(np.asarray(cv2.dilate(rgb, kernel) - cv2.erode(rgb, kernel), np.uint8))
 
 
-def uneven_light(
-    overview: RGB, usable: NDArray[np.bool_], background: tuple[int, int, int]
-) -> NDArray[np.float32] | None:
+def uneven_light(overview: RGB, usable: Bools, background: tuple[int, int, int]) -> FloatImage | None:
     """Return how much denser than the background the glass itself is, float32 (h, w); None where the light is even.
 
     A low polynomial of the place is fitted to blocks that are flat and colourless, and again without those that lie
@@ -133,6 +131,6 @@ def uneven_light(
     return np.asarray(cv2.resize(fitted, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
-def _basis(rows: int, columns: int) -> NDArray[np.float64]:
+def _basis(rows: int, columns: int) -> Floats:
     y, x = np.meshgrid(np.linspace(-1, 1, rows), np.linspace(-1, 1, columns), indexing="ij")
     return np.stack([np.ones_like(y), y, x, y * y, x * y, x * x, (y * y + x * x) ** 2], axis=2)

@@ -2,10 +2,10 @@
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from wsi.arrays import RGB
+from wsi.arrays import RGB, Bools, FloatImage
 from wsi.pixels.channels import largest, smallest
+from wsi.tissue.pieces import holding, of_pieces, pieces
 
 _CELL = 4
 """Pixels that are averaged before flatness is judged, along each side: noise of the fill goes."""
@@ -21,7 +21,7 @@ _BLACK = 6
 """All channels at or below, and flat, anywhere: padding."""
 
 
-def border_mask(overview: RGB, um_per_px: float, background: tuple[int, int, int]) -> NDArray[np.bool_]:
+def border_mask(overview: RGB, um_per_px: float, background: tuple[int, int, int]) -> Bools:
     """Return what is fill around the scanned area, bool (h, w).
 
     Parameters
@@ -51,10 +51,10 @@ def border_mask(overview: RGB, um_per_px: float, background: tuple[int, int, int
     whole = cv2.resize(fill.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
     smooth = np.asarray(cv2.blur(overview, (3, 3)), np.uint8)
     depth, grey = _depth_and_greyness(smooth, background)
-    return np.asarray(padding | whole | _connected_to(whole, near & grey & (depth > 0.012)))
+    return np.asarray(padding | whole | holding(whole, whole | (near & grey & (depth > 0.012)), 4))
 
 
-def border_widths(border: NDArray[np.bool_]) -> int:
+def border_widths(border: Bools) -> int:
     """Return how far the fill reaches into the picture, px: the most over the four sides."""
     if not border.any():
         return 0
@@ -63,7 +63,7 @@ def border_widths(border: NDArray[np.bool_]) -> int:
     return int(max(runs))
 
 
-def _depth_and_greyness(rgb: RGB, background: tuple[int, int, int]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+def _depth_and_greyness(rgb: RGB, background: tuple[int, int, int]) -> tuple[FloatImage, Bools]:
     """Return the density of the least absorbing channel, and whether a pixel is as colourless as the glass is."""
     tables = [np.arange(256) * (max(background) / max(1, empty)) for empty in background]
     even = np.stack([np.clip(t, 0, 255) for t in tables], axis=1).astype(np.uint8)
@@ -74,29 +74,20 @@ def _depth_and_greyness(rgb: RGB, background: tuple[int, int, int]) -> tuple[NDA
     return np.asarray(cv2.LUT(largest(balanced), depth), np.float32), spread <= _GREYNESS
 
 
-def _reaching_the_edge(fill: NDArray[np.bool_], depth: NDArray[np.float32]) -> NDArray[np.bool_]:
+def _reaching_the_edge(fill: Bools, depth: FloatImage) -> Bools:
     """Keep large pieces along the picture's edge; pale ones only if they are of one level, as no vignette is."""
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(fill.astype(np.uint8), connectivity=4)
+    labels, area = pieces(fill, 4)
+    count = len(area)
     kept = np.zeros(count, bool)
     for line in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
         found = np.bincount(line, minlength=count)
         kept |= found >= max(2, 0.04 * len(line))
-    area = stats[:, cv2.CC_STAT_AREA]
     mean, square = (np.bincount(labels.ravel(), (depth**k).ravel(), minlength=count) / area for k in (1, 2))
     kept &= (area >= _LEAST_SHARE * fill.size) & ((mean > _PALE) | (square - mean * mean < _ONE_LEVEL**2))
-    kept[0] = False
-    return np.asarray(kept[labels])
+    return of_pieces(labels, kept)
 
 
-def _connected_to(seed: NDArray[np.bool_], mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    count, labels = cv2.connectedComponents((mask | seed).astype(np.uint8), connectivity=4)
-    kept = np.zeros(count, bool)
-    kept[np.unique(labels[seed])] = True
-    kept[0] = False
-    return np.asarray(kept[labels])
-
-
-def _padding(overview: RGB, um_per_px: float) -> NDArray[np.bool_]:
+def _padding(overview: RGB, um_per_px: float) -> Bools:
     """Return where the picture is flat, pure black over more than any tissue fold or stroke, bool (h, w)."""
     black = (largest(overview) <= _BLACK).astype(np.uint8)
     if not black.any():

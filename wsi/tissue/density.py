@@ -4,29 +4,41 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi.arrays import RGB
-
-Density = NDArray[np.float32]
+from wsi.arrays import RGB, FloatImage
 
 
-def density_tables(background: tuple[int, int, int]) -> list[Density]:
+def density_tables(background: tuple[int, int, int]) -> list[NDArray[np.float32]]:
     """Return for each channel the density of every grey value, float32 (256,) each; 0 for brighter than empty."""
     grey = np.arange(256) + 1.0
     return [np.maximum(np.log10((empty + 1.0) / grey), 0).astype(np.float32) for empty in background]
 
 
-def densities(rgb: RGB, background: tuple[int, int, int]) -> tuple[Density, Density, Density]:
+Inks = tuple[FloatImage, FloatImage, FloatImage]
+"""Density of red, green and blue, float32 (h, w) each."""
+
+
+def densities(rgb: RGB, background: tuple[int, int, int]) -> Inks:
     """Return the density of red, green and blue, float32 (h, w) each."""
     red, green, blue = (_channel(rgb, i, table) for i, table in enumerate(density_tables(background)))
     return red, green, blue
 
 
-def _channel(rgb: RGB, channel: int, table: Density) -> Density:
+def most(inks: Inks) -> FloatImage:
+    """Return the density of the channel that absorbs most."""
+    return np.maximum(np.maximum(inks[0], inks[1]), inks[2])
+
+
+def least(inks: Inks) -> FloatImage:
+    """Return the density of the channel that absorbs least."""
+    return np.minimum(np.minimum(inks[0], inks[1]), inks[2])
+
+
+def _channel(rgb: RGB, channel: int, table: NDArray[np.float32]) -> FloatImage:
     """Look up one channel; numpy's indexing would make a copy of eight bytes per pixel on the way."""
     return np.asarray(cv2.LUT(cv2.extractChannel(rgb, channel), table), np.float32)
 
 
-def largest_density(rgb: RGB, background: tuple[int, int, int]) -> Density:
+def largest_density(rgb: RGB, background: tuple[int, int, int]) -> FloatImage:
     """Return the density of the channel that absorbs most, float32 (h, w)."""
     tables = density_tables(background)
     found = _channel(rgb, 0, tables[0])
@@ -35,7 +47,7 @@ def largest_density(rgb: RGB, background: tuple[int, int, int]) -> Density:
     return found
 
 
-def mean_density(rgb: RGB, background: tuple[int, int, int]) -> Density:
+def mean_density(rgb: RGB, background: tuple[int, int, int]) -> FloatImage:
     """Return the mean density of the channels, float32 (h, w)."""
     total = np.zeros(rgb.shape[:2], np.float32)
     for channel, table in enumerate(density_tables(background)):
@@ -44,7 +56,7 @@ def mean_density(rgb: RGB, background: tuple[int, int, int]) -> Density:
     return total
 
 
-def texture(signal: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+def texture(signal: FloatImage, side: int) -> FloatImage:
     """Return how much a signal varies in a window around each pixel (standard deviation), float32 (h, w)."""
     mean = np.asarray(cv2.blur(signal, (side, side)), np.float32)
     spread = np.asarray(cv2.sqrBoxFilter(signal, cv2.CV_32F, (side, side)), np.float32)

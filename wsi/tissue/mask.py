@@ -12,17 +12,14 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from wsi.arrays import RGB
+from wsi.arrays import RGB, Bools, FloatImage, Mask
 from wsi.pixels.channels import largest, smallest
 from wsi.tissue.background import UNSCANNED, estimate_background, uneven_light
 from wsi.tissue.borders import border_mask, border_widths
-from wsi.tissue.density import Density, densities, largest_density, texture
-from wsi.tissue.pen import Inks, flat_ink
-
-Mask = NDArray[np.uint8]
-"""uint8 (h, w), 1 = tissue, in the overview's frame."""
+from wsi.tissue.density import Inks, densities, largest_density, least, most, texture
+from wsi.tissue.pen import flat_ink
+from wsi.tissue.pieces import disk, odd, of_pieces, pieces
 
 MIN_AREA_UM2 = 20_000.0
 """Pieces smaller than this (a circle of 160 um) are dust, unless nothing else is found."""
@@ -117,15 +114,15 @@ def find_tissue(overview: RGB, um_per_px: float, damaged: Mask | None = None) ->
 class _Seen:
     """What the thresholds are applied to."""
 
-    signal: Density
+    signal: FloatImage
     """How much a pixel differs from the background, its noise taken out, float32 (h, w)."""
-    plain: Density
+    plain: FloatImage
     """The same of the pixel alone: walls of fat are as thin as that."""
-    rough: NDArray[np.bool_]
+    rough: Bools
     """Where it varies more than empty glass does."""
-    structured: NDArray[np.bool_]
+    structured: Bools
     """Where that holds for most of the surroundings."""
-    usable: NDArray[np.bool_]
+    usable: Bools
     """Where tissue may be."""
     threshold: float
     faint: float
@@ -134,15 +131,15 @@ class _Seen:
     left_out: tuple[str, ...] = ()
 
 
-def _seen(overview: RGB, usable: NDArray[np.bool_], background: tuple[int, int, int], um_per_px: float) -> _Seen:
+def _seen(overview: RGB, usable: Bools, background: tuple[int, int, int], um_per_px: float) -> _Seen:
     """Return what is seen on a bright background: density, without what is no tissue for sure."""
     border = border_mask(overview, um_per_px, background)
     usable = usable & ~border
     # The median keeps edges where they are: a blur would widen dark pieces by its own width.
     inks = densities(np.asarray(cv2.medianBlur(overview, 3), np.uint8), background)
     light = uneven_light(overview, usable, background)
-    signal, plain = _less(_most(inks), light, usable), _less(largest_density(overview, background), light, usable)
-    structure = texture(plain, _odd(_TEXTURE_UM / um_per_px))
+    signal, plain = _less(most(inks), light, usable), _less(largest_density(overview, background), light, usable)
+    structure = texture(plain, odd(_TEXTURE_UM / um_per_px))
     noise = background_noise(signal, structure, usable & (smallest(overview) < UNSCANNED))
     threshold, faint = _bounded(_NOISES * noise, _THRESHOLDS), _bounded(_FAINT_NOISES * noise, _FAINT_THRESHOLDS)
     faint_plain = max(faint, _PLAIN_NOISES * noise)
@@ -155,27 +152,27 @@ def _seen(overview: RGB, usable: NDArray[np.bool_], background: tuple[int, int, 
 
 def _ink_and_lines(
     inks: Inks,
-    signal: Density,
-    plain: Density,
-    usable: NDArray[np.bool_],
+    signal: FloatImage,
+    plain: FloatImage,
+    usable: Bools,
     threshold: float,
     faint: float,
     um_per_px: float,
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+) -> tuple[Bools, Bools]:
     """Return where ink lies on glass, and where colourless lines run; every other pixel is looked at, each way."""
     half = np.s_[::2, ::2]
     unevenness = texture(plain, 3)[half]
     coarse: Inks = (inks[0][half], inks[1][half], inks[2][half])
-    most, inside = np.ascontiguousarray(signal[half]), usable[half]
+    strongest, inside = np.ascontiguousarray(signal[half]), usable[half]
     ink = flat_ink(coarse, unevenness, inside, 2 * um_per_px)
-    ink &= ~_amid_tissue(ink, (most > faint) & inside, 2 * um_per_px)
-    line = _lines((most > threshold) & inside & ~ink, coarse, 2 * um_per_px)
+    ink &= ~_amid_tissue(ink, (strongest > faint) & inside, 2 * um_per_px)
+    line = _lines((strongest > threshold) & inside & ~ink, coarse, 2 * um_per_px)
     size = usable.shape[::-1]
     both = (cv2.resize(part.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0 for part in (ink, line))
     return next(both) & usable, next(both) & usable
 
 
-def _less(density: Density, light: Density | None, usable: NDArray[np.bool_]) -> Density:
+def _less(density: FloatImage, light: FloatImage | None, usable: Bools) -> FloatImage:
     """Return a density less that of unevenly lit glass, 0 where it is not usable."""
     if light is not None:
         density -= light
@@ -184,20 +181,13 @@ def _less(density: Density, light: Density | None, usable: NDArray[np.bool_]) ->
     return density
 
 
-def _most(inks: Inks) -> Density:
-    """Return the density of the channel that absorbs most."""
-    return np.maximum(np.maximum(inks[0], inks[1]), inks[2])
-
-
-def _seen_in_the_dark(
-    overview: RGB, usable: NDArray[np.bool_], background: tuple[int, int, int], um_per_px: float
-) -> _Seen:
+def _seen_in_the_dark(overview: RGB, usable: Bools, background: tuple[int, int, int], um_per_px: float) -> _Seen:
     """Return what is seen on a dark background: light."""
     raw = _intensity(overview, background)
     raw[~usable] = 0
     signal = np.asarray(cv2.GaussianBlur(raw, (0, 0), max(0.5, _SMOOTH_DARK_UM / um_per_px)), np.float32)
     signal[~usable] = 0
-    structure = texture(raw, _odd(_TEXTURE_UM / um_per_px))
+    structure = texture(raw, odd(_TEXTURE_UM / um_per_px))
     threshold = _bounded(_NOISES * background_noise(signal, structure, usable), _DARK_THRESHOLDS)
     rough = structure > _roughness(structure, signal, usable, threshold / 2)
     return _Seen(signal, signal, rough, rough, usable, threshold, threshold / 2, threshold / 2)
@@ -207,13 +197,7 @@ def _bounded(value: float, bounds: tuple[float, float]) -> float:
     return min(max(value, bounds[0]), bounds[1])
 
 
-def _odd(length_px: float) -> int:
-    return 2 * max(1, round(length_px / 2)) + 1
-
-
-def _roughness(
-    structure: NDArray[np.float32], signal: NDArray[np.float32], usable: NDArray[np.bool_], faint: float
-) -> float:
+def _roughness(structure: FloatImage, signal: FloatImage, usable: Bools, faint: float) -> float:
     """Return the texture that the empty slide hardly reaches: its median and six times the spread."""
     empty = structure[::3, ::3][(usable & (signal < faint))[::3, ::3]]
     if not empty.size:
@@ -222,18 +206,18 @@ def _roughness(
     return _bounded(middle + 6 * 1.4826 * float(np.median(np.abs(empty - middle))), (0.006, 0.02))
 
 
-def _areas(rough: NDArray[np.bool_], um_per_px: float) -> NDArray[np.bool_]:
+def _areas(rough: Bools, um_per_px: float) -> Bools:
     """Return the rough areas that are broader than an edge."""
-    side = _odd(_AREA_UM / um_per_px)
+    side = odd(_AREA_UM / um_per_px)
     share = np.asarray(cv2.blur(rough.astype(np.float32), (side, side)), np.float32)
     return np.asarray(cv2.dilate((share > 0.45).astype(np.uint8), np.ones((side // 2 + 1,) * 2, np.uint8)) > 0)
 
 
-def _amid_tissue(ink: NDArray[np.bool_], found: NDArray[np.bool_], um_per_px: float) -> NDArray[np.bool_]:
+def _amid_tissue(ink: Bools, found: Bools, um_per_px: float) -> Bools:
     """Return what looks like ink and has tissue on most sides: a strong marker, or ink over tissue."""
     if not ink.any():
         return ink
-    side = _odd(_SURROUNDINGS_UM / um_per_px)
+    side = odd(_SURROUNDINGS_UM / um_per_px)
     clear, tissue = (cv2.blur(part.astype(np.float32), (side, side)) for part in (~ink, found & ~ink))
     amid = ink & (tissue > 0.4 * clear) & (clear > 0.1)
     count, labels = cv2.connectedComponents(ink.astype(np.uint8), connectivity=8)
@@ -241,31 +225,24 @@ def _amid_tissue(ink: NDArray[np.bool_], found: NDArray[np.bool_], um_per_px: fl
     around[ink] = 0
     ring = np.bincount(around.ravel(), minlength=count)
     enclosed = np.bincount(around[found], minlength=count) > 0.6 * np.maximum(ring, 1)
-    enclosed[0] = False
-    return np.asarray(amid | enclosed[labels])
+    return np.asarray(amid | of_pieces(labels, enclosed))
 
 
-def _lines(found: NDArray[np.bool_], inks: Inks, um_per_px: float) -> NDArray[np.bool_]:
+def _lines(found: Bools, inks: Inks, um_per_px: float) -> Bools:
     """Return long, thin, colourless lines."""
-    most = _most(inks)
-    colour = most - np.minimum(np.minimum(inks[0], inks[1]), inks[2])
-    grey = (found & (colour < 0.15 * most)).astype(np.uint8)
+    strongest = most(inks)
+    grey = (found & (strongest - least(inks) < 0.15 * strongest)).astype(np.uint8)
     if not grey.any():
         return grey > 0
-    side = _odd(_LINE_UM / um_per_px)
+    side = odd(_LINE_UM / um_per_px)
     thin = grey & ~cv2.morphologyEx(grey, cv2.MORPH_OPEN, np.ones((side, side), np.uint8))
     _, labels, stats, _ = cv2.connectedComponentsWithStats(thin, connectivity=8)
     length = np.maximum(stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_HEIGHT])
     kept = (length * um_per_px >= _LINE_LENGTH_UM) & (stats[:, cv2.CC_STAT_AREA] < 0.3 * length * length)
-    kept[0] = False
-    if not kept.any():
-        return np.zeros_like(found)
-    return np.asarray(cv2.dilate(kept[labels].astype(np.uint8), np.ones((3, 3), np.uint8)) > 0)
+    return np.asarray(cv2.dilate(of_pieces(labels, kept).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0)
 
 
-def _left_out(
-    border: NDArray[np.bool_], ink: NDArray[np.bool_], line: NDArray[np.bool_], um_per_px: float
-) -> tuple[str, ...]:
+def _left_out(border: Bools, ink: Bools, line: Bools, um_per_px: float) -> tuple[str, ...]:
     notes = []
     if border.mean() > _TOLD_SHARE:
         width = border_widths(border) * um_per_px / 1000
@@ -276,7 +253,7 @@ def _left_out(
     return tuple(notes)
 
 
-def _without_smooth(found: NDArray[np.bool_], seen: _Seen, threshold: float) -> NDArray[np.bool_]:
+def _without_smooth(found: Bools, seen: _Seen, threshold: float) -> Bools:
     """Drop pieces that are both faint and smooth within: grey glass, shadows, smears out of focus."""
     count, labels = cv2.connectedComponents(found.astype(np.uint8), connectivity=8)
     if count == 1:
@@ -288,23 +265,21 @@ def _without_smooth(found: NDArray[np.bool_], seen: _Seen, threshold: float) -> 
     strength = np.bincount(piece, seen.signal[found], minlength=count) / size
     share = np.bincount(piece[rough_inside], minlength=count) / deep
     smooth = (strength < _SMOOTH_PIECE * threshold) & (share < 0.1) & (deep > 0.3 * size)
-    smooth[0] = False
-    return found & ~smooth[labels]
+    return found & ~of_pieces(labels, smooth)
 
 
-def _closed(found: NDArray[np.bool_], um_per_px: float) -> Mask:
+def _closed(found: Bools, um_per_px: float) -> Mask:
     """Close narrow gaps; the picture's edge is no gap."""
-    width = _odd(_CLOSED_UM / um_per_px)
-    disk = np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width)), np.uint8)
-    return np.asarray(cv2.morphologyEx(found.astype(np.uint8), cv2.MORPH_CLOSE, disk), np.uint8)
+    shape = disk(odd(_CLOSED_UM / um_per_px))
+    return np.asarray(cv2.morphologyEx(found.astype(np.uint8), cv2.MORPH_CLOSE, shape), np.uint8)
 
 
-def _intensity(rgb: RGB, background: tuple[int, int, int]) -> NDArray[np.float32]:
+def _intensity(rgb: RGB, background: tuple[int, int, int]) -> FloatImage:
     brighter = largest(rgb.astype(np.float32) - np.array(background, np.float32)) / 255
     return np.maximum(brighter, 0).astype(np.float32)
 
 
-def background_noise(signal: Density, structure: Density, scanned: NDArray[np.bool_]) -> float:
+def background_noise(signal: FloatImage, structure: FloatImage, scanned: Bools) -> float:
     """Return how much single pixels of the empty slide vary: the usual texture where the signal is weak."""
     weak = structure[::3, ::3][(scanned & (signal < 0.05))[::3, ::3]]
     return float(np.quantile(weak, 0.6)) if weak.size else 0.0
@@ -316,14 +291,10 @@ def clean(mask: Mask, least_px: float) -> Mask:
     Smaller pieces stay where they have a tenth of the largest one, and the largest reaches ``least_px``.
     """
     for value in (1, 0):
-        count, labels, stats, _ = cv2.connectedComponentsWithStats((mask == value).astype(np.uint8), connectivity=8)
-        if count > 1:
-            area = stats[:, cv2.CC_STAT_AREA]
-            largest = area[1:].max()
-            enough = least_px if value == 0 or largest < least_px else min(least_px, _PIECE_SHARE * largest)
-            small = area < enough
-            small[0] = False
-            mask = np.where(small[labels], 1 - value, mask).astype(np.uint8)
+        labels, area = pieces(mask == value)
+        largest = area[1:].max(initial=0)
+        enough = least_px if value == 0 or largest < least_px else min(least_px, _PIECE_SHARE * largest)
+        mask = np.where(of_pieces(labels, area < enough), 1 - value, mask).astype(np.uint8)
     return mask
 
 

@@ -20,16 +20,11 @@ which is even, is never taken for tissue (`flat_ink`).
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from wsi.arrays import RGB
+from wsi.arrays import RGB, Bools, FloatImage, Mask
 from wsi.pixels.channels import largest
-from wsi.tissue.density import Density, densities, largest_density, texture
-
-Mask = NDArray[np.uint8]
-"""uint8 (h, w), 1 = ink, in the overview's frame."""
-Inks = tuple[Density, Density, Density]
-"""Density of red, green and blue, float32 (h, w) each."""
+from wsi.tissue.density import Inks, densities, largest_density, least, most, texture
+from wsi.tissue.pieces import disk, holding, of_pieces, pieces
 
 STROKE_UM = 80.0
 """Strokes thinner than this are no pen's; a felt tip draws 300 um and more."""
@@ -89,27 +84,23 @@ def pen_mask(overview: RGB, um_per_px: float, background: tuple[int, int, int]) 
     return blue | others[0] | others[1]
 
 
-def _unlike_stain(
-    strokes: Mask, strong: NDArray[np.bool_], even: NDArray[np.bool_], inks: Inks, um_per_px: float
-) -> Mask:
+def _unlike_stain(strokes: Mask, strong: Bools, even: Bools, inks: Inks, um_per_px: float) -> Mask:
     """Keep strokes that are even, and those without gaps unless most of what absorbs on the slide has their hue."""
     if not strokes.any():
         return strokes
-    most = np.maximum(np.maximum(inks[0], inks[1]), inks[2])
     _, labels = cv2.connectedComponents(strokes, connectivity=8)
-    gaps = cv2.morphologyEx(strong.astype(np.uint8), cv2.MORPH_CLOSE, _disk(2 * max(1, round(_GAP_UM / um_per_px)) + 1))
+    gaps = cv2.morphologyEx(strong.astype(np.uint8), cv2.MORPH_CLOSE, disk(2 * max(1, round(_GAP_UM / um_per_px)) + 1))
     area, inked, closed, evenly = (
         np.bincount(labels[part], minlength=labels.max() + 1) for part in (strokes > 0, strong, gaps > 0, strong & even)
     )
-    usual = float(strong.sum()) > _USUAL_SHARE * float((most > _FAINT_STAIN).sum())
+    usual = float(strong.sum()) > _USUAL_SHARE * float((most(inks) > _FAINT_STAIN).sum())
     kept = evenly > _EVENLY_INKED * area
     if not usual:
         kept |= (inked > _SOLID * closed) & (evenly > _SOMEWHAT_EVEN * area)
-    kept[0] = False
-    return np.asarray(kept[labels], np.uint8)
+    return of_pieces(labels, kept).astype(np.uint8)
 
 
-def flat_ink(inks: Inks, unevenness: Density, usable: NDArray[np.bool_], um_per_px: float) -> NDArray[np.bool_]:
+def flat_ink(inks: Inks, unevenness: FloatImage, usable: Bools, um_per_px: float) -> Bools:
     """Find ink that lies on glass: even within a stroke, as no tissue is, however thin the stroke.
 
     Parameters
@@ -127,67 +118,58 @@ def flat_ink(inks: Inks, unevenness: Density, usable: NDArray[np.bool_], um_per_
     -------
     bool (h, w). Ink over tissue, which shows the tissue through, is not among it.
     """
-    most = np.maximum(np.maximum(inks[0], inks[1]), inks[2])
-    found = np.zeros(most.shape, bool)
-    dense = most > _LEAST_INK
+    strongest = most(inks)
+    found = np.zeros(strongest.shape, bool)
+    dense = strongest > _LEAST_INK
     dense &= usable
     absorbing = _hues(*(channel[dense] for channel in inks), strong=True)
-    usual = _USUAL_SHARE * float((most > _FAINT_STAIN).sum())
+    usual = _USUAL_SHARE * float((strongest > _FAINT_STAIN).sum())
     for number, (strong, evenness) in enumerate(zip(absorbing, _EVENNESS, strict=True)):
         if strong.sum() * um_per_px**2 < _LEAST_STROKE_UM2:
             continue
-        hue = np.zeros(most.shape, bool)
+        hue = np.zeros(strongest.shape, bool)
         hue[dense] = strong
         share = _EVEN_SHARE if strong.sum() < usual else 1.4 * _EVEN_SHARE
-        strokes = _even_strokes(hue, unevenness < evenness * most, share, um_per_px)
+        strokes = _even_strokes(hue, unevenness < evenness * strongest, share, um_per_px)
         if strokes.any():
             found |= _grown(strokes, _hues(*inks, strong=False)[number], _BLUR_UM, um_per_px) & usable
     return found
 
 
-def _hues(red: Density, green: Density, blue: Density, *, strong: bool) -> tuple[NDArray[np.bool_], ...]:
+def _hues(red: FloatImage, green: FloatImage, blue: FloatImage, *, strong: bool) -> tuple[Bools, ...]:
     """Tell which pixels have the hue of black, blue or green, and red ink: at full strength, or at a stroke's edge."""
-    most, least = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
-    colourless, bluer = most - least < 0.1 * most + 0.02, red - green > 0.15 * red
+    inks, bluer = (red, green, blue), red - green > 0.15 * red
+    strongest, weakest = most(inks), least(inks)
+    colourless = strongest - weakest < 0.1 * strongest + 0.02
     if not strong:
         redder = (red < 0.3 * green) & (blue > 0.65 * green) & (green > 0.03)
-        return colourless & (least > 0.02), bluer & (red > 0.03), redder
+        return colourless & (weakest > 0.02), bluer & (red > 0.03), redder
     deep_blue = (red > 0.9) & (red > 1.05 * green) & (blue < 0.5 * red)
     redder = (red < 0.15 * green) & (blue > 0.7 * green) & (green > 0.6)
-    return colourless & (least > _LEAST_INK), (bluer & (red > 0.35)) | deep_blue, redder
+    return colourless & (weakest > _LEAST_INK), (bluer & (red > 0.35)) | deep_blue, redder
 
 
-def _grown(seeds: NDArray[np.bool_], weak: NDArray[np.bool_], reach_um: float, um_per_px: float) -> NDArray[np.bool_]:
+def _grown(seeds: Bools, weak: Bools, reach_um: float, um_per_px: float) -> Bools:
     """Return the seeds with a pixel around them, and what is weak and connected to them within reach."""
-    near = cv2.dilate(seeds.astype(np.uint8), _disk(2 * max(1, round(reach_um / um_per_px)) + 1))
-    close = cv2.dilate(seeds.astype(np.uint8), _disk(3)) > 0
-    area = (weak & (near > 0)) | close
-    count, labels = cv2.connectedComponents(area.astype(np.uint8), connectivity=8)
-    kept = np.zeros(count, bool)
-    kept[np.unique(labels[seeds])] = True
-    kept[0] = False
-    return np.asarray(kept[labels])
+    near = cv2.dilate(seeds.astype(np.uint8), disk(2 * max(1, round(reach_um / um_per_px)) + 1))
+    close = cv2.dilate(seeds.astype(np.uint8), disk(3)) > 0
+    return holding(seeds, (weak & (near > 0)) | close)
 
 
-def _even_strokes(
-    hue: NDArray[np.bool_], even: NDArray[np.bool_], least_share: float, um_per_px: float
-) -> NDArray[np.bool_]:
+def _even_strokes(hue: Bools, even: Bools, least_share: float, um_per_px: float) -> Bools:
     """Return the pieces of a hue that are even for a good part: all but their edges."""
     if not hue.any():
         return hue
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(hue.astype(np.uint8), connectivity=8)
-    area = np.maximum(stats[:, cv2.CC_STAT_AREA], 1)
-    share = np.bincount(labels[hue & even], minlength=count) / area
-    kept = (share > least_share) & (area * um_per_px**2 >= _LEAST_STROKE_UM2)
-    kept[0] = False
-    return np.asarray(kept[labels])
+    labels, area = pieces(hue)
+    share = np.bincount(labels[hue & even], minlength=len(area)) / np.maximum(area, 1)
+    return of_pieces(labels, (share > least_share) & (area * um_per_px**2 >= _LEAST_STROKE_UM2))
 
 
-_Pair = tuple[NDArray[np.bool_], NDArray[np.bool_]]
+_Pair = tuple[Bools, Bools]
 """Where an ink surely is, and where it may be if it surely is nearby."""
 
 
-def _blue_or_green(red: Density, green: Density, blue: Density) -> _Pair:
+def _blue_or_green(red: FloatImage, green: FloatImage, blue: FloatImage) -> _Pair:
     excess = red - green
     # A dark violet-blue marker absorbs green like red, but lets blue through as no dense nuclei do.
     violet = (red > 0.65) & (red > 0.95 * green) & (blue < 0.38 * red)
@@ -196,36 +178,29 @@ def _blue_or_green(red: Density, green: Density, blue: Density) -> _Pair:
     return strong, (excess > 0.06) & (red > 0.12)
 
 
-def _red(red: Density, green: Density, blue: Density) -> _Pair:
+def _red(red: FloatImage, green: FloatImage, blue: FloatImage) -> _Pair:
     clear = red < 0.3 * green
     # Stain under the ink adds to green, hardly to blue.
     strong = clear & (green > 0.75) & (blue > 0.75) & (blue > 0.6 * green)
     return strong, clear & (green > 0.2) & (blue > 0.7 * green)
 
 
-def _black(red: Density, green: Density, blue: Density) -> _Pair:
-    least = np.minimum(np.minimum(red, green), blue)
-    most = np.maximum(np.maximum(red, green), blue)
+def _black(red: FloatImage, green: FloatImage, blue: FloatImage) -> _Pair:
+    weakest = least((red, green, blue))
+    spread = most((red, green, blue)) - weakest
     # Over tissue, its stain comes on top; no stain alone absorbs so much of each channel.
-    strong = ((least > 0.7) & (most - least < 0.3)) | ((least > 0.85) & (most - least < 0.8))
-    return strong, (least > 0.4) & (most - least < 0.25)
+    strong = ((weakest > 0.7) & (spread < 0.3)) | ((weakest > 0.85) & (spread < 0.8))
+    return strong, (weakest > 0.4) & (spread < 0.25)
 
 
 def _strokes(strong: Mask, weak: Mask, um_per_px: float) -> Mask:
     """Keep strong parts as broad as a stroke, grown into the weak part around them; drop small spots."""
     width = max(1, round(STROKE_UM / um_per_px))
-    seeds = cv2.morphologyEx(strong, cv2.MORPH_OPEN, _disk(width)) if width > 1 else strong
+    seeds = cv2.morphologyEx(strong, cv2.MORPH_OPEN, disk(width)) if width > 1 else strong
     if not seeds.any():
         return np.zeros_like(strong)
-    reach = cv2.dilate(seeds, _disk(2 * max(1, round(_REACH_UM / um_per_px)) + 1))
+    reach = cv2.dilate(seeds, disk(2 * max(1, round(_REACH_UM / um_per_px)) + 1))
     grown = ((weak | strong) & reach) | seeds
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(grown, connectivity=8)
-    kept = np.zeros(count, bool)
-    kept[np.unique(labels[seeds > 0])] = True
-    kept &= stats[:, cv2.CC_STAT_AREA] * um_per_px**2 >= MIN_AREA_UM2
-    kept[0] = False
-    return np.asarray(kept[labels], np.uint8)
-
-
-def _disk(width: int) -> Mask:
-    return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width)), np.uint8)
+    labels, area = pieces(grown)
+    kept = np.bincount(labels[seeds > 0], minlength=len(area)) > 0
+    return of_pieces(labels, kept & (area * um_per_px**2 >= MIN_AREA_UM2)).astype(np.uint8)

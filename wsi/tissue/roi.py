@@ -18,14 +18,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi.arrays import Floats, Ints, Mask
 from wsi.errors import RequestError, SlideError, one_line
 from wsi.files.documents import parse_json, read_document
 from wsi.tissue.roi_label import is_label, label_hash, label_of, read_label
 from wsi.units import YX
 
-Mask = NDArray[np.uint8]
-"""uint8 (h, w), 1 = use, in the overview's frame."""
-Ring = NDArray[np.float64]
+Ring = Floats
 """float64 (n, 2), (x, y) level-0 pixels."""
 
 ENDINGS = (".geojson", ".json", ".png")
@@ -181,7 +180,7 @@ def _fill(mask: Mask, region: Region, l0_per_o: float, value: int) -> None:
     mask[y0:y1, x0:x1][odd] = value
 
 
-def _crossings(ring: Ring, height: int, width: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+def _crossings(ring: Ring, height: int, width: int) -> Iterator[tuple[Ints, Ints]]:
     """Yield rows, and the first columns at or right of where the ring crosses their centre lines, in bounded parts."""
     start, end = ring, np.roll(ring, -1, axis=0)
     first = np.clip(np.ceil(np.minimum(start[:, 1], end[:, 1])), 0, height).astype(np.int64)
@@ -306,16 +305,16 @@ def _rings(coordinates: Any, file: Path) -> list[Ring]:
         rings = [np.asarray([point[:2] for point in ring], np.float64) for ring in coordinates if ring != []]
     except (TypeError, ValueError, IndexError, KeyError, OverflowError):
         rings = []
-    for ring in rings:
-        if ring.ndim != 2 or ring.shape[1] != 2 or len(ring) < 3 or not (np.abs(ring) < _FARTHEST).all():
-            rings = []
-            break
-    if not rings:
+    if not rings or not all(map(_is_ring, rings)):
         raise SlideError(
             f"{file}: expected a polygon's rings of at least 3 points [x, y] each, found "
             f"{one_line(coordinates, 60)}: export it again"
         )
     return rings
+
+
+def _is_ring(points: Floats) -> bool:
+    return points.ndim == 2 and points.shape[1] == 2 and len(points) >= 3 and bool((np.abs(points) < _FARTHEST).all())
 
 
 def _bytes(file: Path) -> bytes:

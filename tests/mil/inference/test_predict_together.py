@@ -16,7 +16,7 @@ from features.bags.bag import write_bag
 from mil.run.folder import RunFolder
 from mil.train import train
 from wsi.errors import RequestError
-from wsi.files.csv_table import csv_text, read_rows
+from wsi.files.csv_table import csv_text, read_records
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +110,6 @@ def test_a_damaged_run_is_one_line(trained: Trained, tmp_path: Path, file: str, 
 
 def test_cells_are_no_formulas_and_read_back(tmp_path: Path) -> None:
     cells = ["=1+1", "+a", "-b", "@c", "'=d", "'e", "-1.5", "plain"]
-    (tmp_path / "t.csv").write_text(csv_text([cells]))
+    (tmp_path / "t.csv").write_text(csv_text([cells, cells]))
     assert (tmp_path / "t.csv").read_text().startswith("'=1+1,'+a,'-b,'@c,''=d,'e,-1.5,plain")
-    assert list(read_rows(tmp_path / "t.csv")) == [cells]
+    assert read_records(tmp_path / "t.csv") == [dict(zip(cells, cells, strict=True))]

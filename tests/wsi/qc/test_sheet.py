@@ -16,9 +16,8 @@ from PIL import Image
 from wsi.errors import RequestError
 from wsi.outcome import Status
 from wsi.qc.options import QcOptions
-from wsi.qc.page import page
 from wsi.qc.rows import COLUMNS
-from wsi.qc.sheet import mark_odd, oddest_first, qc, read_row
+from wsi.qc.sheet import mark_odd, oddest_first, page, qc, read_row
 from wsi.scores.quality import tile_scores
 from wsi.store.tile_store import TileStore
 

@@ -127,11 +127,8 @@ def test_opening_costs_one_request_per_file(bucket: str, server: tuple[str, Requ
 
 def test_neighbours_are_merged_and_strangers_are_not() -> None:
     parts = [("a", 0, 10), ("a", 10, 20), ("a", 50, 60), ("a", 10**6, 10**6 + 5), ("b", 0, 5)]
-    assert coalesce(parts) == {
-        ("a", 0, 60): parts[:3],
-        ("a", 10**6, 10**6 + 5): parts[3:4],
-        ("b", 0, 5): parts[4:],
-    }
+    assert coalesce(parts) == [("a", 0, 60), ("a", 10**6, 10**6 + 5), ("b", 0, 5)]
+    assert coalesce([]) == []
     wide = [("a", i << 20, (i + 1) << 20) for i in range(20)]
     assert [stop - start for _, start, stop in coalesce(wide)] == [8 << 20, 8 << 20, 4 << 20]
 

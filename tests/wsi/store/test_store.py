@@ -95,7 +95,7 @@ def test_open_shards_are_bounded(tmp_path: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     for i in range(400):
         write_shard(tmp_path / str(i), {0: b"abc"}, 4)
-        assert open_shard(str(tmp_path / str(i)), 4, (0, 0)).chunk(0) == b"abc"
+        assert open_shard(tmp_path / str(i), 4, (0, 0)).chunk(0) == b"abc"
     assert len(os.listdir("/proc/self/fd")) - before <= 130
     open_shard.cache_clear()
 

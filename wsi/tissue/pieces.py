@@ -1,0 +1,36 @@
+"""Connected pieces of a mask: which of them are kept; and the shapes that masks are grown by."""
+
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi.arrays import Bools, Mask
+
+
+def pieces(mask: NDArray[Any], connectivity: int = 8) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Return the number of each pixel's piece, int32 (h, w), 0 outside, and the pieces' areas in pixels, int32 (n,)."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=connectivity)
+    return labels, stats[:, cv2.CC_STAT_AREA]
+
+
+def of_pieces(labels: NDArray[np.int32], chosen: Bools) -> Bools:
+    """Return where the chosen pieces lie, bool (h, w); what is outside of all is none of them."""
+    return np.asarray((chosen & (np.arange(len(chosen)) > 0))[labels])
+
+
+def holding(seeds: Bools, mask: NDArray[Any], connectivity: int = 8) -> Bools:
+    """Return the pieces of a mask that hold a seed, bool (h, w)."""
+    count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=connectivity)
+    return of_pieces(labels, np.bincount(labels[seeds], minlength=count) > 0)
+
+
+def disk(width: int) -> Mask:
+    """Return a disk to grow by, of an odd width in pixels."""
+    return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width)), np.uint8)
+
+
+def odd(length_px: float) -> int:
+    """Return the odd number next to a length, at least 3."""
+    return 2 * max(1, round(length_px / 2)) + 1

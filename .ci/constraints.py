@@ -1,4 +1,4 @@
-"""Print what this environment has of gigamil's dependencies, extras included, as constraints for this version of Python.
+"""Print what this environment has of gigamil's dependencies, extras included, as constraints for this Python.
 
 Names and versions only: no builds, no places. Another Python ignores the lines, each of which names its own.
 """

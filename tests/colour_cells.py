@@ -101,7 +101,7 @@ def write_tiff(path: Path, payload: bytes, compression: int, tag: str, **more: o
     with tifffile.TiffWriter(path) as writer:
         writer.write(
             iter([payload]), shape=(SIDE, SIDE, 3), dtype="uint8", tile=(SIDE, SIDE), photometric="rgb",
-            compression="zstd", **more,  # type: ignore[arg-type]
+            compression="zstd", **more,
         )  # fmt: skip
     with tifffile.TiffFile(path, mode="r+b") as file:
         tags = file.pages.first.tags

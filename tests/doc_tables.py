@@ -31,7 +31,8 @@ def encoders() -> str:
         "| name | hub | features | input px | um/px | licence | account |", "|---|---|---|---|---|---|---|",
         *(_known(name, preset) for name, preset in PRESETS.items()),
         "", "## Exact arguments", "", "What `timm.create_model` is given; mean and deviation of RGB in [0, 1].", "",
-        "| name | model of timm | arguments | feature | tile | mean; deviation | published in |", "|---|---|---|---|---|---|---|",
+        "| name | model of timm | arguments | feature | tile | mean; deviation | published in |",
+        "|---|---|---|---|---|---|---|",
         *(_made(name, preset) for name, preset in PRESETS.items()),
     ]  # fmt: skip
     return "\n".join(lines)

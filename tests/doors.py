@@ -90,7 +90,7 @@ def run(path: Path) -> None:
     for fold in range(opened.recipe["folds"]):
         assert len(read_scores(opened.model(opened.head, fold, 0) / "scores.csv").image_ids)
     evidence = read_evidence(opened)
-    assert len(evidence.probs[evidence.head]) == len(evidence.labels_P)
+    assert len(evidence.told[evidence.head]) == len(evidence.patients)
     assert evidence.warnings() is not None
 
 

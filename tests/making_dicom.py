@@ -4,6 +4,7 @@ import io
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -42,14 +43,14 @@ def write_dicom(
     syntax: str = JPEG_LS,
     flavour: str = "VOLUME",
     coder: Callable[[RGB, str], bytes] = encode,
-    **changes: object,
+    **changes: Any,
 ) -> Path:
     """Write one whole-slide instance with TILED_FULL frames of 64 px; ``None`` in changes removes an attribute."""
     frames = [coder(frame, syntax) for frame in frames_of(pixels)]
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = syntax
-    dataset.file_meta.MediaStorageSOPClassUID = WSI_CLASS
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID(syntax)
+    dataset.file_meta.MediaStorageSOPClassUID = pydicom.uid.UID(WSI_CLASS)
     dataset.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid(entropy_srcs=[str(path)])
     values: dict[str, object] = {
         "SOPClassUID": WSI_CLASS,

@@ -12,6 +12,7 @@ from contextlib import chdir
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ PAGE = ROOT / "docs" / "python.md"
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 PACKAGES = ("wsi", "features", "mil")
 HEAVY = {"torch", "zarr", "dask", "distributed", "pandas", "numpy", "cv2", "h5py", "sklearn", "timm", "matplotlib"}
-ARRAY = re.compile(r"\b(NDArray|Tensor|RGB|Floats|Ints|Rows)\b")
+ARRAY = re.compile(r"\b(NDArray|Tensor|RGB|Features|Floats|Ints|Rows)\b")
 SHAPE = re.compile(r"\(\w+,[ \w,]*\)")
 DESCRIBED_IN_THE_PROTOCOL = {"close"}
 
@@ -58,7 +59,8 @@ def test_a_public_name_is_there_and_described(package: str, name: str) -> None:
     assert not isinstance(found, ModuleType), "the module of that name hides it"
     assert (found.__doc__ or "").strip()
     (node,) = ast.parse(inspect.getsource(found)).body
-    functions = [own for own in ast.walk(node) if isinstance(own, ast.FunctionDef) and own.name[0] != "_"]
+    parts = node.body if isinstance(node, ast.ClassDef) else [node]
+    functions = [own for own in parts if isinstance(own, ast.FunctionDef) and own.name[0] != "_"]
     for own in functions:
         text = ast.get_docstring(own) or ""
         assert text or own.name in DESCRIBED_IN_THE_PROTOCOL or is_overload(own), own.name
@@ -189,9 +191,9 @@ def test_encode_tiles_gives_the_rows_of_the_bag(name: str, small_store: TileStor
 
 def test_encode_tiles_tells_what_it_wants() -> None:
     encoder = features.TileEncoder(build_encoder("texture"), torch.device("cpu"), "fp32")
-    for wrong in (np.zeros((2, 3, 64, 32), np.uint8), np.zeros((2, 3, 64, 64), np.float32), np.zeros(3, np.uint8)):
+    for shape, dtype in (((2, 3, 64, 32), np.uint8), ((2, 3, 64, 64), np.float32), ((3,), np.uint8)):
         with pytest.raises(wsi.RequestError, match="expected uint8"):
-            encoder.encode_tiles(wrong)
+            encoder.encode_tiles(np.zeros(shape, dtype))
     assert encoder.encode_tiles(np.zeros((64, 64, 3), np.uint8)).shape == (1, encoder.spec.dim)
     assert encoder.encode_tiles(np.zeros((0, 3, 64, 64), np.uint8)).shape == (0, encoder.spec.dim)
 
@@ -215,7 +217,7 @@ def test_a_data_set_of_tiles_is_what_the_stores_hold(small_store: TileStore, sec
 def test_a_data_set_of_tiles_in_new_processes(small_store: TileStore, second_store: TileStore) -> None:
     tiles = features.TileDataset([Path(small_store.path), str(second_store.path)], transform=half)
     loader = DataLoader(tiles, 5, shuffle=True, num_workers=2, multiprocessing_context="spawn")
-    seen = {}
+    seen: dict[tuple[str, int], torch.Tensor] = {}
     for pixels, ids, rows in loader:
         assert pixels.dtype == torch.float32
         seen |= {(name, row): tile for name, row, tile in zip(ids, rows.tolist(), pixels, strict=True)}
@@ -232,7 +234,12 @@ def test_a_batch_reads_each_store_once(
 ) -> None:
     tiles = features.TileDataset([small_store, second_store])
     reads, read = [], TileStore.read_tiles
-    monkeypatch.setattr(TileStore, "read_tiles", lambda *args, **known: reads.append(args) or read(*args, **known))
+
+    def counted(store: TileStore, *arguments: Any, **named: Any) -> Any:
+        reads.append(store)
+        return read(store, *arguments, **named)
+
+    monkeypatch.setattr(TileStore, "read_tiles", counted)
     next(iter(DataLoader(tiles, len(tiles), shuffle=True)))
     assert len(reads) == 2
 

@@ -9,7 +9,6 @@ RGB = NDArray[np.uint8]
 """uint8 (height, width, 3), red green blue."""
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 Features = NDArray[np.floating[Any]]
 """float16 or float32 (n, dim): a row for each tile."""
 Bools = NDArray[np.bool_]

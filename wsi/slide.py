@@ -5,11 +5,15 @@ Readers stand in `wsi.readers`, one file each. `TiffReader` decodes TIFF tiles i
 read a file right takes it; `Slide.chosen_because` says why.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
+from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import TypeGuard
 
 from wsi.errors import NotASlideError, RequestError, UnreadableSlideError
 from wsi.files.regular import irregular_below, open_regular
+from wsi.plugins import load_plugin, plugins
 from wsi.readers.protocol import Opener, Opening, Slide
 
 
@@ -27,6 +31,8 @@ def _openers() -> Mapping[str, Opener]:
     }
 
 
+ENTRY_POINTS = "gigamil.readers"
+"""Of other packages' readers; `wsi.readers.contract` is the suite that each reader passes."""
 READERS = ("tiff", "openslide", "dicom", "ome-zarr")
 """In the order in which they are asked."""
 
@@ -41,7 +47,7 @@ def open_slide(
     path
         A slide file, or the folder of an OME-Zarr picture.
     reader
-        One of `READERS`; None asks each that suits the kind of file.
+        One of `READERS`, or of another package; None asks each that suits the kind of file, others' last.
     threads
         Tiles of one box decoded at once. OpenSlide decodes one after the other whatever is asked.
     scene
@@ -56,19 +62,18 @@ def open_slide(
     RequestError
         ``reader`` is not the name of a reader.
     """
-    if reader is not None and reader not in READERS:
-        raise RequestError(f"reader {reader!r} is not known: expected one of {', '.join(READERS)}")
+    if reader is not None and reader not in READERS and reader not in plugins(ENTRY_POINTS):
+        known = ", ".join([*READERS, *plugins(ENTRY_POINTS)])
+        raise RequestError(f"reader {reader!r} is not known: expected one of {known}")
     from wsi.readers.scenes import refuse_without_pixels
 
     path = Path(path)
     refuse_without_pixels(path)
-    suitable = (reader,) if reader else _suitable(path)
-    openers = _openers()
     reasons: list[str] = []
-    for name in suitable:
+    for name, opener in _asked(path, reader):
         try:
             _check_kind(path, name)
-            slide = openers[name](path, Opening(threads, scene, srgb))
+            slide = opener(path, Opening(threads, scene, srgb))
         except NotASlideError as error:
             raise NotASlideError(f"{path.name} cannot be read: {_short(str(error))}") from None
         except UnreadableSlideError as error:
@@ -77,6 +82,30 @@ def open_slide(
         slide.chosen_because = "named by --reader" if reader else "; ".join([*reasons, slide.chosen_because])
         return slide
     raise UnreadableSlideError(f"{path.name} cannot be read ({'; '.join(reasons)})")
+
+
+def _asked(path: Path, reader: str | None) -> Iterator[tuple[str, Opener]]:
+    """Give the readers to be asked; those of other packages are looked for where none of ours can read the file."""
+    openers = _openers()
+    for name in _suitable(path) if reader is None else (reader,):
+        if name in openers:
+            yield name, openers[name]
+    if reader not in openers:
+        for name, point in plugins(ENTRY_POINTS).items():
+            if reader in (None, name):
+                yield name, partial(_open_with_plugin, point)
+
+
+def _open_with_plugin(point: EntryPoint, path: Path, opening: Opening) -> Slide:
+    try:
+        opener = load_plugin(point, _is_opener, "a function from a path and an Opening to a Slide")
+    except RequestError as error:
+        raise UnreadableSlideError(str(error)) from None
+    return opener(path, opening)
+
+
+def _is_opener(found: object) -> TypeGuard[Opener]:
+    return callable(found)
 
 
 def _short(text: str) -> str:

@@ -3,17 +3,19 @@
 A name is ``texture`` (built in, handcrafted), a published pathology encoder (`features.encoders.presets`), or
 ``timm:<model>``; several are joined by ``+``. Other packages add theirs by the entry-point group
 ``gigamil.encoders``: the entry point's name is the part before the colon, its value an `EncoderEntry`.
-Each implementation passes the contract suite in ``tests/features/encoders/test_encoder_contract.py``.
+Each implementation passes the suite of `features.encoders.contract`.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
+from typing import TypeGuard
 
 from features.encoders.presets import PRESETS, Preset
 from features.encoders.spec import Encoder, TunedEncoder, WeightsChoice
 from features.option_groups import JOINED
 from wsi.errors import RequestError
+from wsi.plugins import load_plugin, plugins, told
 
 ENTRY_POINTS = "gigamil.encoders"
 
@@ -83,29 +85,22 @@ _BUILT_IN = {
 def entries() -> tuple[dict[str, EncoderEntry], list[str]]:
     """Return the registry by the part before the colon, and a caution for each package whose encoder cannot be had."""
     found, cautions = dict(_BUILT_IN), []
-    for point in entry_points(group=ENTRY_POINTS):
+    for point in plugins(ENTRY_POINTS).values():
         try:
             if point.name in found:
-                raise RequestError(f"{_where(point)}: the name is taken; rename it or uninstall its package")
+                raise RequestError(f"{told(point)}: the name is taken; rename it or uninstall its package")
             found[point.name] = _loaded(point)
         except RequestError as error:
             cautions.append(str(error))
     return found, cautions
 
 
-def _where(point: EntryPoint) -> str:
-    return f"entry point {point.name} of {ENTRY_POINTS} ({point.value})"
+def _is_entry(found: object) -> TypeGuard[EncoderEntry]:
+    return isinstance(found, EncoderEntry)
 
 
 def _loaded(point: EntryPoint) -> EncoderEntry:
-    try:
-        entry = point.load()
-    except (Exception, SystemExit) as error:  # a foreign package may do anything while it is imported
-        told = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise RequestError(f"{_where(point)} cannot be loaded ({told}); repair or uninstall its package") from error
-    if not isinstance(entry, EncoderEntry):
-        raise RequestError(f"{_where(point)}: expected an EncoderEntry, found {type(entry).__name__}: repair it")
-    return entry
+    return load_plugin(point, _is_entry, "an EncoderEntry")
 
 
 def _entry(name: str) -> EncoderEntry:
@@ -113,7 +108,7 @@ def _entry(name: str) -> EncoderEntry:
     key = name.partition(":")[0]
     if key in _BUILT_IN:
         return _BUILT_IN[key]
-    points = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    points = plugins(ENTRY_POINTS)
     if key in points:
         return _loaded(points[key])
     forms = ", ".join([*(known.name_form for known in _BUILT_IN.values()), *points])

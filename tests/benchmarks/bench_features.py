@@ -102,7 +102,7 @@ def make_stores(folder: Path, slides: int, codec: str, copies: int) -> Path:
             spec = SlideSpec(height_px=SIDE_PX, width_px=SIDE_PX, seed=(number,), tissue_share=0.4)
             make_slide(path, spec, threads=usable_cpus())
     made = folder / "made"
-    options = TileOptions(slides=tuple(paths), out=made, assume_mpp=0.5, tile_px=TILE_PX, codec=codec)
+    options = TileOptions(slides=tuple(paths), out=made, assume_mpp=0.5, tile_px=TILE_PX, codec=codec)  # type: ignore[arg-type]
     if tile(options).exit_code:
         raise SystemExit("the slides cannot be tiled")
     for copy in range(1, copies):
@@ -124,7 +124,7 @@ def forward_only(name: str, device: torch.device, precision: str, batch_size: in
         done = 0
         if device.type == "cpu":
             torch.set_num_threads(1)
-        stream = torch.cuda.stream(torch.cuda.Stream(device)) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        stream = torch.cuda.stream(torch.cuda.Stream(device)) if device.type == "cuda" else None
         with torch.inference_mode(), autocast(device, precision):
             if stream is not None:
                 stream.__enter__()
@@ -161,7 +161,7 @@ def measure(
         encoder=name,
         random_weights=SEED,
         batch_size=batch_size,
-        precision=precision,
+        precision=precision,  # type: ignore[arg-type]
         device=str(device),
         nproc=processes,
     )

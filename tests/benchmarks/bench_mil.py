@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,7 +45,7 @@ CASES = {"16 x 1,000": (16, 1000, 3), "8 x 10,000": (8, 10_000, 1), "4 x 50,000"
 """Number of bags, their mean size, and how many steps are measured."""
 SPREAD = 0.75
 """Standard deviation of the logarithm of the sizes."""
-MAX_ROWS: int = TrainOptions.__dataclass_fields__["max_rows"].default
+MAX_ROWS: Any = TrainOptions.__dataclass_fields__["max_rows"].default
 """What `gigamil train` takes where nothing else is said."""
 BATCH = 8
 """Bags of a step on the GPU."""
@@ -177,7 +178,7 @@ def ragged() -> list[dict[str, object]]:
     for name, (count, mean, repeats) in CASES.items():
         sizes = ragged_sizes(count, mean)
         found = {side: cost(side, sizes, repeats) for side in sides}
-        row = {"bags": name, "sizes": sizes, "products_cpu_s": product_seconds(sum(sizes))}
+        row: dict[str, Any] = {"bags": name, "sizes": sizes, "products_cpu_s": product_seconds(sum(sizes))}
         rows.append({**row, **{side: asdict(value) for side, value in found.items()}})
         print(_line(name, row["products_cpu_s"], found), flush=True)
     return rows

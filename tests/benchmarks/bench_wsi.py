@@ -65,7 +65,7 @@ def make_slides(folder: Path, size: int) -> dict[str, Path]:
     for kind in ("deflate", "jpeg-pyramid"):
         path = folder / f"{kind}-{size}.tif"
         if not path.exists():
-            spec = SlideSpec(height_px=size, width_px=size, kind=kind, tissue_share=TISSUE_SHARE)  # type: ignore[arg-type]
+            spec = SlideSpec(height_px=size, width_px=size, kind=kind, tissue_share=TISSUE_SHARE)
             make_slide(path, spec, threads=usable_cpus())
         slides[kind] = path
     return slides

@@ -73,9 +73,7 @@ def test_a_wrong_request_is_one_line(tmp_path: Path, arguments: tuple[str, ...],
 @pytest.mark.parametrize("verb", ["tile", "qc", "extract", "sample"])
 def test_an_output_that_is_a_file_is_a_wrong_request(tmp_path: Path, small_store: TileStore, verb: str) -> None:
     (tmp_path / "file").write_text("mine")
-    inputs = {"tile": [Path(small_store.path)], "qc": [small_store.path], "extract": [small_store.path], "sample": []}[
-        verb
-    ]
+    inputs = [] if verb == "sample" else [small_store.path]
     out = [tmp_path / "file"] if verb == "sample" else ["--out", tmp_path / "file"]
     done = gigamil(verb, *inputs, *out)
     assert done.returncode == 2

@@ -27,11 +27,10 @@ from mil.heads import HEADS
 from mil.heads.head import OUTPUTS
 from mil.inference.combine import COMBINATIONS
 from mil.options import Calibration, Combination, Fusion, Head, Output, Target
-from mil.targets.task import KINDS
+from mil.targets import TARGETS
 from mil.training.options import TrainOptions
 from wsi.errors import RequestError
-from wsi.files.claim import NO_LOCK
-from wsi.options import specs, stage
+from wsi.options import NO_LOCK, specs, stage
 from wsi.slide import READERS
 from wsi.store.codecs import CODEC_CHOICES
 from wsi.tiling.options import TileOptions
@@ -147,7 +146,7 @@ def test_choices_are_those_of_the_code() -> None:
         return set(next(spec for spec in specs(options) if spec.field == field).choices)
 
     assert set(typing.get_args(Head)) == set(HEADS)
-    assert typing.get_args(Target) == KINDS
+    assert typing.get_args(Target) == tuple(TARGETS)
     assert typing.get_args(Fusion) == FUSIONS
     assert typing.get_args(Output) == OUTPUTS
     assert typing.get_args(Combination) == COMBINATIONS
@@ -186,7 +185,7 @@ def test_what_shapes_a_run_is_in_its_recipe() -> None:
 
 
 def test_the_processes_that_a_verb_starts_hear_of_it() -> None:
-    told = stage(lambda options: os.environ.get(NO_LOCK))
+    told: Any = stage(lambda options: os.environ.get(NO_LOCK))
     assert told(TileOptions(slides=(Path("a"),), no_lock=True)) == "1"
     assert told(TileOptions(slides=(Path("a"),))) is None
 

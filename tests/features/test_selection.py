@@ -42,16 +42,25 @@ def test_a_score_that_copied_tiles_lack_is_made_when_asked_for(
     copied = tiled(pyramid_slide, tmp_path / "auto", tile_px="native", target_mpp=0.25)
     scored = tiled(pyramid_slide, tmp_path / "all", tile_px="native", target_mpp=0.25, scores="all")
     assert by not in copied.scores
-    np.testing.assert_allclose(completed_score(copied, by), scored.scores[by], atol=2e-3)
-    np.testing.assert_array_equal(Selection(by, 4).rows(copied), Selection(by, 4).rows(scored))
+    score, chosen, wanted = completed_score(copied, by), Selection(by, 4).rows(copied), Selection(by, 4).rows(scored)
+    assert score is not None
+    assert chosen is not None
+    assert wanted is not None
+    np.testing.assert_allclose(score, scored.scores[by], atol=2e-3)
+    np.testing.assert_array_equal(chosen, wanted)
     assert completed_score(copied, "none such") is None
 
 
 def test_random_tiles_depend_on_seed_and_slide_alone(small_store: TileStore, second_store: TileStore) -> None:
-    first = Selection("random", 5, 1).rows(small_store)
-    np.testing.assert_array_equal(first, Selection("random", 5, 1).rows(TileStore(small_store.path)))
-    assert not np.array_equal(first, Selection("random", 5, 2).rows(small_store))
-    assert len(set(first.tolist())) == 5  # type: ignore[union-attr]
+    def drawn(store: TileStore, seed: int) -> list[int]:
+        rows = Selection("random", 5, seed).rows(store)
+        assert rows is not None
+        return rows.tolist()
+
+    first = drawn(small_store, 1)
+    assert first == drawn(TileStore(small_store.path), 1)
+    assert first != drawn(small_store, 2)
+    assert len(set(first)) == 5
 
 
 def test_chosen_rows_are_those_of_the_whole_bag(stores: Path, tmp_path: Path) -> None:

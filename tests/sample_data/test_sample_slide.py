@@ -4,6 +4,7 @@ import itertools
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -131,7 +132,7 @@ def test_neighbouring_blocks_meet_without_a_seam() -> None:
 
 
 @pytest.mark.parametrize("kind", ["deflate", "jpeg-pyramid"])
-def test_threads_do_not_change_the_bytes(kind: str, tmp_path: Path) -> None:
+def test_threads_do_not_change_the_bytes(kind: Literal["deflate", "jpeg-pyramid"], tmp_path: Path) -> None:
     spec = replace(SPEC, kind=kind)
     make_slide(tmp_path / "one.tif", spec, threads=1)
     make_slide(tmp_path / "three.tif", spec, threads=3)

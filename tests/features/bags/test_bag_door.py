@@ -49,7 +49,7 @@ def refused(path: Path, told: str) -> None:
     assert errors
     assert all("\n" not in error and path.name in error for error in errors)
     assert any(told in error for error in errors), errors
-    (outcome,) = verify_bags(VerifyBagsOptions(bags=[path])).outcomes
+    (outcome,) = verify_bags(VerifyBagsOptions(bags=(path,))).outcomes
     assert outcome.status is Status.FAILED
 
 
@@ -98,7 +98,7 @@ def _linked(link: object, name: str = "features") -> Callable[[h5py.File], None]
 def test_values_of_other_files_are_refused(tmp_path: Path, change: Callable[[h5py.File], None]) -> None:
     path = foreign(tmp_path / "bag.h5", change)
     refused(path, "refused")
-    (outcome,) = export_stamp(StampOptions(bags=[path], out=tmp_path / "out")).outcomes
+    (outcome,) = export_stamp(StampOptions(bags=(path,), out=tmp_path / "out")).outcomes
     assert outcome.status is Status.FAILED
     assert not list((tmp_path / "out").glob("*"))
 
@@ -314,17 +314,17 @@ def test_a_failed_write_of_an_export_leaves_nothing(tmp_path: Path, facts: BagFa
     assert "cannot be written" in done.stdout
     assert "small done" in done.stdout
     assert [path.name for path in out.iterdir()] == ["small.h5"]
-    again = export_stamp(StampOptions(bags=[tmp_path / "in"], out=out))
+    again = export_stamp(StampOptions(bags=(tmp_path / "in",), out=out))
     assert [outcome.status for outcome in again.outcomes] == [Status.DONE, Status.SKIPPED]
 
 
 def test_an_export_of_another_bag_is_not_taken_for_this_ones(tmp_path: Path, facts: BagFacts) -> None:
     write_bag(tmp_path / "bag.h5", [rows()], YX, facts)
     out = tmp_path / "out"
-    assert export_stamp(StampOptions(bags=[tmp_path / "bag.h5"], out=out)).exit_code == 0
+    assert export_stamp(StampOptions(bags=(tmp_path / "bag.h5",), out=out)).exit_code == 0
     write_bag(tmp_path / "bag.h5", [rows() + 1], YX, facts)
-    assert "--overwrite" in export_stamp(StampOptions(bags=[tmp_path / "bag.h5"], out=out)).outcomes[0].reason
-    assert export_stamp(StampOptions(bags=[tmp_path / "bag.h5"], out=out, overwrite=True)).exit_code == 0
+    assert "--overwrite" in export_stamp(StampOptions(bags=(tmp_path / "bag.h5",), out=out)).outcomes[0].reason
+    assert export_stamp(StampOptions(bags=(tmp_path / "bag.h5",), out=out, overwrite=True)).exit_code == 0
     np.testing.assert_array_equal(read_features(out / "bag.h5"), (rows() + 1).astype(np.float16))
 
 
@@ -333,6 +333,6 @@ def test_a_value_too_large_for_the_export_is_told(tmp_path: Path) -> None:
         file["features"][1, 2] = 7e4
         file.attrs["mpp"] = 0.5
 
-    (outcome,) = export_stamp(StampOptions(bags=[foreign(tmp_path / "a.h5", change)], out=tmp_path / "out")).outcomes
+    (outcome,) = export_stamp(StampOptions(bags=(foreign(tmp_path / "a.h5", change),), out=tmp_path / "out")).outcomes
     assert "feature 2 of tile 1" in outcome.reason
     assert "70000, beyond float16's 65504" in outcome.reason

@@ -34,13 +34,13 @@ def damaged(bags: Path, tmp_path: Path) -> Path:
 
 
 def reason_of(path: Path) -> str:
-    (outcome,) = verify_bags(VerifyBagsOptions(bags=[path])).outcomes
+    (outcome,) = verify_bags(VerifyBagsOptions(bags=(path,))).outcomes
     assert outcome.status is Status.FAILED
     return outcome.reason
 
 
 def test_whole_bags_pass(bags: Path) -> None:
-    summary = verify_bags(VerifyBagsOptions(bags=[bags]))
+    summary = verify_bags(VerifyBagsOptions(bags=(bags,)))
     assert summary.exit_code == 0
     assert len(summary.outcomes) == 3
 
@@ -130,7 +130,7 @@ def test_torchmils_own_dataset_loads_ours(bags: Path) -> None:
 
 
 def test_stamps_lines_read_the_export_and_we_read_it_back(bags: Path, tmp_path: Path) -> None:
-    summary = export_stamp(StampOptions(bags=[bags], out=tmp_path))
+    summary = export_stamp(StampOptions(bags=(bags,), out=tmp_path))
     assert summary.exit_code == 0
     for path in find_bags([bags]):
         header, exported = read_header(path), tmp_path / path.name
@@ -139,16 +139,17 @@ def test_stamps_lines_read_the_export_and_we_read_it_back(bags: Path, tmp_path: 
             assert file.attrs["unit"] == "um"
             assert file.attrs["feat_type"] == "tile"
             tile_um, tile_px = file.attrs["tile_size_um"], file.attrs["tile_size_px"]
+        assert header.mpp is not None
         assert (tile_px, tile_um) == (256, pytest.approx(256 * header.mpp))
         np.testing.assert_array_equal(feats, read_features(path))
         l0_mpp = tile_um / header.tile_px_l0
         np.testing.assert_allclose(coords_um / l0_mpp, read_coords(path)[:, ::-1], atol=0.01)
         np.testing.assert_array_equal(read_coords(exported, l0_mpp=l0_mpp), read_coords(path))
         assert read_header(exported).mpp == pytest.approx(header.mpp)
-    assert verify_bags(VerifyBagsOptions(bags=[tmp_path])).exit_code == 0
-    again = export_stamp(StampOptions(bags=[bags], out=tmp_path))
+    assert verify_bags(VerifyBagsOptions(bags=(tmp_path,))).exit_code == 0
+    again = export_stamp(StampOptions(bags=(bags,), out=tmp_path))
     assert {outcome.status for outcome in again.outcomes} == {Status.SKIPPED}
-    onto_itself = export_stamp(StampOptions(bags=[bags], out=bags, overwrite=True))
+    onto_itself = export_stamp(StampOptions(bags=(bags,), out=bags, overwrite=True))
     assert {outcome.status for outcome in onto_itself.outcomes} == {Status.FAILED}
 
 

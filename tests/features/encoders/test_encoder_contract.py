@@ -1,16 +1,18 @@
 """What every encoder must satisfy, and the registry."""
 
-import pickle
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from features.contract import CHECKS, Build, check_encoder
 from features.encoders.device import resolve_device, resolve_precision
 from features.encoders.registry import build_encoder, entries
-from features.encoders.spec import Encoder, WeightsChoice
+from features.encoders.spec import WeightsChoice
+from features.encoders.texture_encoder import TextureEncoder
 from features.encoders.tile_input import TileInput
 from wsi.errors import RequestError
 
@@ -24,55 +26,28 @@ NAMES = {
 }
 
 
-@pytest.fixture(scope="module", params=NAMES)
-def encoder(request: pytest.FixtureRequest) -> Encoder:
-    return build_encoder(request.param, NAMES[request.param]).to(CPU)
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_every_encoder_keeps_the_contract(name: str, check: Callable[[Build], None]) -> None:
+    check(lambda: build_encoder(name, NAMES[name]))
 
 
-def tiles(n: int = 6, size_px: int = 160) -> torch.Tensor:
-    return torch.from_numpy(np.random.default_rng(5).integers(0, 256, (n, 3, size_px, size_px), np.uint8))
+@pytest.mark.parametrize("name", NAMES)
+def test_no_encoder_claims_to_have_learnt(name: str) -> None:
+    assert not build_encoder(name, NAMES[name]).spec.trained
 
 
-@torch.inference_mode()
-def encoded(encoder: Encoder, pixels: torch.Tensor) -> np.ndarray:
-    return encoder.encode(TileInput(encoder.spec, CPU)(pixels)).numpy().copy()
+class Broken(TextureEncoder):
+    """Each row takes something of its batch."""
+
+    def encode(self, tiles_NCHW: torch.Tensor) -> torch.Tensor:
+        rows = super().encode(tiles_NCHW)
+        return rows + rows.mean(0)
 
 
-def test_one_finite_vector_per_tile(encoder: Encoder) -> None:
-    features = encoded(encoder, tiles())
-    assert features.shape == (6, encoder.spec.dim)
-    assert features.dtype == np.float32
-    assert np.isfinite(features).all()
-    assert features.std(0).max() > 0
-
-
-def test_a_row_depends_on_its_own_tile_only(encoder: Encoder) -> None:
-    together = encoded(encoder, tiles())
-    alone = np.concatenate([encoded(encoder, tile[None]) for tile in tiles()])
-    np.testing.assert_allclose(together, alone, atol=1e-5)
-    np.testing.assert_array_equal(together, encoded(encoder, tiles()))
-
-
-def test_pickle_round_trip(encoder: Encoder) -> None:
-    copy = pickle.loads(pickle.dumps(encoder))
-    assert copy.spec == encoder.spec
-    np.testing.assert_array_equal(encoded(copy, tiles()), encoded(encoder, tiles()))
-
-
-def test_built_twice_it_is_the_same(encoder: Encoder) -> None:
-    name = encoder.spec.name
-    again = build_encoder(name, NAMES[name])
-    assert again.spec == encoder.spec
-    np.testing.assert_array_equal(encoded(again, tiles()), encoded(encoder, tiles()))
-
-
-def test_spec_is_told_whole(encoder: Encoder) -> None:
-    spec = encoder.spec
-    assert len(spec.weights_sha256) == 64
-    assert spec.licence
-    assert spec.description
-    assert not spec.trained
-    assert set(spec.recipe()) <= set(spec.as_dict())
+def test_the_contract_finds_what_is_broken() -> None:
+    with pytest.raises(AssertionError, match="depends on the other tiles"):
+        check_encoder(Broken)
 
 
 def test_unknown_name_is_refused() -> None:
@@ -101,7 +76,7 @@ def test_other_packages_register_by_entry_point(tmp_path: Path, monkeypatch: pyt
     install(tmp_path, "ours = gigamil_plugin_of_test:ENTRY")
     monkeypatch.syspath_prepend(tmp_path)
     assert entries()[0]["ours"].name_form == "ours:<size>"
-    assert build_encoder("ours:big").spec.name == "texture"
+    check_encoder(lambda: build_encoder("ours:big"))
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,10 +21,10 @@ from wsi.outcome import Status
 FIRST, SECOND = "timm:test_convnext.r160_in1k", "timm:test_vit.r160_in1k"
 
 
-def options(stores: Path, out: Path, encoder: str, **more: object) -> ExtractOptions:
+def options(stores: Path, out: Path, encoder: str | tuple[str, ...], **more: Any) -> ExtractOptions:
     return ExtractOptions(
         stores=(stores,), out=out, encoder=encoder, random_weights=0, device="cpu", batch_size=16, **more
-    )  # type: ignore[arg-type]
+    )
 
 
 @pytest.fixture(scope="module")

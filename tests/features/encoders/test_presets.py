@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,10 +61,11 @@ def test_the_architecture_is_the_published_one(name: str) -> None:
 
 def test_class_and_mean_leave_the_registers_out() -> None:
     preset = PRESETS["virchow2"]
-    small = {"depth": 1, "embed_dim": 64, "num_heads": 2, "mlp_ratio": 4.0}
+    small: dict[str, Any] = {"depth": 1, "embed_dim": 64, "num_heads": 2, "mlp_ratio": 4.0}
     torch.manual_seed(0)
     model = Architecture("virchow2", preset).create(**small).eval()
     tiles = torch.rand(2, 3, 224, 224)
+    assert isinstance(model.model, torch.nn.Module)
     with torch.inference_mode():
         tokens = model.model(tiles)
         features = model(tiles)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from wsi.outcome import Silent, Status
 from wsi.store.tile_store import TileStore, find_stores
 
 ROOT = Path(__file__).parents[3]
-TIMM = {"encoder": "timm:test_convnext.r160_in1k", "random_weights": 1}
+TIMM: dict[str, Any] = {"encoder": "timm:test_convnext.r160_in1k", "random_weights": 1}
 
 
 def bags_of(stores: Path, out: Path, **options: object) -> Path:
@@ -511,7 +512,7 @@ def test_requests_are_checked(stores: Path, tmp_path: Path) -> None:
         ({"weights": tmp_path / "none.pt"}, "expected a file of weights"),
     ):
         with pytest.raises(RequestError, match=told):
-            ExtractOptions(stores=(stores,), out=tmp_path, **wrong)  # type: ignore[arg-type]
+            ExtractOptions(stores=(stores,), out=tmp_path, **wrong)
     with pytest.raises(RequestError, match="texture runs in fp32 only"):
         extract(ExtractOptions(stores=(stores,), out=tmp_path, precision="bf16"))
 

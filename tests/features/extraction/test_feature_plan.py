@@ -11,7 +11,7 @@ from features.extraction.plan import LARGEST_ITEM, Job, SlideJob, Span, Target, 
 
 def slide(n_tiles: int, tile_px: int = 256, wanted: bool = True, covered: tuple[tuple[int, int], ...] = ()) -> SlideJob:
     target = Target(Path("s.h5"), "e", {}, {}, slice(0, 1))
-    return SlideJob("s", Path("s.zarr"), (target,), n_tiles, tile_px, {}, wanted, covered)
+    return SlideJob("s", Path("s.zarr"), (target,), n_tiles, tile_px, {}, wanted, covered=covered)
 
 
 def job(slides: list[SlideJob], batch_size: int) -> Job:

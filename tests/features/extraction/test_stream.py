@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pytest
@@ -35,11 +36,11 @@ def job_of(stores: Path, spec: EncoderSpec, batch_size: int) -> Job:
 def stream_of(job: Job, encoder: Encoder, **options: int) -> TileStream:
     settings = {"readers": 2, "lanes": 2, "prefetch_bytes": 1 << 22} | options
     tasks = (Task(0, batch) for batch in job.batches())
-    return TileStream(job, tasks, encoder, StreamOptions(device=CPU, **settings))  # type: ignore[arg-type]
+    return TileStream(job, tasks, encoder, StreamOptions(device=CPU, **settings))
 
 
 def rows(stream: TileStream) -> dict[tuple[int, int], np.ndarray]:
-    found = {}
+    found: dict[tuple[int, int], np.ndarray] = {}
     with reproducible_arithmetic():
         for task in stream:
             assert task.features is not None
@@ -72,7 +73,7 @@ class Counting:
             name="counting", dim=1, input_px=None, trained=False, weights_sha256="", licence="", description=""
         )
 
-    def to(self, device: torch.device) -> "Counting":
+    def to(self, device: torch.device) -> Self:
         return self
 
     def encode(self, tiles_NCHW: torch.Tensor) -> torch.Tensor:
@@ -129,7 +130,7 @@ def test_leaving_does_not_wait_for_what_is_queued_or_under_way(stores: Path) -> 
     encoder = Endless(answers=1)
     stream = iter(stream_of(job_of(stores, encoder.spec, 1), encoder))
     next(stream)
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("gigamil-")]
 
 
@@ -209,7 +210,7 @@ def test_leaving_early_ends_the_threads(stores: Path) -> None:
     encoder = Counting()
     stream = iter(stream_of(job_of(stores, encoder.spec, 1), encoder))
     next(stream)
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("gigamil-")]
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from making import SEED
 from torch import Tensor
 
-from mil.heads import HEADS, HeadSpec, has_attention, has_embedding, make_head
+from mil.heads import HEADS, HeadOutput, HeadSpec, has_attention, has_embedding, make_head
 from mil.models.model import BagModel, load_model, save_model
 from mil.ragged import instances
 from mil.ragged.instances import Instances
@@ -93,7 +93,7 @@ def test_streaming_equals_packing(name: str, training: bool, monkeypatch: pytest
     model, labels = model_of(name, dropout=0.0).train(training), Labels(torch.tensor([1, 0, 2, 1]))
     packed = pack(bags_of([40, 1, 17, 5]))
 
-    def run() -> tuple[object, list[Tensor | None], Tensor]:
+    def run() -> tuple[HeadOutput, list[Tensor | None], Tensor | None]:
         rows = packed.rows_ND.clone().requires_grad_()
         model.zero_grad()
         torch.manual_seed(SEED)

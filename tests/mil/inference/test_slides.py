@@ -11,6 +11,7 @@ import pytest
 from deadline_works import dying, endless, failing, short
 from making import SEED, picture, write_deflate
 
+from features.encoders.registry import build_encoder
 from features.extraction.extract import extract
 from features.extraction.options import ExtractOptions
 from mil.inference.deadline import work_until
@@ -127,7 +128,7 @@ def test_another_encoders_weights_are_refused_before_the_work(
     from mil.inference import slides
 
     class Stranger:
-        spec = replace(slides.build_encoder("texture").spec, weights_sha256="0" * 64)
+        spec = replace(build_encoder("texture").spec, weights_sha256="0" * 64)
 
     monkeypatch.setattr(slides, "build_encoder", lambda name, weights, crop: Stranger())
     with pytest.raises(RequestError, match=r"another texture .weights_sha256.*give the same weights"):

@@ -7,6 +7,8 @@ from making import SEED
 from torch import Tensor, nn
 
 from mil.heads import HEADS, HeadSpec, make_head
+from mil.heads.acmil import Acmil
+from mil.heads.mean_pool import MeanPool
 from mil.heads.parts.attention import AttentionRows
 from mil.ragged import instances
 from mil.ragged.instances import Instances
@@ -103,6 +105,7 @@ def test_acmil_masks_some_of_the_highest_tiles_of_each_branch() -> None:
     torch.manual_seed(SEED)
     head = make_head(HeadSpec(name="acmil", dim=4, n_classes=2, hidden=8, attention=4)).train()
     held = Instances(torch.randn(40, 4), (0, 40))
+    assert isinstance(head, Acmil)
     scores_NK, _ = head.rows(held.rows())
     masked_NK = head._mask(held).isinf()
     assert masked_NK.sum(0).tolist() == [6] * 5
@@ -125,6 +128,7 @@ def test_attention_of_huge_scores_stays_finite() -> None:
 def test_mean_of_a_large_bag_is_the_mean() -> None:
     held = bags()
     head = make_head(HeadSpec(name="mean_pool", dim=4, n_classes=2, hidden=8)).eval()
+    assert isinstance(head, MeanPool)
     assert held.streamed
     means = torch.stack([part.mean(0) for part in torch.split(held.rows(), held.sizes)])
     torch.testing.assert_close(head(held).embedding_BH, head.embed(means))

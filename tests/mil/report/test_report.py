@@ -55,7 +55,7 @@ def picture() -> SlidePicture:
 
 def options(trained: Trained, store: TileStore, out: Path, *image_ids: str) -> HeatmapOptions:
     return HeatmapOptions(
-        run=trained.out, bags=(trained.witness.bags,), stores=(store.path,), out=out, image_ids=image_ids
+        run=trained.out, bags=(trained.witness.bags,), stores=(Path(store.path),), out=out, image_ids=image_ids
     )
 
 
@@ -91,7 +91,7 @@ def test_a_new_slide_is_asked_of_all_models_and_a_mismatch_fails_alone(
     wanted = replace(
         options(trained, small_store, tmp_path / "maps"),
         bags=(tmp_path,),
-        stores=(small_store.path, second_store.path),
+        stores=(Path(small_store.path), Path(second_store.path)),
     )
     outcomes = {outcome.item_id: outcome for outcome in heatmap(wanted).outcomes}
     assert outcomes[new].facts["models"] == 3
@@ -108,7 +108,7 @@ def test_bags_of_some_tiles_or_of_several_views_are_drawn(
     rows = instances(np.random.default_rng(SEED), len(chosen), positive=True)
     write_bag(tmp_path / f"{new}.h5", [rows], second_store.coords_l0_yx()[chosen], facts(new))
     wanted = HeatmapOptions(
-        run=trained.out, bags=(tmp_path,), stores=(second_store.path,), out=tmp_path / "maps", image_ids=(new,)
+        run=trained.out, bags=(tmp_path,), stores=(Path(second_store.path),), out=tmp_path / "maps", image_ids=(new,)
     )
     assert heatmap(wanted).exit_code == 0
     with (tmp_path / "maps" / f"{new}.csv").open(newline="") as file:
@@ -289,7 +289,9 @@ def test_processes_draw_the_same_pictures(
         rows = instances(np.random.default_rng(SEED), store.n_tiles, positive=True)
         write_bag(tmp_path / f"{store.image_id}.h5", [rows], store.coords_l0_yx(), facts(store.image_id))
     one = replace(
-        options(trained, small_store, tmp_path / "one"), bags=(tmp_path,), stores=(small_store.path, second_store.path)
+        options(trained, small_store, tmp_path / "one"),
+        bags=(tmp_path,),
+        stores=(Path(small_store.path), Path(second_store.path)),
     )
     two = replace(one, out=tmp_path / "two", workers=2, everything=True)
     assert [o.status for o in heatmap(one).outcomes] == [o.status for o in heatmap(two).outcomes] == [Status.DONE] * 2

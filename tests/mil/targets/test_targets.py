@@ -1,6 +1,8 @@
 """Targets: their losses against plain definitions, their metrics against known values, and the columns they read."""
 
 import itertools
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -119,7 +121,7 @@ def test_every_target_is_learnt(kind: str, name: str) -> None:
     with torch.no_grad():
         logits = model.eval()(packed.rows_ND, packed.offsets).logits_BC.double().numpy()
     scores, weights = target.told(logits * target.spread + target.center, Calibration()), ones(40)
-    judged = {
+    judged: dict[str, Callable[[], Any]] = {
         "classes": lambda: macro_auc(np.eye(3)[np.digitize(signal[80:], [-0.5, 0.5])], scores, weights),
         "labels": lambda: macro_auc(target.present_NC[80:], scores, weights),  # type: ignore[attr-defined]
         "value": lambda: min(metric(5 + 2 * signal[80:], scores[:, 0], weights) for metric in (spearman, r2)),

@@ -235,9 +235,9 @@ def test_other_slides_are_trained_on_and_never_tested(write_cohort: Callable[...
     spec = json.loads((third / "fold0" / "seed0" / "model.json").read_text())["spec"]
     assert (spec["n_classes"], spec["extra_classes"]) == (3, 1)
     predict(PredictOptions(run=(third,), items=(tmp_path,), out=tmp_path / "p.csv", manifest=tmp_path / "train.csv"))
-    rows = [line.split(",") for line in (tmp_path / "p.csv").read_text().splitlines()]
-    assert rows[0] == ["patient_id", "CE", "LAA"]
-    assert all(abs(float(row[1]) + float(row[2]) - 1) < 1e-9 for row in rows[1:])
+    told_rows = [line.split(",") for line in (tmp_path / "p.csv").read_text().splitlines()]
+    assert told_rows[0] == ["patient_id", "CE", "LAA"]
+    assert all(abs(float(row[1]) + float(row[2]) - 1) < 1e-9 for row in told_rows[1:])
     with pytest.raises(RequestError, match="expected both, a table and the class"):
         witness.options(tmp_path / "no", other=tmp_path / "other.csv")
     (tmp_path / "other.csv").write_text((tmp_path / "other.csv").read_text() + "0001_0,0001,Other,\n")

@@ -113,9 +113,9 @@ def test_who_is_at_risk_depends_neither_on_the_rows_on_the_device_nor_on_the_pro
     found: dict[tuple[int, int], list[np.ndarray]] = {}
     ends = run_ranks([partial(ranked_gradients, cases)] * 2, lambda message: found.update([message[1]]))
     assert [end.error for end in ends] == [None, None]
-    for grads in found.values():
-        for grad, wanted in zip(grads, plain, strict=True):
-            assert np.abs(grad - wanted.numpy()).max() <= 1e-5
+    for ranked in found.values():
+        for own, wanted in zip(ranked, plain, strict=True):
+            assert np.abs(own - wanted.numpy()).max() <= 1e-5
 
 
 def test_a_loss_over_parts_sees_one_dropout_twice(small: Witness, tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_a_loss_over_parts_sees_one_dropout_twice(small: Witness, tmp_path: Path
     step = 1e-3
     with torch.no_grad():
         for parameter, grad in zip([p for p in loop.model.parameters() if p.grad is not None], grads, strict=True):
-            parameter -= step * grad
+            parameter.sub_(step * grad)
     assert (before - loss()) / len(drawn) == pytest.approx(step * slope, rel=0.05)
 
 

@@ -147,7 +147,7 @@ def test_every_epoch_can_be_the_last_before_a_kill(
     small: Witness, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The process ends right after the n-th checkpoint, again and again, until the run is through."""
-    from mil.training import fit
+    from mil.training import checkpoint, fit
 
     class Killed(BaseException):
         pass
@@ -156,7 +156,7 @@ def test_every_epoch_can_be_the_last_before_a_kill(
         write(*args)  # type: ignore[arg-type]
         raise Killed
 
-    write = fit.write_checkpoint
+    write = checkpoint.write_checkpoint
     out = tmp_path / "run"
     monkeypatch.setattr(fit, "write_checkpoint", dying)
     for _ in range(5):

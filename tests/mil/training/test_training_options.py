@@ -78,8 +78,9 @@ def test_sam_looks_where_the_loss_is_worst_and_comes_back() -> None:
         w.grad = None
         ((w**2).sum() / 2).backward()
     assert torch.equal(w.detach(), before)
-    assert w.grad is not None
-    assert torch.allclose(w.grad, torch.tensor([3.3, -4.4]))
+    (grad,) = (parameter.grad for parameter in [w])
+    assert grad is not None
+    assert torch.allclose(grad, torch.tensor([3.3, -4.4]))
 
 
 @pytest.mark.parametrize("grad", [float("nan"), float("inf"), 0.0])
@@ -257,7 +258,7 @@ def test_with_everything_on_every_epoch_can_be_the_last_before_a_kill(
     small: Witness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The process ends right after each checkpoint, and the run still ends with the same bytes in every file."""
-    from mil.training import fit
+    from mil.training import checkpoint, fit
 
     class Killed(BaseException):
         pass
@@ -268,7 +269,7 @@ def test_with_everything_on_every_epoch_can_be_the_last_before_a_kill(
 
     options = quick(small, tmp_path / "a" / "run", **EVERYTHING)
     train(options)
-    write = fit.write_checkpoint
+    write = checkpoint.write_checkpoint
     again = replace(options, out=tmp_path / "b" / "run")
     monkeypatch.setattr(fit, "write_checkpoint", dying)
     for _ in range(9):

@@ -20,9 +20,10 @@ from mil.training.tune_options import TuneOptions
 from mil.tune import tune
 from wsi.errors import BagError, RecipeMismatchError, RequestError
 
-pytest.importorskip("optuna")
+tune_module: Any = import_module("mil.tune")
+"""`mil.tune` is the verb."""
 
-tune_module = import_module("mil.tune")  # whose name in the package is the verb
+pytest.importorskip("optuna")
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +170,7 @@ def test_what_a_killed_trial_left_is_not_taken_for_another(
 
     with monkeypatch.context() as patched:
         patched.setattr(tune_module, "fit", killed_after)
-        patched.setattr(tune_module.shutil, "rmtree", lambda *args, **kwargs: None)
+        patched.setattr("shutil.rmtree", lambda *args, **kwargs: None)
         with pytest.raises(Killed):
             tune(parts)
         assert (tmp_path / "b" / "trial" / "model.json").exists()

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from wsi.cohort.manifest import NAMES, check_disjoint, load_manifest, parse_columns, slide_name
+from wsi.cohort.manifest import check_disjoint, load_manifest, parse_columns, slide_name
 from wsi.errors import ManifestError
+from wsi.options import NAMES
 
 TRAIN = "image_id,center_id,patient_id,image_num,label\n006388_0,11,006388,0,CE\n049194_0,4,049194,0,LAA\n"
 

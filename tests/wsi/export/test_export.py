@@ -89,7 +89,7 @@ def test_ome_tiff_is_one_image_with_all_levels_for_ome_readers(
     tmp_path: Path, small_store: TileStore, compression: str
 ) -> None:
     out = tmp_path / "a.ome.tiff"
-    export_ome_tiff(OmeTiffOptions(store=small_store.path, out=out, compression=compression, threads=2))
+    export_ome_tiff(OmeTiffOptions(store=small_store.path, out=out, compression=compression, threads=2))  # type: ignore[arg-type]
     with tifffile.TiffFile(out) as tiff:
         assert tiff.is_ome
         (series,) = tiff.series
@@ -106,7 +106,7 @@ def test_ome_tiff_is_one_image_with_all_levels_for_ome_readers(
 @pytest.mark.parametrize("compression", ["auto", "jpeg"])
 def test_openslide_sees_the_same_levels(tmp_path: Path, small_store: TileStore, compression: str) -> None:
     out = tmp_path / "a.ome.tif"
-    export_ome_tiff(OmeTiffOptions(store=small_store.path, out=out, compression=compression, threads=1))
+    export_ome_tiff(OmeTiffOptions(store=small_store.path, out=out, compression=compression, threads=1))  # type: ignore[arg-type]
     with openslide.OpenSlide(out) as slide:
         assert slide.level_dimensions == tuple((x, y) for y, x in small_store.grid.levels())
         assert float(slide.properties["openslide.mpp-x"]) == pytest.approx(0.5)
@@ -241,7 +241,7 @@ def test_wrong_names_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"\.zarr"):
         OmeZarrOptions(store="a.zarr", out=tmp_path / "a")
     with pytest.raises(RequestError, match="--compression lzw: expected one of auto"):
-        OmeTiffOptions(store="a.zarr", out=tmp_path / "a.ome.tiff", compression="lzw")
+        OmeTiffOptions(store="a.zarr", out=tmp_path / "a.ome.tiff", compression="lzw")  # type: ignore[arg-type]
 
 
 def test_work_ahead_is_bounded_and_ordered() -> None:

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -24,7 +25,7 @@ from wsi.units import Box
 
 def test_jpeg_2000_of_other_writers_goes_by_the_tag(tmp_path: Path) -> None:
     pixels = picture(256, 256)
-    options = {"photometric": "rgb", "tile": (128, 128), "compression": 33003, "metadata": None}
+    options: dict[str, Any] = {"photometric": "rgb", "tile": (128, 128), "compression": 33003, "metadata": None}
     tifffile.imwrite(tmp_path / "a.tif", pixels, compressionargs={"reversible": True, "mct": False}, **options)
     slide = open_slide(tmp_path / "a.tif", "tiff")
     np.testing.assert_array_equal(slide.read(0, Box(0, 0, 256, 256)), pixels)
@@ -34,7 +35,7 @@ def test_jfif_goes_before_a_tag_that_says_rgb(tmp_path: Path) -> None:
     pixels = picture(256, 256)
     data = bytes(imagecodecs.jpeg8_encode(pixels, 90, subsampling="444"))
     assert b"JFIF" in data[:32]
-    options = {"photometric": "rgb", "compressionargs": {"outcolorspace": "rgb"}, "compression": "jpeg"}
+    options: dict[str, Any] = {"photometric": "rgb", "compressionargs": {"outcolorspace": "rgb"}, "compression": "jpeg"}
     tifffile.imwrite(
         tmp_path / "a.tif", iter([data]), shape=(256, 256, 3), dtype=np.uint8, tile=(256, 256), metadata=None, **options
     )
@@ -74,7 +75,7 @@ def by_libvips(path: Path) -> list[np.ndarray]:
 
 def test_an_export_of_a_grey_slide_is_grey_everywhere(tmp_path: Path, tiled: Callable[..., TileStore]) -> None:
     grey = picture(600, 600)[..., 1].copy()
-    options = {"photometric": "minisblack", "compressionargs": {"level": 90}}
+    options: dict[str, Any] = {"photometric": "minisblack", "compressionargs": {"level": 90}}
     path = write_pyramid(tmp_path / "a.tif", grey, levels=1, **options)
     store = tiled(path, tmp_path / "out", assume_mpp=None, keep_background=True)
     out = tmp_path / "a.ome.tiff"
@@ -96,7 +97,7 @@ def test_jfif_tiles_that_are_tagged_rgb_are_copied_with_their_true_colours(
         for y in (0, 256)
         for x in (0, 256)
     ]
-    options = {"photometric": "rgb", "compressionargs": {"outcolorspace": "rgb"}, "compression": "jpeg"}
+    options: dict[str, Any] = {"photometric": "rgb", "compressionargs": {"outcolorspace": "rgb"}, "compression": "jpeg"}
     options |= {"resolution": (20_000, 20_000), "resolutionunit": "CENTIMETER", "metadata": None}
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, iter(tiles), shape=(512, 512, 3), dtype=np.uint8, tile=(256, 256), **options)
@@ -111,6 +112,7 @@ def test_jfif_tiles_that_are_tagged_rgb_are_copied_with_their_true_colours(
         for (row, column), data in zip(((0, 0), (0, 1), (1, 0), (1, 1)), tiles, strict=True):
             side = store.grid.shard_tiles(0)
             (chunk,) = store.folder.chunks([(shard_key(0, 0, 0), row * side + column)], side**2)
+            assert chunk is not None
             with Image.open(io.BytesIO(bytes(chunk))) as opened:
                 assert opened.info["adobe_transform"] == 1
                 np.testing.assert_allclose(np.asarray(opened), imagecodecs.jpeg8_decode(data), atol=2)

@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,7 +64,7 @@ def test_pixels_are_taken_to_srgb_on_request_only(tmp_path: Path, reader: str) -
 @pytest.mark.parametrize("icc", [None, "srgb"])
 def test_a_store_keeps_the_profile_and_an_export_carries_it(tmp_path: Path, icc: str | None) -> None:
     path = write_pyramid(tmp_path / "a.tif", PIXELS, levels=1, iccprofile=OTHER)
-    options = {"slides": (path,), "out": tmp_path / "s", "icc": icc, "workers": 0, "min_tissue": 0.0}
+    options: dict[str, Any] = {"slides": (path,), "out": tmp_path / "s", "icc": icc, "workers": 0, "min_tissue": 0.0}
     tile(TileOptions(**options, keep_background=True, roi=None, reader="tiff"))
     store = TileStore(next((tmp_path / "s").glob("*.zarr")))
     assert store.icc_profile == OTHER

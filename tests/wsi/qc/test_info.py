@@ -46,7 +46,7 @@ def test_verify_counts_what_cannot_be_decoded(tmp_path: Path, reader: str) -> No
     assert box.y1 <= 700
     if reader == "tiff":
         assert [tuple(part) for _, part in check.damaged] == [(256, 256, 512, 512)]
-    row = describe_all(InfoOptions(slides=(path,), verify=True, reader=reader))[0]
+    row = describe_all(InfoOptions(slides=(path,), verify=True, reader=reader))[0]  # type: ignore[arg-type]
     assert row["failed"]
     assert row["damaged"] == len(check.damaged)
 
@@ -93,7 +93,7 @@ def test_fingerprints_tell_slides_apart_and_not_their_names(tmp_path: Path) -> N
 def test_um_per_px_that_cannot_be_is_one_line_with_the_value(tmp_path: Path, deflate_slide: Path, value: float) -> None:
     for name, option in (("target_mpp", "--mpp"), ("assume_mpp", "--assume-mpp")):
         with pytest.raises(RequestError, match=f"{option} {value}: expected 0.05 to"):
-            InfoOptions(**{name: value})
+            InfoOptions(**{name: value})  # type: ignore[arg-type]
         with pytest.raises(RequestError, match=f"{option} {value}: expected 0.05 to"):
             TileOptions(slides=(deflate_slide,), out=tmp_path, **{name: value})  # type: ignore[arg-type]
     (tmp_path / "m.csv").write_text(f"image_id,mpp\na,{value}\n")

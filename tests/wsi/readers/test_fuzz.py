@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tifffile
@@ -22,7 +23,7 @@ def write_kinds(folder: Path, pixels: RGB) -> None:
     write_pyramid(folder / "jpeg.tif", pixels, levels=2, tile=(128, 128))
     write_deflate(folder / "deflate.tif", pixels)
     settings = {"photometric": "rgb", "tile": (128, 128), "metadata": None}
-    flavours = {
+    flavours: dict[str, dict[str, Any]] = {
         "lzw": {"compression": "lzw", "predictor": True},
         "packbits": {"compression": "packbits"},
         "zstd_big": {"compression": "zstd", "bigtiff": True, "byteorder": ">"},
@@ -49,12 +50,13 @@ def write_kinds(folder: Path, pixels: RGB) -> None:
     group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": [level]}]}
 
 
-def run(folder: Path, cases: int, timeout: int = 200) -> dict[str, object]:
+def run(folder: Path, cases: int, timeout: int = 200) -> dict[str, Any]:
     command = [sys.executable, str(FUZZING), str(folder), str(SEED), str(cases)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=FUZZING.parents[1])
     doing = (folder / "doing.txt").read_text() if (folder / "doing.txt").exists() else "nothing yet"
     assert done.returncode == 0, f"died at {doing}: {done.stderr[-2000:]}"
-    return json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def test_spoiled_slides_give_clear_errors_only(tmp_path: Path) -> None:

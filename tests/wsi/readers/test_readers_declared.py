@@ -98,7 +98,7 @@ def test_every_picture_codec_is_read_as_tifffile_reads_it(tmp_path: Path, flavou
     )
 
 
-SIZED: dict[str, tuple[Callable[[bytes], YX], Callable[[RGB], bytes]]] = {
+SIZED: dict[str, tuple[Callable[[bytes], YX], Callable[[RGB], bytes | bytearray]]] = {
     "jpeg": (jpeg_size, lambda p: imagecodecs.jpeg8_encode(p)),
     "jpegls": (jpeg_size, lambda p: imagecodecs.jpegls_encode(p)),
     "jp2": (jpeg2000_size, lambda p: imagecodecs.jpeg2k_encode(p, codecformat="jp2")),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -46,12 +47,17 @@ def to_ycbcr(rgb: RGB) -> RGB:
 
 
 def jpeg_as(inside: str, subsampling: str = "444") -> Callable[[RGB, str], bytes]:
-    options = {"colorspace": "RGB", "outcolorspace": inside, "subsampling": subsampling}
+    options: dict[str, Any] = {"colorspace": "RGB", "outcolorspace": inside, "subsampling": subsampling}
     return lambda frame, _: bytes(imagecodecs.jpeg8_encode(frame, level=97, **options))
 
 
 def j2k_as(*, mct: bool, reversible: bool) -> Callable[[RGB, str], bytes]:
-    options = {"codecformat": "j2k", "mct": mct, "reversible": reversible, "level": 0 if reversible else 70}
+    options: dict[str, Any] = {
+        "codecformat": "j2k",
+        "mct": mct,
+        "reversible": reversible,
+        "level": 0 if reversible else 70,
+    }
     return lambda frame, _: bytes(imagecodecs.jpeg2k_encode(frame, **options))
 
 
@@ -91,7 +97,7 @@ def smooth() -> RGB:
 @pytest.mark.parametrize("name", COLOURS)
 def test_photometric_interpretations_give_the_written_colours(tmp_path: Path, name: str) -> None:
     syntax, photometric, coder = COLOURS[name]
-    changes = {"PhotometricInterpretation": photometric, "PlanarConfiguration": int(coder is in_planes)}
+    changes: dict[str, Any] = {"PhotometricInterpretation": photometric, "PlanarConfiguration": int(coder is in_planes)}
     path = write_dicom(tmp_path / "a.dcm", smooth(), syntax, coder=coder, **changes)
     read = whole(open_slide(path, "dicom")).astype(int)
     assert np.abs(read - smooth()).mean() < 1.5
@@ -113,7 +119,11 @@ def test_grey_frames_are_grey_and_the_inverted_ones_are_turned(tmp_path: Path, p
             return bytes(imagecodecs.jpeg2k_encode(grey, codecformat="j2k", reversible=True))
         return encode(grey, syntax)
 
-    changes = {"PhotometricInterpretation": photometric, "SamplesPerPixel": 1, "PlanarConfiguration": None}
+    changes: dict[str, Any] = {
+        "PhotometricInterpretation": photometric,
+        "SamplesPerPixel": 1,
+        "PlanarConfiguration": None,
+    }
     path = write_dicom(tmp_path / "a.dcm", smooth(), syntax, coder=coder, **changes)
     expected = np.repeat(smooth()[..., :1], 3, axis=2).astype(int)
     expected = 255 - expected if photometric == "MONOCHROME1" else expected
@@ -148,7 +158,7 @@ def test_positions_are_honoured_and_gaps_are_white(tmp_path: Path) -> None:
         groups.PlanePositionSlideSequence = [position]
         per_frame.append(groups)
     shuffled = np.concatenate([pixels[r * SIDE : (r + 1) * SIDE, c * SIDE : (c + 1) * SIDE] for r, c in places], axis=1)
-    changes = {
+    changes: dict[str, Any] = {
         "DimensionOrganizationType": "TILED_SPARSE",
         "PerFrameFunctionalGroupsSequence": per_frame,
         "TotalPixelMatrixRows": 128,

@@ -4,12 +4,14 @@ import os
 import tracemalloc
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import imagecodecs
 import numpy as np
 import pytest
 import tifffile
 from making import RGB, picture, write_deflate, write_pyramid
+from numpy.typing import NDArray
 
 from wsi.errors import DamagedSlideError, UnreadableSlideError
 from wsi.pixels.jpeg import check_jpeg, jpeg_header
@@ -41,7 +43,7 @@ def test_byte_streams(
     tmp_path: Path, compression: str | None, byteorder: str, dtype: type, tile: tuple[int, int] | None
 ) -> None:
     pixels = picture(150, 170)
-    wide = pixels.astype(dtype) * (257 if dtype is np.uint16 else 1)
+    wide: NDArray[Any] = pixels.astype(dtype) * (257 if dtype is np.uint16 else 1)
     for predictor in (False, True) if compression not in {None, "packbits"} else (False,):
         options = {"compression": compression, "byteorder": byteorder, "tile": tile, "predictor": predictor}
         path = write(tmp_path / f"{predictor}.tif", wide, **options, rowsperstrip=None if tile else 40)

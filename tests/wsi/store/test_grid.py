@@ -1,10 +1,12 @@
 """Pure geometry: the grid covers the slide exactly once."""
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from wsi.store.grid import SHARD_TILES, TASK_LEVELS, Grid, runs, tile_means
 from wsi.units import YX
@@ -74,7 +76,7 @@ def test_tissue_fractions_lose_nothing(height: int, width: int, tile_o: float, s
 def test_tissue_fractions_of_a_known_mask() -> None:
     mask = np.zeros((4, 6), np.uint8)
     mask[:2, :3] = 1
-    np.testing.assert_allclose(tile_means(mask, 2, YX(2, 3), (4, 6)), [[1, 0.5, 0], [0, 0, 0]])
+    np.testing.assert_allclose(tile_means(mask, 2, YX(2, 3), (4, 6)), np.array([[1, 0.5, 0], [0, 0, 0]]))
 
 
 def test_edge_tiles_are_judged_by_what_lies_on_the_slide() -> None:
@@ -106,7 +108,7 @@ def test_means_are_those_of_the_area_that_a_tile_covers(
     dtype: type, tile_o: float, height: float, width: float, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    picture = (255 * rng.random((11, 9))).astype(dtype)
+    picture: NDArray[Any] = (255 * rng.random((11, 9))).astype(dtype)
     tiles = YX(int(np.ceil(14 / tile_o)), int(np.ceil(14 / tile_o)))
 
     def overlaps(n: int, end: float, count: int) -> np.ndarray:

@@ -110,7 +110,7 @@ def test_levels_made_of_copied_tiles_are_the_mean_of_their_pixels(tmp_path: Path
     path = write_pyramid(tmp_path / "a.tif", picture(1024, 1024), levels=1)
     store = tiled(path, tmp_path / "out", assume_mpp=None)
     finer = np.ascontiguousarray(store.read_level(0).transpose(1, 2, 0))
-    chunk = ShardFile(store.path / "1" / "c" / "0" / "0" / "0", 64).chunk(0)
+    chunk = ShardFile(Path(store.path) / "1" / "c" / "0" / "0" / "0", 64).chunk(0)
     expected = store.codec_of(1).encode(halve(finer[:512, :512]))
     assert chunk == expected
 
@@ -176,7 +176,7 @@ def test_beyond_the_slide_is_white(tmp_path: Path, tiled: Tiled, codec: str) -> 
     assert (tiles[2, 2][:, :, 610 - 512 :] == 255).all()
     assert abs(tiles[2, 2][0, :188, :98].mean() - 150) < 3
     assert (store.read_level(1)[:, -1].mean(axis=1) > 70).all()  # no black bleeds in
-    chunk = ShardFile(store.path / "1" / "c" / "0" / "0" / "0", 64).chunk(8 + 1)
+    chunk = ShardFile(Path(store.path) / "1" / "c" / "0" / "0" / "0", 64).chunk(8 + 1)
     assert chunk is not None
     assert (store.codec_of(1).decode(chunk, 256)[:, 700 // 2 - 256 + 8 :] > 240).all()  # as stored, not as read
 
@@ -225,14 +225,14 @@ def test_one_flipped_bit_of_a_chunk_is_told(tmp_path: Path, tiled: Tiled) -> Non
     path = write_pyramid(tmp_path / "a.tif", picture(600, 600), levels=1)
     store = tiled(path, tmp_path / "out", assume_mpp=None)
     assert is_whole(store)
-    shard = store.path / "0" / "c" / "0" / "0" / "0"
+    shard = Path(store.path) / "0" / "c" / "0" / "0" / "0"
     data, (offset, size) = shard.read_bytes(), min(p for p in ShardFile(shard, 256).index.tolist() if p[0] < 1 << 60)
     for place in range(offset, offset + size, size // 23):
         spoilt = bytearray(data)
         spoilt[place] ^= 4
         shard.write_bytes(spoilt)
         assert not is_whole(TileStore(store.path))
-    array = zarr.open_array(store.path / "0", mode="r")
+    array = zarr.open_array(Path(store.path) / "0", mode="r")
     with pytest.raises(ValueError, match="checksum"):
         array[:]
 

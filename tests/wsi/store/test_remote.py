@@ -47,6 +47,7 @@ def server() -> Iterator[tuple[str, Requests]]:
     moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     moto.start()
     host, port = moto.get_host_and_port()
+    assert moto._server is not None
     requests = Requests(moto._server.app)
     moto._server.app = requests
     yield f"http://{host}:{port}", requests
@@ -141,7 +142,7 @@ def test_stores_are_found_and_verified_on_s3(bucket: str) -> None:
     (again,) = find_stores([Path(bucket)])  # as a command line that makes paths hands it over
     assert again.path == store.path
     for quick in (True, False):
-        (outcome,) = verify(VerifyOptions(stores=[bucket], quick=quick, threads=2)).outcomes
+        (outcome,) = verify(VerifyOptions(stores=(bucket,), quick=quick, threads=2)).outcomes
         assert (outcome.status, outcome.reason) == (Status.DONE, "")
 
 
@@ -200,7 +201,7 @@ def test_any_file_system_of_fsspec(small_store: TileStore, tmp_path: Path) -> No
     memory.put(str(shutil.copytree(small_store.path, tmp_path / "a.zarr")), "/cohort/a.zarr", recursive=True)
     (store,) = find_stores(["memory://cohort"])
     np.testing.assert_array_equal(store.read_tiles([2, 0]), small_store.read_tiles([2, 0]))
-    assert verify(VerifyOptions(stores=["memory://cohort/a.zarr"])).exit_code == 0
+    assert verify(VerifyOptions(stores=("memory://cohort/a.zarr",))).exit_code == 0
     memory.rm("/cohort", recursive=True)
 
 

@@ -42,7 +42,7 @@ def test_damage_is_noticed(tmp_path: Path, change: str) -> None:
     data = bytearray(path.read_bytes())
     if change == "index":
         data[-20] ^= 1
-    path.write_bytes({"cut": data[:-3], "index": data, "empty": b"x"}[change])
+    path.write_bytes({"cut": bytes(data[:-3]), "index": bytes(data), "empty": b"x"}[change])
     with pytest.raises(StoreError, match="index"):
         ShardFile(path, 16)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,7 +47,8 @@ def test_tiles_go_into_the_callers_buffer(small_store: TileStore) -> None:
     buffer = np.zeros((3, 3, 256, 256), np.uint8)
     assert small_store.read_tiles([4, 0, 2], out=buffer) is buffer
     np.testing.assert_array_equal(buffer, small_store.read_tiles([4, 0, 2]))
-    for wrong in (buffer[:2], buffer.astype(np.int16), buffer.transpose(0, 1, 3, 2)):
+    wrongs: list[Any] = [buffer[:2], buffer.astype(np.int16), buffer.transpose(0, 1, 3, 2)]
+    for wrong in wrongs:
         with pytest.raises(RequestError, match="out: expected contiguous uint8"):
             small_store.read_tiles([4, 0, 2], out=wrong)
 

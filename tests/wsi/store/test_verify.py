@@ -25,7 +25,7 @@ def copy(tmp_path: Path, small_store: TileStore) -> Path:
 
 
 def verified(path: Path, quick: bool = False) -> Outcome:
-    (outcome,) = verify(VerifyOptions(stores=[path], quick=quick, threads=2)).outcomes
+    (outcome,) = verify(VerifyOptions(stores=(path,), quick=quick, threads=2)).outcomes
     assert "\n" not in outcome.reason
     return outcome
 
@@ -156,6 +156,6 @@ def test_others_go_on_and_the_exit_code_tells(tmp_path: Path, copy: Path, small_
     shutil.copytree(small_store.path, tmp_path / "b.zarr")
     (tmp_path / "c.zarr").mkdir()
     spoil_chunk(copy)
-    summary = verify(VerifyOptions(stores=[tmp_path]))
+    summary = verify(VerifyOptions(stores=(tmp_path,)))
     assert [o.status for o in summary.outcomes] == [Status.FAILED, Status.DONE, Status.FAILED]
     assert summary.exit_code == 1

@@ -18,11 +18,11 @@ from distributed import LocalCluster
 from making import picture, write_deflate, write_ome_zarr
 
 from cli.app import app
-from wsi.cohort.manifest import NAMES
 from wsi.cohort.slides import find_jobs
 from wsi.errors import NoLocksError, RequestError
 from wsi.files.atomic import write_text
-from wsi.files.claim import NO_LOCK, claim
+from wsi.files.claim import claim
+from wsi.options import NAMES, NO_LOCK
 from wsi.outcome import Status
 from wsi.tiling.engine import reason
 from wsi.tiling.options import TileOptions
@@ -126,10 +126,8 @@ def test_a_relative_out_is_the_callers_also_with_a_scheduler(
 def test_a_worker_that_does_not_see_the_folder_says_so(
     tmp_path: Path, deflate_slide: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import wsi.tiling.cluster
-
     with LocalCluster(n_workers=1, processes=False, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster:
-        monkeypatch.setattr(wsi.tiling.cluster.os.path, "exists", lambda path: "probe" not in str(path) and bool(path))
+        monkeypatch.setattr("os.path.exists", lambda path: "probe" not in str(path) and bool(path))
         with pytest.raises(RequestError, match="do not see this folder"):
             statuses(deflate_slide, out=tmp_path, scheduler=cluster.scheduler_address)
     assert not list(tmp_path.iterdir())

@@ -4,6 +4,7 @@ import hashlib
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -26,7 +27,7 @@ from wsi.units import YX, Box
 
 Tiled = Callable[..., TileStore]
 
-COLOURS = {
+COLOURS: dict[str, dict[str, Any]] = {
     "ycbcr 4:2:0": {"subsampling": (2, 2)},
     "ycbcr 4:4:4": {"subsampling": (1, 1)},
     "rgb": {"compressionargs": {"outcolorspace": "rgb", "level": 90}},
@@ -40,9 +41,9 @@ def test_copied_tiles_decode_to_the_source_pixels(tmp_path: Path, tiled: Tiled, 
     slide = open_slide(path, "tiff")
     assert isinstance(slide, TiffReader)
     assert zarr.open_group(store.path, mode="r").attrs["gigamil"]["codecs"][:4] == ["jpeg"] * 4
-    array = zarr.open_array(store.path / "0", mode="r")
+    array = zarr.open_array(Path(store.path) / "0", mode="r")
     tiles = store.read_tiles(np.arange(store.n_tiles))
-    shard = ShardFile(store.path / "0" / "c" / "0" / "0" / "0", 256)
+    shard = ShardFile(Path(store.path) / "0" / "c" / "0" / "0" / "0", 256)
     assert store.n_tiles > 4
     for (row, column), pixels in zip(store.tiles_yx.tolist(), tiles, strict=True):
         place = Box(row * 256, column * 256, min(1300, (row + 1) * 256), min(1500, (column + 1) * 256))
@@ -84,9 +85,11 @@ def test_jpeg_reencodes_what_cannot_be_copied(tmp_path: Path, tiled: Tiled) -> N
     indices = np.arange(small.n_tiles)
     difference = np.abs(small.read_tiles(indices).astype(int) - lossless.read_tiles(indices))
     assert difference.mean() < 4
-    size = {s: sum(p.stat().st_size for p in s.path.glob("0/c/**/*") if p.is_file()) for s in (small, lossless)}
+    size = {
+        s: sum(int(p.stat().st_size) for p in Path(s.path).glob("0/c/**/*") if p.is_file()) for s in (small, lossless)
+    }
     assert size[small] < size[lossless] / 2
-    np.testing.assert_array_equal(zarr.open_array(small.path / "2", mode="r")[:], small.read_level(2))
+    np.testing.assert_array_equal(zarr.open_array(Path(small.path) / "2", mode="r")[:], small.read_level(2))
 
 
 def spoil(path: Path, index: int, content: bytes | None = None) -> None:
@@ -107,7 +110,7 @@ def test_a_damaged_tile_is_never_copied(tmp_path: Path, tiled: Tiled) -> None:
     assert f"tile {row * 6 + column} of level 0" in failed.outcomes[0].reason
     store = tiled(path, tmp_path / "skip", codec="auto", assume_mpp=None, on_damage="skip")
     assert [row, column] not in store.tiles_yx.tolist()
-    assert zarr.open_array(store.path / "tiles" / "damaged", mode="r")[:].tolist() == [[row, column]]
+    assert zarr.open_array(Path(store.path) / "tiles" / "damaged", mode="r")[:].tolist() == [[row, column]]
     shown = store.read_level(0)[:, row * 256 : row * 256 + 256, column * 256 : column * 256 + 256]
     assert np.abs(shown.transpose(1, 2, 0).astype(int) - DAMAGED_RGB).max() <= 3
 

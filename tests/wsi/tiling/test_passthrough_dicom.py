@@ -64,7 +64,7 @@ def test_copied_frames_decode_to_the_readers_pixels(tmp_path: Path, tiled: Tiled
     assert set(zarr.open_group(store.path, mode="r").attrs["gigamil"]["codecs"]) == {"jpeg"}
     assert is_whole(store)
     slide = open_slide(path)
-    shard = ShardFile(store.path / "0" / "c" / "0" / "0" / "0", 256)
+    shard = ShardFile(Path(store.path) / "0" / "c" / "0" / "0" / "0", 256)
     assert store.n_tiles > 20
     for index, (row, column) in enumerate(store.tiles_yx.tolist()):
         box = Box(row * SIDE, column * SIDE, (row + 1) * SIDE, (column + 1) * SIDE)
@@ -155,7 +155,7 @@ def test_a_damaged_frame_is_never_copied(tmp_path: Path, tiled: Tiled) -> None:
     assert failed.exit_code == 1
     store = tiled(path, tmp_path / "skip", on_damage="skip", **options)
     row, column = divmod(index, 19)
-    assert zarr.open_array(store.path / "tiles" / "damaged", mode="r")[:].tolist() == [[row, column]]
+    assert zarr.open_array(Path(store.path) / "tiles" / "damaged", mode="r")[:].tolist() == [[row, column]]
     assert [row, column] not in store.tiles_yx.tolist()
     shown = store.read_level(0)[:, row * SIDE : (row + 1) * SIDE, column * SIDE : (column + 1) * SIDE]
     assert np.abs(shown.transpose(1, 2, 0).astype(int) - DAMAGED_RGB).max() <= 3
@@ -187,7 +187,7 @@ def test_frames_that_are_not_copied_give_the_overview_of_stores_made_before(tmp_
     store = tiled(path, tmp_path / "out", tile_px=32, target_mpp=0.25)
     slide = open_slide(path)
     rgb, _ = overview_band(slide, plan_overview(slide, 0.25, by_tiles=False), 0)
-    stored = np.asarray(zarr.open_array(store.path / "overview" / "0", mode="r")[...])
+    stored = np.asarray(zarr.open_array(Path(store.path) / "overview" / "0", mode="r")[...])
     np.testing.assert_array_equal(stored.transpose(1, 2, 0), rgb)
 
 

@@ -35,7 +35,7 @@ def wide(tissue: RGB) -> RGB:
 
 
 def stored(store: TileStore) -> int:
-    shards = [ShardFile(path, 256) for path in store.path.glob("0/c/0/*/*")]
+    shards = [ShardFile(path, 256) for path in Path(store.path).glob("0/c/0/*/*")]
     return sum(shard.chunk(place) is not None for shard in shards for place in range(256))
 
 
@@ -56,7 +56,7 @@ def test_one_pass_gives_the_tiles_of_two(
     assert once.n_tiles > 2
     np.testing.assert_array_equal(once.tiles_yx, twice.tiles_yx)
     for level in ("overview/0", "labels/tissue/0"):
-        pair = [zarr.open_array(store.path / level, mode="r")[...] for store in (once, twice)]
+        pair = [zarr.open_array(Path(store.path) / level, mode="r")[...] for store in (once, twice)]
         np.testing.assert_array_equal(*pair)
     everything = np.arange(once.n_tiles)
     np.testing.assert_array_equal(once.read_tiles(everything), twice.read_tiles(everything))
@@ -78,7 +78,7 @@ def test_no_tile_with_tissue_is_decoded_twice(tmp_path: Path, monkeypatch: pytes
         decoded[index] += large and not inside_plan
         return decode(self, level, index)
 
-    plan_single_pass = wsi.tiling.plan.plan_single_pass
+    plan_single_pass = wsi.tiling.single_pass.plan_single_pass
 
     def planning(*arguments: object) -> object:
         nonlocal inside_plan
@@ -116,7 +116,7 @@ def test_what_only_looked_like_tissue_is_taken_out(tmp_path: Path, tiled: Tiled)
     pixels[:3000] = np.clip(pixels[:3000].astype(int) - 15, 0, 255)  # a faint shadow without structure
     store = tiled(write_deflate(tmp_path / "a.tif", pixels), tmp_path / "out")
     assert passes(store)
-    kept = zarr.open_array(store.path / "0", mode="r")
+    kept = zarr.open_array(Path(store.path) / "0", mode="r")
     assert (kept[:, 256:512, 256:512] == 255).all()
     assert stored(store) <= 1.25 * store.n_tiles + 40
 

@@ -1,6 +1,7 @@
 """Pen marks: ink is found in each colour, tissue is never taken for ink."""
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -77,7 +78,8 @@ def test_a_bubble_is_a_rim_without_stain() -> None:
 
 @pytest.mark.parametrize(("name", "um"), [("tcga-red-pen.png", 4.0), ("wsi-blue-pen.png", 60.0)])
 def test_real_pen_marks(real_slides: Path, name: str, um: float) -> None:
-    rgb = np.ascontiguousarray(cv2.imread(str(real_slides / "pen" / name))[..., ::-1])
+    bgr: Any = cv2.imread(str(real_slides / "pen" / name))
+    rgb = np.ascontiguousarray(bgr[..., ::-1])
     background, _ = estimate_background(rgb, np.ones(rgb.shape[:2], bool))
     mask = pen_mask(rgb, um, background)
     if "red" in name:

@@ -1,7 +1,7 @@
 """Regions drawn by hand: GeoJSON and PNG, in the slide's frame, joined with the tissue."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ def box(x0: int, y0: int, x1: int, y1: int) -> dict[str, Any]:
     return polygon([[x0, y0], [x1, y0], [x1, y1], [x0, y1], [x0, y0]])
 
 
-def polygon(*rings: list[list[int]]) -> dict[str, Any]:
+def polygon(*rings: Sequence[Sequence[float]]) -> dict[str, Any]:
     return {"type": "Polygon", "coordinates": list(rings)}
 
 
@@ -159,7 +159,7 @@ def test_masks_agree_with_matplotlib(tmp_path: Path, seed: int) -> None:
     assert (mask == paths.Path(ring, closed=False).contains_points(centres).reshape(OVERVIEW)).all()
 
 
-CLASSES = {
+CLASSES: dict[str, Callable[[str], Any]] = {
     "names": lambda name: {"name": name, "color": [1, 2, 3]},
     "old": lambda name: name,
     "list": lambda name: {"names": name.split(": ")},

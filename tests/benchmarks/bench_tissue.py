@@ -18,7 +18,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tissue_pictures import HELD_OUT, TUNED, UM_PER_PX, Picture, pictures
 
-from wsi.tissue.mask import Mask, find_tissue
+from wsi.arrays import Mask
+from wsi.tissue.mask import find_tissue
 
 _PAIR_PX = 420
 

@@ -32,7 +32,12 @@ def test_a_bad_bag_does_not_stop_the_heat_maps(
 ) -> None:
     ids = (small_store.image_id, "0001_0") if named else ()
     options = HeatmapOptions(
-        run=trained.out, bags=(bags,), stores=(small_store.path,), out=tmp_path / "maps", image_ids=ids, device="cpu"
+        run=trained.out,
+        bags=(bags,),
+        stores=(Path(small_store.path),),
+        out=tmp_path / "maps",
+        image_ids=ids,
+        device="cpu",
     )
     outcomes = {own.item_id: own for own in heatmap(options).outcomes}
     assert outcomes.pop(small_store.image_id).status is Status.DONE
@@ -45,7 +50,7 @@ def test_a_slide_whose_only_bag_is_bad_is_named(
     trained: Trained, small_store: TileStore, bags: Path, tmp_path: Path
 ) -> None:
     (bags / f"{small_store.image_id}.h5").write_bytes(b"no bag")
-    options = HeatmapOptions(run=trained.out, bags=(bags,), stores=(small_store.path,), out=tmp_path / "maps")
+    options = HeatmapOptions(run=trained.out, bags=(bags,), stores=(Path(small_store.path),), out=tmp_path / "maps")
     summary = heatmap(options)
     assert [own.item_id for own in summary.ended(Status.FAILED)] == [small_store.image_id]
     assert summary.exit_code == 1

@@ -10,7 +10,7 @@ import pytest
 from witness import Witness
 
 from mil.models.ensemble import load_ensemble
-from mil.models.scoring import score
+from mil.models.scoring import Compute, score
 from mil.run.folder import RunFolder
 from mil.train import train
 from mil.training.distil import teach
@@ -51,7 +51,7 @@ def test_only_models_of_the_same_fold_teach_and_only_its_training_slides(
     members = [m for m in load_ensemble(RunFolder(teacher), options.device).members if m.fold == fold]
     assert len(members) == 2
     bags = [cohort.bags[i] for i in np.flatnonzero(~tested)]
-    expected = np.mean([score(m.model, bags, options) for m in members], axis=0)
+    expected = np.mean([score(m.model, bags, Compute("cpu", "fp32", options.max_rows)) for m in members], axis=0)
     assert np.allclose(taught[~tested], expected)
     for member in members:  # what a member saw, itself: nobody whom the fold tests
         with (teacher / f"fold{member.fold}" / f"seed{member.seed}" / "scores.csv").open(newline="") as file:

@@ -254,7 +254,7 @@ def test_requests_are_checked() -> None:
         ({"encoder": "texture"}, "expected timm:<model>"),
         ({"stores": ()}, "at least one tile store"),
         ({"accumulate": 0}, "--accumulate 0: expected 1 or more"),
-        ({"lr": float("nan")}, "--lr nan: expected a number above 0"),
+        ({"lr": float("nan")}, "--lr nan: expected a finite number, above 0"),
         ({"label_smoothing": 1.0}, "--label-smoothing 1.0: expected 0 or more, below 1"),
         ({"layer_decay": 0.0}, "--layer-decay 0.0: expected above 0"),
         ({"sizes": (96, 128), "epochs": 1}, "at most one per epoch"),

@@ -10,11 +10,11 @@ NEWEST ?= $(shell for v in 3.15 3.14 3.13 3.12 3.11; do \
 	for p in $$(command -v python$$v) $$(ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$$v.*/bin/python 2>/dev/null | sort -V | tail -1); do \
 	$$p -c 'import sys; sys.exit(sys.version_info.releaselevel != "final")' 2>/dev/null && echo $$p && exit; done; done)
 PYTEST := -m pytest -n auto --dist loadfile
-# What needs no other process and no training: formats, geometry, pixels, metrics, texts.
-QUICK := tests/sample_data tests/wsi/cohort tests/wsi/files tests/wsi/pixels tests/wsi/scores tests/wsi/store/test_grid.py \
-	tests/wsi/store/test_level_writer.py tests/wsi/store/test_store.py tests/wsi/tissue/test_roi.py tests/features/bags \
-	tests/features/test_selection.py tests/mil/data/test_splits.py tests/mil/ragged/test_packing.py tests/mil/targets \
-	tests/test_docs.py
+# What needs no other process, no training and no cluster: formats, geometry, pixels, metrics, texts.
+QUICK := tests/wsi/cohort tests/wsi/pixels tests/wsi/readers/test_resolution.py tests/wsi/store/test_grid.py \
+	tests/wsi/store/test_shards.py tests/wsi/store/test_store.py tests/wsi/store/test_store_metadata.py \
+	tests/wsi/tissue/test_roi.py tests/features/bags tests/features/extraction/test_feature_plan.py \
+	tests/mil/targets/test_metrics.py tests/test_docs.py
 
 .PHONY: help setup demo test test-quick test-slow test-newest coverage check format docs constraints bench bench-wsi bench-mil \
 	bench-features mutants clean

@@ -91,12 +91,15 @@ def test_a_disk_without_locks_is_one_line_with_the_way_out(
     assert sorted(p.name for p in tmp_path.iterdir() if p.suffix != ".lock") == ["049194_0.zarr"]
 
 
-def test_every_verb_that_writes_knows_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_verb_that_writes_knows_no_lock(
+    tmp_path: Path, deflate_slide: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(NO_LOCK, "")
     for verb in ("tile", "qc", "export", "extract", "finetune", "train", "tune", "predict", "heatmap", "similar"):
         assert "--no-lock" in CliRunner().invoke(app, [verb, "--help"]).output, verb
-    CliRunner().invoke(app, ["tile", str(tmp_path / "gone"), "--no-lock"])
-    assert os.environ[NO_LOCK] == "1"
+    with without_locks(monkeypatch):
+        assert statuses(deflate_slide, out=tmp_path, no_lock=True)["049194_0"][0] is Status.DONE
+    assert os.environ[NO_LOCK] == "", "told to this run alone"
 
 
 def test_a_claim_of_the_longest_name(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def _openers() -> Mapping[str, Opener]:
 
 
 ENTRY_POINTS = "gigamil.readers"
-"""Of other packages' readers; `wsi.readers.contract` is the suite that each reader passes."""
+"""Of other packages' readers."""
 READERS = ("tiff", "openslide", "dicom", "ome-zarr")
 """In the order in which they are asked."""
 

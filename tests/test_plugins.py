@@ -14,7 +14,7 @@ from wsi.slide import open_slide
 from wsi.units import Box
 
 HEAD = """
-from mil.heads.gated_abmil import GatedAbmil
+from mil.heads.abmil import GatedAbmil
 from mil.heads.mean_pool import MeanPool
 
 class Ours(MeanPool):

@@ -240,12 +240,16 @@ _SCALARS: dict[Any, Callable[[Any, bool], Any]] = {bool: _bool, int: _int, float
 
 @cache
 def specs(options: Any) -> tuple[Spec, ...]:
-    """Return the fields of a class of options, group by group: its own first, then those it shares, in their order."""
+    """Return the fields of a class of options, in the order of help, TOML and reference.
+
+    First those that stand by their place, shared ones before its own, as Python orders them;
+    then the others group by group, its own first.
+    """
     hints = typing.get_type_hints(options, include_extras=True)
     groups = {name: group for group in reversed(options.__mro__) for name in get_annotations(group)}
     order = [group for group in options.__mro__ if group in groups.values()]
     found = [_spec(hints[own.name], own.name, own.default, groups[own.name]) for own in fields(options)]
-    return tuple(sorted(found, key=lambda spec: order.index(spec.group)))
+    return tuple(sorted(found, key=lambda spec: -1 if spec.mark.argument else order.index(spec.group)))
 
 
 def _spec(hint: Any, name: str, default: Any, group: type) -> Spec:

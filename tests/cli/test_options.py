@@ -61,6 +61,20 @@ def test_help_is_whole_and_imports_nothing_heavy(verb: str) -> None:
         assert "".join(texts(spec.group)[spec.field].split()) in whole
 
 
+@pytest.mark.parametrize(
+    "usage",
+    [
+        "tile [SLIDES]...", "info [SLIDES]...", "qc STORES...", "verify ITEMS...", "export ITEM", "extract STORES...",
+        "encoders [SEARCH]", "finetune STORES...", "train BAGS...", "tune BAGS...", "predict [RUN] SLIDES...",
+        "heatmap RUN BAGS STORES", "report RUN", "compare RUN...", "similar RUN BAGS...",
+    ],
+)  # fmt: skip
+def test_arguments_stand_in_the_order_of_people(usage: str) -> None:
+    verb, _, arguments = usage.partition(" ")
+    told = CliRunner().invoke(app, [verb, "--help"]).output.splitlines()[0]
+    assert told.endswith(f" {verb} [OPTIONS] {arguments}")
+
+
 @EVERY_VERB
 def test_every_field_says_what_it_means(verb: str) -> None:
     for spec in specs(VERBS[verb].load("options")):

@@ -134,11 +134,11 @@ from pathlib import Path
 from features.finetune import loop
 from features.finetune.run import finetune
 
-original = loop.write_standing
+original = loop.write_checkpoint
 def slowly(path, standing, recipe):
     original(path, standing, recipe)
     time.sleep(3)
-loop.write_standing = slowly
+loop.write_checkpoint = slowly
 
 if __name__ == "__main__":
     finetune(pickle.loads(Path(sys.argv[1]).read_bytes()))
@@ -273,7 +273,7 @@ def test_the_best_epochs_weights_are_kept(cohort: Path, tmp_path: Path, monkeypa
         stood.append({name: value.clone() for name, value in standing.average.items()})
 
     monkeypatch.setattr(loop, "measures", told)
-    monkeypatch.setattr(loop, "write_standing", seen)
+    monkeypatch.setattr(loop, "write_checkpoint", seen)
     weights = tuned(cohort, tmp_path / "w.safetensors", epochs=3, keep="best", ema=0.5)
     assert json.loads(weights.with_suffix(".json").read_text())["kept_epoch"] == 2
     for name, value in safetensors.torch.load_file(weights).items():

@@ -31,7 +31,7 @@ from torch.distributed import HashStore, PrefixStore, Store, TCPStore  # type: i
 from torch.distributed.rendezvous import rendezvous
 
 from wsi.cpu import usable_cpus
-from wsi.errors import GigamilError, ItemError
+from wsi.errors import GigamilError, ItemError, RequestError
 from wsi.interrupt import interrupt_on_signals
 
 TOGETHER = timedelta(minutes=10)
@@ -58,13 +58,22 @@ class Place:
         return max(1, usable_cpus() // self.local_world)
 
 
-def torchrun_place() -> Place | None:
-    """Return this process's place where torchrun started it, else None."""
+def torchrun_place(nproc: int = 1) -> Place | None:
+    """Return this process's place where torchrun started it, else None.
+
+    Raises
+    ------
+    RequestError
+        It did, and several processes (``nproc``) are asked for on top.
+    """
     try:
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-        return Place(*(int(os.environ[name]) for name in names)) if "MASTER_ADDR" in os.environ else None
+        place = Place(*(int(os.environ[name]) for name in names)) if "MASTER_ADDR" in os.environ else None
     except (KeyError, ValueError):
         return None
+    if place is not None and nproc > 1:
+        raise RequestError("--nproc and torchrun exclude each other: torchrun has started the ranks already")
+    return place
 
 
 class Group:

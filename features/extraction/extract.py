@@ -65,9 +65,7 @@ def extract(options: ExtractOptions, progress: Progress | None = None) -> Summar
     """
     progress = progress or Silent()
     began = time.perf_counter()
-    place = torchrun_place()
-    if place is not None and options.nproc > 1:
-        raise RequestError("--nproc and torchrun exclude each other: torchrun has started the ranks already")
+    place = torchrun_place(options.nproc)
     check_folder(options.out)
     ledger = _under_torchrun(options, place, progress) if place else _from_here(options, progress)
     return Summary("extract", ledger.known(), time.perf_counter() - began, asdict(ledger.times))

@@ -62,9 +62,7 @@ def finetune(options: FinetuneOptions, progress: Progress | None = None) -> Summ
     """
     progress = progress or Silent()
     began = time.perf_counter()
-    place = torchrun_place()
-    if place is not None and options.nproc > 1:
-        raise RequestError("--nproc and torchrun exclude each other: torchrun has started the ranks already")
+    place = torchrun_place(options.nproc)
     outcomes = _under_torchrun(options, place, progress) if place else _from_here(options, progress)
     return Summary("finetune", outcomes, time.perf_counter() - began)
 

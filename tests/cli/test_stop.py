@@ -38,14 +38,18 @@ class Command:
     """A gigamil command in a session of its own, as a terminal starts it."""
 
     def __init__(self, *arguments: object) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "cli", *map(str, arguments)],
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it, and so
+        try:  # would all that it starts
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "cli", *map(str, arguments)],
+                env=os.environ | {"PYTHONPATH": str(ROOT)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     def wait_for(self, happened: Callable[[], bool]) -> None:
         while not happened():

@@ -35,7 +35,7 @@ help:
 	@echo "make mutants     small mistakes on purpose, to see that the tests notice (an hour)"
 	@echo "make bench       the benchmarks, as ratios to limits measured in the same run"
 
-$(VENV)/.installed: pyproject.toml
+$(VENV)/.installed: pyproject.toml hatch_build.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $(PYTHON) is older than Python 3.11: set PYTHON=python3.11 or later"; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) (a few minutes the first time)"

@@ -8,7 +8,7 @@ from mil.heads.additive import Additive
 from mil.heads.clam import ClamMb, ClamSb
 from mil.heads.dsmil import Dsmil
 from mil.heads.dtfd import Dtfd
-from mil.heads.head import Head, HeadOutput, HeadSpec, Truth
+from mil.heads.head import Explains, Head, HeadOutput, HeadSpec, Truth
 from mil.heads.max_pool import MaxPool
 from mil.heads.mean_mlp import MeanMlp
 from mil.heads.mean_pool import MeanPool
@@ -20,6 +20,7 @@ from wsi.plugins import load_plugin, plugins
 
 __all__ = [
     "HEADS",
+    "Explains",
     "Head",
     "HeadOutput",
     "HeadSpec",

@@ -6,14 +6,14 @@ equations 8 and 9.
 
 from typing import ClassVar
 
-from mil.heads.head import Head, HeadOutput, HeadSpec, Truth
-from mil.heads.parts.attention import AttentionRows
+from mil.heads.head import Explains, Head, HeadOutput, HeadSpec, Truth
+from mil.heads.parts.attention import AttentionRows, share_out
 from mil.heads.parts.output import Output
 from mil.ragged.instances import Instances
 from mil.ragged.pooling import pool
 
 
-class AttentionPool(Head):
+class AttentionPool(Head, Explains):
     """Instance embedding, then a softmax over each bag of what its attention gives, then the output layer."""
 
     attends = True
@@ -29,6 +29,10 @@ class AttentionPool(Head):
         pooled = pool(self.rows, list(self.rows.parameters()), instances)
         embedding_BH = pooled.values_BKH.squeeze(1)
         return HeadOutput(self.classify(embedding_BH, truth), pooled.attention_NK.squeeze(1), embedding_BH=embedding_BH)
+
+    def explain(self, instances: Instances) -> HeadOutput | None:
+        """Return what each tile adds: its attention times the logits of its embedding."""
+        return share_out(self.rows, self.classify, instances)
 
 
 class Abmil(AttentionPool):

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mil.heads.head import Head, HeadOutput, HeadSpec, Truth
-from mil.heads.parts.attention import AttentionRows
+from mil.heads.head import Explains, Head, HeadOutput, HeadSpec, Truth
+from mil.heads.parts.attention import AttentionRows, share_out
 from mil.heads.parts.output import Output
 from mil.ragged.instances import Instances
 from mil.ragged.pooling import pool, scores_alone
@@ -22,7 +22,7 @@ MASKED_SHARE = 0.6
 """Of those, how many are."""
 
 
-class Acmil(Head):
+class Acmil(Head, Explains):
     """Gated attention branches, each with its classifier; the bag is the mean over branches.
 
     The head's own loss is the mean of the branches' losses plus the mean cosine between two branches' attentions.
@@ -49,6 +49,10 @@ class Acmil(Head):
             aux_loss_B = torch.stack(losses).mean(0) + _likeness(pooled.attention_NK, instances)
         logits_BC = self.classify(embedding_BH, truth)
         return HeadOutput(logits_BC, pooled.attention_NK.mean(1), aux_loss_B, embedding_BH)
+
+    def explain(self, instances: Instances) -> HeadOutput | None:
+        """Return what each tile adds: the branches' mean attention times the logits of its embedding."""
+        return share_out(self.rows, self.classify, instances)
 
     def _mask(self, instances: Instances) -> Tensor:
         """Return (N, K): minus infinity for a random part of each branch's highest instances, else 0."""

@@ -7,13 +7,13 @@ arXiv 2206.01794.
 import torch
 from torch import Tensor, nn
 
-from mil.heads.head import Head, HeadOutput, HeadSpec, Truth
+from mil.heads.head import Explains, Head, HeadOutput, HeadSpec, Truth
 from mil.heads.parts.attention import AttentionRows
 from mil.ragged.instances import Instances, wide
 from mil.ragged.segments import segment_softmax, segment_sum
 
 
-class Additive(Head):
+class Additive(Head, Explains):
     """A tile adds its attention times its own logits; the sum over the bag is the bag's logits, exactly.
 
     The paper's tile network sees the embedding already weighted by attention, so that its bias grows with the number of
@@ -45,3 +45,7 @@ class Additive(Head):
         attention_N = segment_softmax(both_N[:, 0], instances.offsets)
         tile_logits_NC = attention_N[:, None] * both_N[:, 1:]
         return HeadOutput(segment_sum(tile_logits_NC, instances.offsets), attention_N, tile_logits_NC=tile_logits_NC)
+
+    def explain(self, instances: Instances) -> HeadOutput:
+        """Return what each tile adds, as `forward` does."""
+        return self.forward(instances)

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mil.heads.head import Head, HeadOutput, HeadSpec, Truth
-from mil.heads.parts.attention import AttentionRows
+from mil.heads.head import Explains, Head, HeadOutput, HeadSpec, Truth
+from mil.heads.parts.attention import AttentionRows, share_out
 from mil.heads.parts.output import Output
 from mil.ragged.instances import Instances, wide
 from mil.ragged.pooling import Pooled, pool
-from mil.ragged.segments import of_winners, split
+from mil.ragged.segments import of_winners, segment_softmax, segment_sum, split
 
 SAMPLED = 8
 """Instances taken from the top, and from the bottom, of each bag's attention."""
@@ -24,7 +24,7 @@ CLUSTER_SHARE = 0.3
 """Weight of the clustering loss, of 1 in all; the target's loss has the rest."""
 
 
-class Clam(Head):
+class Clam(Head, Explains):
     """Gated attention with one branch (SB) or one for each class (MB), and a two-way classifier of instances per class.
 
     Of the true class's classifier, the highest attended instances of its branch are positives, the lowest negatives; of
@@ -50,6 +50,24 @@ class Clam(Head):
         aux_loss_B = None if classes_B is None else self._clustering(instances, pooled, classes_B)
         embedding_BH = None if self.branches else pooled.values_BKH.squeeze(1)
         return HeadOutput(logits_BC, self._shown(pooled, logits_BC, instances), aux_loss_B, embedding_BH)
+
+    def explain(self, instances: Instances) -> HeadOutput | None:
+        """Return what each tile adds: its attention (MB: that of the class) times the logits of its embedding."""
+        if isinstance(self.classify, Output):
+            return share_out(self.rows, self.classify, instances)
+        layer = self.classify
+
+        def both(rows_ND: Tensor) -> Tensor:
+            scores_NC, embedded_NH = self.rows(rows_ND)
+            with torch.autocast(rows_ND.device.type, enabled=False):
+                return torch.cat([scores_NC, layer(wide(embedded_NH))], dim=1)
+
+        scores_NC, own_NC = instances.map(both).chunk(2, dim=1)
+        attention_NC = segment_softmax(scores_NC, instances.offsets)
+        tile_logits_NC = attention_NC * own_NC
+        logits_BC = segment_sum(tile_logits_NC, instances.offsets)
+        shown_N = of_winners(attention_NC, logits_BC, instances.offsets)
+        return HeadOutput(logits_BC, shown_N, tile_logits_NC=tile_logits_NC)
 
     def _logits(self, values_BKH: Tensor, truth: Truth | None) -> Tensor:
         if isinstance(self.classify, Output):

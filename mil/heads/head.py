@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
@@ -82,7 +82,8 @@ class HeadOutput(NamedTuple):
     embedding_BH: Tensor | None = None
     """The bag as a point: what the last layer sees. None where there is no such single point."""
     tile_logits_NC: Tensor | None = None
-    """What each instance adds to the logits; None where logits are no sum or maximum over instances."""
+    """What each instance says of the logits, which are the sum or the maximum of it; None where they are neither, or
+    where only `Explains.explain` tells it."""
 
 
 class Head(nn.Module, ABC):
@@ -110,4 +111,19 @@ class Head(nn.Module, ABC):
         """Return logits and attention of the packed bags; softmax and pooling in float32.
 
         ``truth`` is given while training, for the head's own losses.
+        """
+
+
+class Explains(ABC):
+    """A head that can tell what each instance says of the logits."""
+
+    says: ClassVar[Literal["sum", "max"]] = "sum"
+    """How the logits follow from what the instances say."""
+
+    @abstractmethod
+    def explain(self, instances: Instances) -> HeadOutput | None:
+        """Return logits and attention as in evaluation mode, with ``tile_logits_NC``, in one pass over the rows.
+
+        A constant in the logits is shared out as the weights are: what an instance says is its weight times the logits
+        of a bag of nothing but its like. None where the last layer makes no sum of it (ArcFace).
         """

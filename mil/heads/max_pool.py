@@ -4,15 +4,17 @@ Source: mi-Net of Wang et al., Revisiting Multiple Instance Neural Networks, Pat
 on slides, Campanella et al., Nature Medicine 2019.
 """
 
+from typing import ClassVar, Literal
+
 import torch
 from torch import Tensor, nn
 
-from mil.heads.head import Head, HeadOutput, HeadSpec, Truth
+from mil.heads.head import Explains, Head, HeadOutput, HeadSpec, Truth
 from mil.ragged.instances import Instances, wide
 from mil.ragged.segments import of_winners, segment_max, segment_softmax
 
 
-class MaxPool(Head):
+class MaxPool(Head, Explains):
     """A small network scores each instance; a bag's logits are the maxima over its instances.
 
     With two classes there is one score, for the second class being there at all: a bag is of the second class if and
@@ -22,6 +24,7 @@ class MaxPool(Head):
 
     attends = True
     has_point = False
+    says: ClassVar[Literal["sum", "max"]] = "max"
     about = "the highest-scoring tile decides (mi-Net, Wang et al. 2018)"
 
     def __init__(self, spec: HeadSpec) -> None:
@@ -43,6 +46,10 @@ class MaxPool(Head):
         if self.two_classes:
             scores_NC, logits_BC = _both_ways(scores_NC), _both_ways(logits_BC)
         return HeadOutput(logits_BC, attention_N, tile_logits_NC=scores_NC)
+
+    def explain(self, instances: Instances) -> HeadOutput:
+        """Return each tile's own logits, as `forward` does."""
+        return self.forward(instances)
 
 
 def _both_ways(score_N1: Tensor) -> Tensor:

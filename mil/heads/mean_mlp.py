@@ -7,13 +7,14 @@ Recognition 2018, arXiv 1610.02501 (MI-Net with mean pooling).
 import torch
 from torch import Tensor, nn
 
-from mil.heads.head import Head, HeadOutput, HeadSpec, Truth
+from mil.heads.head import Explains, Head, HeadOutput, HeadSpec, Truth
 from mil.heads.parts.output import Output
 from mil.ragged.instances import Instances, wide
 from mil.ragged.pooling import pool
+from mil.ragged.segments import segment_sum
 
 
-class MeanMlp(Head):
+class MeanMlp(Head, Explains):
     """Linear and ReLU on each instance, mean over the bag, output layer."""
 
     attends = False
@@ -32,3 +33,12 @@ class MeanMlp(Head):
         """Return the logits (B, C); there is no attention."""
         embedding_BH = pool(self._rows, list(self.embed.parameters()), instances).values_BKH.squeeze(1)
         return HeadOutput(self.classify(embedding_BH, truth), embedding_BH=embedding_BH)
+
+    def explain(self, instances: Instances) -> HeadOutput | None:
+        """Return what each tile adds: its even share of the logits of its embedding."""
+        if not self.classify.linear:
+            return None
+        logits_NC = instances.map(lambda rows_ND: self.classify(wide(self.embed(rows_ND))))
+        sizes = torch.tensor(instances.sizes, device=logits_NC.device)
+        tile_logits_NC = logits_NC / sizes.repeat_interleave(sizes)[:, None]
+        return HeadOutput(segment_sum(tile_logits_NC, instances.offsets), tile_logits_NC=tile_logits_NC)

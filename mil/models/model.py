@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mil.heads import HeadOutput, HeadSpec, Truth, make_head
+from mil.heads import Explains, HeadOutput, HeadSpec, Truth, make_head
 from mil.ragged.instances import Instances
 from mil.ragged.packing import Rows
 from wsi.arrays import Floats
@@ -43,10 +43,26 @@ class BagModel(nn.Module):
 
         ``truth`` is given while training, for the head's own losses.
         """
-        output: HeadOutput = self.head(Instances(rows_ND, offsets, self.mean_D, self.scale_D, self.limit), truth)
+        output: HeadOutput = self.head(self.instances(rows_ND, offsets), truth)
         if self.training or (self.spec.scale, self.spec.shift) == (1.0, 0.0):
             return output
         return output._replace(logits_BC=output.logits_BC * self.spec.scale + self.spec.shift)
+
+    def explain(self, rows_ND: Tensor, offsets: Sequence[int]) -> HeadOutput | None:
+        """Return the output in evaluation mode with what each row says of the logits; None where the head cannot tell.
+
+        Of values the rows' parts are in the values' unit, and add up to the value less ``spec.shift``.
+        """
+        head = self.head
+        output = head.explain(self.instances(rows_ND, offsets)) if isinstance(head, Explains) else None
+        if output is None or output.tile_logits_NC is None:
+            return None
+        scale, shift = self.spec.scale, self.spec.shift
+        return output._replace(logits_BC=output.logits_BC * scale + shift, tile_logits_NC=output.tile_logits_NC * scale)
+
+    def instances(self, rows_ND: Tensor, offsets: Sequence[int]) -> Instances:
+        """Return packed rows as the head takes them."""
+        return Instances(rows_ND, offsets, self.mean_D, self.scale_D, self.limit)
 
     def standardise(self, bags: Sequence[Rows]) -> None:
         """Take mean and deviation from these bags, each bag counting equally whatever its size."""

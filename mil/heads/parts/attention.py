@@ -3,8 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from mil.heads.head import HeadSpec
-from mil.ragged.instances import wide
+from mil.heads.head import HeadOutput, HeadSpec
+from mil.heads.parts.output import Output
+from mil.ragged.instances import Instances, wide
+from mil.ragged.segments import segment_softmax, segment_sum
 
 
 class AttentionRows(nn.Module):
@@ -38,3 +40,23 @@ class AttentionRows(nn.Module):
         with torch.autocast(gate_NA.device.type, enabled=False):
             scores_NK: Tensor = self.score(wide(gate_NA))
             return scores_NK
+
+
+def share_out(rows: AttentionRows, classify: Output, instances: Instances) -> HeadOutput | None:
+    """Return what each instance adds to a linear layer's logits of the pooled embedding; None for another last layer.
+
+    The pooling is a weighted mean, over K branches the mean of theirs, and a linear layer of it is the weighted mean of
+    that layer of each instance.
+    """
+    if not classify.linear:
+        return None
+
+    def both(rows_ND: Tensor) -> Tensor:
+        scores_NK, embedded_NH = rows(rows_ND)
+        return torch.cat([scores_NK, classify(wide(embedded_NH))], dim=1)
+
+    both_N = instances.map(both)
+    n_classes = classify.n_classes
+    attention_N = segment_softmax(both_N[:, :-n_classes], instances.offsets).mean(1)
+    tile_logits_NC = attention_N[:, None] * both_N[:, -n_classes:]
+    return HeadOutput(segment_sum(tile_logits_NC, instances.offsets), attention_N, tile_logits_NC=tile_logits_NC)

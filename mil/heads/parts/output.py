@@ -22,6 +22,12 @@ class Output(nn.Module):
         width = width or spec.hidden
         self.drop = nn.Dropout(spec.dropout)
         self.layer = ArcFace(spec, width) if spec.output == "arcface" else nn.Linear(width, spec.n_classes)
+        self.n_classes = spec.n_classes
+
+    @property
+    def linear(self) -> bool:
+        """Tell whether the logits of a weighted mean are the weighted mean of the logits."""
+        return isinstance(self.layer, nn.Linear)
 
     def forward(self, pooled_BH: Tensor, truth: Truth | None = None) -> Tensor:
         """Return the logits; ArcFace puts its margins on the true classes that ``truth`` names."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from making import SEED
 from torch import Tensor
 
-from mil.heads import HEADS, HeadOutput, HeadSpec, has_attention, has_embedding, make_head
+from mil.heads import HEADS, Explains, HeadOutput, HeadSpec, has_attention, has_embedding, make_head
 from mil.models.model import BagModel, load_model, save_model
 from mil.ragged import instances
 from mil.ragged.instances import Instances
@@ -304,3 +304,48 @@ def test_groups_hold_every_bag_once_within_the_limit(sizes: list[int], most: int
     groups = group_by_rows(sizes, most)
     assert [i for group in groups for i in group] == list(range(len(sizes)))
     assert all(sum(sizes[i] for i in group) <= most or sum(sizes[i] > 0 for i in group) == 1 for group in groups)
+
+
+EXPLAINING = [name for name, head in HEADS.items() if issubclass(head, Explains)]
+
+
+@pytest.mark.parametrize("name", EXPLAINING)
+@pytest.mark.parametrize("n_classes", [1, 2, 3])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_what_tiles_say_makes_the_logits_exactly(
+    name: str, n_classes: int, streamed: bool, request: pytest.FixtureRequest
+) -> None:
+    if streamed:
+        request.getfixturevalue("small_chunks")
+    model, packed = model_of(name, n_classes, scale=3.0, shift=7.0), pack(bags_of([40, 1, 17, 5]))
+    with torch.no_grad():
+        plain, told = model(packed.rows_ND, packed.offsets), model.explain(packed.rows_ND, packed.offsets)
+    assert told is not None
+    torch.testing.assert_close(told.logits_BC, plain.logits_BC, atol=1e-5, rtol=1e-5)
+    if plain.attention_N is None:
+        assert told.attention_N is None
+    else:
+        torch.testing.assert_close(told.attention_N, plain.attention_N, atol=1e-6, rtol=1e-5)
+    bags = torch.split(told.tile_logits_NC, packed.sizes)
+    says = HEADS[name].says  # type: ignore[attr-defined]
+    made = torch.stack([bag.sum(0) if says == "sum" else bag.max(0).values for bag in bags])
+    if says == "max" and n_classes == 2:
+        made = torch.stack([bag[bag[:, 1].argmax()] for bag in bags])  # one score, for the second class being there
+    torch.testing.assert_close(made + 7, plain.logits_BC, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in EXPLAINING if HEADS[name].attends and name != "dsmil"])
+def test_what_a_tile_says_is_its_weight_times_the_logits_of_a_slide_of_nothing_but_its_like(name: str) -> None:
+    model, (bag,) = model_of(name, 1), bags_of([12])
+    told = model.explain(*(pack([bag]).rows_ND, (0, 12)))
+    assert told is not None and told.attention_N is not None and told.tile_logits_NC is not None
+    for place in (0, 5, 11):
+        alone = model(torch.from_numpy(bag[[place] * 3]), (0, 3)).logits_BC[0, 0]
+        weight = told.attention_N[place] if name != "max_pool" else 1.0
+        torch.testing.assert_close(told.tile_logits_NC[place, 0], weight * alone, atol=1e-6, rtol=1e-5)
+
+
+@POINTED
+def test_with_arcface_no_head_claims_that_tiles_add_up(name: str) -> None:
+    packed = pack(bags_of([6]))
+    assert model_of(name, output="arcface").explain(packed.rows_ND, packed.offsets) is None

@@ -92,7 +92,7 @@ _ALL = (
     ),
     Verb(
         "heatmap", RUNS, "Draw where the model looked: attention over the slide, the tiles it looked at most, a table.",
-        "mil.inference.options:HeatmapOptions", "mil.inference.heatmap:heatmap",
+        "mil.heatmaps.options:HeatmapOptions", "mil.heatmaps.heatmap:heatmap",
         more="Without --image-id or --all: the slides of most interest, up to a dozen: of each class the surest right "
         "one, the surest wrong one and the least sure one, then more of these in turns.",
     ),

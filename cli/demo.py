@@ -45,7 +45,8 @@ def demo(options: DemoOptions, json: bool) -> int:
 def _steps(options: DemoOptions) -> dict[str, Any]:
     """Return the options of each verb, to be made when those before it are done."""
     from features.extraction.options import ExtractOptions
-    from mil.inference.options import HeatmapOptions, PredictOptions
+    from mil.heatmaps.options import HeatmapOptions
+    from mil.inference.options import PredictOptions
     from mil.training.options import TrainOptions
     from wsi.cohort.manifest import load_manifest
     from wsi.cpu import usable_cpus

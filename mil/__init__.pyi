@@ -1,11 +1,11 @@
 from .data.bag_dataset import BagBatch as BagBatch
 from .data.bag_dataset import BagDataset as BagDataset
 from .data.bag_dataset import BagItem as BagItem
+from .heatmaps.heatmap import heatmap as heatmap
+from .heatmaps.options import HeatmapOptions as HeatmapOptions
 from .inference.export import export_run as export_run
-from .inference.heatmap import heatmap as heatmap
 from .inference.loaded_run import LoadedRun as LoadedRun
 from .inference.loaded_run import load_run as load_run
-from .inference.options import HeatmapOptions as HeatmapOptions
 from .inference.options import PredictOptions as PredictOptions
 from .inference.options import RunExportOptions as RunExportOptions
 from .inference.options import SimilarOptions as SimilarOptions

@@ -69,8 +69,9 @@ class Dsmil(Head, Explains):
         _, weights_nC = _attend(scores_nC, queries_nQ, values_nH)
         layer, n_classes = self.classify, scores_nC.shape[1]
         own_nCC = (values_nH @ layer.weight.flatten(0, 1).T).unflatten(1, (n_classes, n_classes))
-        constant_nC = weights_nC.mean(1, keepdim=True) * layer.bias
-        tiles_nC = (own_nCC * weights_nC[:, None]).sum(2) + constant_nC
+        tiles_nC = (own_nCC * weights_nC[:, None]).sum(2)
+        if layer.bias is not None:
+            tiles_nC = tiles_nC + weights_nC.mean(1, keepdim=True) * layer.bias
         highest_1C = scores_nC.argmax(0, keepdim=True)
         return tiles_nC.scatter_add(0, highest_1C, scores_nC.gather(0, highest_1C)) / 2, weights_nC
 

@@ -11,9 +11,9 @@ from features.bags.bag import BagHeader, find_bags, read_header
 from features.bags.loaded import Bag
 from mil.data.cohort import Cohort, load_rows
 from mil.data.splits import known_slides
-from mil.inference.heatmap import slide_picture
+from mil.heatmaps.heatmap import slide_picture
+from mil.heatmaps.overlay import draw
 from mil.inference.judge import judge
-from mil.inference.overlay import draw
 from mil.models.ensemble import Ensemble, check_bags_fit, load_ensemble, makings_of
 from mil.ragged.packing import Rows
 from mil.run.folder import RunFolder

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from features.option_groups import Device, Weights
-from mil.options import Combination, Run, SideBySide
+from mil.options import Combination, Run
 from wsi.errors import RequestError
 from wsi.option_groups import Above0, Between, Claims, Count, Manifest, Overwriting, PossibleMpp, Workers
 from wsi.options import Option, check
@@ -49,29 +49,6 @@ class PredictOptions(SlideOptions, Manifest, Overwriting, Claims):
         _check_name(self.out, ".csv")
         if not self.items:
             raise RequestError("expected slides or bags, found none")
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeatmapOptions(Run, SideBySide, Device, Overwriting, Claims):
-    """Options of `mil.inference.heatmap.heatmap`."""
-
-    bags: Annotated[tuple[Path, ...], Option(argument="BAGS", one=True)]
-    """A bag (.h5), or a folder of bags."""
-    stores: Annotated[tuple[Path, ...], Option(argument="STORES", one=True)]
-    """A tile store (.zarr), or a folder of stores."""
-    out: Annotated[Path, Option(short="-o")]
-    """Folder for <image_id>.png and <image_id>.csv."""
-    image_ids: Annotated[tuple[str, ...], Option(name="image-id")] = ()
-    """A slide to draw; otherwise those of most interest."""
-    everything: Annotated[bool, Option(name="all")] = False
-    """Draw every slide that has a bag and a store."""
-
-    def __post_init__(self) -> None:
-        check(self)
-        if not self.bags or not self.stores:
-            raise RequestError("expected one or more bags and one or more tile stores")
-        if self.everything and self.image_ids:
-            raise RequestError("--all and --image-id exclude each other: draw every slide, or those named")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,8 @@ from mil.evaluation.bootstrap import draw_patients
 from mil.evaluation.evaluate import heat_map_folder
 from mil.evaluation.examples import choose
 from mil.heads import has_attention
-from mil.inference.heatmap import heatmap
-from mil.inference.options import HeatmapOptions
+from mil.heatmaps.heatmap import heatmap
+from mil.heatmaps.options import HeatmapOptions
 from mil.report.card import model_card
 from mil.report.figures import history_figure, plot_figure
 from mil.report.options import ReportOptions

@@ -12,8 +12,9 @@ from witness import DIM, Witness, facts, grid
 
 from features.bags.bag import read_coords, read_features, write_bag
 from features.encoders.lineage import Lineage, patient_sha256
-from mil.inference.heatmap import heatmap
-from mil.inference.options import HeatmapOptions, PredictOptions
+from mil.heatmaps.heatmap import heatmap
+from mil.heatmaps.options import HeatmapOptions
+from mil.inference.options import PredictOptions
 from mil.inference.predict import predict
 from mil.run.folder import RunFolder
 from mil.run.scores import read_scores

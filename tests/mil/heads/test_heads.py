@@ -321,6 +321,7 @@ def test_what_tiles_say_makes_the_logits_exactly(
     with torch.no_grad():
         plain, told = model(packed.rows_ND, packed.offsets), model.explain(packed.rows_ND, packed.offsets)
     assert told is not None
+    assert told.tile_logits_NC is not None
     torch.testing.assert_close(told.logits_BC, plain.logits_BC, atol=1e-5, rtol=1e-5)
     if plain.attention_N is None:
         assert told.attention_N is None
@@ -338,7 +339,9 @@ def test_what_tiles_say_makes_the_logits_exactly(
 def test_what_a_tile_says_is_its_weight_times_the_logits_of_a_slide_of_nothing_but_its_like(name: str) -> None:
     model, (bag,) = model_of(name, 1), bags_of([12])
     told = model.explain(*(pack([bag]).rows_ND, (0, 12)))
-    assert told is not None and told.attention_N is not None and told.tile_logits_NC is not None
+    assert told is not None
+    assert told.attention_N is not None
+    assert told.tile_logits_NC is not None
     for place in (0, 5, 11):
         alone = model(torch.from_numpy(bag[[place] * 3]), (0, 3)).logits_BC[0, 0]
         weight = told.attention_N[place] if name != "max_pool" else 1.0

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from witness import Trained
 
-from mil.inference.heatmap import heatmap
-from mil.inference.options import HeatmapOptions, SimilarOptions
+from mil.heatmaps.heatmap import heatmap
+from mil.heatmaps.options import HeatmapOptions
+from mil.inference.options import SimilarOptions
 from mil.inference.similar import similar
 from wsi.outcome import Status
 from wsi.store.tile_store import TileStore

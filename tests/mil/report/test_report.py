@@ -15,9 +15,10 @@ from witness import Trained, facts, instances
 
 from features.bags.bag import write_bag
 from mil.evaluation.examples import MOST, choose, of_interest
-from mil.inference.heatmap import heatmap, percentiles
-from mil.inference.options import HeatmapOptions
-from mil.inference.overlay import SlidePicture, draw, paint, scale_bar
+from mil.heatmaps.heatmap import heatmap
+from mil.heatmaps.options import HeatmapOptions
+from mil.heatmaps.overlay import SlidePicture, draw, paint, scale_bar
+from mil.heatmaps.tile_scores import percentiles
 from mil.report.card import model_card
 from mil.report.options import ReportOptions
 from mil.report.report import page, report

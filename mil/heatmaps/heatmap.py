@@ -11,20 +11,19 @@ from multiprocessing import get_context
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
 
-from features.bags.bag import BagHeader, read_coords
-from mil.data.cohort import load_rows, read_headers
+from features.bags.bag import BagHeader
+from mil.data.cohort import read_headers
 from mil.data.splits import Known, known_slides
 from mil.evaluation.examples import of_interest
-from mil.inference.options import HeatmapOptions
-from mil.inference.overlay import SlidePicture, read_stamp, save_picture
+from mil.heatmaps.options import HeatmapOptions
+from mil.heatmaps.overlay import SlidePicture, read_stamp, save_picture
+from mil.heatmaps.tile_scores import tile_scores, top_tiles
 from mil.models.ensemble import Ensemble, check_bags_fit, load_ensemble
 from mil.run.checks import checked_table
 from mil.run.folder import RunFolder
-from wsi.arrays import Floats, Ints
 from wsi.cohort.manifest import check_id
-from wsi.errors import BagError, GigamilError, RequestError, StoreError
+from wsi.errors import GigamilError, RequestError, StoreError
 from wsi.files.atomic import check_folder, write_text
 from wsi.files.claim import claim
 from wsi.files.csv_table import csv_text
@@ -155,59 +154,31 @@ def slide_picture(ensemble: Ensemble, header: BagHeader, store: TileStore, known
     RequestError
         The head has no attention.
     """
-    rows = load_rows(header)
-    if not len(rows):
-        raise BagError(f"slide {header.image_id} has no tiles: there is nothing to draw")
-    l0_yx = read_coords(header.path, store.mpp / store.l0_px_per_px)
-    tiles_K, tile_of_N = np.unique(_rows_in_store(l0_yx, store, header), return_inverse=True)
-    fold = known.folds.get(header.image_id)
-    models = ensemble if fold is None else ensemble.of_fold(fold)
-    by_row_N = models.attention(rows)
-    if by_row_N is None:
+    scores = tile_scores(ensemble, header, store, known)
+    if not scores.attends:
         raise RequestError(
             f"the run's head {ensemble.run.head} has no attention: train one that has, such as gated_abmil"
         )
-    attention_N = np.zeros(len(tiles_K))
-    np.add.at(attention_N, tile_of_N, by_row_N)  # views of one tile, where kept, count together
-    top = np.argsort(-attention_N, kind="stable")[:TOP_TILES]
+    top = top_tiles(scores.attention_N, TOP_TILES)
     overview_HWC = store.overview(2048)
     return SlidePicture(
         image_id=header.image_id,
         classes=ensemble.run.classes,
-        outputs_C=models.told(models.logits([rows]))[0],
+        outputs_C=scores.outputs_C,
         shares=ensemble.run.predicts.words.told == "probabilities",
-        label=known.labels.get(header.image_id),
-        out_of_fold=fold is not None,
-        models=len(models.members),
+        label=scores.label,
+        out_of_fold=scores.out_of_fold,
+        models=scores.models,
         overview_HWC=overview_HWC,
         overview_mpp=float(store.mpp * store.shape_yx[1] / overview_HWC.shape[1]),
-        tiles_yx=store.tiles_yx[tiles_K],
+        tiles_yx=scores.tiles_yx,
         tile_share=store.tile_px / np.array(store.shape_yx, np.float64),
-        attention_N=attention_N,
-        percentile_N=percentiles(attention_N),
+        attention_N=scores.attention_N,
+        percentile_N=scores.percentile_N,
         top_N=top,
-        top_tiles_KHWC=store.read_tiles(tiles_K[top]).transpose(0, 2, 3, 1),
-        l0_yx=store.coords_l0_yx()[tiles_K],
+        top_tiles_KHWC=store.read_tiles(scores.store_rows_N[top]).transpose(0, 2, 3, 1),
+        l0_yx=scores.l0_yx,
     )
-
-
-def _rows_in_store(l0_yx: Ints, store: TileStore, header: BagHeader) -> Ints:
-    """Return which of the store's tiles each row of a bag is; a bag may hold some of them, or one several times."""
-    place = {tuple(yx): row for row, yx in enumerate(store.coords_l0_yx().tolist())}
-    rows = [place.get(tuple(yx), -1) for yx in l0_yx.tolist()]
-    if min(rows) < 0:
-        raise BagError(
-            f"bag {header.path} and store {store.path} list different tiles ({len(l0_yx)} and {store.n_tiles}, "
-            f"{rows.count(-1)} of them not in the store): extract the bag from this store"
-        )
-    return np.array(rows, np.int64)
-
-
-def percentiles(attention_N: Floats) -> Floats:
-    """Return each tile's rank within the slide, 0 (lowest) to 1 (highest), ties at their mean; 1 for a single tile."""
-    if len(attention_N) == 1:
-        return np.ones(1)
-    return np.asarray((rankdata(attention_N) - 1) / (len(attention_N) - 1))
 
 
 def attention_table(picture: SlidePicture) -> str:

@@ -14,7 +14,8 @@
         │   ├── DamagedSlideError      some of its pixels cannot be decoded
         │   └── ResolutionError        its um/px cannot be believed
         ├── StoreError                 a tile store is missing, incomplete or damaged
-        └── BagError                   a bag of features is missing, incomplete or damaged
+        ├── BagError                   a bag of features is missing, incomplete or damaged
+        └── AnnotationError            a file of annotations cannot be used
 
 Each carries one message and nothing else, so that pickling (a worker raises, the client prints) keeps it whole.
 A message says what was expected, what was found and what to do. It is one line of bounded length, whatever the file
@@ -125,6 +126,10 @@ class StoreError(ItemError):
 
 class BagError(ItemError):
     """A bag of features is missing, incomplete or damaged."""
+
+
+class AnnotationError(ItemError):
+    """A file of annotations cannot be used."""
 
 
 def says_damage(error: BaseException) -> bool:

@@ -10,58 +10,38 @@ import hashlib
 import math
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from shapely import total_bounds
 
+from wsi.annotations.annotation import Annotation, flat
+from wsi.annotations.geojson import ENDINGS as GEOJSON
+from wsi.annotations.geojson import MOST_BYTES, read_annotations
 from wsi.arrays import Floats, Ints, Mask
-from wsi.errors import RequestError, SlideError, one_line
-from wsi.files.documents import parse_json, read_document
+from wsi.errors import AnnotationError, RequestError, SlideError, one_line
+from wsi.files.documents import read_document
 from wsi.tissue.roi_label import is_label, label_hash, label_of, read_label
 from wsi.units import YX
 
 Ring = Floats
 """float64 (n, 2), (x, y) level-0 pixels."""
 
-ENDINGS = (".geojson", ".json", ".png")
+ENDINGS = (*GEOJSON, ".png")
+_NO_REGIONS = ("tile", "root")
+"""Kinds of QuPath's objects that nobody drew: a map of measurements, the whole slide."""
 MODES = ("and", "replace")
 _MAX_ASPECT_ERROR = 0.02
-_IGNORED = "*"
-"""QuPath's mark at the end of a class that is no region."""
-_MOST_BYTES = 256 << 20
-"""Of a file of regions: some five million points."""
 _MOST_PICTURE = 1 << 30
 """Bytes of a PNG's picture; OpenCV's own bound is eight times as much."""
 _CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
 """By a PNG's type of colour."""
-_FARTHEST = 1e15
-"""Level-0 pixels from a slide's corner that a point may lie."""
 _CROSSINGS = 4_000_000
 """Crossings of edges and pixel rows that are held at once."""
-
-
-@dataclass(frozen=True, slots=True)
-class Region:
-    """A polygon that was drawn."""
-
-    rings: tuple[Ring, ...]
-    """The outer ring and its holes."""
-    classes: tuple[str, ...] = ()
-    """Its class and the parts of a derived one (``Tumor: Positive``); none where it has no class."""
-
-    @property
-    def ignored(self) -> bool:
-        """Whether QuPath leaves such a class out."""
-        return any(name.endswith(_IGNORED) for name in self.classes)
-
-    def is_one_of(self, names: Sequence[str]) -> bool:
-        """Tell whether one of the names is its class, whatever the case."""
-        own = {name.casefold() for name in self.classes}
-        return any(name.strip().casefold() in own for name in names)
 
 
 def roi_file(roi: Path, image_id: str) -> Path:
@@ -89,7 +69,7 @@ def roi_file(roi: Path, image_id: str) -> Path:
         )
     if not roi.is_file():
         raise RequestError(f"--roi {roi} does not exist: expected a GeoJSON, a PNG, or a folder of them")
-    if roi.suffix.lower() not in ENDINGS:
+    if not roi.name.lower().endswith(ENDINGS):
         raise RequestError(f"--roi {roi}: expected a file that ends in {', '.join(ENDINGS)}, or a folder of them")
     return roi
 
@@ -136,21 +116,20 @@ def roi_mask(file: Path, slide_shape: YX, shape: YX, l0_per_o: float, classes: S
         return mask
     used, ignored = _chosen(read_regions(file), classes, file)
     mask = np.zeros(shape, np.uint8)
-    for region in used:
-        _fill(mask, region, l0_per_o, 1)
+    for rings in chain.from_iterable(map(_rings, used)):
+        _fill(mask, rings, l0_per_o, 1)
     if not mask.any():
-        points = np.concatenate([ring for region in used for ring in region.rings])
-        low, high = points.min(axis=0), points.max(axis=0)
+        x0, y0, x1, y1 = total_bounds([region.geometry for region in used])
         raise SlideError(
-            f"{file}: its regions (x {low[0]:.0f} to {high[0]:.0f}, y {low[1]:.0f} to {high[1]:.0f}) cover nothing of "
+            f"{file}: its regions (x {x0:.0f} to {x1:.0f}, y {y0:.0f} to {y1:.0f}) cover nothing of "
             f"the slide of {slide_shape.x} x {slide_shape.y}: expected level-0 pixels, (x, y)"
         )
-    for region in ignored:
-        _fill(mask, region, l0_per_o, 0)
+    for rings in chain.from_iterable(map(_rings, ignored)):
+        _fill(mask, rings, l0_per_o, 0)
     return mask
 
 
-def _chosen(regions: list[Region], classes: Sequence[str], file: Path) -> tuple[list[Region], list[Region]]:
+def _chosen(regions: list[Annotation], classes: Sequence[str], file: Path) -> tuple[list[Annotation], list[Annotation]]:
     """Return the regions that are used, and those that are cut out of them."""
     used = [r for r in regions if (r.is_one_of(classes) if classes else not r.ignored)]
     if not used:
@@ -160,14 +139,14 @@ def _chosen(regions: list[Region], classes: Sequence[str], file: Path) -> tuple[
     return used, [r for r in regions if r.ignored and not r.is_one_of(classes)]
 
 
-def _fill(mask: Mask, region: Region, l0_per_o: float, value: int) -> None:
+def _fill(mask: Mask, l0_rings: Sequence[Ring], l0_per_o: float, value: int) -> None:
     """Set the pixels whose centres lie inside, by the even-odd rule over all rings; of edges, the left and upper count.
 
     Every edge is crossed with the rows' centre lines, and pixels right of a crossing change sides: linear in points.
     """
     h, w = mask.shape
     # In pixels, less half: whole numbers are centres.
-    rings = [ring / l0_per_o - 0.5 for ring in region.rings]
+    rings = [ring / l0_per_o - 0.5 for ring in l0_rings]
     x0, y0 = (math.ceil(min(max(min(ring[:, i].min() for ring in rings), 0), side)) for i, side in ((0, w), (1, h)))
     x1, y1 = (math.ceil(min(max(max(ring[:, i].max() for ring in rings), 0), side)) for i, side in ((0, w), (1, h)))
     if x1 <= x0 or y1 <= y0:
@@ -237,85 +216,31 @@ def _sampled(used: NDArray[Any], file: Path, slide_shape: YX, shape: YX, l0_per_
     return (used[np.ix_(y, x)] != 0).astype(np.uint8)
 
 
-def read_regions(file: Path) -> list[Region]:
-    """Return the polygons of a GeoJSON with their classes; parts without any point are passed over.
+def read_regions(file: Path) -> list[Annotation]:
+    """Return what was drawn and covers something; the tiles and the root of QuPath's objects are no regions.
 
     Raises
     ------
-    SlideError
+    AnnotationError
         Not JSON, not GeoJSON, or without any area.
     """
-    try:
-        geometries = list(_geometries(parse_json(_bytes(file)), file))
-    except (ValueError, RecursionError) as error:
-        told = "nested too deeply" if isinstance(error, RecursionError) else one_line(error, 200)
-        raise SlideError(f"{file}: cannot be read as GeoJSON ({told})") from None
-    regions: list[Region] = []
-    other: set[str] = set()
-    for geometry, classes in geometries:
-        kind, coordinates = geometry.get("type"), geometry.get("coordinates")
-        if kind == "Polygon" or (kind == "MultiPolygon" and isinstance(coordinates, list)):
-            parts: list[Any] = coordinates if kind == "MultiPolygon" and coordinates else [coordinates]
-            polygons = [rings for part in parts if (rings := _rings(part, file))]
-            regions += [Region(tuple(rings), classes) for rings in polygons]
-            other |= set() if polygons else {f"an empty {kind}"}
-        else:
-            other.add(one_line(kind, 40))
+    items = list(flat(read_annotations(file)))
+    regions = [item for item in items if item.kind not in _NO_REGIONS and item.polygons]
     if not regions:
-        found = f"only {one_line(', '.join(sorted(other)), 200)}" if other else "nothing"
-        raise SlideError(f"{file}: expected a Polygon or MultiPolygon, found {found}")
+        told = {item.kind if item.kind in _NO_REGIONS else _shape(item) for item in items}
+        found = f"only {one_line(', '.join(sorted(told)), 200)}" if told else "nothing"
+        raise AnnotationError(f"{file}: expected a Polygon or MultiPolygon, found {found}")
     return regions
 
 
-def _geometries(
-    node: Any, file: Path, classes: tuple[str, ...] = ()
-) -> Iterator[tuple[dict[str, Any], tuple[str, ...]]]:
-    """Yield the single geometries of a FeatureCollection, Feature, list of features or GeometryCollection."""
-    if isinstance(node, list):
-        for part in node:
-            yield from _geometries(part, file, classes)
-    elif not isinstance(node, dict) or "type" not in node:
-        raise SlideError(f"{file}: is not GeoJSON: expected objects with a type, found {one_line(node, 40)!r}")
-    elif node["type"] == "FeatureCollection":
-        yield from _geometries(node.get("features") or [], file)
-    elif node["type"] == "GeometryCollection":
-        yield from _geometries(node.get("geometries") or [], file, classes)
-    elif node["type"] == "Feature":
-        if node.get("geometry") is not None:
-            yield from _geometries(node["geometry"], file, _classes(node.get("properties")))
-    else:
-        yield node, classes
+def _rings(region: Annotation) -> list[list[Ring]]:
+    """Return each polygon's rings, the outer one first."""
+    return [[np.array(ring.coords)[:, :2] for ring in (part.exterior, *part.interiors)] for part in region.polygons]
 
 
-def _classes(properties: Any) -> tuple[str, ...]:
-    """Return a feature's class as QuPath writes it (a name, or the names of a derived class), and its parts."""
-    found = properties.get("classification") if isinstance(properties, dict) else None
-    if isinstance(found, dict):
-        found = found.get("name") or found.get("names")
-    names = [str(part).strip() for part in found] if isinstance(found, list) else str(found or "").split(":")
-    names = [name.strip() for name in names if name.strip()]
-    return (": ".join(names), *names) if len(names) > 1 else tuple(names)
-
-
-def _rings(coordinates: Any, file: Path) -> list[Ring]:
-    """Return a polygon's rings; none where it has no point at all."""
-    if isinstance(coordinates, list) and not any(coordinates):
-        return []
-    try:
-        rings = [np.asarray([point[:2] for point in ring], np.float64) for ring in coordinates if ring != []]
-    except (TypeError, ValueError, IndexError, KeyError, OverflowError):
-        rings = []
-    if not rings or not all(map(_is_ring, rings)):
-        raise SlideError(
-            f"{file}: expected a polygon's rings of at least 3 points [x, y] each, found "
-            f"{one_line(coordinates, 60)}: export it again"
-        )
-    return rings
-
-
-def _is_ring(points: Floats) -> bool:
-    return points.ndim == 2 and points.shape[1] == 2 and len(points) >= 3 and bool((np.abs(points) < _FARTHEST).all())
+def _shape(item: Annotation) -> str:
+    return f"an empty {item.geometry.geom_type}" if item.geometry.is_empty else str(item.geometry.geom_type)
 
 
 def _bytes(file: Path) -> bytes:
-    return read_document(file, SlideError, _MOST_BYTES)
+    return read_document(file, SlideError, MOST_BYTES)

@@ -1,5 +1,6 @@
 """Regions drawn by hand: GeoJSON and PNG, in the slide's frame, joined with the tissue."""
 
+import gzip
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import zarr
 
-from wsi.errors import RecipeMismatchError, RequestError, SlideError
+from wsi.errors import AnnotationError, RecipeMismatchError, RequestError, SlideError
 from wsi.store.tile_store import TileStore
 from wsi.tiling.options import TileOptions
 from wsi.tiling.tiler import tile
@@ -88,7 +89,7 @@ def test_a_multipolygon_and_points_outside_the_slide(tmp_path: Path) -> None:
         ('{"type": "Polygon", "coordinates": [[[0, 0], [1, 1]]]}', "at least 3 points"),
         ('{"type": "Polygon", "coordinates": [[[0, 0], ["a", 1], [2, 2]]]}', "at least 3 points"),
         ('{"type": "Polygon", "coordinates": [[[0, 0], [NaN, 1], [2, 2]]]}', "at least 3 points"),
-        ('{"type": "Polygon"}', "at least 3 points"),
+        ('{"type": "Polygon"}', "a Polygon: expected coordinates, found None"),
         ('{"type": "MultiPolygon", "coordinates": [7]}', "at least 3 points"),
         ('{"type": "Polygon", "coordinates": [[[9000, 9000], [9900, 9000], [9900, 9900]]]}', "cover nothing"),
     ],
@@ -96,14 +97,15 @@ def test_a_multipolygon_and_points_outside_the_slide(tmp_path: Path) -> None:
 def test_bad_geojson_is_one_clear_line(tmp_path: Path, text: str, problem: str) -> None:
     file = tmp_path / "a.geojson"
     file.write_text(text)
-    with pytest.raises(SlideError, match=problem) as raised:
+    with pytest.raises((SlideError, AnnotationError), match=problem) as raised:
         roi_mask(file, SLIDE, OVERVIEW, SCALE)
     assert "\n" not in str(raised.value)
 
 
 def test_qupaths_own_coordinates_are_kept(tmp_path: Path) -> None:
     file = write(tmp_path / "a.geojson", feature(polygon([[0.5, 1.25], [10, 1.25], [10, 7.75], [0.5, 1.25]])))
-    assert read_regions(file)[0].rings[0].tolist() == [[0.5, 1.25], [10, 1.25], [10, 7.75], [0.5, 1.25]]
+    [region] = read_regions(file)
+    assert region.geometry.exterior.coords[:] == [(0.5, 1.25), (10, 1.25), (10, 7.75), (0.5, 1.25)]
 
 
 @pytest.mark.parametrize("shape", [(150, 190), (1500, 1900), (75, 95, 3)])
@@ -121,6 +123,24 @@ def test_a_png_of_another_shape_is_refused(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), np.ones((190, 150), np.uint8))
     with pytest.raises(SlideError, match="does not have the shape of the slide"):
         roi_mask(tmp_path / "a.png", SLIDE, OVERVIEW, SCALE)
+
+
+def test_a_map_of_measurements_is_no_drawing(tmp_path: Path) -> None:
+    tiles = feature(box(0, 0, 1900, 1500)) | {"properties": {"objectType": "tile"}}
+    mask = roi_mask(write(tmp_path / "a.geojson", [tiles, feature(polygon(SQUARE))]), SLIDE, OVERVIEW, SCALE)
+    assert (mask == expected((320, 160, 960, 800))).all()
+    with pytest.raises(AnnotationError, match="found only tile"):
+        read_regions(write(tmp_path / "b.geojson", [tiles]))
+
+
+def test_a_drawing_in_gzip_and_below_another(tmp_path: Path) -> None:
+    parent = feature(box(0, 0, 640, 640), "Tissue")
+    parent["properties"]["childObjects"] = [feature(polygon(SQUARE), "Tumor")]
+    (tmp_path / "rois").mkdir()
+    file = tmp_path / "rois" / "049194_0.geojson.gz"
+    file.write_bytes(gzip.compress(json.dumps(parent).encode()))
+    mask = roi_mask(roi_file(file.parent, "049194_0"), SLIDE, OVERVIEW, SCALE, ("tumor",))
+    assert (mask == expected((320, 160, 960, 800))).all()
 
 
 def test_the_file_of_a_slide(tmp_path: Path) -> None:
@@ -201,7 +221,7 @@ def test_empty_parts_of_a_drawing_are_passed_over(tmp_path: Path, empty: list[An
     single = {"type": "Polygon", "coordinates": empty}
     file = write(tmp_path / "a.geojson", [feature(parts), feature(single)])
     assert (roi_mask(file, SLIDE, OVERVIEW, SCALE) == expected((320, 160, 960, 800))).all()
-    with pytest.raises(SlideError, match="expected a Polygon or MultiPolygon, found only an empty Polygon"):
+    with pytest.raises(AnnotationError, match="expected a Polygon or MultiPolygon, found only an empty Polygon"):
         read_regions(write(tmp_path / "b.geojson", feature(single)))
 
 

@@ -59,7 +59,12 @@ def _steps(options: DemoOptions) -> dict[str, Any]:
         "tile": lambda: TileOptions(slides=(cohort / "slides",), out=stores[0], assume_mpp=0.5, workers=workers),
         "extract": lambda: ExtractOptions(stores=stores, out=bags[0], encoder="texture", nproc=workers),
         "train": lambda: TrainOptions(
-            bags=bags, stores=stores, manifest=cohort / "train.csv", out=run, workers=workers
+            bags=bags,
+            stores=stores,
+            manifest=cohort / "train.csv",
+            out=run,
+            workers=workers,
+            folds=folds_for(cohort / "train.csv"),
         ),
         "predict": lambda: PredictOptions(
             run=(run,), items=bags, manifest=cohort / "test.csv", out=at / "submission.csv"
@@ -72,3 +77,14 @@ def _steps(options: DemoOptions) -> dict[str, Any]:
             image_ids=tuple(row.image_id for row in load_manifest(cohort / "test.csv")),
         ),
     }
+
+
+def folds_for(manifest: Path) -> int:
+    """Return the usual number of folds, or as many as a small cohort has patients of each class."""
+    from collections import Counter
+
+    from mil.training.options import TrainOptions
+    from wsi.cohort.manifest import load_manifest
+
+    labels = {row.patient_id: row.label for row in load_manifest(manifest)}
+    return min(TrainOptions.folds, *Counter(labels.values()).values())

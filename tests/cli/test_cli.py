@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -13,11 +14,13 @@ from click.testing import CliRunner
 
 from cli.app import app, run
 from cli.commands import VERBS
+from cli.demo import folds_for
 from wsi.store.tile_store import TileStore
 
 GIGAMIL = Path(sys.executable).with_name("gigamil")
-SMALL = ("--patients", "20", "--size", "3000")
-README = Path(__file__).parents[2] / "README.md"
+SMALL = ("--patients", "20", "--size", "2800")
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
 
 
 def gigamil(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -139,6 +142,26 @@ def test_the_readmes_commands_run_as_they_stand_there(demo: Path, tmp_path: Path
     assert header == "patient_id,CE,LAA"
     assert len(rows) == len({row.split(",")[0] for row in rows})
     assert all(abs(sum(map(float, row.split(",")[1:])) - 1) < 1e-6 for row in rows)
+
+
+def test_the_sample_cohorts_file_runs_the_whole_pipeline(demo: Path, tmp_path: Path) -> None:
+    shutil.copytree(demo / "cohort", tmp_path / "cohort")  # the same recipe: `sample` finds its work done
+    file = tmp_path / "gigamil.toml"
+    file.write_text((ROOT / "sample_data" / "gigamil.toml").read_text())
+    small = {"sample": SMALL, "train": ("--folds", "2", "--epochs", "2")}
+    for verb in ("sample", "tile", "qc", "extract", "train", "predict", "heatmap", "report"):
+        assert run([verb, "--config", str(file), *small.get(verb, ())]) == 0, verb
+    assert (tmp_path / "submission.csv").read_text().startswith("patient_id,")
+    assert all((tmp_path / name).exists() for name in ("qc/qc.html", "run/report.html", "run/model_card.md"))
+    assert list((tmp_path / "heatmaps").glob("*.png"))
+
+
+@pytest.mark.parametrize(("rare", "expected"), [(2, 2), (3, 3), (9, 5)])
+def test_a_small_demo_has_a_patient_of_each_class_in_every_fold(tmp_path: Path, rare: int, expected: int) -> None:
+    labels = ["CE"] * 9 + ["LAA"] * rare
+    rows = [f"{patient:03d}_{slide},{label}" for patient, label in enumerate(labels) for slide in range(2)]
+    (tmp_path / "train.csv").write_text("\n".join(["image_id,label", *rows]) + "\n")
+    assert folds_for(tmp_path / "train.csv") == expected
 
 
 @pytest.mark.parametrize(

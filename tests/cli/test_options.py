@@ -204,18 +204,6 @@ def test_the_processes_that_a_verb_starts_hear_of_it() -> None:
     assert told(TileOptions(slides=(Path("a"),))) is None
 
 
-@pytest.mark.timeout(900)
-def test_the_sample_cohorts_file_runs_the_whole_pipeline(tmp_path: Path) -> None:
-    file = tmp_path / "gigamil.toml"
-    file.write_text((ROOT / "sample_data" / "gigamil.toml").read_text())
-    small = {"sample": ("--patients", "20", "--size", "2800"), "train": ("--folds", "2", "--epochs", "2")}
-    for verb in ("sample", "tile", "qc", "extract", "train", "predict", "heatmap", "report"):
-        assert run([verb, "--config", str(file), *small.get(verb, ())]) == 0, verb
-    assert (tmp_path / "submission.csv").read_text().startswith("patient_id,")
-    assert all((tmp_path / name).exists() for name in ("qc/qc.html", "run/report.html", "run/model_card.md"))
-    assert list((tmp_path / "heatmaps").glob("*.png"))
-
-
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion(shell: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))

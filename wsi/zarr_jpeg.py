@@ -1,7 +1,9 @@
-"""JPEG chunks for zarr-python where the package imagecodecs-zarr is not there (it needs Python 3.12).
+"""JPEG chunks for zarr-python: the codec behind the entry points of the group ``zarr.codecs`` that gigamil installs.
 
-Importing this module is enough: it registers a codec under that package's name, ``imagecodecs_jpeg``, unless one is
-registered already. Then ``zarr.open`` reads our JPEG chunks.
+So whatever opens a store with zarr-python, napari for one, reads our JPEG chunks where gigamil is installed. The codec
+is imagecodecs' own where that brings one (on Python 3.12 and later, the package imagecodecs-zarr registers the same
+class under the same name), and ours where it does not. Importing this module registers it, too, for programs
+that run from a copy of the code that is not installed.
 """
 
 import asyncio
@@ -15,9 +17,7 @@ from zarr.core.array_spec import ArraySpec
 from zarr.core.buffer import Buffer, NDBuffer
 from zarr.registry import get_codec_class, register_codec
 
-from wsi.pixels.jpeg import jpeg_header
-
-NAME = "imagecodecs_jpeg"
+from wsi.pixels.jpeg import ZARR_NAMES, jpeg_header
 
 
 @dataclass(frozen=True)
@@ -26,17 +26,18 @@ class ZarrJpeg(ArrayBytesCodec):  # type: ignore[misc]
 
     level: int | None = None
     subsampling: str | None = None
+    name: str = ZARR_NAMES[0]
     is_fixed_size = False
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
         """Take the codec's entry in zarr.json."""
-        return cls(**data.get("configuration", {}))
+        return cls(**data.get("configuration", {}), name=data["name"])
 
     def to_dict(self) -> dict[str, Any]:
         """Return the codec's entry for zarr.json."""
         given = {"level": self.level, "subsampling": self.subsampling}
-        return {"name": NAME, "configuration": {key: value for key, value in given.items() if value is not None}}
+        return {"name": self.name, "configuration": {key: value for key, value in given.items() if value is not None}}
 
     async def _decode_single(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
         data = chunk_bytes.to_bytes()
@@ -56,11 +57,24 @@ class ZarrJpeg(ArrayBytesCodec):  # type: ignore[misc]
         raise ValueError(f"the size of a JPEG of {input_byte_length} bytes of pixels is not known beforehand")
 
 
-def _register() -> None:
+def _imagecodecs() -> type[ArrayBytesCodec] | None:
     try:
-        get_codec_class(NAME)
-    except KeyError:
-        register_codec(NAME, ZarrJpeg)
+        from imagecodecs.zarr import Jpeg
+    except ImportError:
+        return None
+    return Jpeg
+
+
+JpegCodec = _imagecodecs() or ZarrJpeg
+"""What the entry points name: one class, so that zarr sees no two to choose from."""
+
+
+def _register() -> None:
+    for name in ZARR_NAMES:
+        try:
+            get_codec_class(name)
+        except (KeyError, ValueError):  # as zarr says it before and since 3.2
+            register_codec(name, JpegCodec)
 
 
 _register()

@@ -13,6 +13,12 @@ from typing import Any, NamedTuple
 
 from wsi.units import YX, ceil_div
 
+ZARR_NAMES = ("imagecodecs_jpeg",)
+"""What zarr calls the codec of our JPEG chunks: stores are written with the first, and read and verified with each.
+
+To change once an extension ``jpeg`` is accepted (zarr-extensions, pull request 66), with the entry points of
+pyproject.toml and `ZarrJpeg.from_dict`, to which its configuration is then new.
+"""
 START, END = b"\xff\xd8", b"\xff\xd9"
 SCAN = 0xDA
 _START_OF_SCAN = b"\xff\xda"

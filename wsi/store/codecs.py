@@ -40,8 +40,8 @@ class ChunkCodec(Protocol):
     def pixels(self, data: Any, tile_px: int) -> RGB:
         """Return uint8 (T, T, 3), contiguous and the caller's own; errors as in `decode_into`."""
 
-    def metadata(self) -> list[dict[str, Any]]:
-        """Return the codec chain inside the shard, as zarr.json spells it."""
+    def metadata(self, jpeg_name: str) -> list[dict[str, Any]]:
+        """Return the codec chain inside the shard, as zarr.json spells it; one of `ZARR_NAMES` is its JPEG codec."""
 
 
 class Zstd:
@@ -64,7 +64,7 @@ class Zstd:
         self.decode_into(data, planes)
         return np.asarray(cv2.merge(list(planes)), np.uint8)
 
-    def metadata(self) -> list[dict[str, Any]]:
+    def metadata(self, jpeg_name: str) -> list[dict[str, Any]]:
         return [{"name": "bytes"}, {"name": "zstd", "configuration": {"level": ZSTD_LEVEL, "checksum": True}}]
 
 
@@ -103,9 +103,9 @@ class Jpeg:
         # Given its place, the decoder refuses a picture of another size before it makes room for it.
         return imagecodecs.jpeg8_decode(self.file(data), out=np.empty((tile_px, tile_px, 3), np.uint8))
 
-    def metadata(self) -> list[dict[str, Any]]:
+    def metadata(self, jpeg_name: str) -> list[dict[str, Any]]:
         transpose = {"name": "transpose", "configuration": {"order": [1, 2, 0]}}
-        jpeg = {"name": "imagecodecs_jpeg", "configuration": {"level": JPEG_QUALITY, "subsampling": "444"}}
+        jpeg = {"name": jpeg_name, "configuration": {"level": JPEG_QUALITY, "subsampling": "444"}}
         return [transpose, jpeg, *([{"name": "crc32c"}] if self.checked else [])]
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi.files.atomic import write_bytes, write_text
+from wsi.pixels.jpeg import ZARR_NAMES
 from wsi.store.codecs import codec
 from wsi.store.grid import Grid
 from wsi.units import YX, ceil_div
@@ -39,12 +40,22 @@ def group(attributes: dict[str, Any]) -> dict[str, Any]:
     return {"zarr_format": 3, "node_type": "group", "attributes": attributes}
 
 
-def image_array(shape: YX, grid: Grid, level: int, codec_name: str, *, checked: bool = True) -> dict[str, Any]:
-    """Return the zarr.json of one image level; ``checked`` as in `wsi.store.codecs.Jpeg`."""
+def image_array(
+    shape: YX, grid: Grid, level: int, codec_name: str, *, checked: bool = True, jpeg_name: str | None = None
+) -> dict[str, Any]:
+    """Return the zarr.json of one image level.
+
+    Parameters
+    ----------
+    checked
+        As in `wsi.store.codecs.Jpeg`.
+    jpeg_name
+        One of `ZARR_NAMES`; otherwise the one that is written today.
+    """
     side = grid.tile_px * grid.shard_tiles(level)
     sharding = {
         "chunk_shape": [3, grid.tile_px, grid.tile_px],
-        "codecs": codec(codec_name, checked=checked).metadata(),
+        "codecs": codec(codec_name, checked=checked).metadata(jpeg_name or ZARR_NAMES[0]),
         "index_codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
         "index_location": "end",
     }

@@ -75,6 +75,24 @@ class RemoteFolder:
     def read(self, keys: Sequence[str]) -> list[bytes | None]:
         return self._get([(key, 0, None) for key in keys])  # from byte 0 on: saves a request for the size
 
+    def size(self, key: str) -> int | None:
+        """Return a file's size in bytes, None where there is no such file."""
+        filesystem, root = self._filesystem()
+        try:
+            found = filesystem.info(f"{root}/{key}")
+        except FileNotFoundError:
+            return None
+        except Exception as error:
+            raise _store_error(f"{self._url}/{key}", error) from None
+        return int(found["size"]) if found.get("type") == "file" else None
+
+    def part(self, key: str, start: int, stop: int) -> bytes:
+        """Return the bytes [start, stop) of a file; `StoreError` where it does not hold them."""
+        (data,) = self._get([(key, start, stop)])
+        if data is None or len(data) != stop - start:
+            raise StoreError(f"{self._url}/{key}: the file is cut short: copy the store again")
+        return data
+
     def chunks(self, wanted: Sequence[tuple[str, int]], n_chunks: int) -> list[Bytes | None]:
         indexes = self._read_indexes(list(dict.fromkeys(key for key, _ in wanted)), n_chunks)
         places: list[Part | None] = []

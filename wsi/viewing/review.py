@@ -126,6 +126,8 @@ class Review:
         slide, verdict = told.get("slide"), told.get("verdict")
         if not isinstance(slide, str) or slide not in self.patients:
             raise RequestError("slide: expected the id of a slide that is shown here")
+        if verdict is None:
+            verdict = "label"
         if verdict not in VERDICTS:
             raise RequestError(f"verdict: expected one of {', '.join(VERDICTS)}")
         label = check_text(told.get("label"), "label", MOST_LABEL)
@@ -143,7 +145,7 @@ class Review:
     ) -> tuple[str, str | None]:
         """Return verdict and label as they are kept, each following from the other where it does."""
         if verdict == "unsure":
-            return verdict, None
+            return verdict, label
         if verdict == "label":
             if label is None:
                 raise RequestError("label: expected what the slide is, in your opinion")
@@ -240,7 +242,7 @@ def _veiled(told: Mapping[str, Any]) -> str:
 
 
 def _exported(row: ManifestRow, judged: Sequence[Judgement]) -> tuple[str | None, ...]:
-    label, correction = _corrected(row.label, [own.label for own in judged if own.label is not None])
+    label, correction = _corrected(row.label, [own.label for own in judged if own.label and own.verdict != "unsure"])
     readers = "; ".join(sorted({f"{own.reader}: {own.verdict}" for own in judged if own.slide == row.image_id}))
     notes = "; ".join(own.note for own in judged if own.slide == row.image_id and own.note)
     return row.image_id, row.patient_id, label, row.center_id, row.label, correction, readers, notes

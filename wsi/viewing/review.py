@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from wsi.cohort.manifest import ManifestRow
 from wsi.errors import RequestError
 from wsi.files.csv_table import csv_text
+from wsi.recipe import Json
 from wsi.viewing.judgements import (
     MOST_LABEL,
     MOST_NOTE,
@@ -24,7 +25,6 @@ from wsi.viewing.judgements import (
     latest,
 )
 
-Json = dict[str, Any]
 ORDERS = {
     "uncertainty": "the least certain first",
     "error": "predictions that differ from the label first",
@@ -32,6 +32,8 @@ ORDERS = {
     "id": "by name",
 }
 """Of a worklist; a run has some of them, names are always there."""
+HEADER = ("image_id", "patient_id", "label", "center_id", "label_before", "correction", "readers", "notes")
+"""Of the table of judgements: what `gigamil train -m` takes, and how it came about."""
 _TELLING = frozenset({"error"})
 """Orders that would tell a blind reader what is hidden."""
 
@@ -232,8 +234,7 @@ class Review:
         by_patient: dict[str, list[Judgement]] = {}
         for own in latest(self._all()).values():
             by_patient.setdefault(rows[own.slide].patient_id, []).append(own)
-        header = ("image_id", "patient_id", "label", "center_id", "label_before", "correction", "readers", "notes")
-        return csv_text([header, *(_exported(row, by_patient.get(row.patient_id, [])) for row in rows.values())])
+        return csv_text([HEADER, *(_exported(row, by_patient.get(row.patient_id, [])) for row in rows.values())])
 
 
 def _veiled(told: Mapping[str, Any]) -> str:

@@ -33,6 +33,8 @@ class Listening:
     host: str
     port: int
     token: str | None
+    stop: Callable[[], object]
+    """Ends the server, from any thread."""
 
     @property
     def url(self) -> str:
@@ -76,7 +78,8 @@ async def _serve(served: Served, access: Access, port: int, ready: Callable[[Lis
         )
         serving.server = BoundedServer(app)
         serving.server.add_sockets(sockets)
-        ready(Listening(access.host, serving.port, access.token))
+        loop = asyncio.get_running_loop()
+        ready(Listening(access.host, serving.port, access.token, lambda: loop.call_soon_threadsafe(stop.set)))
         await stop.wait()
         serving.server.stop()
         threads.shutdown(wait=False, cancel_futures=True)
@@ -86,13 +89,22 @@ async def _serve(served: Served, access: Access, port: int, ready: Callable[[Lis
 
 def _bound(host: str, port: int) -> list[Any]:
     """Return sockets that listen on an address."""
-    reason = ""
-    for wanted in (port,) if port else (_PREFERRED_PORT, 0):
-        try:
-            return bind_sockets(wanted, host)
-        except OSError as error:
-            reason = error.strerror or str(error)
-    raise RequestError(f"{host}, port {port or 'any'}: cannot be listened on: {reason}: give another --host or --port")
+    tried = (port,) if port else (_PREFERRED_PORT, 0)
+    reasons = {own: _why_not(host, own) for own in tried}
+    free = [own for own in tried if not reasons[own]]
+    if not free:
+        why = f"{reasons[tried[-1]]}: give another --host or --port"
+        raise RequestError(f"{host}, port {port or 'any'}: cannot be listened on: {why}")
+    return bind_sockets(free[0], host)
+
+
+def _why_not(host: str, port: int) -> str:
+    """Return why an address cannot be listened on, nothing where it can."""
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 @contextmanager

@@ -1,0 +1,1 @@
+"""A run, shown: what its models say of each slide, on pages and by a local server."""

@@ -1,0 +1,102 @@
+"""What a person means by the names given to be shown: runs, stores, bags, slides, in one folder or in several."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from wsi.cohort.slides import find_jobs
+from wsi.errors import RequestError
+from wsi.files.atomic import PARTIAL
+from wsi.store.folder import Location
+from wsi.store.layout import SUFFIX
+from wsi.store.metadata import is_our_store
+from wsi.store.storage import locate
+
+_Place = TypeVar("_Place")
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """Things to be shown, by kind; each list in order, nothing twice."""
+
+    runs: tuple[Path, ...] = ()
+    stores: tuple[Location, ...] = ()
+    """Each a store, or a URL of a folder of them."""
+    bags: tuple[Path, ...] = ()
+    """Each a bag or a folder of them."""
+    slides: tuple[Path, ...] = ()
+    """Each a slide or a folder of them."""
+    similar: tuple[Path, ...] = ()
+    """Tables of `gigamil similar`."""
+
+    def __add__(self, other: "Items") -> "Items":
+        """Return both together."""
+        return Items(
+            _both(self.runs, other.runs),
+            _both(self.stores, other.stores),
+            _both(self.bags, other.bags),
+            _both(self.slides, other.slides),
+            _both(self.similar, other.similar),
+        )
+
+    def __bool__(self) -> bool:
+        return any((self.runs, self.stores, self.bags, self.slides, self.similar))
+
+
+def _both(one: tuple[_Place, ...], other: tuple[_Place, ...]) -> tuple[_Place, ...]:
+    return tuple(dict.fromkeys((*one, *other)))
+
+
+def sort_items(names: Sequence[str]) -> Items:
+    """Tell what each name means; a folder that is none of these is looked into, one level deep.
+
+    Raises
+    ------
+    RequestError
+        A name leads to nothing that can be shown.
+    """
+    return _sum(_meant(locate(name)) for name in names)
+
+
+def _meant(place: Location) -> Items:
+    if isinstance(place, str):
+        return Items(stores=(place,))
+    if not place.exists():
+        raise RequestError(f"{place} does not exist: expected tile stores, slides, a run, or a folder of them")
+    if found := _kind(place):
+        return found
+    found = _sum(_kind(own) for own in sorted(place.iterdir()) if own.is_dir() and not own.name.startswith("."))
+    if not found:
+        raise RequestError(f"{place} holds nothing to show: expected tile stores, slides, a run, or folders of them")
+    return found
+
+
+def _kind(place: Path) -> Items:
+    """Return what a file or folder is by itself; nothing where it is none of these."""
+    if place.is_dir() and place.suffix != SUFFIX:
+        inside = tuple(own for own in sorted(place.glob(f"*{SUFFIX}")) if is_our_store(own))
+        found = Items(stores=tuple(own for own in inside if not own.name.endswith(PARTIAL)))
+        if (place / "config.toml").is_file():
+            found += Items(runs=(place,))
+        if any(place.glob("*.h5")):
+            found += Items(bags=(place,))
+        return found or (Items(slides=(place,)) if _holds_slides(place) else found)
+    if is_our_store(place):
+        return Items(stores=(place,))
+    if place.suffix == ".h5":
+        return Items(bags=(place,))
+    if place.suffix == ".csv":
+        return Items(similar=(place,))
+    return Items(slides=(place,))
+
+
+def _holds_slides(folder: Path) -> bool:
+    try:
+        return bool(find_jobs([folder], None))
+    except RequestError:
+        return False
+
+
+def _sum(items: Iterable[Items]) -> Items:
+    return sum(items, Items())

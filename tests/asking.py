@@ -48,9 +48,7 @@ class Server:
         """The headers of our own pages' writes."""
         return {"Origin": f"http://127.0.0.1:{self.port}", "Content-Type": "application/json"}
 
-    def ask(
-        self, path: str, method: str = "GET", body: Any = None, headers: Mapping[str, str] | None = None
-    ) -> Answer:
+    def ask(self, path: str, method: str = "GET", body: Any = None, headers: Mapping[str, str] | None = None) -> Answer:
         """Send one request."""
         connection = HTTPConnection("127.0.0.1", self.port, timeout=30)
         try:

@@ -14,7 +14,7 @@ class Serving:
     """Who may look."""
 
     host: str = "127.0.0.1"
-    """Address to listen on. Any but this machine's own is reached with a token only, which stands in the printed URL."""
+    """Address to listen on. Others than this machine's own want a token, which the printed URL has."""
     port: Annotated[int, Option(least=0, most=65535)] = 0
     """Port to listen on; 0: one that is free."""
     token: bool = False

@@ -63,7 +63,7 @@ class Collection:
         How files of slides are opened.
     """
 
-    def __init__(self, slides: Iterable[Shown], reading: Reading = Reading()) -> None:  # noqa: B008 (frozen)
+    def __init__(self, slides: Iterable[Shown], reading: Reading = Reading()) -> None:
         self.slides: Mapping[str, Shown] = {own.image_id: own for own in slides}
         self._tiles = Kept(_CACHE_BYTES)
         self._stores = lru_cache(_OPEN_STORES)(StorePicture)
@@ -113,9 +113,7 @@ def _live(job: Job, reading: Reading) -> LivePicture:
         raise SlideError(f"{job.image_id}: {job.problem}")
     slide = open_slide(job.path, reading.reader, scene=reading.scene)
     try:
-        resolution = resolve_mpp(
-            slide.mpp_claims, objective_power=slide.objective_power, assume_mpp=reading.assume_mpp
-        )
+        resolution = resolve_mpp(slide.mpp_claims, objective_power=slide.objective_power, assume_mpp=reading.assume_mpp)
     except ResolutionError:
         return LivePicture(slide, job.image_id, math.nan)
     return LivePicture(slide, job.image_id, resolution.mpp)

@@ -1,4 +1,4 @@
-"""A slide straight from its file, shown as a tile store is: square tiles at powers of two, whichever reader opened it."""
+"""A slide straight from its file, shown as a tile store is: square tiles at powers of two, whatever its format."""
 
 from functools import cached_property
 

@@ -251,9 +251,9 @@ def _exported(row: ManifestRow, judged: Sequence[Judgement]) -> tuple[str | None
 
 def _corrected(before: str | None, labels: Iterable[str]) -> tuple[str | None, str]:
     """Return a patient's label, and what became of it."""
-    first, *rest = [*Counter(labels).most_common(2), (None, 0)]
-    if first[0] is None:
+    (first, votes), *others = Counter(labels).most_common(2) or [("", 0)]
+    if not votes:
         return before, "not judged"
-    if rest[0][1] == first[1]:
+    if others and others[0][1] == votes:
         return before, "readers differ: unchanged"
-    return first[0], "confirmed" if first[0] == before else "corrected"
+    return first, "confirmed" if first == before else "corrected"

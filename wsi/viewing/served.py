@@ -78,7 +78,10 @@ class Served:
         hidden = self.review.all_hidden(reader)
         document, plain = self._cohort_with_run(), self._cohort()
         if hidden:
-            document = document | {"slides": _veiled(document["slides"], plain["slides"], hidden), "said": plain["said"]}
+            document = document | {
+                "slides": _veiled(document["slides"], plain["slides"], hidden),
+                "said": plain["said"],
+            }
         own = {name: self.review.shown(one, reader) for name, one in self.review.own(reader).items()}
         api = self._api(reader, "") | {"hidden": next(iter(hidden.values()), None), "judged": own}
         return script("cohort", document | {"api": api})

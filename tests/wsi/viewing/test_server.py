@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from shutil import copytree
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -114,10 +115,10 @@ def test_documents_and_pages_are_there(server: Server) -> None:
     assert (head.status, head.body) == (200, b"")
 
 
-def _told(answer: Answer, call: str) -> dict[str, object]:
+def _told(answer: Answer, call: str) -> dict[str, Any]:
     text = answer.body.decode()
     assert text.startswith(f"gigamil.{call}(")
-    told: dict[str, object] = json.loads(text.strip().removeprefix(f"gigamil.{call}(").removesuffix(");"))
+    told: dict[str, Any] = json.loads(text.strip().removeprefix(f"gigamil.{call}(").removesuffix(");"))
     return told
 
 
@@ -275,15 +276,22 @@ def test_what_is_too_large_is_refused_before_it_comes(server: Server, slide: str
             assert int(client.recv(64).split()[1]) == expected
     chunked = b"100000\r\n" + b" " * (1 << 20) + b"\r\n"
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
-        head = f"PUT {slide}/annotations HTTP/1.1\r\nHost: localhost\r\nIf-Match: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        head = (
+            f"PUT {slide}/annotations HTTP/1.1\r\nHost: localhost\r\nIf-Match: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
         client.sendall(head.encode())
-        with pytest.raises(OSError):  # noqa: PT011 (reset, or a broken pipe)
-            for _ in range(200):
-                client.sendall(chunked)
-            assert client.recv(64) == b""
-            raise OSError
+        assert _is_cut_off(client, chunked)
     assert not (folder / "stores" / "049194_0.geojson").exists()
     assert server.ask("/").status == 200
+
+
+def _is_cut_off(client: socket.socket, part: bytes) -> bool:
+    try:
+        for _ in range(200):
+            client.sendall(part)
+        return client.recv(64) == b""
+    except ConnectionError:
+        return True
 
 
 def test_annotations_that_lie_elsewhere_or_are_broken_are_neither_shown_nor_replaced(

@@ -4,6 +4,7 @@ from typing import Any
 
 from tornado.httpserver import HTTPServer
 from tornado.iostream import IOStream
+from tornado.web import Application
 
 MOST_CONNECTIONS = 256
 """Beyond these the one that has waited longest without asking anything is closed."""
@@ -13,18 +14,21 @@ MOST_HEADER, MOST_BODY = 16 << 10, 64 << 10
 """Bytes; handlers that take more say so."""
 
 
-class BoundedServer(HTTPServer):
-    """Tornado's server with bounds on connections, times and sizes."""
+def bounded_server(application: Application) -> "BoundedServer":
+    """Return a server with bounds on connections, times and sizes."""
+    return BoundedServer(
+        application,
+        idle_connection_timeout=HEADER_SECONDS,
+        body_timeout=BODY_SECONDS,
+        max_header_size=MOST_HEADER,
+        max_body_size=MOST_BODY,
+    )
 
-    def initialize(self, request_callback: Any, **settings: Any) -> None:
-        """Set the bounds."""
-        bounds = {
-            "idle_connection_timeout": HEADER_SECONDS,
-            "body_timeout": BODY_SECONDS,
-            "max_header_size": MOST_HEADER,
-            "max_body_size": MOST_BODY,
-        }
-        super().initialize(request_callback, **bounds, **settings)
+
+class BoundedServer(HTTPServer):
+    """Tornado's server with a bound on connections; `bounded_server` makes one."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
         self._asked: dict[IOStream, int] = {}
         """Requests that came over each open connection, the connection that has waited longest first."""
 

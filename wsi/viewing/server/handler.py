@@ -43,7 +43,7 @@ class Serving:
 class Handler(RequestHandler):
     """Base of all handlers."""
 
-    SUPPORTED_METHODS = ("GET", "HEAD", "POST", "PUT", "OPTIONS")  # type: ignore[assignment]
+    SUPPORTED_METHODS = ("GET", "HEAD", "POST", "PUT", "OPTIONS")
 
     def initialize(self, serving: Serving) -> None:
         """Take what is served."""
@@ -97,7 +97,9 @@ class Handler(RequestHandler):
                 READER_COOKIE, quote(name, safe=""), expires_days=_YEAR, httponly=True, samesite="Lax", path="/"
             )
 
-    async def on_threads(self, work: Callable[_PARAMS, _Result], *args: _PARAMS.args, **named: _PARAMS.kwargs) -> _Result:
+    async def on_threads(
+        self, work: Callable[_PARAMS, _Result], *args: _PARAMS.args, **named: _PARAMS.kwargs
+    ) -> _Result:
         """Return what a function that reads, writes or computes returns; skipped where nobody waits for it any more."""
         stream = self.request.connection.stream  # type: ignore[union-attr]
 

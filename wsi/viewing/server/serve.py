@@ -18,7 +18,7 @@ from wsi.errors import RequestError
 from wsi.viewing.served import Served
 from wsi.viewing.server import raw_files, reading, writing
 from wsi.viewing.server.access import Access
-from wsi.viewing.server.connections import BoundedServer
+from wsi.viewing.server.connections import bounded_server
 from wsi.viewing.server.handler import Nowhere, Serving
 
 _PREFERRED_PORT = 8817
@@ -76,7 +76,7 @@ async def _serve(served: Served, access: Access, port: int, ready: Callable[[Lis
         app = Application(
             routes, default_handler_class=Nowhere, default_handler_args=settings, log_function=lambda _: None
         )
-        serving.server = BoundedServer(app)
+        serving.server = bounded_server(app)
         serving.server.add_sockets(sockets)
         loop = asyncio.get_running_loop()
         ready(Listening(access.host, serving.port, access.token, lambda: loop.call_soon_threadsafe(stop.set)))

@@ -6,18 +6,20 @@ from typing import Annotated
 
 from mil.inference.options import RunForms
 from wsi.errors import RequestError
-from wsi.export.options import Compression
+from wsi.export.options import Compression, Recoding
 from wsi.option_groups import Claims, Overwriting
 from wsi.options import Option, check, shared
 from wsi.outcome import Progress, Summary
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoreForms(Compression):
+class StoreForms(Compression, Recoding):
     """Of a tile store."""
 
     ome_zarr: Annotated[bool, Option(name="ome-zarr-0.4")] = False
     """OME-Zarr 0.4 (zarr v2), which QuPath and OMERO read."""
+    ome_zarr_05: Annotated[bool, Option(name="ome-zarr-0.5")] = False
+    """The store once more with chunks that every reader of zarr v3 decodes, in place of JPEG."""
     ome_tiff: bool = False
     """A pyramidal OME-TIFF, which every pathology viewer opens."""
 
@@ -62,8 +64,13 @@ def export(options: ExportOptions, progress: Progress) -> Summary:
         return export_stamp(StampOptions(**shared(StampOptions, options) | {"bags": (item,)}), progress)
     if kind != "store":
         raise RequestError(f"{item}: expected a tile store (*.zarr), found a {kind}: it has no such export")
-    if options.ome_zarr == options.ome_tiff:
-        raise RequestError("give one of --ome-zarr-0.4 and --ome-tiff")
+    if options.ome_zarr + options.ome_zarr_05 + options.ome_tiff != 1:
+        raise RequestError("give one of --ome-zarr-0.4, --ome-zarr-0.5 and --ome-tiff")
+    if options.ome_zarr_05:
+        from wsi.export.options import RecodedOptions
+        from wsi.export.recoded import export_recoded
+
+        return export_recoded(RecodedOptions(store=options.item, **shared(RecodedOptions, options)), progress)
     if options.ome_zarr:
         from wsi.export.ome_zarr import export_ome_zarr
         from wsi.export.options import OmeZarrOptions

@@ -4,6 +4,8 @@ from .export.ome_tiff import export_ome_tiff as export_ome_tiff
 from .export.ome_zarr import export_ome_zarr as export_ome_zarr
 from .export.options import OmeTiffOptions as OmeTiffOptions
 from .export.options import OmeZarrOptions as OmeZarrOptions
+from .export.options import RecodedOptions as RecodedOptions
+from .export.recoded import export_recoded as export_recoded
 from .outcome import Summary as Summary
 from .qc.info import describe_all as describe_all
 from .qc.options import InfoOptions as InfoOptions

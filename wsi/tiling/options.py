@@ -26,7 +26,7 @@ class _Tissue:
     keep_background: Annotated[bool, Option(formerly=("--background",))] = False
     """Store the tiles without tissue, too."""
     roi: Path | None = None
-    """Regions drawn by hand: a GeoJSON, a PNG or an OME-Zarr label, or a folder with one for each image id."""
+    """Regions drawn by hand: a GeoJSON (.gz too), a PNG or an OME-Zarr label, or a folder with one for each image id."""
     roi_mode: Literal["and", "replace"] = "and"
     """and: tissue inside the regions; replace: all of the regions, tissue or not."""
     roi_class: tuple[str, ...] = ()
@@ -52,7 +52,8 @@ class TileOptions(_Tissue, Reading, Manifest, Workers, Overwriting, Claims):
     tile_px: Annotated[int | Literal["native"], Option(least=32, most=4096, expected=_TILE_PX)] = 256
     """Side of a tile, an even number; native: the slide's own."""
     codec: Literal["auto", "jpeg", "zstd"] = "auto"
-    """How chunks are compressed; auto: JPEG tiles copied where possible, else zstd."""
+    """zstd opens in napari, neuroglancer, vizarr, tensorstore; jpeg, a fifth the size, only in our pages and viewer and
+    in zarr-python programs (napari) beside gigamil; auto: the slide's JPEG tiles, copied, where possible, else zstd."""
     downscale: Literal["area", "dct"] = "area"
     """area: pixels are averaged; dct: JPEG tiles are decoded at the wanted size where that is a 2nd to 8th, faster."""
     on_damage: Literal["fail", "skip"] = "fail"

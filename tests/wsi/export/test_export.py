@@ -1,6 +1,7 @@
 """Exports: other programs open them and see the store's very pixels; nothing private, nothing half-written."""
 
 import json
+import shutil
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,16 +15,19 @@ import zarr
 from making import picture, write_pyramid
 from ome_zarr_models.v04.image import Image
 
-from wsi.errors import RecipeMismatchError, RequestError
+from wsi.errors import RecipeMismatchError, RequestError, StoreError
 from wsi.export.jpeg_form import JpegForm, jpeg_form
 from wsi.export.ome_tiff import export_ome_tiff
 from wsi.export.ome_zarr import export_ome_zarr
-from wsi.export.options import OmeTiffOptions, OmeZarrOptions
+from wsi.export.options import OmeTiffOptions, OmeZarrOptions, RecodedOptions
+from wsi.export.recoded import export_recoded
 from wsi.ordered import ordered
 from wsi.outcome import Status
 from wsi.store.codecs import codec
 from wsi.store.layout import shard_path
+from wsi.store.options import VerifyOptions
 from wsi.store.tile_store import TileStore
+from wsi.store.verify import verify
 
 OME = "{http://www.openmicroscopy.org/Schemas/OME/2016-06}"
 
@@ -188,6 +192,59 @@ def test_nothing_but_the_id_and_sizes_leaves(tmp_path: Path, tiled: Callable[...
     assert not list((tmp_path / "out").rglob("*overview*"))
 
 
+def test_a_jpeg_store_becomes_one_without_jpeg(tmp_path: Path, jpeg_store: TileStore) -> None:
+    out = tmp_path / "b.zarr"
+    summary = export_recoded(RecodedOptions(store=jpeg_store.path, out=out, threads=2))
+    assert summary.outcomes[0].facts["levels"] == len(jpeg_store.grid.levels())
+    assert verify(VerifyOptions(stores=(out,), threads=1)).exit_code == 0
+    yaozarrs.validate_zarr_store(str(out))
+    found = TileStore(out)
+    assert set(found.codec_names) == {"zstd"}
+    for level in range(len(found.grid.levels())):
+        array = zarr.open_array(out / str(level), mode="r")
+        assert "jpeg" not in json.dumps(array.metadata.to_dict(), default=str)
+        np.testing.assert_array_equal(array[...], jpeg_store.read_level(level))
+        shards = [
+            sorted(p.relative_to(own) for p in (own / str(level)).rglob("*")) for own in (out, Path(jpeg_store.path))
+        ]
+        assert shards[0] == shards[1]
+    for name in ("tiles/yx", "tiles/tissue", "labels/tissue/0", "overview/0"):
+        np.testing.assert_array_equal(found.read_array(name), jpeg_store.read_array(name))
+    assert (found.recipe, found.recipe_hash) == (jpeg_store.recipe, jpeg_store.recipe_hash)
+    assert found.provenance == jpeg_store.provenance | {"recoded": found.provenance["recoded"]}
+    assert found.provenance["recoded"]["from"] == list(jpeg_store.codec_names)
+
+
+def test_a_store_is_recoded_once_and_nothing_else_is_replaced(
+    tmp_path: Path, jpeg_store: TileStore, small_store: TileStore
+) -> None:
+    def run(store: TileStore, out: str, overwrite: bool = False) -> Status:
+        options = RecodedOptions(store=store.path, out=tmp_path / out, overwrite=overwrite)
+        return export_recoded(options).outcomes[0].status
+
+    assert [run(small_store, "a.zarr"), run(small_store, "a.zarr")] == [Status.DONE, Status.SKIPPED]
+    with pytest.raises(RecipeMismatchError, match="--overwrite"):
+        run(jpeg_store, "a.zarr")
+    assert run(jpeg_store, "a.zarr", overwrite=True) is Status.DONE
+    shutil.copytree(small_store.path, tmp_path / "c.zarr")  # a store of `tile` is no export
+    with pytest.raises(RequestError, match="not made by gigamil as an output of this kind"):
+        run(jpeg_store, "c.zarr", overwrite=True)
+    assert verify(VerifyOptions(stores=(tmp_path / "c.zarr",), threads=1)).exit_code == 0
+
+
+def test_a_damaged_tile_is_told_and_no_store_is_left(tmp_path: Path, jpeg_store: TileStore) -> None:
+    broken = Path(shutil.copytree(jpeg_store.path, tmp_path / "b.zarr"))
+    shard = shard_path(broken, 0, 0, 0)
+    shard.write_bytes(b"\0" * 5000 + shard.read_bytes()[5000:])
+    with pytest.raises(StoreError, match=r"tile \(\d+, \d+\) is damaged"):
+        export_recoded(RecodedOptions(store=broken, out=tmp_path / "out" / "b.zarr"))
+    assert not list((tmp_path / "out").iterdir())
+    (broken / "labels" / "-x").mkdir()
+    (broken / "labels" / "-x" / "a").write_text("")
+    with pytest.raises(StoreError, match="which no tile store does"):
+        export_recoded(RecodedOptions(store=broken, out=tmp_path / "out" / "b.zarr"))
+
+
 def _exporters(store: TileStore, folder: Path, **more: object) -> list[Callable[[], Status]]:
     tiff = OmeTiffOptions(store=store.path, out=folder / "a.ome.tiff", **more)  # type: ignore[arg-type]
     dense = OmeZarrOptions(store=store.path, out=folder / "a.zarr", **more)  # type: ignore[arg-type]
@@ -224,8 +281,6 @@ def test_what_is_not_ours_is_never_replaced(tmp_path: Path, small_store: TileSto
 
 
 def test_a_damaged_store_leaves_no_export(tmp_path: Path, small_store: TileStore) -> None:
-    import shutil
-
     broken = Path(shutil.copytree(small_store.path, tmp_path / "b.zarr"))
     shard = shard_path(broken, 0, 0, 0)
     shard.write_bytes(b"\0" * 5000 + shard.read_bytes()[5000:])

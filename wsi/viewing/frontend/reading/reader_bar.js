@@ -1,0 +1,2 @@
+// placeholder
+export class ReaderBar { constructor(doc, api) { this.element = null; } }

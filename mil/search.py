@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from wsi.errors import BagError, RequestError, one_line
+from wsi.errors import DivergedError, RequestError, one_line
 from wsi.files.atomic import write_text
 from wsi.files.documents import parse_json, read_document
 from wsi.recipe import Json
@@ -93,7 +93,7 @@ def _finite_loss(loss: Loss, params: Json, fold: int) -> float:
     """Return the loss; `DIVERGED` where training gave no number."""
     try:
         value = loss(params, fold)
-    except BagError:
+    except DivergedError:
         return DIVERGED
     return value if isfinite(value) else DIVERGED
 

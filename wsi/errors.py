@@ -128,6 +128,10 @@ class BagError(ItemError):
     """A bag of features is missing, incomplete or damaged."""
 
 
+class DivergedError(BagError):
+    """Training gave no number: the settings, or features that are none."""
+
+
 class AnnotationError(ItemError):
     """A file of annotations cannot be used."""
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from mil.data.cohort import Cohort
 from mil.evaluation.calibrate import fit_calibration
+from mil.run.checks import damaged
 from mil.run.folder import RunFolder
 from mil.run.scores import patient_logits, read_scores
 from mil.targets import Target
@@ -87,8 +88,14 @@ def of_slides(values_PC: Floats, patients: Patients, cohort: Cohort) -> Floats:
 
 
 def collect(run: RunFolder, head: str, cohort: Cohort, folds: Ints, options: TrainOptions) -> OutOfFold:
-    """Gather one head's scores.csv files into out-of-fold predictions, those of classes calibrated fold by fold."""
-    patients, logits_SC = patients_of(cohort, folds), _slide_logits(run, head, cohort, options)
+    """Gather one head's scores.csv files into out-of-fold predictions, those of classes calibrated fold by fold.
+
+    Raises
+    ------
+    RequestError
+        A table is damaged, or does not hold each slide of its fold once.
+    """
+    patients, logits_SC = patients_of(cohort, folds), _slide_logits(run, head, cohort, folds, options)
     _, patient_PC = patient_logits(logits_SC, cohort.patient_ids, cohort.usable_N, options.aggregate)
     method = options.calibrate if cohort.target.calibrated else "none"
 
@@ -104,15 +111,19 @@ def collect(run: RunFolder, head: str, cohort: Cohort, folds: Ints, options: Tra
     return OutOfFold(logits_SC, slide_told, patient_PC, patient_told, calibrations, fitted(patients.usable_P))
 
 
-def _slide_logits(run: RunFolder, head: str, cohort: Cohort, options: TrainOptions) -> Floats:
+def _slide_logits(run: RunFolder, head: str, cohort: Cohort, folds: Ints, options: TrainOptions) -> Floats:
     """Return each slide's logits (S, C), the mean over the models of the fold that tests it."""
     number = {image_id: i for i, image_id in enumerate(cohort.image_ids)}
     n_outputs = len(cohort.target.names)
     logits_SC = np.zeros((len(cohort), n_outputs))
     for fold in range(options.folds):
+        tested = np.flatnonzero(folds == fold)
         for seed in range(options.models_per_fold):
-            table = read_scores(run.model(head, fold, seed) / "scores.csv", number, n_outputs)
+            path = run.model(head, fold, seed) / "scores.csv"
+            table = read_scores(path, number, n_outputs)
             rows = [number[i] for i, test in zip(table.image_ids, table.test_S, strict=True) if test]
+            if not np.array_equal(np.sort(rows), tested):
+                raise damaged(path, f"expected each of the {len(tested)} slides of fold {fold} once, found {len(rows)}")
             logits_SC[rows] += table.logits_SC[table.test_S] / options.models_per_fold
     return logits_SC
 

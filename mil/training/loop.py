@@ -24,7 +24,7 @@ from mil.training.schedule import learning_rate
 from mil.training.sharpness import ascended
 from mil.training.soft_targets import Distilled, Mixed, Smoothed
 from wsi.arrays import Floats, Ints
-from wsi.errors import BagError
+from wsi.errors import DivergedError
 
 
 class Loop:
@@ -183,7 +183,7 @@ class Loop:
     def _check_finite(self, slides: Ints, finite: list[bool]) -> None:
         named = [self.cohort.image_ids[i] for i, fine in zip(slides, finite, strict=True) if not fine]
         if named:
-            raise BagError(
+            raise DivergedError(
                 f"the loss of bag {', '.join(named[:5])} is not finite ({self.job.head}, fold {self.job.fold}, "
                 f"seed {self.job.seed}): expected a number; look at its features, or lower --lr (now {self.options.lr})"
             )

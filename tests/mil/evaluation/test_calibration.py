@@ -22,6 +22,7 @@ from mil.targets.calibration import calibration_of
 from mil.targets.metrics import ones, softmax, weighted_log_loss
 from mil.train import train
 from mil.training.training_data import gather
+from wsi.errors import RequestError
 
 
 def cohort(
@@ -145,3 +146,21 @@ def test_a_run_tells_new_patients_by_what_it_fitted_on_all(run: tuple[Witness, P
     predict(PredictOptions(run=(folder,), items=(witness.bags,), out=tmp_path / "p.csv", manifest=witness.manifest))
     rows = np.loadtxt(tmp_path / "p.csv", delimiter=",", skiprows=1)[:, 1:]
     assert rows.min() >= found.calibration.floor > 0
+
+
+@pytest.mark.parametrize("rows", [slice(1, None), [0, 0, *range(1, 1000)]])
+def test_scores_without_a_slide_of_their_fold_are_refused(
+    run: tuple[Witness, Path], tmp_path: Path, rows: slice | list[int]
+) -> None:
+    """A slide that is missing would be told as one of equal probabilities; one that stands twice as one far surer."""
+    witness, folder = run
+    shutil.copytree(folder, tmp_path / "run")
+    options = witness.options(tmp_path / "run", folds=3)
+    data = gather(options)
+    path = RunFolder(tmp_path / "run").model(options.head, 1, 0) / "scores.csv"
+    told = read_scores(path)
+    order = np.concatenate([np.flatnonzero(told.test_S), np.flatnonzero(~told.test_S)])
+    chosen = order[rows] if isinstance(rows, slice) else order[rows[: len(order) + 1]]
+    write_scores(path, Scores(tuple(told.image_ids[i] for i in chosen), told.test_S[chosen], told.logits_SC[chosen]))
+    with pytest.raises(RequestError, match=r"fold1.*scores.csv is damaged .*each of the \d+ slides of fold 1 once"):
+        collect(RunFolder(tmp_path / "run"), options.head, data.open()[0], data.folds, options)

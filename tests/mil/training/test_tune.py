@@ -18,7 +18,7 @@ from mil.search import COMPLETE, PRUNED, Search, read_settings
 from mil.training.options import TrainOptions
 from mil.training.tune_options import TuneOptions
 from mil.tune import tune
-from wsi.errors import BagError, RecipeMismatchError, RequestError
+from wsi.errors import BagError, DivergedError, RecipeMismatchError, RequestError
 
 tune_module: Any = import_module("mil.tune")
 """`mil.tune` is the verb."""
@@ -79,12 +79,21 @@ def test_settings_that_diverge_are_the_worst(tmp_path: Path) -> None:
 
     def diverging(params: dict[str, Any], fold: int) -> float:
         if len(search) == 0:
-            raise BagError("the loss of bag x is not finite")
+            raise DivergedError("the loss of bag x is not finite")
         return 1.0
 
     for _ in range(2):
         search.one_more(diverging, 2)
     assert search.best is search.trials[1]
+
+
+def test_a_damaged_bag_ends_the_search(tmp_path: Path) -> None:
+    def damaged(params: dict[str, Any], fold: int) -> float:
+        raise BagError("bag x.h5 is damaged")
+
+    with pytest.raises(BagError, match="damaged"):
+        Search(tmp_path / "s.json", ["gated_abmil"], [1]).one_more(damaged, 2)
+    assert not (tmp_path / "s.json").exists()
 
 
 def test_a_damaged_search_is_named(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ A page extends ``wsi/page.html`` with its style, ``wsi/page.css``, and needs no 
 """
 
 import base64
+import re
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING
@@ -23,6 +24,15 @@ def fill(template: str, **values: object) -> str:
 def data_uri(data: bytes, kind: str = "jpeg") -> str:
     """Return a picture as a ``src`` that needs no other file."""
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def natural(text: str) -> list[tuple[bool, int, str]]:
+    """Return the key by which texts stand as people count: ``2`` before ``10``, ``a9`` before ``a10``."""
+    parts = (part for part in re.split(r"(\d+)", text) if part)
+    return [
+        (False, len(own), own) if (own := part.lstrip("0")).isdecimal() or not own else (True, 0, part.casefold())
+        for part in parts
+    ]
 
 
 def number(value: float | None, form: str = ".3f") -> str:

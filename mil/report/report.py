@@ -5,6 +5,7 @@ import json
 import time
 from pathlib import Path
 
+import numpy as np
 import tomli_w
 
 from mil.evaluation.bootstrap import draw_patients
@@ -81,6 +82,7 @@ def page(evidence: Evidence) -> str:
     keys = [key for key in truth.metrics if key in evidence.own]
     shown = {evidence.title(name): told for name, told in evidence.told.items()}
     draws = draw_patients(len(evidence.patients), 0, CURVE_DRAWS)
+    folds = np.array([int(row["fold"]) for row in evidence.patients])
     area = number(evidence.first(evidence.head), ".2f")
     folder = heat_map_folder(run)
     chosen = choose(run.predicts, evidence.slides, evidence.classes, {path.stem for path in folder.glob("*.png")})
@@ -94,7 +96,9 @@ def page(evidence: Evidence) -> str:
         put_together=put_together(recipe),
         keys=keys,
         names=[truth.metrics[key][0] for key in keys],
-        curves=[(plot_figure(plot), plot) for plot in truth.plots(shown, evidence.title(evidence.head), area, draws)],
+        curves=[
+            (plot_figure(plot), plot) for plot in truth.plots(shown, evidence.title(evidence.head), area, draws, folds)
+        ],
         attention=has_attention(evidence.head),
         maps=[(image_id, caption, _jpeg_uri(folder / f"{image_id}.png")) for image_id, caption in chosen],
         history=history_figure(*losses),

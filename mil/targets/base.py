@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mil.targets.calibration import Calibration
+from mil.targets.judged import Breakdown, Judged
 from mil.targets.plot import Plot
 from wsi.arrays import Bools, Floats, Ints
 from wsi.cohort.manifest import ManifestRow
@@ -68,6 +69,8 @@ class Words:
     """The model on colours."""
     loss: str
     """Of the training's history."""
+    error: str
+    """What counts as the error of one patient."""
     examples: str = "Those told the highest first, then the lowest."
     """In what order slides are shown."""
 
@@ -220,8 +223,21 @@ class Target(ABC):
         """Return the outputs (M, C) of a linear model fitted on these slides' numbers; None where it cannot be."""
 
     @abstractmethod
-    def plots(self, told: Mapping[str, Floats], own: str, area: str, draws_BP: Floats) -> list[Plot]:
+    def plots(self, told: Mapping[str, Floats], own: str, area: str, draws_BP: Floats, folds_P: Ints) -> list[Plot]:
         """Return the report's figures: ``told`` by title, ``own`` the run's, ``area`` its first metric as text."""
+
+    @classmethod
+    @abstractmethod
+    def said(cls, told_C: Floats, names: Sequence[str]) -> str:
+        """Return what is told of one patient or slide, for a reader."""
+
+    @abstractmethod
+    def judged(self, told_PC: Floats, folds_P: Ints) -> list[Judged]:
+        """Return how each patient was judged."""
+
+    @abstractmethod
+    def breakdown(self, told_PC: Floats, folds_P: Ints) -> Breakdown:
+        """Return where the model is good and where it is not."""
 
     @classmethod
     @abstractmethod

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from mil.targets.base import Measure, SlideRow, Target, Words
 from mil.targets.calibration import Calibration
-from mil.targets.metrics import METRICS, auc, centred, one_hot, ones, softmax, weighted_log_loss
+from mil.targets.judged import Breakdown, Judged, entropy, judgements, percent
+from mil.targets.metrics import METRICS, auc, centred, confusion, one_hot, ones, softmax, weighted_log_loss
 from mil.targets.plot import Plot, balanced, calibration_plot, reliability, roc_plot
 from mil.targets.stacking import mean_probs
 from wsi.arrays import Floats, Ints
@@ -53,6 +54,7 @@ class ClassTarget(Target):
         constant="a coin toss",
         colour="logistic regression",
         loss="weighted log loss",
+        error="the probability that was not given to the true class",
         examples="The surest right answers first, then the surest wrong ones.",
     )
     metrics: ClassVar[Mapping[str, tuple[str, str]]] = {
@@ -181,7 +183,7 @@ class ClassTarget(Target):
         model = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced"))
         return np.asarray(model.fit(seen_ND, self.labels_N).predict_log_proba(asked_MD))
 
-    def plots(self, told: Mapping[str, Floats], own: str, area: str, draws_BP: Floats) -> list[Plot]:
+    def plots(self, told: Mapping[str, Floats], own: str, area: str, draws_BP: Floats, folds_P: Ints) -> list[Plot]:
         """Return the ROC curve of each model, of more than two classes one a class; and the calibration."""
         first, n_classes = told[own], len(self.names)
         if n_classes == 2:
@@ -191,6 +193,37 @@ class ClassTarget(Target):
         weights, asked = balanced(self.labels_N, n_classes), range(int(n_classes == 2), n_classes)
         lines = (reliability(self.names[c], self.labels_N == c, first[:, c], weights, draws_BP) for c in asked)
         return [roc_plot(curves, area), calibration_plot(tuple(lines), weighted=True)]
+
+    @classmethod
+    def said(cls, told_C: Floats, names: Sequence[str]) -> str:
+        best = int(told_C.argmax())
+        return f"{names[best]} {percent(told_C[best])}"
+
+    def judged(self, told_PC: Floats, folds_P: Ints) -> list[Judged]:
+        known_P, guess_P = self.labels_N != UNKNOWN, told_PC.argmax(axis=1)
+        return judgements(
+            [self.names[label] if label != UNKNOWN else "" for label in self.labels_N],
+            [self.said(own_C, self.names) for own_C in told_PC],
+            np.where(known_P, 1 - told_PC[np.arange(len(told_PC)), self.labels_N], np.nan),
+            [bool(own) if known else None for own, known in zip(guess_P == self.labels_N, known_P, strict=True)],
+            entropy(told_PC),
+        )
+
+    def breakdown(self, told_PC: Floats, folds_P: Ints) -> Breakdown:
+        counts_CC = confusion(self.labels_N, told_PC)
+        every = {(row, column) for row in range(len(self.names)) for column in range(1, len(self.names) + 1)}
+        hits = frozenset((c, c + 1) for c in range(len(self.names)))
+        return Breakdown(
+            title="Which class is taken for which",
+            caption="Patients by true class (rows) and most probable class (columns), and their share of the row.",
+            head=("true class", *(f"predicted {name}" for name in self.names)),
+            rows=[
+                (f"is {name}", *(f"{count} ({percent(count / max(row.sum(), 1))})" for count in row))
+                for name, row in zip(self.names, counts_CC, strict=True)
+            ],
+            hits=hits,
+            misses=frozenset(every) - hits,
+        )
 
     @classmethod
     def claim(cls, names: Sequence[str]) -> str:

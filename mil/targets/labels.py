@@ -10,15 +10,18 @@ from numpy.typing import NDArray
 
 from mil.targets.base import Measure, Words
 from mil.targets.classes import listed
+from mil.targets.judged import Breakdown, Judged, entropy, judgements, percent
 from mil.targets.metrics import macro_auc, macro_brier
 from mil.targets.plot import Plot, calibration_plot, reliability, roc_plot
 from mil.targets.unclassed import Unclassed, alike_strata
-from wsi.arrays import Floats, Ints
+from wsi.arrays import Bools, Floats, Ints
 from wsi.cohort.manifest import ManifestRow
 from wsi.errors import ManifestError
 
 BETWEEN = ";"
 """Between the labels of one slide in the manifest."""
+HALF = 0.5
+"""Probability from which on a label counts as told."""
 NOT_KNOWN = "?"
 """Before a label of which it is not known whether it is there."""
 
@@ -48,6 +51,7 @@ class LabelsTarget(Unclassed):
         score="the labels' shares in the training score",
         colour="a logistic regression of each label",
         loss="binary cross-entropy",
+        error="the mean distance of the known labels' probabilities from what is true",
     )
     metrics: ClassVar[Mapping[str, tuple[str, str]]] = {
         "macro_auc": (
@@ -123,7 +127,7 @@ class LabelsTarget(Unclassed):
         known_C = (~np.isnan(own.present_NC)).sum(axis=0)
         return np.asarray((np.nansum(own.present_NC, axis=0) + prior_C) / (known_C + 1))
 
-    def plots(self, told: Mapping[str, Floats], own: str, area: str, draws_BP: Floats) -> list[Plot]:
+    def plots(self, told: Mapping[str, Floats], own: str, area: str, draws_BP: Floats, folds_P: Ints) -> list[Plot]:
         """Return the ROC curve and the calibration of each label."""
         curves, lines = {}, []
         for c, name in enumerate(self.names):
@@ -132,6 +136,45 @@ class LabelsTarget(Unclassed):
             curves[name] = true_P, told_P
             lines.append(reliability(name, true_P, told_P, np.ones(len(true_P)), draws_BP[:, known_P]))
         return [roc_plot(curves, area), calibration_plot(tuple(lines), weighted=False)]
+
+    @classmethod
+    def said(cls, told_C: Floats, names: Sequence[str]) -> str:
+        return ", ".join(f"{name} {percent(share)}" for name, share in zip(names, told_C, strict=True))
+
+    def judged(self, told_PC: Floats, folds_P: Ints) -> list[Judged]:
+        known_PC = ~np.isnan(self.present_NC)
+        off_PC = np.where(known_PC, np.abs(told_PC - self.present_NC), 0.0)
+        counts_P = known_PC.sum(axis=1)
+        fine_P: Bools = np.all((off_PC < HALF) | ~known_PC, axis=1)
+        return judgements(
+            [self._listed(own_C) for own_C in self.present_NC],
+            [self.said(own_C, self.names) for own_C in told_PC],
+            off_PC.sum(axis=1) / np.where(counts_P > 0, counts_P, np.nan),
+            [bool(fine) if count else None for fine, count in zip(fine_P.tolist(), counts_P.tolist(), strict=True)],
+            np.mean([entropy(np.stack([own_P, 1 - own_P], axis=1)) for own_P in told_PC.T], axis=0),
+        )
+
+    def _listed(self, present_C: Floats) -> str:
+        """Return the labels that are there, and with a question mark those of which it is not known."""
+        if np.isnan(present_C).all():
+            return ""
+        marks = zip(self.names, present_C, strict=True)
+        return ", ".join(f"{name}{'?' * bool(np.isnan(own))}" for name, own in marks if own != 0) or "none"
+
+    def breakdown(self, told_PC: Floats, folds_P: Ints) -> Breakdown:
+        told = told_PC >= HALF
+        cells = [
+            ((self.present_NC == there) & (told == said)).sum(axis=0) for there in (1, 0) for said in (True, False)
+        ]
+        every = range(len(self.names))
+        return Breakdown(
+            title="Label by label",
+            caption="Patients of whom it is known. A label counts as told from a probability of 50 % on.",
+            head=("label", "has it, told", "has it, missed", "has it not, but told", "has it not, not told"),
+            rows=[(name, *(str(own_C[c]) for own_C in cells)) for c, name in enumerate(self.names)],
+            hits=frozenset((row, column) for row in every for column in (1, 4)),
+            misses=frozenset((row, column) for row in every for column in (2, 3)),
+        )
 
     @classmethod
     def claim(cls, names: Sequence[str]) -> str:

@@ -24,6 +24,10 @@ class Line:
     how: Literal["line", "steps", "dots", "bars"] = "line"
     reach_2N: Floats | None = None
     """Of bars: how far they go down and up."""
+    until_P: Floats | None = None
+    """Of patients followed over time, when each was last seen: how many still are stands beneath the figure."""
+    marks_P: Floats | None = None
+    """Where a small stroke stands on steps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,8 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mil.targets.base import Measure, Words
+from mil.targets.judged import Breakdown, Judged, judgements
 from mil.targets.plot import Line, Plot
-from mil.targets.survival_metrics import Followed, harrell_c, integrated_brier, kaplan_meier, time_auc, uno_c
+from mil.targets.survival_metrics import (
+    Followed,
+    harrell_c,
+    integrated_brier,
+    kaplan_meier,
+    misordered,
+    time_auc,
+    uno_c,
+)
 from mil.targets.unclassed import Unclassed, alike_strata, binned, parse_values
 from wsi.arrays import Bools, Floats, Ints
 from wsi.cohort.manifest import ManifestRow
@@ -43,6 +52,7 @@ class SurvivalTarget(Unclassed):
         score="the same risk for everybody scores",
         colour="a linear model of the log risk",
         loss="Cox partial likelihood",
+        error="of the patients of the fold with whom an order is known, the share that was put in the wrong order",
     )
     metrics: ClassVar[Mapping[str, tuple[str, str]]] = {
         "concordance": (
@@ -118,12 +128,13 @@ class SurvivalTarget(Unclassed):
         rate = self.events_N.sum() / self.times_N.sum()
         return np.log([(own.events_N.sum() + 1) / (own.times_N.sum() + 1 / rate) / rate]) if rate else np.zeros(1)
 
-    def plots(self, told: Mapping[str, Floats], own: str, area: str, draws_BP: Floats) -> list[Plot]:
-        high_P = told[own][:, 0] > np.median(told[own][:, 0])
-        lines = [
-            Line(f"{name} ({chosen_P.sum()})", *kaplan_meier(self.times_N[chosen_P], self.events_N[chosen_P]), "steps")
-            for name, chosen_P in (("higher risk", high_P), ("lower risk", ~high_P))
-        ]
+    def plots(self, told: Mapping[str, Floats], own: str, area: str, draws_BP: Floats, folds_P: Ints) -> list[Plot]:
+        lines = []
+        for name, own_P in _halves(told[own][:, 0], folds_P).items():
+            times, events = self.times_N[own_P], self.events_N[own_P]
+            lines.append(
+                Line(f"{name} risk", *kaplan_meier(times, events), "steps", until_P=times, marks_P=times[~events])
+            )
         return [
             Plot(
                 lines=tuple(lines),
@@ -131,15 +142,60 @@ class SurvivalTarget(Unclassed):
                 y_label="share without the event",
                 alt="Share of patients without the event over time, in the halves of higher and of lower predicted "
                 "risk",
-                caption="Kaplan-Meier curves of the halves of higher and of lower risk, by models that never saw the "
-                "patients.",
+                caption="Kaplan-Meier curves of the halves of higher and of lower risk, each patient against the "
+                "median of the fold, by models that never saw the patients. Small strokes: last seen without the "
+                "event. Beneath: how many were still followed.",
                 legend="upper right",
             )
         ]
 
     @classmethod
+    def said(cls, told_C: Floats, names: Sequence[str]) -> str:
+        return f"log risk {told_C[0]:.2f}"
+
+    def judged(self, told_PC: Floats, folds_P: Ints) -> list[Judged]:
+        known = Followed(self.times_N, self.events_N, folds_P)
+        return judgements(
+            [self._told(time, event) for time, event in zip(self.times_N, self.events_N, strict=True)],
+            [self.said(own_C, self.names) for own_C in told_PC],
+            misordered(known, told_PC[:, 0]),
+            [None] * len(told_PC),
+            None,
+        )
+
+    @staticmethod
+    def _told(time: float, event: bool) -> str:
+        if np.isnan(time):
+            return ""
+        return f"event at {time:.4g}" if event else f"no event until {time:.4g}"
+
+    def breakdown(self, told_PC: Floats, folds_P: Ints) -> Breakdown:
+        rows = []
+        for name, own_P in _halves(told_PC[:, 0], folds_P).items():
+            at_T, left_T = kaplan_meier(self.times_N[own_P], self.events_N[own_P])
+            reached = at_T[left_T <= 0.5]
+            median = f"{reached[0]:.4g}" if len(reached) else "not reached"
+            rows.append((f"{name} risk", str(own_P.sum()), str(self.events_N[own_P].sum()), median))
+        return Breakdown(
+            title="Higher and lower risk",
+            caption="The halves of each fold by predicted risk. Median time: when half of them had the event, by the "
+            "Kaplan-Meier curve.",
+            head=("half", "patients", "with the event", "median time to the event"),
+            rows=rows,
+        )
+
+    @classmethod
     def claim(cls, names: Sequence[str]) -> str:
         return "put patients in the order of their risk"
+
+
+def _halves(risks_P: Floats, folds_P: Ints) -> dict[str, Bools]:
+    """Return who has the higher and who the lower risk of the fold: models of different folds have no common scale."""
+    high_P = np.zeros(len(risks_P), bool)
+    for fold in np.unique(folds_P):
+        own_P = folds_P == fold
+        high_P[own_P] = risks_P[own_P] > np.median(risks_P[own_P])
+    return {"higher": high_P, "lower": ~high_P}
 
 
 def parse_survival(times: Sequence[str | None], events: Sequence[str | None]) -> tuple[Floats, Bools]:

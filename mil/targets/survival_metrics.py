@@ -132,6 +132,17 @@ def breslow(asked_M: Floats, at_T: Floats, risks_N: Floats, times_N: Floats, eve
     return np.asarray(np.exp(-hazard_T[None] * np.exp(np.minimum(asked_M - level, 50.0))[:, None]))
 
 
+def misordered(known: Followed, risks_N: Floats) -> Floats:
+    """Return, of the pairs of each patient (N,) whose order in time is known, the share in the wrong order, ties half.
+
+    NaN for a patient without such a pair.
+    """
+    pairs_NN = _known_pairs(known)
+    wrong_NN = pairs_NN * ((risks_N[:, None] < risks_N[None]) + 0.5 * (risks_N[:, None] == risks_N[None]))
+    total_N = pairs_NN.sum(axis=0) + pairs_NN.sum(axis=1)
+    return np.asarray((wrong_NN.sum(axis=0) + wrong_NN.sum(axis=1)) / np.where(total_N > 0, total_N, np.nan))
+
+
 def _known_pairs(known: Followed) -> Bools:
     """Return (N, N): whether the first of two of one fold had the event before the second, or when it was censored."""
     times_N, events_N = known.times_N, known.events_N

@@ -93,7 +93,7 @@ class Unclassed(Target):
             optimizer.zero_grad()
             total = truth.loss(seen @ weights).mean() + RIDGE * weights[:-1].square().sum()
             total.backward()
-            return float(total)
+            return float(total.detach())
 
         optimizer.step(cost)
         return np.asarray((asked @ weights.detach()).numpy() * own.spread + own.center)

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mil.targets.base import Measure, Words
+from mil.targets.judged import Breakdown, Judged, judgements
 from mil.targets.metrics import r2, r2_over, spearman
 from mil.targets.plot import Line, Plot
-from mil.targets.unclassed import Unclassed, alike_strata, binned, parse_values
+from mil.targets.unclassed import BINS, Unclassed, alike_strata, binned, parse_values
 from wsi.arrays import Floats, Ints
 from wsi.cohort.manifest import ManifestRow
 from wsi.errors import ManifestError, RequestError
@@ -38,6 +39,7 @@ class ValueTarget(Unclassed):
         score="the mean of the training scores",
         colour="a linear model",
         loss="Huber loss",
+        error="the distance from the true value",
     )
     metrics: ClassVar[Mapping[str, tuple[str, str]]] = {
         "r2": (
@@ -119,7 +121,7 @@ class ValueTarget(Unclassed):
     def near(self, prior_C: Floats, own: Self) -> Floats:
         return np.asarray((own.values_N.sum() + prior_C) / (len(own.values_N) + 1))
 
-    def plots(self, told: Mapping[str, Floats], own: str, area: str, draws_BP: Floats) -> list[Plot]:
+    def plots(self, told: Mapping[str, Floats], own: str, area: str, draws_BP: Floats, folds_P: Ints) -> list[Plot]:
         return [
             Plot(
                 lines=(Line("", self.values_N, told[own][:, 0], "dots"),),
@@ -131,6 +133,35 @@ class ValueTarget(Unclassed):
                 diagonal=True,
             )
         ]
+
+    @classmethod
+    def said(cls, told_C: Floats, names: Sequence[str]) -> str:
+        return f"{told_C[0]:.4g}"
+
+    def judged(self, told_PC: Floats, folds_P: Ints) -> list[Judged]:
+        return judgements(
+            ["" if np.isnan(value) else f"{value:.4g}" for value in self.values_N],
+            [self.said(own_C, self.names) for own_C in told_PC],
+            np.abs(told_PC[:, 0] - self.values_N),
+            [None] * len(told_PC),
+            None,
+        )
+
+    def breakdown(self, told_PC: Floats, folds_P: Ints) -> Breakdown:
+        told, rows = told_PC[:, 0], []
+        for part in np.array_split(np.argsort(self.values_N, kind="stable"), BINS):
+            true, off = self.values_N[part], told[part] - self.values_N[part]
+            if len(part):
+                means = (true.mean(), told[part].mean(), off.mean(), np.abs(off).mean())
+                span = f"{true.min():.4g} to {true.max():.4g}"
+                rows.append((span, str(len(part)), *(f"{own:.4g}" for own in means)))
+        return Breakdown(
+            title="From low to high values",
+            caption="Patients by quarters of the true value. A model that knows little tells everybody the mean: low "
+            "values come out too high, and high ones too low.",
+            head=("true value", "patients", "mean true", "mean predicted", "mean error, signed", "mean absolute error"),
+            rows=rows,
+        )
 
     @classmethod
     def claim(cls, names: Sequence[str]) -> str:

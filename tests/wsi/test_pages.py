@@ -6,7 +6,7 @@ import jinja2
 import pytest
 from markupsafe import Markup
 
-from wsi.pages import data_uri, fill, number
+from wsi.pages import data_uri, fill, natural, number
 
 
 def test_texts_are_escaped_and_ready_html_is_not() -> None:
@@ -30,3 +30,8 @@ def test_pictures_stand_in_the_page() -> None:
     head, _, data = data_uri(b"\x89PNG", "png").partition(",")
     assert head == "data:image/png;base64"
     assert base64.b64decode(data) == b"\x89PNG"
+
+
+def test_names_stand_as_people_count() -> None:
+    names = ["10", "2", "a10", "A9", "site 2", "site 10", "", "007", "7"]
+    assert sorted(names, key=natural) == ["", "2", "007", "7", "10", "A9", "a10", "site 2", "site 10"]

@@ -23,6 +23,8 @@ Mark = Callable[[Path], bool]
 """Tells whether what lies at a path was written by us: it reads the mark, and answers False where it cannot."""
 
 _TEMPORARY = re.compile(rf"\..+\.(?P<host>[\w-]+)\.[0-9a-f]{{8}}\.(?P<pid>\d+){re.escape(PARTIAL)}")
+_MANY = 1000
+"""Files that are not flushed one by one."""
 _NAME_BYTES = 255
 """Longest name of a file."""
 
@@ -130,8 +132,13 @@ def discard_leftovers(folder: Path) -> None:
 
 
 def flush(path: Path) -> None:
-    """Have a file, or all files and entries of a folder, written to the disk; an `OSError` names the file."""
-    if path.is_dir():
+    """Have a file, or all files and entries of a folder, written to the disk; an `OSError` names the file.
+
+    Of a folder of many files the whole disk is flushed, once: one by one they take milliseconds each.
+    """
+    if path.is_dir() and sum(len(names) for _, _, names in os.walk(path)) > _MANY:
+        os.sync()
+    elif path.is_dir():
         for base, _, names in os.walk(path):
             for name in names:
                 _flush_one(Path(base, name))

@@ -119,9 +119,13 @@ class StorePicture:
     def present(self, level: int) -> Bools:
         return self.sizes(level) > 0
 
-    def jpeg(self, level: int, row: int, column: int) -> bytes | None:
+    def holds(self, level: int, row: int, column: int) -> bool:
+        """Tell whether there can be such a tile: it lies on the slide."""
         tiles = self.store.grid.level_tiles(level) if 0 <= level < len(self.levels) else YX(0, 0)
-        if not (0 <= row < tiles.y and 0 <= column < tiles.x):
+        return 0 <= row < tiles.y and 0 <= column < tiles.x
+
+    def jpeg(self, level: int, row: int, column: int) -> bytes | None:
+        if not self.holds(level, row, column):
             return None
         side = self.store.grid.shard_tiles(level)
         wanted = (shard_key(level, row // side, column // side), row % side * side + column % side)

@@ -34,7 +34,7 @@ def copied_store(tmp_path_factory: pytest.TempPathFactory, tiled: Callable[..., 
 
 
 def _every_tile(picture: StorePicture) -> list[tuple[int, int, int]]:
-    return [(n, *place) for n in range(len(picture.levels)) for place in np.argwhere(picture.present(n)).tolist()]
+    return [(n, y, x) for n in range(len(picture.levels)) for y, x in np.argwhere(picture.present(n)).tolist()]
 
 
 def _shards(store: object, level: int) -> list[Path]:

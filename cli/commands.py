@@ -97,6 +97,11 @@ _ALL = (
         "one, the surest wrong one and the least sure one, then more of these in turns.",
     ),
     Verb(
+        "page", RUNS, "Write a folder that opens by a double click: every slide to zoom into, with what the run says.",
+        "mil.viewing.options:PageOptions", "mil.viewing.page:page", "cli.endings:page",
+        more="Needs no network, and the folder no gigamil. Without a run: the slides of tile stores alone.",
+    ),
+    Verb(
         "report", RUNS, "Write report.html (one self-contained page) and model_card.md of a finished run.",
         "mil.report.options:ReportOptions", "mil.report.report:report",
     ),

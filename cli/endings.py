@@ -6,6 +6,7 @@ from features.extraction.options import ExtractOptions
 from features.finetune.options import FinetuneOptions
 from mil.training.options import TrainOptions
 from mil.training.tune_options import TuneOptions
+from mil.viewing.options import PageOptions
 from wsi.outcome import Summary
 
 Ending = dict[str, Any]
@@ -20,6 +21,14 @@ def finetune(options: FinetuneOptions, summary: Summary) -> Ending:
     """Return the weights and the command that uses them."""
     command = f"gigamil extract STORES --encoder {options.encoder} --weights {options.out} -o BAGS"
     return _next(options, summary, command)
+
+
+def page(options: PageOptions, summary: Summary) -> Ending:
+    """Return the page to open."""
+    from mil.viewing.page import out_of
+
+    index = out_of(options) / "index.html"
+    return {} if options.dry_run else {"index": str(index), "lines": [f"open (a double click does it): {index}"]}
 
 
 def train(options: TrainOptions, summary: Summary) -> Ending:

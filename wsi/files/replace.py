@@ -23,7 +23,7 @@ Mark = Callable[[Path], bool]
 """Tells whether what lies at a path was written by us: it reads the mark, and answers False where it cannot."""
 
 _TEMPORARY = re.compile(rf"\..+\.(?P<host>[\w-]+)\.[0-9a-f]{{8}}\.(?P<pid>\d+){re.escape(PARTIAL)}")
-_MANY = 1000
+_MANY = 32
 """Files that are not flushed one by one."""
 _NAME_BYTES = 255
 """Longest name of a file."""

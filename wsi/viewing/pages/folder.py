@@ -7,7 +7,7 @@ is skipped. The cohort's page is written last.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -41,8 +41,6 @@ FORM = "gigamil pages"
 _MARK = "pages.json"
 _NAMED = 12
 """Slides whose sizes are told one by one."""
-Rows = dict[str, Json]
-"""Values of the cohort's table by image id."""
 
 
 class Speaker(Protocol):
@@ -52,17 +50,10 @@ class Speaker(Protocol):
         """Return what shapes what is said of a slide; None where nothing is."""
 
     def speak(self, store: TileStore, document: Json) -> tuple[Json, Json]:
-        """Return a slide's document with what is said of it, and its values in the cohort's table."""
+        """Return a slide's document with what is said of it, and what `cohort` is to know of the slide."""
 
-
-class Nobody:
-    """A `Speaker` without a word."""
-
-    def recipe(self, store: TileStore) -> Recipe | None:
-        return None
-
-    def speak(self, store: TileStore, document: Json) -> tuple[Json, Json]:
-        return document, {}
+    def cohort(self, rows: Mapping[str, Json]) -> Json:
+        """Return the cohort's document from what `speak` told of the slides that have a page, by image id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,17 +80,8 @@ class _Plan:
     """None where its page is there."""
 
 
-def write_pages(
-    wanted: Wanted, speaker: Speaker, cohort: Callable[[Rows], Json], progress: Progress, *, dry: bool = False
-) -> list[Outcome]:
-    """Write the folder; a slide that fails is named and the others go on.
-
-    Parameters
-    ----------
-    cohort
-        Gives the cohort's document from the rows of the slides that have a page.
-    dry
-        Tell the size, and write nothing.
+def write_pages(wanted: Wanted, speaker: Speaker, progress: Progress, *, dry: bool = False) -> list[Outcome]:
+    """Write the folder, or with ``dry`` tell its size alone; a slide that fails is named and the others go on.
 
     Raises
     ------
@@ -123,7 +105,7 @@ def write_pages(
         progress.end()
         for other in others:
             remove(other, is_ours)
-        _write_cohort(out, cohort, outcomes)
+        _write_cohort(out, speaker, outcomes)
     return outcomes
 
 
@@ -247,12 +229,12 @@ def _outcome(plan: _Plan, status: Status, size: PageSize | None) -> Outcome:
     return Outcome(plan.picture.image_id, status, facts=facts)
 
 
-def _write_cohort(out: Path, cohort: Callable[[Rows], Json], outcomes: Sequence[Outcome]) -> None:
+def _write_cohort(out: Path, speaker: Speaker, outcomes: Sequence[Outcome]) -> None:
     """Write the front end and the cohort's page, which lists every slide that has one."""
     fine = [own.item_id for own in outcomes if own.status is not Status.FAILED]
     rows = {image_id: read_mark(out / "slides" / image_id).get("row", {}) for image_id in fine}
     (out / "assets").mkdir(exist_ok=True)
     for name, data in assets().items():
         write_bytes(out / "assets" / name, data)
-    write_bytes(out / "cohort.js", script("cohort", cohort(rows)))
+    write_bytes(out / "cohort.js", script("cohort", speaker.cohort(rows)))
     write_bytes(out / "index.html", index_html())

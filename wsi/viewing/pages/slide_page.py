@@ -111,7 +111,7 @@ def refresh(folder: Path) -> None:
 
 def thumbnail(picture: StorePicture) -> bytes:
     """Return a small JPEG of the whole slide, background included."""
-    overview = picture.store.overview(4 * THUMBNAIL_PX)
+    overview = picture.store.overview(2 * THUMBNAIL_PX)
     scale = THUMBNAIL_PX / max(overview.shape[:2])
     size = (max(1, round(overview.shape[1] * scale)), max(1, round(overview.shape[0] * scale)))
     small = cv2.resize(overview, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)

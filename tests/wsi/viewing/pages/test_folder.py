@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from wsi.recipe import Json
 from wsi.store.tile_store import TileStore, find_stores
 from wsi.viewing import npm
 from wsi.viewing.pages import folder as pages
-from wsi.viewing.pages.folder import Nobody, Wanted, write_pages
+from wsi.viewing.pages.folder import Wanted, write_pages
 from wsi.viewing.pages.page_size import page_size
 from wsi.viewing.picture import StorePicture
 
@@ -47,6 +47,23 @@ class Told(Silent):
         self.lines.append(line)
 
 
+class Says:
+    """Says one word of each slide."""
+
+    def __init__(self, word: str = "") -> None:
+        self.word, self.rows = word, dict[str, Json]()
+
+    def recipe(self, store: TileStore) -> Json | None:
+        return {"word": self.word} if self.word else None
+
+    def speak(self, store: TileStore, document: Json) -> tuple[Json, Json]:
+        return (document | {"title": self.word}, {"word": self.word}) if self.word else (document, {})
+
+    def cohort(self, rows: Mapping[str, Json]) -> Json:
+        self.rows = dict(rows)
+        return {"slides": sorted(rows)}
+
+
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory, tiled: Callable[..., TileStore]) -> Path:
     """Two stores: one of copied JPEG tiles, one of zstd."""
@@ -61,11 +78,7 @@ def write(out: Path, stores: Path, progress: Silent | None = None, **changes: ob
     wanted = {"overwrite": False, "workers": 1, "threads": 1} | changes
     dry = bool(wanted.pop("dry", False))
     listed = wanted.pop("listed", None) or find_stores([stores])
-    return write_pages(Wanted(out=out, stores=listed, **wanted), Nobody(), _cohort, progress or Silent(), dry=dry)  # type: ignore[arg-type]
-
-
-def _cohort(rows: dict[str, Json]) -> Json:
-    return {"slides": sorted(rows)}
+    return write_pages(Wanted(out=out, stores=listed, **wanted), Says(), progress or Silent(), dry=dry)  # type: ignore[arg-type]
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -160,6 +173,7 @@ from pathlib import Path
 from wsi.outcome import Silent
 from wsi.store.tile_store import find_stores
 from wsi.viewing.pages import folder, slide_page
+from wsi.viewing.pages.stores_alone import StoresAlone
 left, write_new = [30], slide_page._write_new
 def write(path, data):
     left[0] -= 1
@@ -168,7 +182,7 @@ def write(path, data):
     write_new(path, data)
 slide_page._write_new = write
 wanted = folder.Wanted(Path(sys.argv[1]), find_stores([Path(sys.argv[2])]), False, 1, 1)
-folder.write_pages(wanted, folder.Nobody(), lambda rows: {"slides": sorted(rows)}, Silent())
+folder.write_pages(wanted, StoresAlone(wanted.stores), Silent())
 """
     out = tmp_path / "out"
     ran = subprocess.run([sys.executable, "-c", program, str(out), str(stores), *sys.path], check=False)
@@ -183,26 +197,13 @@ folder.write_pages(wanted, folder.Nobody(), lambda rows: {"slides": sorted(rows)
     assert files_of(out) == files_of(written[0])
 
 
-class Says(Nobody):
-    """Says one word of each slide."""
-
-    def __init__(self, word: str) -> None:
-        self.word = word
-
-    def recipe(self, store: TileStore) -> Json:
-        return {"word": self.word}
-
-    def speak(self, store: TileStore, document: Json) -> tuple[Json, Json]:
-        return document | {"title": self.word}, {"word": self.word}
-
-
 def test_what_is_said_anew_replaces_words_and_not_tiles(stores: Path, tmp_path: Path) -> None:
     out, listed = tmp_path / "out", find_stores([stores])[:1]
 
     def said(word: str, *, overwrite: bool = False) -> tuple[Outcome, Json]:
-        wanted, rows = Wanted(out, listed, overwrite, 1, 1), dict[str, Json]()
-        (outcome,) = write_pages(wanted, Says(word), lambda found: rows.update(found) or {}, Silent())
-        return outcome, rows
+        says = Says(word)
+        (outcome,) = write_pages(Wanted(out, listed, overwrite, 1, 1), says, Silent())
+        return outcome, says.rows
 
     outcome, rows = said("one")
     assert (outcome.status, rows) == (Status.DONE, {"a_0": {"word": "one"}})

@@ -27,7 +27,7 @@ def make_folder(path: Path) -> None:
 
 
 @contextmanager
-def replacing(target: Path, ours: Mark | None = None) -> Iterator[Path]:
+def replacing(target: Path, ours: Mark | None = None, *, at_once: bool = False) -> Iterator[Path]:
     """Give a temporary path in the target's folder; put it in the target's place when the block ends without an error.
 
     On an error the temporary file is removed and the target stays as it was; an `OSError` names the target.
@@ -39,6 +39,8 @@ def replacing(target: Path, ours: Mark | None = None) -> Iterator[Path]:
     ours
         How to tell that a file that is there may be replaced, as `wsi.files.replace.put` wants it; asked before the
         block, too. A path that a user named wants one.
+    at_once
+        Of a folder of thousands of small files: as `wsi.files.replace.flush` has it.
 
     Raises
     ------
@@ -51,7 +53,7 @@ def replacing(target: Path, ours: Mark | None = None) -> Iterator[Path]:
     temporary = temporary_path(target)
     try:
         yield temporary
-        put(temporary, target, ours)
+        put(temporary, target, ours, at_once=at_once)
     except BaseException as error:
         with suppress(OSError):
             discard(temporary)

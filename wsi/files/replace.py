@@ -23,8 +23,6 @@ Mark = Callable[[Path], bool]
 """Tells whether what lies at a path was written by us: it reads the mark, and answers False where it cannot."""
 
 _TEMPORARY = re.compile(rf"\..+\.(?P<host>[\w-]+)\.[0-9a-f]{{8}}\.(?P<pid>\d+){re.escape(PARTIAL)}")
-_MANY = 32
-"""Files that are not flushed one by one."""
 _NAME_BYTES = 255
 """Longest name of a file."""
 
@@ -46,7 +44,7 @@ def refuse_foreign(output: Path, ours: Mark) -> None:
         )
 
 
-def put(whole: Path, output: Path, ours: Mark | None = None) -> None:
+def put(whole: Path, output: Path, ours: Mark | None = None, *, at_once: bool = False) -> None:
     """Give a finished file or folder its name; what has the name goes if it is ours, and only when the new is in place.
 
     Bytes and folder entries are on the disk before the name is, unless the output lies in something unfinished, which
@@ -61,6 +59,8 @@ def put(whole: Path, output: Path, ours: Mark | None = None) -> None:
     ours
         How to tell that what has the name may go. None only where the caller owns the folder that the output lies in
         (it holds the claim, and the folder carries the mark).
+    at_once
+        As in `flush`.
 
     Raises
     ------
@@ -71,7 +71,7 @@ def put(whole: Path, output: Path, ours: Mark | None = None) -> None:
         refuse_foreign(output, ours)
     final = not any(part.endswith(PARTIAL) for part in output.parts)
     if final:
-        flush(whole)
+        flush(whole, at_once=at_once)
     if whole.is_dir() and output.is_dir() and not output.is_symlink():
         aside = temporary_path(output)
         os.rename(output, aside)
@@ -131,12 +131,12 @@ def discard_leftovers(folder: Path) -> None:
                 discard(folder / name)
 
 
-def flush(path: Path) -> None:
+def flush(path: Path, *, at_once: bool = False) -> None:
     """Have a file, or all files and entries of a folder, written to the disk; an `OSError` names the file.
 
-    Of a folder of many files the whole disk is flushed, once: one by one they take milliseconds each.
+    With ``at_once`` whole disks are flushed, by one call: thousands of small files take milliseconds each otherwise.
     """
-    if path.is_dir() and sum(len(names) for _, _, names in os.walk(path)) > _MANY:
+    if at_once:
         os.sync()
     elif path.is_dir():
         for base, _, names in os.walk(path):

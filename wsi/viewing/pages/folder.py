@@ -218,8 +218,8 @@ def _write(plan: _Plan, page: SlidePage | Outcome | None, advance: Callable[[flo
         if page is None:
             refresh(plan.folder)
             return _outcome(plan, Status.SKIPPED, None)
-        n_bytes = write_slide_page(page, advance)
-        return Outcome(plan.picture.image_id, Status.DONE, facts={"tile_bytes": n_bytes})
+        n_bytes, tiles = write_slide_page(page, advance), plan.size.tiles if plan.size else 0
+        return Outcome(plan.picture.image_id, Status.DONE, facts={"tiles": tiles, "tile_bytes": n_bytes})
     except (GigamilError, OSError) as error:
         return Outcome(plan.picture.image_id, Status.FAILED, str(error))
 

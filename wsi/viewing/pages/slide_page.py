@@ -95,7 +95,7 @@ def write_slide_page(page: SlidePage, advance: Advance) -> int:
         write_text(page.folder / _MARK, json.dumps({"recipe": tiles_only, "row": {}}))
         _write_texts(page, page.folder)
         return 0
-    with replacing(page.folder, is_ours) as unfinished:
+    with replacing(page.folder, is_ours, at_once=True) as unfinished:
         unfinished.mkdir()
         written = sum(_write_tiles(page, unfinished / "tiles", advance))
         write_bytes(unfinished / "thumb.jpg", thumbnail(page.picture))

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -45,6 +46,21 @@ class Told(Silent):
 
     def note(self, line: str) -> None:
         self.lines.append(line)
+
+
+def test_tiles_are_on_the_disk_before_the_slide_has_its_name(
+    stores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, seen = os.sync, list[tuple[int, bool]]()
+
+    def recorded() -> None:
+        tiles = sum(path.suffix == ".jpg" for path in (tmp_path / "out/slides").rglob("*/tiles/*/*"))
+        seen.append((tiles, (tmp_path / "out/slides/a_0").exists()))
+        real()
+
+    monkeypatch.setattr(os, "sync", recorded)
+    (outcome,) = write(tmp_path / "out", stores, listed=find_stores([stores])[:1])
+    assert seen == [(outcome.facts["tiles"], False)]
 
 
 class Says:

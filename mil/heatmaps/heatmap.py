@@ -1,40 +1,39 @@
-"""`gigamil heatmap`: where the model looked, as a picture over the slide and as a table.
-
-Attention is averaged over the models of the run; for a slide that was in the training, over the models of its own test
-fold, which never saw its patient. Frames: ``l0_`` level-0 pixels of the slide, ``tiles_yx`` tile row and column.
-"""
+"""`gigamil heatmap`: where the model looked and which way tiles push, as a picture over the slide and as a table."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 
-import numpy as np
 import torch
 
 from features.bags.bag import BagHeader
 from mil.data.cohort import read_headers
 from mil.data.splits import Known, known_slides
 from mil.evaluation.examples import of_interest
-from mil.heatmaps.options import HeatmapOptions
-from mil.heatmaps.overlay import SlidePicture, read_stamp, save_picture
-from mil.heatmaps.tile_scores import tile_scores, top_tiles
+from mil.heads import has_attention
+from mil.heatmaps.layers import layers_of
+from mil.heatmaps.options import HeatmapOptions, Shown
+from mil.heatmaps.picture import SlidePicture, picture_of, read_stamp, save_picture
+from mil.heatmaps.scores_zarr import is_scores_zarr, scores_zarr_stamp, write_scores_zarr
+from mil.heatmaps.table import score_table
+from mil.heatmaps.tile_scores import tile_scores
 from mil.models.ensemble import Ensemble, check_bags_fit, load_ensemble
 from mil.run.checks import checked_table
 from mil.run.folder import RunFolder
 from wsi.cohort.manifest import check_id
 from wsi.errors import GigamilError, RequestError, StoreError
-from wsi.files.atomic import check_folder, write_text
+from wsi.files.atomic import check_folder, replacing, write_text
 from wsi.files.claim import claim
-from wsi.files.csv_table import csv_text
 from wsi.options import stage
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary, failed
 from wsi.recipe import recipe_hash
 from wsi.store.tile_store import TileStore, find_stores
 
-TOP_TILES = 8
-STYLE = 2
+STYLE = 3
 """Raised when the picture changes, so that older pictures are not taken for today's."""
+ZARR = ".scores.zarr"
 
 
 @stage
@@ -44,16 +43,18 @@ def heatmap(options: HeatmapOptions, progress: Progress | None = None) -> Summar
     Raises
     ------
     RequestError
-        The run is not finished, its head has no attention, the bags were not made as the run's bags were, or a wanted
-        slide has no bag.
+        The run is not finished, its head has no attention and no class is asked for, the bags were not made as the
+        run's bags were, a wanted slide has no bag, or a class is none of the run's.
     """
     start, progress = time.monotonic(), progress or Silent()
     check_folder(options.out)
     run = RunFolder(options.run)
     if run.fusion != "none":
         raise RequestError(f"{run.path} fuses bags of several encoders ({run.fusion}): heat maps are drawn of one's")
+    check_shown(run, options)
     headers, failures = read_headers(options.bags)
     stores = {store.image_id: store for store in find_stores(options.stores)}
+    _check_apart(options, stores.values())
     both = sorted(set(headers) & set(stores))
     wanted = list(dict.fromkeys(options.image_ids)) or (both if options.everything else _chosen(run, both))
     broken = {i: why for i, why in failures.items() if i in (options.image_ids or stores)}
@@ -70,6 +71,13 @@ def heatmap(options: HeatmapOptions, progress: Progress | None = None) -> Summar
         outcomes = [*_drawn(options, pairs, progress), *failed(broken)]
         progress.end()
     return Summary("heatmap", outcomes, time.monotonic() - start)
+
+
+def _check_apart(options: HeatmapOptions, stores: Iterable[TileStore]) -> None:
+    """Raise `RequestError` where images of scores would lie among tile stores, whose folder would then hold others."""
+    folders = {store.path.parent.resolve() for store in stores if isinstance(store.path, Path)}
+    if options.ome_zarr and options.out.resolve() in folders:
+        raise RequestError(f"--out {options.out} is the folder of the tile stores: choose another for --ome-zarr")
 
 
 def _chosen(run: RunFolder, available: Sequence[str]) -> list[str]:
@@ -111,18 +119,34 @@ class _Painter:
             if store is None:
                 raise StoreError("no tile store of this slide was found")
             target = self._options.out / f"{check_id(image_id, str(header.path))}.png"
-            stamp = _stamp(self._ensemble, header, store)
-            if target.exists():
-                if read_stamp(target) == stamp:
-                    return Outcome(image_id, Status.SKIPPED)
-                if not self._options.overwrite:
-                    raise RequestError(f"{target} shows something else: choose another --out, or give --overwrite")
-            picture = slide_picture(self._ensemble, header, store, self._known)
-            write_text(target.with_suffix(".csv"), attention_table(picture))
-            save_picture(picture, target, stamp)
-            return Outcome(image_id, Status.DONE, facts={"tiles": header.n_tiles, "models": picture.models})
+            stamp = _stamp(self._ensemble, header, store, self._options)
+            if self._is_there(target, stamp):
+                return Outcome(image_id, Status.SKIPPED)
+            return self._write(header, store, target, stamp)
         except (GigamilError, OSError, KeyError, ValueError) as error:
             return Outcome(image_id, Status.FAILED, str(error))
+
+    def _is_there(self, target: Path, stamp: str) -> bool:
+        """Tell whether all that is asked for is there; raise `RequestError` where something else is."""
+        found = {target: read_stamp(target) if target.exists() else None}
+        if self._options.ome_zarr:
+            image = target.with_suffix(ZARR)
+            found[image] = scores_zarr_stamp(image) if image.exists() else None
+        other = next((path for path, own in found.items() if path.exists() and own != stamp), None)
+        if other is not None and not self._options.overwrite:
+            raise RequestError(f"{other} shows something else: choose another --out, or give --overwrite")
+        return all(own == stamp for own in found.values())
+
+    def _write(self, header: BagHeader, store: TileStore, target: Path, stamp: str) -> Outcome:
+        """Write table, image and picture; the picture, which vouches for them, last."""
+        scores = tile_scores(self._ensemble, header, store, self._known)
+        layers = layers_of(scores, self._options)
+        write_text(target.with_suffix(".csv"), score_table(scores))
+        if self._options.ome_zarr:
+            with replacing(target.with_suffix(ZARR), is_scores_zarr) as partial:
+                write_scores_zarr(partial, scores, store, stamp)
+        save_picture(picture_of(scores, layers, store, shares=_shares(self._ensemble)), target, stamp)
+        return Outcome(header.image_id, Status.DONE, facts={"tiles": header.n_tiles, "models": scores.models})
 
 
 _painters: list[_Painter] = []
@@ -137,14 +161,30 @@ def _draw_in_worker(pair: Pair) -> Outcome:
     return _painters[0](pair)
 
 
-def _stamp(ensemble: Ensemble, header: BagHeader, store: TileStore) -> str:
+def _stamp(ensemble: Ensemble, header: BagHeader, store: TileStore, shown: Shown) -> str:
     """Return the hash of everything that shapes a picture."""
     config = ensemble.run.config
     made = {"run": config["recipe_hash"], "bag": header.recipe_hash, "tiles": header.n_tiles}
-    return recipe_hash({**made, "store": store.recipe_hash, "image_id": header.image_id, "style": STYLE})
+    asked = {"scale": shown.scale, "least_tissue": shown.least_tissue, "classes": list(shown.classes)}
+    asked["disagreement"] = shown.disagreement
+    return recipe_hash({**made, **asked, "store": store.recipe_hash, "image_id": header.image_id, "style": STYLE})
 
 
-def slide_picture(ensemble: Ensemble, header: BagHeader, store: TileStore, known: Known) -> SlidePicture:
+def check_shown(run: RunFolder, shown: Shown) -> None:
+    """Raise `RequestError` where the run has no such class, or there would be nothing to draw."""
+    unknown = [name for name in shown.classes if name not in run.classes]
+    if unknown:
+        raise RequestError(f"--class {unknown[0]}: expected one of {', '.join(run.classes)}, as {run.path} tells them")
+    if not has_attention(run.head) and not shown.classes:
+        raise RequestError(
+            f"the run's head {run.head} has no attention: give --class ({', '.join(run.classes)}) to see which way "
+            "tiles push, or train a head that has, such as gated_abmil"
+        )
+
+
+def slide_picture(
+    ensemble: Ensemble, header: BagHeader, store: TileStore, known: Known, shown: Shown | None = None
+) -> SlidePicture:
     """Compute what the picture of one slide shows.
 
     Raises
@@ -152,41 +192,13 @@ def slide_picture(ensemble: Ensemble, header: BagHeader, store: TileStore, known
     BagError
         The bag has no tile, or its coordinates are not those of the store's tile list.
     RequestError
-        The head has no attention.
+        As `heatmap`.
     """
+    shown = shown or Shown()
+    check_shown(ensemble.run, shown)
     scores = tile_scores(ensemble, header, store, known)
-    if not scores.attends:
-        raise RequestError(
-            f"the run's head {ensemble.run.head} has no attention: train one that has, such as gated_abmil"
-        )
-    top = top_tiles(scores.attention_N, TOP_TILES)
-    overview_HWC = store.overview(2048)
-    return SlidePicture(
-        image_id=header.image_id,
-        classes=ensemble.run.classes,
-        outputs_C=scores.outputs_C,
-        shares=ensemble.run.predicts.words.told == "probabilities",
-        label=scores.label,
-        out_of_fold=scores.out_of_fold,
-        models=scores.models,
-        overview_HWC=overview_HWC,
-        overview_mpp=float(store.mpp * store.shape_yx[1] / overview_HWC.shape[1]),
-        tiles_yx=scores.tiles_yx,
-        tile_share=store.tile_px / np.array(store.shape_yx, np.float64),
-        attention_N=scores.attention_N,
-        percentile_N=scores.percentile_N,
-        top_N=top,
-        top_tiles_KHWC=store.read_tiles(scores.store_rows_N[top]).transpose(0, 2, 3, 1),
-        l0_yx=scores.l0_yx,
-    )
+    return picture_of(scores, layers_of(scores, shown), store, shares=_shares(ensemble))
 
 
-def attention_table(picture: SlidePicture) -> str:
-    """Return the attention as CSV: tile row and column, level-0 pixels (y, x), attention (sums to 1), percentile."""
-    header = ["tile_row", "tile_column", "l0_y", "l0_x", "attention", "percentile"]
-    columns = (picture.tiles_yx.tolist(), picture.l0_yx.tolist(), picture.attention_N, picture.percentile_N)
-    rows = [
-        [*tile, *place, f"{attention:.9g}", f"{rank:.6f}"]
-        for tile, place, attention, rank in zip(*columns, strict=True)
-    ]
-    return csv_text([header, *rows])
+def _shares(ensemble: Ensemble) -> bool:
+    return ensemble.run.predicts.words.told == "probabilities"

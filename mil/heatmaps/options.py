@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from features.option_groups import Device
 from mil.options import Run, SideBySide
@@ -10,9 +10,27 @@ from wsi.errors import RequestError
 from wsi.option_groups import Claims, Overwriting
 from wsi.options import Option, check
 
+Scale = Literal["factor", "rank", "absolute"]
+Share = Annotated[float, Option(least=0, most=1)]
+
 
 @dataclass(frozen=True, kw_only=True)
-class HeatmapOptions(Run, SideBySide, Device, Overwriting, Claims):
+class Shown:
+    """What is coloured, and how."""
+
+    scale: Scale = "factor"
+    """Of attention: factor (times the slide's mean, by powers of two), rank (percentile within the slide), or absolute
+    (share of the slide's attention)."""
+    least_tissue: Share = 0.25
+    """Tiles with a smaller share of tissue stay uncoloured and are not among the top tiles; 0: none do."""
+    classes: Annotated[tuple[str, ...], Option(name="class")] = ()
+    """A class (label, value, risk): a map of which tiles push towards it, and which away, is drawn as well."""
+    disagreement: bool = False
+    """Also draw how far the models are apart, where more than one may be asked about the slide."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeatmapOptions(Run, Shown, SideBySide, Device, Overwriting, Claims):
     """Options of `mil.heatmaps.heatmap.heatmap`."""
 
     bags: Annotated[tuple[Path, ...], Option(argument="BAGS", one=True)]
@@ -25,6 +43,8 @@ class HeatmapOptions(Run, SideBySide, Device, Overwriting, Claims):
     """A slide to draw; otherwise those of most interest."""
     everything: Annotated[bool, Option(name="all")] = False
     """Draw every slide that has a bag and a store."""
+    ome_zarr: bool = False
+    """Also write the scores as an image, <image_id>.scores.zarr (OME-Zarr 0.5), which viewers lay over the slide."""
 
     def __post_init__(self) -> None:
         check(self)

@@ -50,6 +50,8 @@ class TileScores:
     """(N, 2) top-left corner of each tile in level-0 pixels of the slide."""
     l0_tile_px: float
     """Side of a tile in level-0 pixels of the slide."""
+    tissue_N: NDArray[np.float32]
+    """Share of each tile that tissue covers."""
     attends: bool
     """Whether the head weighs tiles; where not, each has the same attention."""
     attention_N: Floats
@@ -122,6 +124,7 @@ def tile_scores(ensemble: Ensemble, header: BagHeader, store: TileStore, known: 
         tiles_yx=store.tiles_yx[tiles_K],
         l0_yx=store.coords_l0_yx()[tiles_K],
         l0_tile_px=store.tile_px * store.l0_px_per_px,
+        tissue_N=store.tissue[tiles_K],
         attends=found.attends,
         attention_N=attention_K,
         factor_N=attention_K * len(attention_K),

@@ -12,7 +12,7 @@ from features.bags.loaded import Bag
 from mil.data.cohort import Cohort, load_rows
 from mil.data.splits import known_slides
 from mil.heatmaps.heatmap import slide_picture
-from mil.heatmaps.overlay import draw
+from mil.heatmaps.picture import draw
 from mil.inference.judge import judge
 from mil.models.ensemble import Ensemble, check_bags_fit, load_ensemble, makings_of
 from mil.ragged.packing import Rows

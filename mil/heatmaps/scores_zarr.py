@@ -23,6 +23,7 @@ from wsi.units import YX
 FORMAT = "gigamil-scores-1"
 _COLOURS = {"factor": "FDE725", "percentile": "5EC962", "share": "21918C", "disagreement": "FA9FB5"}
 _PUSH_COLOUR = "FD8D3C"
+_ROUNDING = 1e-9
 _SHOWN = 0.99
 """Share of tiles whose values lie within the window."""
 
@@ -53,7 +54,7 @@ def write_scores_zarr(folder: Path, scores: TileScores, store: TileStore, stamp:
 
 def deciles(scores: TileScores) -> Ints:
     """Return the tenth of the slide's tiles, by attention, that each is in (N,): 1 to 10, of the most."""
-    return np.clip(np.ceil(scores.percentile_N * 10), 1, 10).astype(np.int64)
+    return np.clip(np.ceil(scores.percentile_N * 10 - _ROUNDING), 1, 10).astype(np.int64)
 
 
 def scores_zarr_stamp(path: Path) -> str | None:

@@ -61,7 +61,7 @@ _ALL = (
         "cli.verify:VerifyItemsOptions", "cli.verify:verify_items",
     ),
     Verb(
-        "export", SLIDES, "Write a tile store, bags or the models of a run in a form that other programs read.",
+        "export", SLIDES, "Write a tile store, bags, models or scores of a run in a form that other programs read.",
         "cli.export:ExportOptions", "cli.export:export", more="Label and macro images never leave with a store.",
     ),
     Verb(

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from mil.heatmaps.options import GeojsonForms
 from mil.inference.options import RunForms
 from wsi.errors import RequestError
 from wsi.export.options import Compression, Recoding
@@ -33,7 +34,7 @@ class BagForms:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportOptions(StoreForms, BagForms, RunForms, Overwriting, Claims):
+class ExportOptions(StoreForms, BagForms, RunForms, GeojsonForms, Overwriting, Claims):
     """What to export, in which form."""
 
     item: Annotated[str, Option(argument="ITEM")]
@@ -46,8 +47,10 @@ class ExportOptions(StoreForms, BagForms, RunForms, Overwriting, Claims):
 
 
 def export(options: ExportOptions, progress: Progress) -> Summary:
-    """Write a tile store, bags or the models of a run in a form that other programs read."""
+    """Write a tile store, bags, the models of a run or its scores in a form that other programs read."""
     item, kind = Path(options.item), _kind(options.item)
+    if kind == "run" and options.geojson:
+        return _scores(item, options, progress)
     if kind == "run":
         from mil.inference.export import export_run
         from mil.inference.options import RunExportOptions
@@ -80,6 +83,15 @@ def export(options: ExportOptions, progress: Progress) -> Summary:
     from wsi.export.options import OmeTiffOptions
 
     return export_ome_tiff(OmeTiffOptions(store=options.item, **shared(OmeTiffOptions, options)), progress)
+
+
+def _scores(run: Path, options: ExportOptions, progress: Progress) -> Summary:
+    from mil.heatmaps.geojson import export_geojson
+    from mil.heatmaps.options import GeojsonOptions
+
+    if options.onnx or options.torch_export or options.int8 or options.prune is not None:
+        raise RequestError("--geojson is about slides, --onnx, --torch-export, --int8 and --prune about the models")
+    return export_geojson(GeojsonOptions(run=run, **shared(GeojsonOptions, options)), progress)
 
 
 def _kind(item: str) -> str:

@@ -1,7 +1,9 @@
 from .data.bag_dataset import BagBatch as BagBatch
 from .data.bag_dataset import BagDataset as BagDataset
 from .data.bag_dataset import BagItem as BagItem
+from .heatmaps.geojson import export_geojson as export_geojson
 from .heatmaps.heatmap import heatmap as heatmap
+from .heatmaps.options import GeojsonOptions as GeojsonOptions
 from .heatmaps.options import HeatmapOptions as HeatmapOptions
 from .inference.export import export_run as export_run
 from .inference.loaded_run import LoadedRun as LoadedRun

@@ -3,13 +3,13 @@
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 
 from features.bags.bag import BagHeader
-from mil.data.cohort import read_headers
 from mil.data.splits import Known, known_slides
 from mil.evaluation.examples import of_interest
 from mil.heads import has_attention
@@ -17,9 +17,10 @@ from mil.heatmaps.layers import layers_of
 from mil.heatmaps.options import HeatmapOptions, Shown
 from mil.heatmaps.picture import SlidePicture, picture_of, read_stamp, save_picture
 from mil.heatmaps.scores_zarr import is_scores_zarr, scores_zarr_stamp, write_scores_zarr
+from mil.heatmaps.slides import Pair, find_slides
 from mil.heatmaps.table import score_table
 from mil.heatmaps.tile_scores import tile_scores
-from mil.models.ensemble import Ensemble, check_bags_fit, load_ensemble
+from mil.models.ensemble import Ensemble, load_ensemble
 from mil.run.checks import checked_table
 from mil.run.folder import RunFolder
 from wsi.cohort.manifest import check_id
@@ -29,7 +30,7 @@ from wsi.files.claim import claim
 from wsi.options import stage
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary, failed
 from wsi.recipe import recipe_hash
-from wsi.store.tile_store import TileStore, find_stores
+from wsi.store.tile_store import TileStore
 
 STYLE = 3
 """Raised when the picture changes, so that older pictures are not taken for today's."""
@@ -49,26 +50,16 @@ def heatmap(options: HeatmapOptions, progress: Progress | None = None) -> Summar
     start, progress = time.monotonic(), progress or Silent()
     check_folder(options.out)
     run = RunFolder(options.run)
-    if run.fusion != "none":
-        raise RequestError(f"{run.path} fuses bags of several encoders ({run.fusion}): heat maps are drawn of one's")
     check_shown(run, options)
-    headers, failures = read_headers(options.bags)
-    stores = {store.image_id: store for store in find_stores(options.stores)}
-    _check_apart(options, stores.values())
-    both = sorted(set(headers) & set(stores))
-    wanted = list(dict.fromkeys(options.image_ids)) or (both if options.everything else _chosen(run, both))
-    broken = {i: why for i, why in failures.items() if i in (options.image_ids or stores)}
-    absent = [image_id for image_id in wanted if image_id not in headers and image_id not in broken]
-    if absent or not (wanted or broken):
-        raise RequestError(f"expected a bag and a store of each slide; no bag of {', '.join(absent) or 'any store'}")
-    chosen = {image_id: headers[image_id] for image_id in wanted if image_id in headers}
-    check_bags_fit(run, chosen)
-    if len(wanted) < len(both) and not options.image_ids:
-        progress.note(f"{len(wanted)} of {len(both)} slides, those of most interest: --all draws every one")
+    slides = find_slides(
+        run, options.bags, options.stores, options.image_ids, None if options.everything else partial(_chosen, run)
+    )
+    _check_apart(options, slides.stores)
+    if len(slides.pairs) < slides.both and not options.image_ids:
+        progress.note(f"{len(slides.pairs)} of {slides.both} slides, those of most interest: --all draws every one")
     with claim(options.out):
-        progress.begin("heatmap", len(chosen), "slides")
-        pairs = [(header, stores.get(image_id)) for image_id, header in chosen.items()]
-        outcomes = [*_drawn(options, pairs, progress), *failed(broken)]
+        progress.begin("heatmap", len(slides.pairs), "slides")
+        outcomes = [*_drawn(options, slides.pairs, progress), *failed(slides.broken)]
         progress.end()
     return Summary("heatmap", outcomes, time.monotonic() - start)
 
@@ -84,9 +75,6 @@ def _chosen(run: RunFolder, available: Sequence[str]) -> list[str]:
     """Return the slides of most interest, by what the run told of its own."""
     rows = [row for row in checked_table(run.path / "oof.csv", ("level",)) if row["level"] == "slide"]
     return of_interest(run.predicts, rows, run.classes, available)
-
-
-Pair = tuple[BagHeader, TileStore | None]
 
 
 def _drawn(options: HeatmapOptions, pairs: Sequence[Pair], progress: Progress) -> Iterator[Outcome]:
@@ -143,8 +131,8 @@ class _Painter:
         layers = layers_of(scores, self._options)
         write_text(target.with_suffix(".csv"), score_table(scores))
         if self._options.ome_zarr:
-            with replacing(target.with_suffix(ZARR), is_scores_zarr) as partial:
-                write_scores_zarr(partial, scores, store, stamp)
+            with replacing(target.with_suffix(ZARR), is_scores_zarr) as folder:
+                write_scores_zarr(folder, scores, store, stamp)
         save_picture(picture_of(scores, layers, store, shares=_shares(self._ensemble)), target, stamp)
         return Outcome(header.image_id, Status.DONE, facts={"tiles": header.n_tiles, "models": scores.models})
 

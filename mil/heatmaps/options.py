@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from features.option_groups import Device
 from mil.options import Run, SideBySide
 from wsi.errors import RequestError
-from wsi.option_groups import Claims, Overwriting
+from wsi.option_groups import Claims, Factor, Overwriting
 from wsi.options import Option, check
 
 Scale = Literal["factor", "rank", "absolute"]
@@ -15,14 +15,20 @@ Share = Annotated[float, Option(least=0, most=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shown:
+class WithTissue:
+    """What stands out."""
+
+    least_tissue: Share = 0.25
+    """Tiles with a smaller share of tissue stay uncoloured and are not among the top tiles; 0: none do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown(WithTissue):
     """What is coloured, and how."""
 
     scale: Scale = "factor"
     """Of attention: factor (times the slide's mean, by powers of two), rank (percentile within the slide), or absolute
     (share of the slide's attention)."""
-    least_tissue: Share = 0.25
-    """Tiles with a smaller share of tissue stay uncoloured and are not among the top tiles; 0: none do."""
     classes: Annotated[tuple[str, ...], Option(name="class")] = ()
     """A class (label, value, risk): a map of which tiles push towards it, and which away, is drawn as well."""
     disagreement: bool = False
@@ -52,3 +58,32 @@ class HeatmapOptions(Run, Shown, SideBySide, Device, Overwriting, Claims):
             raise RequestError("expected one or more bags and one or more tile stores")
         if self.everything and self.image_ids:
             raise RequestError("--all and --image-id exclude each other: draw every slide, or those named")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeojsonForms(WithTissue):
+    """Of a run, for QuPath: scores of tiles."""
+
+    geojson: bool = False
+    """A GeoJSON for each slide of --bags and --stores: every tile with its scores, and regions of most attention."""
+    stores: tuple[Path, ...] = ()
+    """Tile stores (.zarr) of the slides, or folders of them."""
+    image_ids: Annotated[tuple[str, ...], Option(name="image-id")] = ()
+    """A slide to export; otherwise each that has a bag and a store."""
+    top_share: Factor = 0.05
+    """Share of tiles, those of most attention above the slide's mean, of which regions are made."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeojsonOptions(GeojsonForms, Run, Device, Overwriting, Claims):
+    """Options of `mil.heatmaps.geojson.export_geojson`."""
+
+    bags: tuple[Path, ...]
+    """Bags (.h5) of the slides, or folders of them."""
+    out: Annotated[Path, Option(short="-o")]
+    """Folder for <image_id>.geojson."""
+
+    def __post_init__(self) -> None:
+        check(self)
+        if not self.bags or not self.stores:
+            raise RequestError("--geojson wants --bags and --stores of the slides")

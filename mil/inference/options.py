@@ -84,7 +84,7 @@ class RunForms:
     prune: Between | None = None
     """Share of each layer's weights that are set to 0, the smallest ones; wants --bags."""
     bags: tuple[Path, ...] = ()
-    """The bags that the run was trained on: AUC, time and size before and after."""
+    """The bags that the run was trained on: AUC, time and size before and after. With --geojson: of the slides."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +99,7 @@ class RunExportOptions(RunForms, Overwriting, Claims):
     def __post_init__(self) -> None:
         check(self)
         if not self.forms:
-            raise RequestError("nothing to export: give --onnx, --torch-export, --int8 or --prune")
+            raise RequestError("nothing to export: give --onnx, --torch-export, --int8, --prune or --geojson")
         if (self.int8 or self.prune is not None) and not self.bags:
             raise RequestError("--int8 and --prune want --bags, those of the run, to measure what is lost")
         wanted = ["onnx", "onnxscript", "onnxruntime"] * (self.onnx or self.int8)

@@ -5,6 +5,7 @@ from .heatmaps.geojson import export_geojson as export_geojson
 from .heatmaps.heatmap import heatmap as heatmap
 from .heatmaps.options import GeojsonOptions as GeojsonOptions
 from .heatmaps.options import HeatmapOptions as HeatmapOptions
+from .heatmaps.tile_scores import TileScores as TileScores
 from .inference.export import export_run as export_run
 from .inference.loaded_run import LoadedRun as LoadedRun
 from .inference.loaded_run import load_run as load_run

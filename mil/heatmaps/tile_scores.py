@@ -43,7 +43,7 @@ class TileScores:
 
     image_id: str
     store_rows_N: Ints
-    """Positions in the store's tile list."""
+    """(N,) positions in the store's tile list."""
     tiles_yx: NDArray[np.int32]
     """(N, 2) row and column of each tile."""
     l0_yx: Ints
@@ -51,26 +51,26 @@ class TileScores:
     l0_tile_px: float
     """Side of a tile in level-0 pixels of the slide."""
     tissue_N: NDArray[np.float32]
-    """Share of each tile that tissue covers."""
+    """(N,) share of each tile that tissue covers."""
     attends: bool
     """Whether the head weighs tiles; where not, each has the same attention."""
     attention_N: Floats
-    """Share of the slide's attention; sums to 1."""
+    """(N,) share of the slide's attention; sums to 1."""
     factor_N: Floats
-    """Attention as a multiple of the slide's mean; the mean is 1."""
+    """(N,) attention as a multiple of the slide's mean; the mean is 1."""
     percentile_N: Floats
-    """Rank of the attention within the slide, 0 (lowest) to 1 (highest), ties at their mean."""
+    """(N,) rank of the attention within the slide, 0 (lowest) to 1 (highest), ties at their mean."""
     disagreement_N: Floats | None
-    """Standard deviation of the factor over the models (n - 1), in the factor's unit; None of a single model."""
+    """(N,) standard deviation of the factor over the models (n - 1), in its unit; None of a single model."""
     outputs: tuple[str, ...]
     """What is told, by name: the classes or labels, ``value`` or ``risk``."""
     outputs_C: Floats
-    """What is told of the slide: calibrated probabilities, or a value or log risk."""
+    """(C,) what is told of the slide: calibrated probabilities, or a value or log risk."""
     push_CN: Floats | None
-    """How far each tile pushes each output up (above 0) or down; None where that is not told."""
+    """(C, N) how far each tile pushes each output up (above 0) or down; None where that is not told."""
     push_from_C: Floats
-    """What the pushes are counted from, in the unit of the pushes: where they sum, this and their sum is the output's
-    score (of classes and labels the log odds before the floor of the calibration)."""
+    """(C,) what the pushes are counted from, in their unit: where they sum, this and their sum is the output's score (of
+    classes and labels the log odds before the floor of the calibration)."""
     push_way: Way | None
     push_how: str
     """How the pushes were computed and what they mean, as a sentence; why there are none."""

@@ -13,6 +13,7 @@ from mil.data.cohort import Cohort, load_rows
 from mil.data.splits import known_slides
 from mil.heatmaps.heatmap import slide_picture
 from mil.heatmaps.picture import draw
+from mil.heatmaps.tile_scores import TileScores, tile_scores
 from mil.inference.judge import judge
 from mil.models.ensemble import Ensemble, check_bags_fit, load_ensemble, makings_of
 from mil.ragged.packing import Rows
@@ -153,10 +154,23 @@ class LoadedRun:
         RequestError, BagError, StoreError
             As `attention`; or bag and store are not of one slide.
         """
+        return draw(slide_picture(self._ensemble, *self._slide(bag, store), self._trained_on))
+
+    def tile_scores(self, bag: Bag | Path | str, store: TileStore | Path | str) -> TileScores:
+        """Return what is said of each tile of a slide: attention, its rank, which way the tile pushes each output.
+
+        Raises
+        ------
+        RequestError, BagError, StoreError
+            The bag was not made as the run's were, or is missing, damaged or empty; or bag and store are not of one
+            slide.
+        """
+        return tile_scores(self._ensemble, *self._slide(bag, store), self._trained_on)
+
+    def _slide(self, bag: Bag | Path | str, store: TileStore | Path | str) -> tuple[BagHeader, TileStore]:
         header = bag.header if isinstance(bag, Bag) else read_header(Path(bag))
         self._check_fit(header)
-        opened = store if isinstance(store, TileStore) else TileStore(store)
-        return draw(slide_picture(self._ensemble, header, opened, self._trained_on))
+        return header, store if isinstance(store, TileStore) else TileStore(store)
 
     def _told(self, known: Sequence[_Known], patients: Sequence[str]) -> dict[str, Floats]:
         """Return what is said of each patient, in the order in which they come."""

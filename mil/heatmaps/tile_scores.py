@@ -69,7 +69,7 @@ class TileScores:
     push_CN: Floats | None
     """(C, N) how far each tile pushes each output up (above 0) or down; None where that is not told."""
     push_from_C: Floats
-    """(C,) what the pushes are counted from, in their unit: where they sum, this and their sum is the output's score (of
+    """(C,) what the pushes are counted from, in their unit: where they sum, this and their sum is its score (of
     classes and labels the log odds before the floor of the calibration)."""
     push_way: Way | None
     push_how: str

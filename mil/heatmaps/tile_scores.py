@@ -69,8 +69,8 @@ class TileScores:
     push_CN: Floats | None
     """(C, N) how far each tile pushes each output up (above 0) or down; None where that is not told."""
     push_from_C: Floats
-    """(C,) what the pushes are counted from, in their unit: where they sum, this and their sum is its score (of
-    classes and labels the log odds before the floor of the calibration)."""
+    """(C,) what the pushes are counted from, in their unit. Of ``sum`` this and the pushes add up to its score:
+    the log odds of a class or label (before the floor of the calibration), a value, a log risk."""
     push_way: Way | None
     push_how: str
     """How the pushes were computed and what they mean, as a sentence; why there are none."""

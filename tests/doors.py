@@ -40,11 +40,12 @@ from mil.run.outputs import Tables
 from mil.run.scores import read_scores
 from mil.search import _read as read_search
 from mil.training.checkpoint import read_checkpoint
+from wsi.annotations.regions import read_regions
 from wsi.cohort.manifest import load_manifest
 from wsi.errors import GigamilError
 from wsi.recipe import recipe_hash
 from wsi.store.tile_store import TileStore
-from wsi.tissue.roi import read_regions, roi_mask
+from wsi.tissue.roi import roi_mask
 from wsi.units import YX
 
 MEMORY = 3 << 30

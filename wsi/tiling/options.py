@@ -26,7 +26,7 @@ class _Tissue:
     keep_background: Annotated[bool, Option(formerly=("--background",))] = False
     """Store the tiles without tissue, too."""
     roi: Path | None = None
-    """Regions drawn by hand: a GeoJSON (.gz too), a PNG or an OME-Zarr label, or a folder with one for each image id."""
+    """Regions drawn by hand: a GeoJSON (.gz), a PNG or an OME-Zarr label, or a folder with one for each image id."""
     roi_mode: Literal["and", "replace"] = "and"
     """and: tissue inside the regions; replace: all of the regions, tissue or not."""
     roi_class: tuple[str, ...] = ()

@@ -19,11 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 from shapely import total_bounds
 
-from wsi.annotations.annotation import Annotation, flat
+from wsi.annotations.annotation import Annotation
 from wsi.annotations.geojson import ENDINGS as GEOJSON
-from wsi.annotations.geojson import MOST_BYTES, read_annotations
+from wsi.annotations.geojson import MOST_BYTES
+from wsi.annotations.regions import chosen, read_regions
 from wsi.arrays import Floats, Ints, Mask
-from wsi.errors import AnnotationError, RequestError, SlideError, one_line
+from wsi.errors import RequestError, SlideError
 from wsi.files.documents import read_document
 from wsi.tissue.roi_label import is_label, label_hash, label_of, read_label
 from wsi.units import YX
@@ -32,8 +33,6 @@ Ring = Floats
 """float64 (n, 2), (x, y) level-0 pixels."""
 
 ENDINGS = (*GEOJSON, ".png")
-_NO_REGIONS = ("tile", "root")
-"""Kinds of QuPath's objects that nobody drew: a map of measurements, the whole slide."""
 MODES = ("and", "replace")
 _MAX_ASPECT_ERROR = 0.02
 _MOST_PICTURE = 1 << 30
@@ -105,6 +104,8 @@ def roi_mask(file: Path, slide_shape: YX, shape: YX, l0_per_o: float, classes: S
     ------
     SlideError
         The file cannot be used; the message says what was found.
+    AnnotationError
+        The same, of a GeoJSON.
     """
     if file.is_dir() or file.suffix.lower() == ".png":
         if classes:
@@ -114,7 +115,7 @@ def roi_mask(file: Path, slide_shape: YX, shape: YX, l0_per_o: float, classes: S
         if not mask.any():
             raise SlideError(f"{file}: nothing is drawn in it: expected values that are not 0 inside the regions")
         return mask
-    used, ignored = _chosen(read_regions(file), classes, file)
+    used, ignored = chosen(read_regions(file), classes, file, "--roi-class")
     mask = np.zeros(shape, np.uint8)
     for rings in chain.from_iterable(map(_rings, used)):
         _fill(mask, rings, l0_per_o, 1)
@@ -127,16 +128,6 @@ def roi_mask(file: Path, slide_shape: YX, shape: YX, l0_per_o: float, classes: S
     for rings in chain.from_iterable(map(_rings, ignored)):
         _fill(mask, rings, l0_per_o, 0)
     return mask
-
-
-def _chosen(regions: list[Annotation], classes: Sequence[str], file: Path) -> tuple[list[Annotation], list[Annotation]]:
-    """Return the regions that are used, and those that are cut out of them."""
-    used = [r for r in regions if (r.is_one_of(classes) if classes else not r.ignored)]
-    if not used:
-        found = one_line(", ".join(sorted({r.classes[0] if r.classes else "no class" for r in regions})), 200)
-        wanted = f"--roi-class {', '.join(classes)}" if classes else "a region whose class does not end in *"
-        raise SlideError(f"{file}: expected {wanted}, found regions of: {found}")
-    return used, [r for r in regions if r.ignored and not r.is_one_of(classes)]
 
 
 def _fill(mask: Mask, l0_rings: Sequence[Ring], l0_per_o: float, value: int) -> None:
@@ -216,30 +207,9 @@ def _sampled(used: NDArray[Any], file: Path, slide_shape: YX, shape: YX, l0_per_
     return (used[np.ix_(y, x)] != 0).astype(np.uint8)
 
 
-def read_regions(file: Path) -> list[Annotation]:
-    """Return what was drawn and covers something; the tiles and the root of QuPath's objects are no regions.
-
-    Raises
-    ------
-    AnnotationError
-        Not JSON, not GeoJSON, or without any area.
-    """
-    items = list(flat(read_annotations(file)))
-    regions = [item for item in items if item.kind not in _NO_REGIONS and item.polygons]
-    if not regions:
-        told = {item.kind if item.kind in _NO_REGIONS else _shape(item) for item in items}
-        found = f"only {one_line(', '.join(sorted(told)), 200)}" if told else "nothing"
-        raise AnnotationError(f"{file}: expected a Polygon or MultiPolygon, found {found}")
-    return regions
-
-
 def _rings(region: Annotation) -> list[list[Ring]]:
     """Return each polygon's rings, the outer one first."""
     return [[np.array(ring.coords)[:, :2] for ring in (part.exterior, *part.interiors)] for part in region.polygons]
-
-
-def _shape(item: Annotation) -> str:
-    return f"an empty {item.geometry.geom_type}" if item.geometry.is_empty else str(item.geometry.geom_type)
 
 
 def _bytes(file: Path) -> bytes:

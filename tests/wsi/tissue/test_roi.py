@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import zarr
 
+from wsi.annotations.regions import read_regions
 from wsi.errors import AnnotationError, RecipeMismatchError, RequestError, SlideError
 from wsi.store.tile_store import TileStore
 from wsi.tiling.options import TileOptions
 from wsi.tiling.tiler import tile
 from wsi.tissue.mask import fill_holes
-from wsi.tissue.roi import read_regions, roi_file, roi_hash, roi_mask
+from wsi.tissue.roi import roi_file, roi_hash, roi_mask
 from wsi.units import YX
 
 SLIDE, OVERVIEW, SCALE = YX(1500, 1900), YX(94, 119), 16.0
@@ -202,13 +203,13 @@ def test_ignored_classes_are_cut_out_and_classes_are_chosen(tmp_path: Path, form
     assert (roi_mask(file, SLIDE, OVERVIEW, SCALE, ("tumor",)) == tumor).all()
     assert (roi_mask(file, SLIDE, OVERVIEW, SCALE, ("Tumor: positive", "Necrosis")) == tumor + necrosis).all()
     assert (roi_mask(file, SLIDE, OVERVIEW, SCALE, ("Ignore*",)) == expected((480, 320, 640, 480))).all()
-    with pytest.raises(SlideError, match=r"expected --roi-class Stroma, found regions of: Ignore\*, Necrosis"):
+    with pytest.raises(AnnotationError, match=r"expected --roi-class Stroma, found regions of: Ignore\*, Necrosis"):
         roi_mask(file, SLIDE, OVERVIEW, SCALE, ("Stroma",))
 
 
 def test_regions_of_ignored_classes_alone_are_no_regions(tmp_path: Path) -> None:
     file = write(tmp_path / "a.geojson", feature(polygon(SQUARE), {"name": "Ignore*"}))
-    with pytest.raises(SlideError, match=r"whose class does not end in \*, found regions of: Ignore\*"):
+    with pytest.raises(AnnotationError, match=r"whose class does not end in \*, found regions of: Ignore\*"):
         roi_mask(file, SLIDE, OVERVIEW, SCALE)
     cv2.imwrite(str(tmp_path / "a.png"), np.ones((150, 190), np.uint8))
     with pytest.raises(SlideError, match="--roi-class needs regions with classes"):

@@ -102,6 +102,11 @@ _ALL = (
         more="Needs no network, and the folder no gigamil. Without a run: the slides of tile stores alone.",
     ),
     Verb(
+        "classify-tiles", FEATURES, "Learn classes of tiles from drawn regions (QuPath's GeoJSON); score every tile.",
+        "mil.tiles.options:ClassifyTilesOptions", "mil.tiles.classify:classify_tiles", "cli.endings:classify_tiles",
+        more="Each patient learnt from is judged by a model that has not seen the patient.",
+    ),
+    Verb(
         "report", RUNS, "Write report.html (one self-contained page) and model_card.md of a finished run.",
         "mil.report.options:ReportOptions", "mil.report.report:report",
     ),

@@ -4,6 +4,7 @@ from typing import Any
 
 from features.extraction.options import ExtractOptions
 from features.finetune.options import FinetuneOptions
+from mil.tiles.options import ClassifyTilesOptions
 from mil.training.options import TrainOptions
 from mil.training.tune_options import TuneOptions
 from mil.viewing.options import PageOptions
@@ -43,6 +44,22 @@ def tune(options: TuneOptions, summary: Summary) -> Ending:
     from mil.run.ending import ending_of_search
 
     return _with_lines(ending_of_search(options.out))
+
+
+def classify_tiles(options: ClassifyTilesOptions, summary: Summary) -> Ending:
+    """Return how well the tiles of patients that a model had not seen were told apart."""
+    import json
+
+    path = options.out / "metrics.json"
+    classes = json.loads(path.read_text()).get("classes", {}) if path.is_file() else {}
+    return {"classes": classes, "lines": [_class_line(name, own) for name, own in classes.items()]} if classes else {}
+
+
+def _class_line(name: str, own: dict[str, Any]) -> str:
+    of = f"{own['tiles']} tiles of {own['patients']} patients"
+    if own["auc"] is None:
+        return f"{name}: {of}; no fold holds it and another class"
+    return f"{name}: AUC {own['auc']:.3f} on unseen patients ({own['lowest']:.3f} to {own['highest']:.3f}); {of}"
 
 
 def _next(options: ExtractOptions | FinetuneOptions, summary: Summary, command: str) -> Ending:

@@ -83,6 +83,32 @@ def region_of(file: Path, classes: Sequence[str] = (), option: str = "--annotati
     return shapely.difference(_union(used, file), _union(ignored, file))
 
 
+def areas_by_class(file: Path, classes: Sequence[str] = ()) -> tuple[dict[str, BaseGeometry], BaseGeometry]:
+    """Return each class's regions as one valid shape, and those of ignored classes, which are cut out of the others.
+
+    Regions without a class belong to none. A region of which a part is asked for (``Tumor`` of ``Tumor: Positive``)
+    goes by the name that was asked for.
+
+    Raises
+    ------
+    AnnotationError
+        The file cannot be read, or a region covers nothing.
+    """
+    items = [item for item in flat(read_annotations(file)) if item.kind not in _NO_REGIONS and item.polygons]
+    ignored = _union([item for item in items if item.ignored and not item.is_one_of(classes)], file)
+    named: dict[str, list[Annotation]] = {}
+    for item in items:
+        if name := _wanted_name(item, classes):
+            named.setdefault(name, []).append(item)
+    return {name: shapely.difference(_union(own, file), ignored) for name, own in sorted(named.items())}, ignored
+
+
+def _wanted_name(item: Annotation, classes: Sequence[str]) -> str | None:
+    if classes:
+        return next((name.strip() for name in classes if item.is_one_of([name])), None)
+    return None if item.ignored else item.class_name
+
+
 def _union(items: Sequence[Annotation], file: Path) -> BaseGeometry:
     try:
         return shapely.union_all([item.area() for item in items])

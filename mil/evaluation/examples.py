@@ -4,18 +4,20 @@ from collections.abc import Collection, Sequence
 
 from mil.targets.base import SlideRow, Target
 
+EACH, MISTAKES = 2, 6
+"""Slides in a report that speak for the model, and that warn of it."""
 MOST = 12
 """Slides that are drawn where none is asked for by name."""
 
 
 def choose(
-    target: type[Target], slides: Sequence[SlideRow], outputs: Sequence[str], available: Collection[str], each: int = 2
+    target: type[Target], slides: Sequence[SlideRow], outputs: Sequence[str], available: Collection[str]
 ) -> list[tuple[str, str]]:
     """Return (image id, caption) of the slides available that tell most, as `Target.telling` has it.
 
     ``slides`` are the slide rows of oof.csv, ``outputs`` what the run tells of each.
     """
-    return target.telling(_drawable(slides, available), outputs, each)
+    return target.telling(_drawable(slides, available), outputs, EACH, MISTAKES)
 
 
 def of_interest(

@@ -1,4 +1,7 @@
-"""The report's figures, as SVG data URIs: they print sharp and need no other file."""
+"""The report's figures, as SVG data URIs: they print sharp, need no other file, and are dark where the page is.
+
+Lines differ by dash as well as by hue: nobody has to tell colours apart, and neither has a grey printer.
+"""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -6,24 +9,33 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mil.targets.plot import Plot
+from mil.targets.plot import Line, Plot
 from wsi.pages import data_uri
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = ("#0b5fa5", "#d1495b", "#7a9e3a", "#8a6bb1", "#c98a1b", "#5b5b5b")
-GREY = "#8c8c8c"
+INK, GREY = "#1c2025", "#767c83"
+COLOURS = ("#0b5fa5", "#b8440d", "#00795b", "#9a4d81", "#806204", "#3c3c3d")
+DASHES: Any = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (7, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1)), (0, (9, 3)))
+MARKERS = "osD^vP"
+_ON_DARK = ("#e4e7ea", "#99a1a9", "#6cb2f2", "#ff9a62", "#3fcf9f", "#e39fcb", "#dcb84a", "#c9cdd1")
+_DARK = dict(zip((INK, GREY, *COLOURS), _ON_DARK, strict=True))
+"""What each colour becomes where the page is dark."""
 _RC: Any = {
     "svg.fonttype": "path",
     "svg.hashsalt": "gigamil",
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.titlesize": 9.5,
-    "axes.edgecolor": "#555555",
-    "legend.frameon": False,
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "savefig.facecolor": "none",
+    "axes.facecolor": "none",
 }
 
 
@@ -34,81 +46,116 @@ def svg_uri(figure: "Figure") -> str:
     buffer = io.BytesIO()
     with rc_context(_RC):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return data_uri(buffer.getvalue(), "svg+xml")
+    return data_uri(_with_dark(buffer.getvalue().decode()).encode(), "svg+xml")
 
 
-def _square(size_in: float = 3.6) -> "tuple[Figure, Axes]":
+def _with_dark(svg: str) -> str:
+    """Return the picture with its colours as variables, that are others on a dark screen."""
+    names = {colour: f"--c{number}" for number, colour in enumerate(_DARK)}
+    for colour, name in names.items():
+        svg = svg.replace(colour, f"var({name})")
+    light, dark = (
+        ";".join(f"{name}:{of[colour]}" for colour, name in names.items()) for of in ({c: c for c in _DARK}, _DARK)
+    )
+    style = f"<style>:root{{{light}}}@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}</style>"
+    return svg.replace("<defs>", f"{style}<defs>", 1)
+
+
+def _axes(width_in: float, height_in: float) -> "tuple[Figure, Axes]":
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     with rc_context(_RC):
-        figure = Figure(figsize=(size_in, size_in), layout="constrained")
+        figure = Figure(figsize=(width_in, height_in), layout="constrained")
         return figure, figure.add_subplot()
+
+
+def _look(number: int) -> dict[str, Any]:
+    """Return hue and dash of a line: no two of 36 have both."""
+    return {
+        "color": COLOURS[number % len(COLOURS)],
+        "linestyle": DASHES[(number + number // len(COLOURS)) % len(DASHES)],
+        "marker": "",
+    }
 
 
 def plot_figure(plot: Plot) -> str:
     """Draw what a target shows."""
-    figure, axes = _square()
+    figure, axes = _axes(3.6, 3.6)
     if plot.diagonal:
         values = np.concatenate([own for line in plot.lines for own in (line.x_N, line.y_N)])
         ends = [0.0, 1.0] if plot.shares else [float(values.min()), float(values.max())]
         axes.plot(ends, ends, color=GREY, lw=0.8, ls="--")
-    for line, colour in zip(plot.lines, COLOURS, strict=False):
-        look: Any = {"color": colour, "label": line.name or None}
-        if line.how == "bars":
-            axes.errorbar(line.x_N, line.y_N, line.reach_2N, fmt="o-", ms=4, lw=1.4, capsize=2, **look)
-        elif line.how == "dots":
-            axes.plot(line.x_N, line.y_N, "o", ms=3.5, alpha=0.7, mew=0, **look)
-        elif line.how == "steps":
-            axes.step(line.x_N, line.y_N, where="post", **look)
-        else:
-            axes.plot(line.x_N, line.y_N, lw=2.2 if colour == COLOURS[0] else 1.2, **look)
+    for number, line in enumerate(plot.lines):
+        _draw_line(axes, line, {**_look(number), "label": line.name or None, "lw": 1.4 if number else 2.2}, number)
     axes.set(xlabel=plot.x_label, ylabel=plot.y_label)
     if plot.shares:
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     if plot.legend is not None:
-        for text in axes.legend(loc=plot.legend, fontsize=8).get_texts():
+        for text in axes.legend(loc=plot.legend, fontsize=8, handlelength=3.4, frameon=False).get_texts():
             text.set_parse_math(False)
+    _write_followed(axes, [line for line in plot.lines if line.until_P is not None])
     return svg_uri(figure)
 
 
-def history_figure(
-    histories: Sequence[Sequence[Mapping[str, float]]], folds: Sequence[int], loss: str, n_classes: int
-) -> str:
-    """Draw training and inner validation loss of every model over the epochs, and of classes the loss of a guess."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
+def _draw_line(axes: "Axes", line: Line, look: dict[str, Any], number: int) -> None:
+    if line.how == "bars":
+        axes.errorbar(line.x_N, line.y_N, line.reach_2N, **{**look, "marker": MARKERS[number % 6], "ms": 4}, capsize=2)
+    elif line.how == "dots":
+        axes.plot(line.x_N, line.y_N, **{**look, "marker": "o", "linestyle": ""}, ms=3.5, alpha=0.7, mew=0)
+    elif line.how == "steps":
+        axes.step(line.x_N, line.y_N, where="post", **look)
+        axes.set(xlim=(0, None), ylim=(0, 1.02))
+    else:
+        axes.plot(line.x_N, line.y_N, **look)
+    if line.marks_P is not None:
+        at = np.searchsorted(line.x_N, line.marks_P, side="right") - 1
+        axes.plot(line.marks_P, line.y_N[at], "|", color=look["color"], ms=5, mew=0.8)
 
-    with rc_context(_RC):
-        figure = Figure(figsize=(7.4, 2.9), layout="constrained")
-        left, right = figure.subplots(1, 2, sharey=True)
-    for rows, fold in zip(histories, folds, strict=True):
-        colour = COLOURS[fold % len(COLOURS)]
-        epochs = [row["epoch"] for row in rows]
-        left.plot(epochs, [row["train_loss"] for row in rows], color=colour, lw=1.2, label=f"fold {fold}")
-        right.plot(epochs, [row["val_loss"] for row in rows], color=colour, lw=1.2)
-        best = min(rows, key=lambda row: row["val_loss"])
-        right.plot(best["epoch"], best["val_loss"], "o", color=colour, ms=5)
-    for axes in (left, right):
+
+def _write_followed(axes: "Axes", lines: Sequence[Line]) -> None:
+    """Write beneath the axis how many of each line's patients were still followed at its ticks."""
+    if not lines:
+        return
+    low, high = axes.get_xlim()
+    ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
+    axes.set_xticks(ticks)
+    place: Any = {"transform": axes.get_xaxis_transform(), "va": "top", "fontsize": 8}
+    axes.text(low, -0.2, "still followed", ha="left", **place, style="italic")
+    for row, line in enumerate(lines):
+        y = -0.27 - 0.07 * row
+        axes.text(low - 0.05 * (high - low), y, line.name, ha="right", **place).set_parse_math(False)
+        for tick in ticks:
+            count = int((line.until_P >= tick).sum()) if line.until_P is not None else 0
+            axes.text(tick, y, str(count), ha="center", **place)
+
+
+def history_figures(
+    histories: Sequence[Sequence[Mapping[str, float]]], folds: Sequence[int], loss: str, n_classes: int
+) -> list[str]:
+    """Draw training, then inner validation loss of every model over the epochs, and of classes the loss of a guess."""
+    highest = max(row[key] for rows in histories for row in rows for key in ("train_loss", "val_loss"))
+    drawn = []
+    for key in ("train_loss", "val_loss"):
+        figure, axes = _axes(3.6, 2.9)
+        for rows, fold in zip(histories, folds, strict=True):
+            look, named = _look(fold), axes.get_legend_handles_labels()[1]
+            label = None if f"fold {fold}" in named else f"fold {fold}"
+            axes.plot([row["epoch"] for row in rows], [row[key] for row in rows], **look, lw=1.2, label=label)
+            best = min(rows, key=lambda row: row["val_loss"])
+            if key == "val_loss":
+                axes.plot(best["epoch"], best[key], MARKERS[fold % len(MARKERS)], color=look["color"], ms=5)
         if n_classes:
             axes.axhline(np.log(n_classes), color=GREY, lw=0.8, ls="--")
-        axes.set(xlabel="epoch", ylim=(0, None))
-    left.set(title="training", ylabel=loss)
-    right.set(title="inner validation (dot: the epoch kept)")
-    handles, names = left.get_legend_handles_labels()
-    unique = dict(zip(names, handles, strict=True))
-    left.legend(unique.values(), unique.keys(), fontsize=7)
-    return svg_uri(figure)
+        axes.set(xlabel="epoch", ylim=(0, 1.05 * highest), ylabel=loss)
+        axes.legend(fontsize=7, handlelength=3.4, frameon=False)
+        drawn.append(svg_uri(figure))
+    return drawn
 
 
 def compare_figure(found: Mapping[str, Mapping[str, Any]], metric: str, chance: float) -> str:
     """Draw a metric of each run, name by name, with its interval: ``value``, ``low``, ``high``, which may be None."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    with rc_context(_RC):
-        figure = Figure(figsize=(6.4, 0.7 + 0.32 * len(found)), layout="constrained")
-        axes = figure.add_subplot()
+    figure, axes = _axes(6.4, 0.7 + 0.32 * len(found))
     axes.axvline(chance, color=GREY, lw=0.8, ls="--")
     for row, own in enumerate(found.values()):
         if own["low"] is not None and own["high"] is not None:

@@ -18,6 +18,8 @@ class ReportOptions(Run, Claims):
     """Bags: with --stores, heat maps are drawn anew; otherwise those already in the run folder are shown."""
     stores: tuple[Path, ...] = ()
     """Tile stores, to draw heat maps anew."""
+    pages: Path | None = None
+    """Folder of `gigamil page` whose slides the table of cases links; otherwise `pages` in the run folder, if there."""
 
     def __post_init__(self) -> None:
         check(self)

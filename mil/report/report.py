@@ -15,7 +15,8 @@ from mil.heads import has_attention
 from mil.heatmaps.heatmap import heatmap
 from mil.heatmaps.options import HeatmapOptions
 from mil.report.card import model_card
-from mil.report.figures import history_figure, plot_figure
+from mil.report.cases import cases_table
+from mil.report.figures import history_figures, plot_figure
 from mil.report.options import ReportOptions
 from mil.run.evidence import Evidence, read_evidence
 from mil.run.folder import RunFolder
@@ -23,7 +24,7 @@ from mil.run.protocol import divided, put_together
 from wsi.files.atomic import write_text
 from wsi.options import stage
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
-from wsi.pages import data_uri, fill, number
+from wsi.pages import data_uri, fill, natural, number
 from wsi.recipe import Json
 from wsi.store.tile_store import find_stores
 
@@ -47,7 +48,7 @@ def report(options: ReportOptions, progress: Progress | None = None) -> Summary:
     write_text(run.path / "model_card.md", model_card(evidence))
     progress.advance(1)
     drawn = _draw_examples(options, evidence)
-    write_text(run.path / "report.html", page(evidence))
+    write_text(run.path / "report.html", page(evidence, options.pages))
     progress.advance(1)
     progress.end()
     done = Outcome(str(run.path / "report.html"), Status.DONE)
@@ -76,13 +77,14 @@ def _draw_examples(options: ReportOptions, evidence: Evidence) -> list[Outcome]:
     return heatmap(request).ended(Status.FAILED)
 
 
-def page(evidence: Evidence) -> str:
-    """Return report.html."""
+def page(evidence: Evidence, pages: Path | None = None) -> str:
+    """Return report.html; ``pages``: the folder of the slides' pages, where it is not beside the report."""
     run, truth, recipe = evidence.run, evidence.truth, evidence.config["recipe"]
     keys = [key for key in truth.metrics if key in evidence.own]
     shown = {evidence.title(name): told for name, told in evidence.told.items()}
     draws = draw_patients(len(evidence.patients), 0, CURVE_DRAWS)
     folds = np.array([int(row["fold"]) for row in evidence.patients])
+    usable = np.array([int(row["n_tiles"]) > 0 for row in evidence.patients])
     area = number(evidence.first(evidence.head), ".2f")
     folder = heat_map_folder(run)
     chosen = choose(run.predicts, evidence.slides, evidence.classes, {path.stem for path in folder.glob("*.png")})
@@ -90,6 +92,9 @@ def page(evidence: Evidence) -> str:
     return fill(
         "mil/report/report.html",
         evidence=evidence,
+        found=cases_table(evidence, pages),
+        breakdown=truth.of(usable).breakdown(evidence.told[evidence.head][usable], folds[usable]),
+        centers=sorted(evidence.metrics["centers"], key=lambda own: natural(own["center"])),
         name=run.path.resolve().name,
         warnings=evidence.warnings(),
         divided=divided(recipe),
@@ -101,7 +106,7 @@ def page(evidence: Evidence) -> str:
         ],
         attention=has_attention(evidence.head),
         maps=[(image_id, caption, _jpeg_uri(folder / f"{image_id}.png")) for image_id, caption in chosen],
-        history=history_figure(*losses),
+        history=history_figures(*losses),
         making=_making(evidence),
         settings=tomli_w.dumps(recipe),
         features=json.dumps(json.loads(evidence.config["about"]["bag_recipe"]), indent=1),

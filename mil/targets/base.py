@@ -71,7 +71,7 @@ class Words:
     """Of the training's history."""
     error: str
     """What counts as the error of one patient."""
-    examples: str = "Those told the highest first, then the lowest."
+    examples: str = "Those told the highest first, then the lowest, then the largest errors."
     """In what order slides are shown."""
 
 
@@ -251,8 +251,10 @@ class Target(ABC):
 
     @classmethod
     @abstractmethod
-    def telling(cls, slides: Sequence[SlideRow], names: Sequence[str], each: int) -> list[tuple[str, str]]:
-        """Return (image id, caption) of ``each`` slides that speak for the model, and as many that warn of it."""
+    def telling(
+        cls, slides: Sequence[SlideRow], names: Sequence[str], each: int, mistakes: int
+    ) -> list[tuple[str, str]]:
+        """Return (image id, caption) of ``each`` slides that speak for the model and ``mistakes`` that warn."""
 
     @property
     def n_outputs(self) -> int:

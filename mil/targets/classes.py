@@ -244,7 +244,9 @@ class ClassTarget(Target):
         return turns
 
     @classmethod
-    def telling(cls, slides: Sequence[SlideRow], names: Sequence[str], each: int) -> list[tuple[str, str]]:
+    def telling(
+        cls, slides: Sequence[SlideRow], names: Sequence[str], each: int, mistakes: int
+    ) -> list[tuple[str, str]]:
         """Return the surest right slides, where every class comes once before one comes twice, and the surest wrong."""
         told = [(*_guess(row, names), row["label"], row["image_id"]) for row in slides]
         told.sort(key=lambda own: (-own[0], own[3]))
@@ -252,7 +254,7 @@ class ClassTarget(Target):
         firsts = [own for name in names if (own := next((e for e in right if e[2] == name), None)) is not None]
         ordered = firsts + [own for own in right if own not in firsts]
         return [(i, f"Right: {is_}, predicted {guess} with {sure:.0%}") for sure, guess, is_, i in ordered[:each]] + [
-            (i, f"Wrong: {is_}, but predicted {guess} with {sure:.0%}") for sure, guess, is_, i in wrong[:each]
+            (i, f"Wrong: {is_}, but predicted {guess} with {sure:.0%}") for sure, guess, is_, i in wrong[:mistakes]
         ]
 
 

@@ -107,19 +107,23 @@ class Unclassed(Target):
         return [ranked[::-1], ranked, [ranked[place] for place in middle]]
 
     @classmethod
-    def telling(cls, slides: Sequence[SlideRow], names: Sequence[str], each: int) -> list[tuple[str, str]]:
-        """Return the slides told the highest and the lowest of the first output, with what is true of them."""
+    def telling(
+        cls, slides: Sequence[SlideRow], names: Sequence[str], each: int, mistakes: int
+    ) -> list[tuple[str, str]]:
+        """Return the slides told the highest and the lowest of the first output, then those with the largest errors."""
         highest, lowest, _ = cls.turns(slides, names)
-        row_of, ends = {row["image_id"]: row for row in slides}, dict[str, str]()
-        for end, ranked in (("High", highest), ("Low", lowest)):
-            for image_id in ranked[:each]:
-                ends.setdefault(image_id, f"{end}: {cls._caption(row_of[image_id], names)}")
-        return list(ends.items())
-
-    @classmethod
-    def _caption(cls, row: SlideRow, names: Sequence[str]) -> str:
-        true = ", ".join(f"{name.removeprefix('true_')} {row[name] or 'unknown'}" for name in cls.columns(names))
-        return f"predicted {names[0]} {float(row[f'p_{names[0]}']):.3g}; it is {true}"
+        told_SC = np.array([[float(row[f"p_{name}"]) for name in names] for row in slides]).reshape(-1, len(names))
+        folds_S = np.array([int(row["fold"]) for row in slides], np.int64)
+        judged = dict(
+            zip((row["image_id"] for row in slides), cls.of_cells(slides, names).judged(told_SC, folds_S), strict=True)
+        )
+        far = sorted((own for own in judged if judged[own].error), key=lambda own: (-(judged[own].error or 0), own))
+        found = dict[str, str]()
+        for end, ranked in (("High", highest[:each]), ("Low", lowest[:each]), ("Far off", far[:mistakes])):
+            for image_id in ranked:
+                own = judged[image_id]
+                found.setdefault(image_id, f"{end}: predicted {own.told}; true: {own.truth or 'unknown'}")
+        return list(found.items())
 
 
 def alike_strata(strata: Sequence[str], rows: Sequence[ManifestRow], n_folds: int) -> list[str]:

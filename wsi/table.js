@@ -18,7 +18,7 @@ for (const form of document.querySelectorAll("form[data-table]")) {
     if (head) head.setAttribute("aria-sort", way);
   };
   const sort = (head, column) => {
-    const numeric = head.dataset.sort === "n", before = head.getAttribute("aria-sort");
+    const numeric = head.dataset.sort !== "t", before = head.getAttribute("aria-sort");
     const down = before ? before === "ascending" : numeric;
     const values = new Map(rows.map((row) => {
       const text = row.cells[column].dataset.value ?? row.cells[column].textContent.trim();

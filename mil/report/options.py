@@ -21,6 +21,9 @@ class ReportOptions(Run, Claims):
     pages: Path | None = None
     """Folder of `gigamil page` whose slides the table of cases links; otherwise `pages` in the run folder, if there."""
 
+    pdf: bool = False
+    """Print it, too, as report.pdf, by the Chromium or Google Chrome of this machine, or what CHROME names."""
+
     def __post_init__(self) -> None:
         check(self)
 

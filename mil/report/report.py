@@ -18,6 +18,7 @@ from mil.report.card import model_card
 from mil.report.cases import cases_table
 from mil.report.figures import history_figures, plot_figure
 from mil.report.options import ReportOptions
+from mil.report.printing import find_browser, print_pdf
 from mil.run.evidence import Evidence, read_evidence
 from mil.run.folder import RunFolder
 from mil.run.protocol import divided, put_together
@@ -34,25 +35,30 @@ CURVE_DRAWS = 500
 
 @stage
 def report(options: ReportOptions, progress: Progress | None = None) -> Summary:
-    """Write report.html and model_card.md of a finished run.
+    """Write report.html and model_card.md of a finished run, and where it is asked for report.pdf.
 
     Raises
     ------
     RequestError
-        The run is not finished.
+        The run is not finished, or no browser prints it.
     """
     start, progress = time.monotonic(), progress or Silent()
-    run = RunFolder(options.run)
+    run, browser = RunFolder(options.run), find_browser() if options.pdf else None
     evidence = read_evidence(run)
-    progress.begin("report", 2, "pages")
+    progress.begin("report", 2 + options.pdf, "pages")
     write_text(run.path / "model_card.md", model_card(evidence))
     progress.advance(1)
     drawn = _draw_examples(options, evidence)
-    write_text(run.path / "report.html", page(evidence, options.pages))
+    text = page(evidence, options.pages)
+    write_text(run.path / "report.html", text)
     progress.advance(1)
+    done = [Outcome(str(run.path / "report.html"), Status.DONE)]
+    if browser is not None:
+        print_pdf(text, run.path / "report.pdf", browser)
+        done.append(Outcome(str(run.path / "report.pdf"), Status.DONE))
+        progress.advance(1)
     progress.end()
-    done = Outcome(str(run.path / "report.html"), Status.DONE)
-    return Summary("report", [done, *drawn], time.monotonic() - start)
+    return Summary("report", [*done, *drawn], time.monotonic() - start)
 
 
 def _draw_examples(options: ReportOptions, evidence: Evidence) -> list[Outcome]:

@@ -31,7 +31,7 @@ from wsi.files.replace import remove
 from wsi.recipe import Recipe, recipe_hash, refuse_other_recipe
 
 _TABLES = ("splits.csv", "others.csv", "oof.csv")
-_TOP = ("config.toml", *_TABLES, "metrics.json", "calibration.json", "report.html", "model_card.md")
+_TOP = ("config.toml", *_TABLES, "metrics.json", "calibration.json", "report.html", "report.pdf", "model_card.md")
 _MODEL = ("weights.safetensors", "model.json", "scores.csv", "history.csv", "checkpoint.safetensors", EVENTS)
 _PARTIAL = re.compile(r"\..+\.\d+\.partial")
 

@@ -1,8 +1,8 @@
 """The contact sheet of a cohort: every slide with its mask's outline and its quality numbers, on one page.
 
 ``qc.html`` is one self-contained, sortable page; ``qc.png`` is the same as a picture. What stands far from the rest of
-the cohort is marked and stands first, then slides with warnings, then the least and the most tissue, so that one glance
-finds the odd slide.
+the cohort is marked and stands first, then slides with warnings that few others have, then the least and the most
+tissue, so that one glance finds the odd slide. What most slides are warned of is told once.
 """
 
 import struct
@@ -26,6 +26,7 @@ from wsi.files.replace import refuse_foreign
 from wsi.options import stage
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.pages import data_uri, fill
+from wsi.qc.common import common_warnings, own_warnings, rare_warnings
 from wsi.qc.options import QcOptions
 from wsi.qc.picture import contact_sheet
 from wsi.qc.rows import COLUMNS, Column, SlideRow
@@ -163,10 +164,12 @@ def mark_odd(rows: Sequence[SlideRow]) -> list[SlideRow]:
 
 
 def oddest_first(rows: Sequence[SlideRow]) -> list[SlideRow]:
-    """Return the rows by how much there is to look at: odd numbers, warnings, then the least and the most tissue."""
+    """Return the rows by how much there is to look at: odd numbers, rare warnings, the least and the most tissue."""
+    common = common_warnings(rows)
+    rare = [len(rare_warnings(row, common)) for row in rows]
     area = [row.numbers["tissue_mm2"] or 0.0 for row in rows]
     extreme = {min(area), max(area)} if len(set(area)) > 1 else set()
-    keys = [(-len(row.odd), -len(row.warnings), a not in extreme) for row, a in zip(rows, area, strict=True)]
+    keys = [(-len(row.odd), -own, a not in extreme) for row, own, a in zip(rows, rare, area, strict=True)]
     return [rows[i] for i in sorted(range(len(rows)), key=lambda i: keys[i])]
 
 
@@ -184,5 +187,15 @@ def page(rows: Sequence[SlideRow], columns: Sequence[Column], failed: Sequence[t
     """
     quality = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
     encoded = (bytes(cv2.imencode(".jpg", row.thumbnail[..., ::-1], quality)[1]) for row in rows)
-    pictures = list(zip(rows, map(data_uri, encoded), strict=True))
-    return fill("wsi/qc/qc.html", rows=rows, pictures=pictures, columns=columns, failed=failed)
+    common = common_warnings(rows)
+    heads = [("Overview", None), ("Slide", "t"), *((column.title, "n") for column in columns), ("Warnings", "c")]
+    return fill(
+        "wsi/qc/qc.html",
+        rows=rows,
+        slides=[(row, data_uri(own), own_warnings(row, common)) for row, own in zip(rows, encoded, strict=True)],
+        columns=columns,
+        heads=heads,
+        common=common,
+        rare={row.image_id for row in rows if rare_warnings(row, common)},
+        failed=failed,
+    )

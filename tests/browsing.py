@@ -44,6 +44,12 @@ class Visit:
         """What the window shows, uint8 (height, width, 3)."""
         return np.asarray(Image.open(io.BytesIO(self.page.screenshot())).convert("RGB"))
 
+    def barriers(self) -> list[str]:
+        """What axe finds that keeps people out, one line each; skips where axe is not installed."""
+        axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
+        found = axe.Axe().run(self.page).response["violations"]
+        return [f"{own['id']}: {node['html'][:100]}" for own in found for node in own["nodes"]]
+
     def watch(self) -> None:
         self.page.on("console", self._said)
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))

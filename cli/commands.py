@@ -111,6 +111,11 @@ _ALL = (
         "mil.report.options:ReportOptions", "mil.report.report:report",
     ),
     Verb(
+        "view", RUNS, "Open stores, slides or a run in a browser: look, draw, judge; blind reading; served from here.",
+        "mil.viewing.view_options:ViewOptions", "mil.viewing.view:view", shows=True,
+        more="Ctrl-C ends it. Drawings are kept as QuPath's GeoJSON beside each store, judgements in judgements.jsonl.",
+    ),
+    Verb(
         "compare", RUNS, "Compare runs on the patients they share: intervals, paired differences, DeLong's test, plot.",
         "mil.report.options:CompareOptions", "mil.report.compare:compare",
     ),

@@ -76,7 +76,9 @@ class RunOpinions:
     def of_cohort(self, document: Json) -> Json:
         with self._speaking:
             rows = {
-                own["id"]: self._speaker.speak_of_patient(own["id"], {"layers": [], "facts": [], "warnings": [], "n": 0})[1]
+                own["id"]: self._speaker.speak_of_patient(
+                    own["id"], {"layers": [], "facts": [], "warnings": [], "n": 0}
+                )[1]
                 for own in document["slides"]
             }
         return self._speaker.cohort(rows)

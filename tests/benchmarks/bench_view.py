@@ -18,6 +18,7 @@ import imagecodecs
 import numpy as np
 
 from wsi.files.documents import parse_json
+from wsi.store.codecs import Jpeg
 from wsi.store.grid import Grid
 from wsi.store.layout import (
     group,
@@ -29,7 +30,6 @@ from wsi.store.layout import (
     write_json,
     write_small_array,
 )
-from wsi.store.codecs import Jpeg
 from wsi.store.metadata import FORMAT_VERSION
 from wsi.store.shards import write_shard
 from wsi.store.tile_store import TileStore
@@ -48,7 +48,8 @@ from wsi.viewing.server.access import Access
 from wsi.viewing.server.serve import serve
 shown = find_shown((Path(sys.argv[1]),), (), None)
 review = Review(patients_of([own.image_id for own in shown], {}), None, None, blind=False)
-serve(Served(Collection(shown), review, "Slides"), Access("127.0.0.1", None), 0, lambda told: print(told.port, flush=True))
+served = Served(Collection(shown), review, "Slides")
+serve(served, Access("127.0.0.1", None), 0, lambda told: print(told.port, flush=True))
 """
 
 
@@ -58,7 +59,10 @@ def make_store(path: Path) -> TileStore:
     codec = Jpeg()
     noise = [rng.normal(0, 1, (TILE_PX // 4, TILE_PX // 4, 1)).repeat(4, 0).repeat(4, 1) for _ in range(64)]
     fine = [rng.normal(0, 6, (TILE_PX, TILE_PX, 3)) for _ in noise]
-    tiles = [np.clip(np.array([170, 90, 160]) + 30 * n + f, 0, 254).astype(np.uint8) for n, f in zip(noise, fine, strict=True)]
+    tiles = [
+        np.clip(np.array([170, 90, 160]) + 30 * n + f, 0, 254).astype(np.uint8)
+        for n, f in zip(noise, fine, strict=True)
+    ]
     chunks = [codec.encode(tile) for tile in tiles]
     y, x = np.mgrid[: grid.tiles.y, : grid.tiles.x]
     held = ((y / grid.tiles.y - 0.5) / 0.36) ** 2 + ((x / grid.tiles.x - 0.5) / 0.36) ** 2 < 1

@@ -6,6 +6,7 @@ little-endian bytes; a value that is not known is NaN.
 
 import base64
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -68,7 +69,7 @@ def slide_document(picture: Picture, store: TileStore | None) -> Json:
         "height": height,
         "levels": [list(shape) for shape in picture.levels],
         "tile_px": picture.tile_px,
-        "mpp": picture.mpp,
+        "mpp": picture.mpp if math.isfinite(picture.mpp) else None,
         "l0_per_px": picture.l0_px_per_px,
         "background": list(picture.background),
         "present": [_bits(picture, level) for level in range(len(picture.levels))],
@@ -213,9 +214,12 @@ def tissue_outline(mask: Mask, mask_mpp: float, mpp: float) -> list[list[list[in
 def facts(picture: Picture, store: TileStore | None) -> list[list[str]]:
     """Return facts of the slide as pairs of name and text."""
     height, width = picture.levels[0]
+    pixels = f"{width:,} \N{MULTIPLICATION SIGN} {height:,} pixels"
+    if not math.isfinite(picture.mpp):
+        return [["Size", pixels], ["Resolution", "not known: the file does not say it"]]
     sides = " \N{MULTIPLICATION SIGN} ".join(f"{side * picture.mpp / 1000:.1f}" for side in (width, height))
     told = [
-        ["Size", f"{sides} mm ({width:,} \N{MULTIPLICATION SIGN} {height:,} pixels)"],
+        ["Size", f"{sides} mm ({pixels})"],
         ["Resolution", f"{picture.mpp:.4g} \N{MICRO SIGN}m per pixel"],
     ]
     if store is None:

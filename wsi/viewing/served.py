@@ -1,6 +1,7 @@
 """What the server shows, as its documents tell it: the collection, what a run says, and who may see which of it."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import lru_cache
 from typing import cast
 
@@ -46,6 +47,12 @@ class Served:
         self._blank = lru_cache(64)(_blank)
         self._cohort = lru_cache(1)(self._cohort_document)
         self._cohort_with_run = lru_cache(1)(self._with_opinions)
+
+    def warm(self) -> None:
+        """Make what the first page will ask for, so that it comes at once; what fails will be told when it is asked."""
+        with suppress(GigamilError, OSError):
+            self._cohort()
+            self._plain(next(iter(self.collection.slides)))
 
     def withholds(self, key: str) -> bool:
         """Tell whether a file of a store says what a run says of it, which blind readers are not to see."""

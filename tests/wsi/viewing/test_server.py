@@ -16,6 +16,7 @@ import imagecodecs
 import numpy as np
 import pytest
 from asking import Answer, Server, served_of, serving
+from making import RGB, write_deflate
 
 from wsi.store.codecs import Jpeg
 from wsi.store.layout import shard_key
@@ -433,3 +434,53 @@ def test_a_flipped_bit_is_told_and_not_shown(tmp_path: Path, pyramid_slide: Path
         assert answer.status == 500
         assert f"tile ({row}, {column})" in answer.json["error"]
         assert server.ask(f"/slides/{store.image_id}/thumb.jpg").status in {200, 500}
+
+
+def test_slides_without_a_store_and_stores_behind_urls_are_shown(
+    tmp_path: Path, small_store: TileStore, slide_pixels: RGB
+) -> None:
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    memory.put(str(small_store.path), "/view/a_0.zarr", recursive=True)
+    live = write_deflate(tmp_path / "b_0.tif", slide_pixels, resolution=(1, 1), resolutionunit="NONE")
+    try:
+        with serving(served_of(("memory://view",), (live,))) as server:
+            for name in ("a_0", "b_0"):
+                document = _told(server.ask(f"/slides/{name}/slide.js"), "slide")
+                assert (document["width"], document["height"]) == (1900, 1500)
+                assert document["background"] == [236, 238, 237]
+                assert server.ask(f"/slides/{name}/thumb.jpg").status == 200
+            assert document["mpp"] is None  # the file does not say it
+            assert document["api"]["annotations"] == "annotations"
+            behind = _told(server.ask("/slides/a_0/slide.js"), "slide")
+            assert behind["api"]["annotations"] is None  # nothing can be kept there
+            assert server.ask("/slides/a_0/annotations").status == 404
+            side = document["tile_px"]
+            shown = imagecodecs.jpeg8_decode(server.ask("/slides/b_0/tiles/0/3_4.jpg").body).astype(int)
+            expected = slide_pixels[3 * side : 4 * side, 4 * side : 5 * side]
+            assert np.abs(shown - expected).mean() < 4
+            row, column = small_store.tiles_yx[0].tolist()
+            stored = imagecodecs.jpeg8_decode(server.ask(f"/slides/a_0/tiles/0/{row}_{column}.jpg").body).astype(int)
+            assert np.abs(stored - small_store.read_tiles([0])[0].transpose(1, 2, 0)).mean() < 4
+            key, part = "0/c/0/0/0", {"Range": "bytes=-68"}
+            whole = (small_store.path / key).read_bytes()  # type: ignore[operator]
+            answer = server.ask(f"/stores/a_0.zarr/{key}", headers=part)
+            assert (answer.status, answer.body) == (206, whole[-68:])
+            assert server.ask("/stores/a_0.zarr/0/c/0/99/0").status == 404
+            assert server.ask("/stores/b_0.zarr/zarr.json").status == 404
+    finally:
+        memory.rm("/view", recursive=True)
+
+
+def test_a_store_that_is_broken_is_named_and_the_others_are_shown(tmp_path: Path, small_store: TileStore) -> None:
+    for name in ("a_0", "b_0"):
+        copytree(small_store.path, tmp_path / f"{name}.zarr")
+    (tmp_path / "b_0.zarr" / "zarr.json").write_text("{")
+    with serving(served_of((tmp_path,))) as server:
+        assert server.ask("/slides/a_0/slide.js").status == 200
+        broken = server.ask("/slides/b_0/slide.js")
+        assert broken.status == 500
+        assert "b_0.zarr" in broken.json["error"]
+        rows = _told(server.ask("/cohort.js"), "cohort")["slides"]
+        assert ["problem" in row["values"] for row in rows] == [False, True]

@@ -80,6 +80,7 @@ async def _serve(served: Served, access: Access, port: int, ready: Callable[[Lis
         serving.server.add_sockets(sockets)
         loop = asyncio.get_running_loop()
         ready(Listening(access.host, serving.port, access.token, lambda: loop.call_soon_threadsafe(stop.set)))
+        loop.run_in_executor(threads, served.warm)
         await stop.wait()
         serving.server.stop()
         threads.shutdown(wait=False, cancel_futures=True)

@@ -73,15 +73,15 @@ class RunSpeaker:
         return known_slides(self.path)
 
     @cached_property
-    def _cases(self) -> Cohort:
-        """The run's cases."""
+    def told(self) -> Cohort:
+        """The run's cases, and what it tells of them."""
         evidence = read_evidence(self._run)
         return cohort_of(evidence, cases(evidence))
 
     @cached_property
     def _places(self) -> dict[str, int]:
         """Which case each slide belongs to."""
-        found = enumerate(self._cases.cases)
+        found = enumerate(self.told.cases)
         return {slide.image_id: place for place, case in found for slide in case.slides}
 
     def recipe(self, store: TileStore) -> Recipe:
@@ -92,20 +92,34 @@ class RunSpeaker:
 
     def speak(self, store: TileStore, document: Json) -> tuple[Json, Json]:
         """Return a slide's document with the run's layers and prediction, and its row in the cohort's table."""
-        place, scores = self._places.get(store.image_id), self._scores(store)
-        layers = [] if scores is None else run_layers(scores, store, self.least_tissue)
-        case = None if place is None else self._cases.cases[place]
+        return self._spoken(store.image_id, document, self._scores(store), store)
+
+    def recall(self, image_id: str, document: Json) -> tuple[Json, Json]:
+        """Return the same without layers, and of a slide that the run does not know without a prediction: at once."""
+        return self._spoken(image_id, document, None, None)
+
+    def asks_models(self, image_id: str) -> bool:
+        """Tell whether a prediction of a slide is to be had from the models alone: the run does not know it."""
+        header = self._headers[0].get(image_id)
+        return image_id not in self._places and header is not None and header.n_tiles > 0
+
+    def _spoken(
+        self, image_id: str, document: Json, scores: TileScores | None, store: TileStore | None
+    ) -> tuple[Json, Json]:
+        place = self._places.get(image_id)
+        layers = run_layers(scores, store, self.least_tissue) if scores is not None and store is not None else []
+        case = None if place is None else self.told.cases[place]
         prediction = None
         if place is not None:
-            prediction = known_prediction(self._cases, place)
+            prediction = known_prediction(self.told, place)
         elif scores is not None:
-            prediction = new_prediction(self._cases, scores)
+            prediction = new_prediction(self.told, scores)
         said = {
-            "patient": case.patient_id if case else None,
+            "patient": case.patient_id if case else document["patient"],
             "layers": [*layers, *document["layers"]],
             "prediction": prediction,
-            "facts": [*_facts(case, store.image_id), *document["facts"]],
-            "warnings": [*document["warnings"], *self._silences(store, scores)],
+            "facts": [*_facts(case, image_id), *document["facts"]],
+            "warnings": [*document["warnings"], *self._silences(image_id)],
         }
         if layers:
             said |= gallery(layers)
@@ -121,11 +135,12 @@ class RunSpeaker:
             return None
         return tile_scores(self._ensemble, header, store, self._known)
 
-    def _silences(self, store: TileStore, scores: TileScores | None) -> list[str]:
+    def _silences(self, image_id: str) -> list[str]:
         """Return why nothing is said of the tiles."""
-        if scores is not None or not self.bags:
+        header = self._headers[0].get(image_id)
+        if not self.bags or (header is not None and header.n_tiles):
             return []
-        if store.image_id in self._headers[0]:
+        if header is not None:
             return ["No tile of this slide was judged: no tissue was found."]
         return ["There were no features of this slide: what the models say of its tiles is not shown."]
 
@@ -144,7 +159,7 @@ class RunSpeaker:
 
     def cohort(self, rows: Mapping[str, Json]) -> Json:
         """Return the cohort's document from the rows of slides that have a page."""
-        evidence, total = self._cases.evidence, len(self._cases.cases)
+        evidence, total = self.told.evidence, len(self.told.cases)
         known = {row["patient"] for row in rows.values()} - {None}
         first, words = evidence.truth.shown[0], evidence.truth.words
         model = f"{evidence.truth.claim(evidence.classes)} with {words.achieved}"

@@ -64,31 +64,35 @@ def _meant(place: Location) -> Items:
         return Items(stores=(place,))
     if not place.exists():
         raise RequestError(f"{place} does not exist: expected tile stores, slides, a run, or a folder of them")
-    if found := _kind(place):
-        return found
-    found = _sum(_kind(own) for own in sorted(place.iterdir()) if own.is_dir() and not own.name.startswith("."))
+    if place.is_file() or place.suffix == SUFFIX:
+        return _file(place)
+    found = _folder(place)
+    if not found:
+        inside = [own for own in sorted(place.iterdir()) if own.is_dir() and not own.name.startswith(".")]
+        found = _sum(map(_folder, inside))
+        found += Items(slides=tuple(own for own in inside if found and not _folder(own) and _holds_slides(own)))
+    if not found and _holds_slides(place):
+        found = Items(slides=(place,))
     if not found:
         raise RequestError(f"{place} holds nothing to show: expected tile stores, slides, a run, or folders of them")
     return found
 
 
-def _kind(place: Path) -> Items:
-    """Return what a file or folder is by itself; nothing where it is none of these."""
-    if place.is_dir() and place.suffix != SUFFIX:
-        inside = tuple(own for own in sorted(place.glob(f"*{SUFFIX}")) if is_our_store(own))
-        found = Items(stores=tuple(own for own in inside if not own.name.endswith(PARTIAL)))
-        if (place / "config.toml").is_file():
-            found += Items(runs=(place,))
-        if any(place.glob("*.h5")):
-            found += Items(bags=(place,))
-        return found or (Items(slides=(place,)) if _holds_slides(place) else found)
+def _file(place: Path) -> Items:
+    """Return what a file, or a folder that is one thing, is."""
     if is_our_store(place):
         return Items(stores=(place,))
-    if place.suffix == ".h5":
-        return Items(bags=(place,))
-    if place.suffix == ".csv":
-        return Items(similar=(place,))
-    return Items(slides=(place,))
+    kinds = {".h5": Items(bags=(place,)), ".csv": Items(similar=(place,))}
+    return kinds.get(place.suffix, Items(slides=(place,)))
+
+
+def _folder(place: Path) -> Items:
+    """Return the run, stores and bags that lie in a folder itself; slides are looked for otherwise, at any depth."""
+    if place.suffix == SUFFIX:
+        return Items(stores=(place,)) if is_our_store(place) else Items()
+    inside = [own for own in sorted(place.glob(f"*{SUFFIX}")) if not own.name.endswith(PARTIAL) and is_our_store(own)]
+    is_run, has_bags = (place / "config.toml").is_file(), any(place.glob("*.h5"))
+    return Items(runs=(place,) * is_run, stores=tuple(inside), bags=(place,) * has_bags)
 
 
 def _holds_slides(folder: Path) -> bool:

@@ -15,6 +15,9 @@ from wsi.files.documents import parse_json, read_document
 from wsi.recipe import Json
 from wsi.store.tile_store import TileStore
 
+_BRIEF: Json = {"patient": None, "layers": [], "facts": [], "warnings": [], "n": None}
+"""As much of a slide's document as the run's own words want."""
+
 
 class RunOpinions:
     """A finished run as `wsi.viewing.review.Opinions`. Safe across threads.
@@ -34,15 +37,17 @@ class RunOpinions:
     ) -> None:
         self._speaker, self._stores, self._familiarity = speaker, stores, familiarity or {}
         self._speaking = Lock()  # one slide at a time: each takes all cores
+        new = [name for name in stores if speaker.asks_models(name)]
+        self._new = {name: speaker.speak(stores[name], _BRIEF) for name in new}
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
-        evidence = self._speaker.cohort.evidence
+        evidence = self._speaker.told.evidence
         return tuple(evidence.classes) if evidence.run.predicts is ClassTarget else ()
 
     @cached_property
     def _cases(self) -> dict[str, tuple[int, Case]]:
-        found = enumerate(self._speaker.cohort.cases)
+        found = enumerate(self._speaker.told.cases)
         return {slide.image_id: (place, case) for place, case in found for slide in case.slides}
 
     @cached_property
@@ -54,34 +59,43 @@ class RunOpinions:
 
     @cached_property
     def orders(self) -> Mapping[str, Mapping[str, float]]:
-        cases = {name: case for name, (_, case) in self._cases.items()}
-        doubts = {name: case.doubt for name, case in cases.items()}
-        errors = {name: case.judged.error for name, case in cases.items()}
+        errors = {name: case.judged.error for name, (_, case) in self._cases.items()}
+        doubts = {name: case.doubt for name, (_, case) in self._cases.items()}
+        for name, (document, _) in self._new.items():
+            doubts[name] = (document["prediction"]["uncertainty"] or {}).get("value")
         found = {"uncertainty": doubts, "error": errors}
         known = {order: {n: v for n, v in values.items() if v is not None} for order, values in found.items()}
         return known | {"novelty": {name: -value for name, value in self._familiarity.items()}}
 
     def predicted(self, image_id: str) -> str | None:
-        place, case = self._cases.get(image_id, (0, None))
-        if case is None or not self.classes or not self._speaker.cohort.judged_P[place]:
+        if not self.classes:
             return None
-        return self.classes[int(self._speaker.cohort.told_PC[place].argmax())]
+        if image_id in self._new:
+            values = self._new[image_id][0]["prediction"]["values"]
+            return self.classes[max(range(len(values)), key=values.__getitem__)]
+        place, case = self._cases.get(image_id, (0, None))
+        judged = case is not None and self._speaker.told.judged_P[place]
+        return self.classes[int(self._speaker.told.told_PC[place].argmax())] if judged else None
 
     def of_slide(self, image_id: str, document: Json) -> Json:
         with self._speaking:
-            if store := self._stores.get(image_id):
-                return self._speaker.speak(store, document)[0]
-            return self._speaker.speak_of_patient(image_id, document)[0]
+            store = self._stores.get(image_id)
+            spoken = self._speaker.recall(image_id, document) if store is None else self._speaker.speak(store, document)
+            return spoken[0]
 
     def of_cohort(self, document: Json) -> Json:
-        with self._speaking:
-            rows = {
-                own["id"]: self._speaker.speak_of_patient(
-                    own["id"], {"layers": [], "facts": [], "warnings": [], "n": 0}
-                )[1]
-                for own in document["slides"]
-            }
+        rows = {}
+        for own in document["slides"]:
+            values = own["values"]
+            brief = _BRIEF | {"n": values.get("tiles"), "warnings": [""] * values.get("warnings", 0)}
+            told = self._new.get(own["id"]) or self._speaker.recall(own["id"], brief)
+            rows[own["id"]] = told[1] | {"patient": own["patient"], "values": told[1]["values"] | _counted(values)}
         return self._speaker.cohort(rows)
+
+
+def _counted(values: Json) -> Json:
+    """Return what the stores alone tell, as the run's table has it."""
+    return {key: values[key] for key in ("tiles", "warnings", "problem") if key in values}
 
 
 def opinions_of(run: Path, items: Items, stores: Sequence[TileStore]) -> RunOpinions:

@@ -11,6 +11,7 @@ import numpy as np
 
 from wsi.arrays import RGB
 from wsi.errors import GigamilError, masked
+from wsi.ordered import ordered
 from wsi.recipe import Json
 from wsi.store.codecs import Jpeg
 from wsi.viewing.collection import Collection, Shown
@@ -23,7 +24,14 @@ _PLAIN = Jpeg(checked=False)
 _THUMB_PX = 320
 """Longest side of a slide's small picture."""
 _KEPT_DOCUMENTS = 32
-_COLUMNS = (("mpp", "\N{MICRO SIGN}m/px", "number"), ("tiles", "Tiles", "number"), ("problem", "Problem", "text"))
+_ASKED = 16
+"""Stores asked for their metadata side by side: behind a URL each takes some 30 ms."""
+_COLUMNS = (
+    ("tiles", "Tiles", "number"),
+    ("mpp", "\N{MICRO SIGN}m per pixel", "number"),
+    ("warnings", "Warnings", "number"),
+    ("problem", "Problem", "text"),
+)
 
 
 class Served:
@@ -131,12 +139,11 @@ class Served:
         return self.review.opinions.of_slide(image_id, self._plain(image_id))
 
     def _cohort_document(self) -> Json:
-        rows = [
-            cohort_row(name, self.review.patients[name], _values(shown))
-            for name, shown in self.collection.slides.items()
-        ]
-        told = {key for row in rows for key in row["values"]}
-        columns = [column(key, name, kind, sort="up") for key, name, kind in _COLUMNS if key in told]
+        slides = self.collection.slides
+        told = zip(slides, ordered(_values, slides.values(), _ASKED), strict=True)
+        rows = [cohort_row(name, self.review.patients[name], values) for name, values in told]
+        known = {key for row in rows for key in row["values"]}
+        columns = [column(key, name, kind) for key, name, kind in _COLUMNS if key in known]
         count = f"{len(rows)} slide{'s' if len(rows) > 1 else ''}"
         return cohort_document(self.title, count, columns, rows)
 
@@ -154,16 +161,20 @@ class Served:
 
 
 def _values(shown: Shown) -> Json:
+    """Return what a store's metadata tell at once."""
+    store = shown.store
     try:
-        return {} if shown.store is None else {"mpp": shown.store.mpp, "tiles": shown.store.n_tiles}
+        if store is None:
+            return {}
+        return {"tiles": store.n_tiles, "mpp": store.mpp, "warnings": len(store.provenance.get("warnings", ()))}
     except (GigamilError, OSError) as error:
         return {"problem": masked(str(error))}
 
 
 def _veiled(told: list[Json], plain: list[Json], hidden: Mapping[str, str]) -> list[Json]:
-    """Return the cohort's rows; of hidden slides only what is known without the run."""
-    known = {row["id"]: row["values"] for row in plain}
-    return [row | ({"values": known[row["id"]]} if row["id"] in hidden else {}) for row in told]
+    """Return the cohort's rows by name, as another order would tell; of hidden slides what is known without the run."""
+    known = {row["id"]: row for row in told}
+    return [row if row["id"] in hidden else known[row["id"]] for row in plain]
 
 
 def _blank(colour: tuple[int, int, int], side: int) -> bytes:

@@ -89,8 +89,9 @@ class RunOpinions:
             values = own["values"]
             brief = _BRIEF | {"n": values.get("tiles"), "warnings": [""] * values.get("warnings", 0)}
             told = self._new.get(own["id"]) or self._speaker.recall(own["id"], brief)
-            rows[own["id"]] = told[1] | {"patient": own["patient"], "values": told[1]["values"] | _counted(values)}
-        return self._speaker.cohort(rows)
+            rows[own["id"]] = told[1] | {"values": told[1]["values"] | _counted(values)}
+        found, patients = self._speaker.cohort(rows), {own["id"]: own["patient"] for own in document["slides"]}
+        return found | {"slides": [own | {"patient": patients[own["id"]]} for own in found["slides"]]}
 
 
 def _counted(values: Json) -> Json:

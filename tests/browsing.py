@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 from making import RGB
 from PIL import Image
+
+from wsi.viewing.npm import Package
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, ConsoleMessage, Page, Request
@@ -113,3 +116,31 @@ def visit(browser: "Browser") -> Iterator[Visits]:
     for context in contexts:
         context.close()
     assert [fault for own in made for fault in own.faults] == []
+
+
+AXE = Package(
+    "axe-core", "4.10.3", "Xm7bpRXnDSX2YE2YFfBk2FnF0ep6tmG7xPh8iHee8MIcrgq762Nkce856dYtJYLkuIoYZvGfTs/PbZhideTcEg=="
+)
+
+
+@pytest.fixture(scope="session")
+def axe() -> str:
+    """axe-core's script, kept in ``.pytest_cache``; skips where it can be neither found nor fetched."""
+    path = Path(__file__).resolve().parents[1] / ".pytest_cache" / f"axe-{AXE.version}.js"
+    if not path.is_file():
+        try:
+            (script,) = AXE.read("axe.min.js")
+        except OSError as error:
+            pytest.skip(f"axe-core cannot be fetched: {error}")
+        path.parent.mkdir(exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}")
+        temporary.write_bytes(script)
+        temporary.replace(path)
+    return path.read_text("utf-8")
+
+
+def axe_findings(page: "Page", axe: str) -> list[str]:
+    """What axe has against a page: rule, impact and the elements."""
+    page.evaluate(axe)
+    found = page.evaluate("() => axe.run().then((told) => told.violations)")
+    return [f"{own['id']} ({own['impact']}): {[node['target'] for node in own['nodes']]}" for own in found]

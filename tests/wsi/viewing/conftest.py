@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import pytest
-from browsing import browser, visit
+from browsing import axe, browser, visit
 from making import RGB
 from making_page import write_page
 
 from wsi.viewing.frontend import openseadragon
 
-__all__ = ["browser", "visit"]
+__all__ = ["axe", "browser", "visit"]
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib
 import numpy as np
 import pytest
-from browsing import Visit
+from browsing import Visit, axe_findings
 from making import RGB
 from making_page import BACKGROUND, TILE
 from PIL import Image
@@ -229,3 +229,11 @@ def test_nothing_is_cut_off_at_any_width(small_page: Page, visit: Open, width: i
     for own, ready in ((address(small_page, FIRST), ".still"), ((small_page[0] / "index.html").as_uri(), "tbody")):
         window.open(own, ready)
         assert window.page.evaluate("() => document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_axe_finds_nothing(small_page: Page, visit: Open, axe: str, dark: bool) -> None:
+    window = visit(dark=dark)
+    for own, ready in ((address(small_page, FIRST), ".still"), ((small_page[0] / "index.html").as_uri(), "tbody")):
+        window.open(own, ready)
+        assert axe_findings(window.page, axe) == []

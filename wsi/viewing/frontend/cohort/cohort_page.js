@@ -29,11 +29,11 @@ export class CohortPage {
     this.heads = h("tr", { role: "row" });
     this.rows = h("tbody", { role: "rowgroup" });
     const table = h("table", { role: "table" }, h("caption", { class: "unseen" }, doc.title), h("thead", { role: "rowgroup" }, this.heads), this.rows);
-    const bar = doc.api ? new ReaderBar(doc, doc.api) : null;
+    const bar = doc.api?.judgements ? new ReaderBar(doc.api) : null;
     document.body.append(
       h("header", { class: "list-top" }, h("h1", {}, doc.title), h("p", { class: "lead" }, doc.said)),
       h("main", { class: "list" },
-        bar?.element,
+        bar && bar.element,
         h("form", { class: "finder", role: "search", onsubmit: (/** @type {Event} */ event) => event.preventDefault() },
           labelled("Search", this.search), this.filters.map((own) => own.field), labelled("Sort by", this.sorting, "sorting")),
         this.count,

@@ -106,7 +106,6 @@ export class SlidePage {
 
   fillPanel() {
     const { doc } = this;
-    if (doc.api?.hidden) this.panel.append(h("p", { class: "notice" }, doc.api.hidden));
     if (doc.prediction) this.panel.append(predictionPart(doc.prediction));
     if (doc.layers.length) this.panel.append(this.heatPanel.element);
     if (doc.layers.length && doc.top.length + doc.bottom.length) this.panel.append(this.gallery.element);

@@ -9,6 +9,7 @@ CONSTRAINTS ?= $(wildcard constraints.txt)
 NEWEST ?= $(shell for v in 3.15 3.14 3.13 3.12 3.11; do \
 	for p in $$(command -v python$$v) $$(ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$$v.*/bin/python 2>/dev/null | sort -V | tail -1); do \
 	$$p -c 'import sys; sys.exit(sys.version_info.releaselevel != "final")' 2>/dev/null && echo $$p && exit; done; done)
+TSC := npx --yes -p typescript@5.9.3 tsc
 PYTEST := -m pytest -n auto --dist loadfile
 # What needs no other process, no training and no cluster: formats, geometry, pixels, metrics, texts.
 QUICK := tests/wsi/cohort tests/wsi/pixels tests/wsi/readers/test_resolution.py tests/wsi/store/test_grid.py \
@@ -16,7 +17,7 @@ QUICK := tests/wsi/cohort tests/wsi/pixels tests/wsi/readers/test_resolution.py 
 	tests/wsi/tissue/test_roi.py tests/features/bags tests/features/extraction/test_feature_plan.py \
 	tests/mil/targets/test_metrics.py tests/test_docs.py
 
-.PHONY: help setup demo test test-quick test-slow test-newest coverage check format docs constraints bench bench-wsi bench-mil \
+.PHONY: help setup demo test test-quick test-slow test-newest coverage check check-js format docs constraints bench bench-wsi bench-mil \
 	bench-features mutants clean
 .DEFAULT_GOAL := help
 
@@ -74,6 +75,12 @@ check: $(VENV)/.installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell
+	@$(MAKE) --no-print-directory check-js
+
+# The front end's types stand in JSDoc. Nothing needs node: without it, or without a network for npx, this is left out.
+check-js:
+	@command -v npx > /dev/null && $(TSC) --version > /dev/null 2>&1 || { echo "check-js: left out (no node, or TypeScript cannot be fetched)"; exit 0; }; \
+		echo "tsc -p wsi/viewing/frontend" && $(TSC) -p wsi/viewing/frontend
 
 format: $(VENV)/.installed
 	$(BIN)/ruff format .

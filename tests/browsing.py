@@ -107,7 +107,7 @@ def visit(browser: "Browser") -> Iterator[Visits]:
         context = browser.new_context(viewport=size, color_scheme=scheme, reduced_motion="reduce", **others)  # type: ignore[arg-type]
         contexts.append(context)
         own = Visit(context.new_page())
-        own.page.set_default_timeout(8_000)
+        own.page.set_default_timeout(30_000)
         own.watch()
         made.append(own)
         return own
@@ -115,7 +115,8 @@ def visit(browser: "Browser") -> Iterator[Visits]:
     yield window
     for context in contexts:
         context.close()
-    assert [fault for own in made for fault in own.faults] == []
+    faults = [fault for own in made for fault in own.faults]
+    assert not faults, faults
 
 
 AXE = Package(
@@ -142,5 +143,5 @@ def axe() -> str:
 def axe_findings(page: "Page", axe: str) -> list[str]:
     """What axe has against a page: rule, impact and the elements."""
     page.evaluate(axe)
-    found = page.evaluate("() => axe.run().then((told) => told.violations)")
+    found = page.evaluate("() => axe.run({preload: false}).then((told) => told.violations)")
     return [f"{own['id']} ({own['impact']}): {[node['target'] for node in own['nodes']]}" for own in found]

@@ -2,7 +2,8 @@
 
 import { area, h, labelled, length, offer, recall, remember, section } from "../base/dom.js";
 import { Annotations, uuid } from "./annotations.js";
-import { colourOf, Drawing } from "./draw.js";
+import { Drawing } from "./draw.js";
+import { colourOf } from "./painted.js";
 import { boundsOf, sizeOf } from "./shapes.js";
 
 /** @typedef {import("./shapes.js").Feature} Feature */

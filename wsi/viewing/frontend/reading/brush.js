@@ -107,8 +107,12 @@ function inside([[x1, y1], [x2, y2]]) {
   return [(x1 + x2) / 2 + (y2 - y1) / 2, (y1 + y2) / 2 - (x2 - x1) / 2];
 }
 
-/** Stairs become slopes, to within a step. @param {XY[]} ring @param {number} step */
-function smooth(ring, step) {
+/** Stairs become slopes: through the middles of their steps. @param {XY[]} stairs @param {number} step */
+function smooth(stairs, step) {
+  const ring = stairs.map(([x, y], index) => {
+    const [u, v] = stairs[(index + 1) % stairs.length];
+    return /** @type {XY} */ ([(x + u) / 2, (y + v) / 2]);
+  });
   const half = Math.floor(ring.length / 2);
-  return [...simplified(ring.slice(0, half + 1), step * 0.8).slice(0, -1), ...simplified([...ring.slice(half), ring[0]], step * 0.8).slice(0, -1)];
+  return [...simplified(ring.slice(0, half + 1), step / 2).slice(0, -1), ...simplified([...ring.slice(half), ring[0]], step / 2).slice(0, -1)];
 }

@@ -11,6 +11,8 @@ export class Gallery {
     this.heat = heat;
     this.jump = jump;
     const { doc } = heat.scene;
+    const { kind, name: layer } = doc.layers[0];
+    const [most, least] = ["factor", "rank", "absolute"].includes(kind) ? ["Most attention", "Least attention"] : [`Highest: ${layer}`, `Lowest: ${layer}`];
     /** @type {HTMLButtonElement[]} */
     this.buttons = [];
     this.order = [...doc.top, ...doc.bottom];
@@ -20,8 +22,8 @@ export class Gallery {
     this.element = section(
       "Tiles",
       true,
-      group("Most attention", doc.top, 0),
-      group("Least attention", doc.bottom, doc.top.length),
+      group(most, doc.top, 0),
+      group(least, doc.bottom, doc.top.length),
     );
   }
 

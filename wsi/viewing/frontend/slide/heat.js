@@ -9,6 +9,9 @@ import { pictureOf } from "./scene.js";
  *   shown: boolean}} HeatChoice
  * `below`: places on the colour bar that do not show (of a layer with a centre: the distance from it, doubled). */
 
+/** Numbers on smaller tiles would cover each other. */
+const LEAST_NUMBERED_PX = 26;
+
 export class Heat {
   /** @param {import("./scene.js").Scene} scene @param {HeatChoice} choice */
   constructor(scene, choice) {
@@ -109,6 +112,7 @@ export class Heat {
         pen.lineWidth = wide / scale;
         pen.strokeRect(x, y, side, side);
       }
+      if (side * scale < LEAST_NUMBERED_PX && index !== this.marked) continue;
       const wide = pen.measureText(text).width;
       pen.fillStyle = index === this.marked ? "#ffd400" : "#fff";
       pen.fillRect(x - 1 / scale, y - 16 / scale, wide + 8 / scale, 15 / scale);

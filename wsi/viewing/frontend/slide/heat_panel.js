@@ -102,7 +102,7 @@ export class HeatPanel {
 
   /** @param {number | null} centre */
   paintBar(centre) {
-    const pen = /** @type {CanvasRenderingContext2D} */ (this.bar.getContext("2d"));
+    const pen = /** @type {CanvasRenderingContext2D} */ (this.bar.getContext("2d", { willReadFrequently: true }));
     const table = this.heat.table(centre);
     const row = new ImageData(256, 1);
     for (let index = 0; index < 256; index++) {

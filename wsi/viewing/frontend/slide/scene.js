@@ -28,6 +28,7 @@ export class Scene {
     host.style.backgroundColor = this.glass;
     /** Whether a tile is there, by level and index. */
     this.there = doc.present.map(bits);
+    forestall();
     this.viewer = new OpenSeadragon.Viewer({
       element: host,
       drawer: "canvas",
@@ -244,6 +245,17 @@ export class Scene {
     this.viewer.destroy();
     this.host.replaceChildren();
   }
+}
+
+/**
+ * OpenSeadragon writes a rule into each page that has none of its own, which the server's policy forbids: the rule stands in
+ * our style, and an element of that name that is no style sheet stands where it looks for its own.
+ */
+function forestall() {
+  if (document.querySelector("style[data-openseadragon-mobile-css]")) return;
+  const stand = document.createElementNS("urn:gigamil", "style");
+  stand.setAttribute("data-openseadragon-mobile-css", "");
+  document.head.append(stand);
 }
 
 /** @param {ImageData} cells */

@@ -202,7 +202,7 @@ function heatChoice(doc, view) {
     colours: view.colours ?? String(kept.colours ?? "viridis"),
     opacity: view.opacity ?? (Number(kept.opacity) > 0 && Number(kept.opacity) <= 1 ? Number(kept.opacity) : 0.5),
     below: view.below ?? 0,
-    shown: view.heat !== "off" && doc.prediction !== null,
+    shown: view.heat === undefined ? doc.prediction !== null : view.heat !== "off", // of a store alone it is asked for
   };
 }
 

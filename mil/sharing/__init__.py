@@ -1,0 +1,1 @@
+"""De-identified bundles of stores, bags and runs."""

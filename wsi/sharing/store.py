@@ -1,0 +1,170 @@
+"""One tile store as it is shared: its pixels, tile list and scores under a new id, written file by file from a list.
+
+Nothing is copied because it is there. Arrays are described anew, small ones written anew. Of the overview, which shows
+the whole glass, stays what lies in stored tiles; the rest gets the slide's own background colour.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi.arrays import Bools
+from wsi.cpu import usable_cpus
+from wsi.errors import StoreError
+from wsi.files.atomic import write_bytes
+from wsi.ordered import ordered
+from wsi.outcome import Progress
+from wsi.pixels.resample import halve
+from wsi.recipe import Json
+from wsi.scores.drop import SCORES
+from wsi.sharing.chunks import Chunks, held_tiles, shards_of
+from wsi.sharing.metadata import shared_meta
+from wsi.sharing.profile import neutral_profile
+from wsi.store.layout import (
+    FILL,
+    ICC_KEY,
+    group,
+    image_array,
+    multiscales,
+    omero,
+    shard_path,
+    write_json,
+    write_small_array,
+)
+from wsi.store.shards import write_shard
+from wsi.store.tile_store import TileStore
+from wsi.units import YX
+
+_OVERVIEW_PX = 1024
+"""Longest side of the overview's last level."""
+_INK = 0.02
+"""Share of ink from which a tile is looked at by a person."""
+
+
+def share_store(store: TileStore, folder: Path, image_id: str, *, icc: bool, progress: Progress) -> Json:
+    """Write the store as it is shared into a folder that does not exist yet; return facts for the summary.
+
+    Parameters
+    ----------
+    store
+        A finished store.
+    folder
+        Of the new store; the caller names it by the new id and claims it.
+    image_id
+        The new id.
+    icc
+        Whether the ICC profile goes with it.
+
+    Raises
+    ------
+    StoreError
+        The store is damaged.
+    SlideError
+        Its ICC profile cannot be kept without its texts.
+    """
+    levels = store.grid.levels()
+    n_bytes = _write_shards(store, folder, progress)
+    for level, (shape, name) in enumerate(zip(levels, store.codec_names, strict=True)):
+        array = image_array(shape, store.grid, level, name, checked=store.is_checked)
+        write_json(folder / str(level) / "zarr.json", array)
+    _write_tiles(store, folder / "tiles")
+    _write_mask(store, folder / "labels" / "tissue")
+    _write_overview(store, folder / "overview")
+    profile = neutral_profile(store.icc_profile) if icc else b""
+    if profile:
+        write_bytes(folder / ICC_KEY, profile)
+    meta = shared_meta(store.meta, image_id, hashlib.sha256(profile).hexdigest() if profile else "")
+    scales = multiscales(image_id, levels, store.mpp, "cyx", 0.0)
+    ome = {"version": "0.5", "multiscales": [scales], "omero": omero()}
+    write_json(folder / "zarr.json", group({"ome": ome, "gigamil": meta}))
+    return {"tiles": store.n_tiles, "bytes_out": n_bytes, "inked_tiles": _inked(store.scores)}
+
+
+def _write_shards(store: TileStore, folder: Path, progress: Progress) -> int:
+    """Write every shard of every level; return their bytes."""
+    chunks = Chunks(store)
+    jobs = [(level, *place) for level in range(len(store.grid.levels())) for place in shards_of(store, level)]
+    progress.begin(f"share {store.image_id}", len(jobs), "shards")
+
+    def write(job: tuple[int, int, int]) -> int:
+        level, row, column = job
+        found, path = chunks.shard(level, row, column), shard_path(folder, level, row, column)
+        if isinstance(found, dict):
+            return write_shard(path, found, store.grid.shard_tiles(level) ** 2)
+        if found is not None:
+            write_bytes(path, found)
+        return len(found or b"")
+
+    total = 0
+    for written in ordered(write, jobs, min(4, usable_cpus())):
+        total += written
+        progress.advance(1)
+    progress.end()
+    return total
+
+
+def _write_tiles(store: TileStore, folder: Path) -> None:
+    damaged = store.read_array("tiles/damaged")
+    if damaged.ndim != 2 or damaged.shape[1] != 2 or damaged.dtype.kind not in "iu":
+        raise StoreError(f"{store.path}: tiles/damaged: expected rows and columns: tile the slide again")
+    write_json(folder / "zarr.json", group({}))
+    write_small_array(folder / "yx", store.tiles_yx, ("tile", "yx"))
+    write_small_array(folder / "tissue", store.tissue, ("tile",))
+    write_small_array(folder / "damaged", damaged.astype(np.int32), ("tile", "yx"))
+    for name, values in store.scores.items():
+        if name in SCORES:
+            write_small_array(folder / name, values, ("tile",))
+
+
+def _write_mask(store: TileStore, folder: Path) -> None:
+    """Write the tissue mask, 0 and 1, as an OME-Zarr label."""
+    mask, um = store.tissue_mask()
+    levels = [(mask > 0).astype(np.uint8)]
+    while len(levels) < len(store.grid.levels()):
+        levels.append(levels[-1][::2, ::2])
+    for i, level in enumerate(levels):
+        write_small_array(folder / str(i), level, ("y", "x"))
+    shapes = [YX(*level.shape) for level in levels]
+    label = {
+        "version": "0.5",
+        "multiscales": [multiscales("tissue", shapes, um, "yx", (um - store.mpp) / 2, averaged=False)],
+        "image-label": {
+            "colors": [{"label-value": 1, "rgba": [0, 160, 0, 96]}],
+            "properties": [{"label-value": 1, "name": "tissue"}],
+            "source": {"image": "../../"},
+        },
+    }
+    write_json(folder / "zarr.json", group({"ome": label}))
+    write_json(folder.parent / "zarr.json", group({"ome": {"version": "0.5", "labels": ["tissue"]}}))
+
+
+def _write_overview(store: TileStore, folder: Path) -> None:
+    """Write the overview of what lies in stored tiles, in the slide's background colour elsewhere."""
+    um = float(store.meta["mask_mpp"])
+    rgb = store.read_array("overview/0").astype(np.uint8).transpose(1, 2, 0).copy()
+    background = store.provenance.get("tissue", {}).get("background", (FILL, FILL, FILL))
+    rgb[~_shown(store, YX(*rgb.shape[:2]), um)] = np.array(background, np.uint8)
+    levels = [rgb]
+    while max(levels[-1].shape) > _OVERVIEW_PX and min(levels[-1].shape[:2]) > 1:
+        levels.append(halve(levels[-1]))
+    for i, level in enumerate(levels):
+        write_small_array(folder / str(i), level.transpose(2, 0, 1), ("c", "y", "x"), FILL)
+    shapes = [YX(*level.shape[:2]) for level in levels]
+    scales = multiscales("overview", shapes, um, "cyx", (um - store.mpp) / 2)
+    write_json(folder / "zarr.json", group({"ome": {"version": "0.5", "multiscales": [scales], "omero": omero()}}))
+
+
+def _shown(store: TileStore, shape: YX, um: float) -> Bools:
+    """Return which pixels of the overview lie in a stored tile, with their centre, bool (h, w)."""
+    held, tile_o = held_tiles(store), store.tile_px * store.mpp / um
+    rows, columns = (np.minimum(((np.arange(n) + 0.5) / tile_o).astype(int), k - 1) for n, k in zip(shape, held.shape))
+    shown: Bools = held[rows[:, None], columns]
+    return shown
+
+
+def _inked(scores: Mapping[str, NDArray[np.float32]]) -> int:
+    """Return how many listed tiles show ink."""
+    return int((scores["pen"] > _INK).sum()) if "pen" in scores else 0

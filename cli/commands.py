@@ -65,6 +65,11 @@ _ALL = (
         "cli.export:ExportOptions", "cli.export:export", more="Label and macro images never leave with a store.",
     ),
     Verb(
+        "share", SLIDES, "Write a de-identified bundle of stores, bags, or what a run says of them, under random ids.",
+        "mil.sharing.options:ShareOptions", "mil.sharing.share:share",
+        more="`gigamil verify --phi` searches a bundle for what should not be in it; docs/sharing.md says what stays.",
+    ),
+    Verb(
         "extract", FEATURES, "Encode every tile of the stores; write one bag of features per slide.",
         "features.extraction.options:ExtractOptions", "features.extraction.extract:extract", "cli.endings:extract",
         more="Finished bags are skipped. A run that was stopped goes on where it was.",

@@ -57,7 +57,7 @@ _ALL = (
         "wsi.qc.options:QcOptions", "wsi.qc.sheet:qc",
     ),
     Verb(
-        "verify", SLIDES, "Check that tile stores are whole: every shard, chunk, tile list; or bags: every row.",
+        "verify", SLIDES, "Check that stores or bags are whole, every chunk and row; --phi: that a bundle names nobody.",
         "cli.verify:VerifyItemsOptions", "cli.verify:verify_items",
     ),
     Verb(

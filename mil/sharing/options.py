@@ -28,7 +28,7 @@ class ShareOptions(Manifest, Overwriting, Claims):
     annotations: Path | None = None
     """Folder of GeoJSON files, <image_id>.geojson."""
     keep: Annotated[tuple[str, ...], Option(commas=True)] = ()
-    """Columns of the cohort table that go with the bundle, such as label; centers are numbered anew. Look at them first."""
+    """Columns of the cohort table that go with the bundle, such as label; centers are numbered anew."""
     keep_texts: bool = False
     """Keep names, classes and notes of annotations as they stand there. Look at them first."""
     no_icc: bool = False

@@ -54,7 +54,9 @@ def cohort_table(rows: Mapping[str, ManifestRow], ids: NewIds, keep: Sequence[st
 def _column(name: str, rows: Mapping[str, ManifestRow]) -> dict[str, str]:
     if name.casefold() in _NEVER:
         raise RequestError(f"--keep {name}: ids and paths never go with a bundle")
-    cells = {i: row.facts.get(name, getattr(row, name, None) if name in _fields(row) else None) for i, row in rows.items()}
+    cells = {
+        i: row.facts.get(name, getattr(row, name, None) if name in _fields(row) else None) for i, row in rows.items()
+    }
     if not any(cell is not None for cell in cells.values()):
         raise RequestError(f"--keep {name}: expected a column of the cohort table, found none of that name")
     return {image_id: str(cell) for image_id, cell in cells.items() if cell is not None}
@@ -72,7 +74,9 @@ def renumbered(names: Iterable[str]) -> Callable[[str], str]:
     return lambda name: number.get(name, "")
 
 
-def with_new_ids(records: Iterable[Mapping[str, str]], ids: NewIds, center: Callable[[str], str]) -> list[dict[str, str]]:
+def with_new_ids(
+    records: Iterable[Mapping[str, str]], ids: NewIds, center: Callable[[str], str]
+) -> list[dict[str, str]]:
     """Return rows of a run's table with new ids and centers, sorted by them; rows of who has no new id are left out."""
     found = []
     for record in records:
@@ -88,4 +92,6 @@ def with_new_ids(records: Iterable[Mapping[str, str]], ids: NewIds, center: Call
             row["overview_sha256"] = ""
         if all(row[name] for name in ("image_id", "patient_id") if record.get(name)):
             found.append(row)
-    return sorted(found, key=lambda row: (row.get("level") == "patient", row.get("patient_id", ""), row.get("image_id", "")))
+    return sorted(
+        found, key=lambda row: (row.get("level") == "patient", row.get("patient_id", ""), row.get("image_id", ""))
+    )

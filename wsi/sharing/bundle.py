@@ -1,5 +1,6 @@
 """The bundle's folder: its checksums, its times and modes, and how a bundle of ours is told from other folders."""
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -7,7 +8,7 @@ from pathlib import Path
 
 from wsi.files.atomic import write_text
 from wsi.files.documents import parse_json
-from wsi.files.regular import open_regular, read_regular
+from wsi.files.regular import read_regular
 from wsi.recipe import Json
 
 ABOUT, SUMS, README = "bundle.json", "SHA256SUMS", "README.txt"
@@ -68,7 +69,5 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _sha256(path: Path) -> str:
-    import hashlib
-
-    with open_regular(path) as file:
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,7 +1,7 @@
 """What a shared store says of itself: an allow-list of fields, each held to the kind of value that it must be.
 
 Whatever a field held that is not on the list, or is of another kind, is not copied. Words are copied only where they
-are words of ours. Left out: ids, the hash of the slide's file and of drawn regions, names of classes, notes and warnings
+are words of ours. Left out: ids, hashes of the slide's file and of drawn regions, names of classes, notes and warnings
 (they quote what a scanner wrote), where the um/px came from, which scanner's format it was.
 """
 
@@ -124,7 +124,7 @@ def allowed(values: Any, kinds: Mapping[str, tuple[_Kind, ...]]) -> dict[str, An
 def shared_recipe(recipe: Recipe) -> Recipe:
     """Return a tiling recipe without what leads to the slide or to a person: equal for all slides that shared one."""
     effect = {"effect": allowed(recipe["effect"], _EFFECT)} if "effect" in recipe else {}
-    drawn = {"roi": None if recipe.get("roi") is None else ROI, "roi_class": []}
+    drawn: Recipe = {"roi": None if recipe.get("roi") is None else ROI, "roi_class": []}
     return allowed(recipe, _RECIPE) | drawn | effect
 
 

@@ -160,7 +160,9 @@ def _write_overview(store: TileStore, folder: Path) -> None:
 def _shown(store: TileStore, shape: YX, um: float) -> Bools:
     """Return which pixels of the overview lie in a stored tile, with their centre, bool (h, w)."""
     held, tile_o = held_tiles(store), store.tile_px * store.mpp / um
-    rows, columns = (np.minimum(((np.arange(n) + 0.5) / tile_o).astype(int), k - 1) for n, k in zip(shape, held.shape))
+    rows, columns = (
+        np.minimum(((np.arange(n) + 0.5) / tile_o).astype(int), k - 1) for n, k in zip(shape, held.shape, strict=True)
+    )
     shown: Bools = held[rows[:, None], columns]
     return shown
 

@@ -57,7 +57,7 @@ _ALL = (
         "wsi.qc.options:QcOptions", "wsi.qc.sheet:qc",
     ),
     Verb(
-        "verify", SLIDES, "Check that stores or bags are whole, every chunk and row; --phi: that a bundle names nobody.",
+        "verify", SLIDES, "Check that stores or bags are whole, to every chunk and row; --phi: a bundle names nobody.",
         "cli.verify:VerifyItemsOptions", "cli.verify:verify_items",
     ),
     Verb(

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from wsi.errors import RequestError
 from wsi.files.csv_table import Table, read_table
-from wsi.sharing.phi.spellings import Edge, is_date, is_decimal, short_dates, spellings
+from wsi.sharing.phi.spellings import Edge, is_date, is_decimal, short_dates, spellings, squeezed
 
 _CATEGORIES = frozenset(
     {"label", "value", "time", "event", "mpp", "image_num", "fold", "split", "sex", "gender", "age"}
@@ -57,7 +57,7 @@ def needles_of(values: Iterable[tuple[str, str, bool]]) -> Needles:
     found: dict[str, Needle] = {}
     skipped = set()
     for what, value, name in values:
-        if value in found or value in skipped:
+        if value in found or value in skipped or squeezed(value).strip() in _WORDS:
             continue
         spelt, literal = spellings(value, name=name), short_dates(value)
         if spelt or literal:
@@ -98,7 +98,7 @@ def _of_column(table: Table, column: str) -> list[tuple[str, str, bool]]:
     found = []
     for number, cell in cells:
         rare = telling or is_date(cell) or count[cell] <= most
-        if cell and rare and cell.casefold() not in _WORDS and not is_decimal(cell):
+        if cell and rare and not is_decimal(cell):
             found += [(f"{column} of line {number}", own, bool(_NAME.search(column))) for own in _parts(cell)]
     return found
 

@@ -18,7 +18,7 @@ from urllib.parse import unquote
 
 import numcodecs.zstd
 
-from wsi.errors import says_damage
+from wsi.errors import described, says_damage
 
 MOST_UNPACKED = 256 << 20
 """Bytes of one packed file that are looked at."""
@@ -103,8 +103,9 @@ def _guarded(reader: Reader, file: BinaryIO, name: str, depth: int) -> Found:
     except Exception as error:  # parsers raise nearly anything on broken files
         if not says_damage(error):
             raise
+        yield Remark("", f"it cannot be read as what it seems to be ({described(error)}): see what is in it")
         file.seek(0)
-        yield Place("bytes of a file that cannot be parsed", binary_text(file.read(MOST_UNPACKED)))
+        yield Place("bytes", binary_text(file.read(MOST_UNPACKED)))
 
 
 def _within(found: Place | Remark, part: str) -> Place | Remark:

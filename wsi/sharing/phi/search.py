@@ -14,7 +14,7 @@ from pathlib import Path
 
 from wsi.cohort.slides import find_jobs
 from wsi.errors import RequestError
-from wsi.files.regular import open_regular
+from wsi.files.regular import check_regular
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.sharing.options import PhiOptions
 from wsi.sharing.phi.matcher import Matcher
@@ -98,7 +98,8 @@ def _findings(matcher: Matcher, path: Path, name: str) -> tuple[int, list[Findin
         found[Finding("link", "it tells a path, and what it leads to was not looked at")] = None
     if path.is_symlink() or path.is_dir():
         return 0, list(found)
-    with open_regular(path) as file:
+    check_regular(path)
+    with path.open("rb") as file:
         told = set[int]()
         for own in places(file, name):
             if isinstance(own, Remark):

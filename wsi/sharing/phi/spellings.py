@@ -15,7 +15,7 @@ from itertools import permutations
 _PARTING = re.compile(r"[^0-9a-z]+")
 _FRACTION = re.compile(r"(?<![\d.])(\d+)\.\d+(?:e[+-]?\d+)?(?![\d.])")
 _DECIMAL = re.compile(r"[+-]?\d*[.,]\d+(?:e[+-]?\d+)?", re.IGNORECASE)
-_ISO = re.compile(r"(\d{4})[-/. ]?(\d{2})[-/. ]?(\d{2})(?:[T ].*|\d{6}.*)?")
+_ISO = re.compile(r"(\d{4})[-/.: ]?(\d{2})[-/.: ]?(\d{2})(?:[T ].*|\d{6}.*)?")
 _OTHER = re.compile(r"(\d{1,2})[-/. ](\d{1,2})[-/. ](\d{4}|\d{2})(?:[T ,].*)?")
 _WORDED = re.compile(r"(\d{1,2})[-/. ]+([a-z]{3})[a-z]*[-/., ]+(\d{4}|\d{2})(?:[T ,].*)?", re.IGNORECASE)
 _MONTHS = "january february march april may june july august september october november december".split()  # noqa: SIM905

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from wsi.annotations.annotation import BETWEEN, IGNORED, KINDS, Annotation, new_id
 from wsi.annotations.geojson import ENDINGS, feature_lines, read_annotations, write_geojson
-
 from wsi.errors import RequestError
 
 _CLASSES = frozenset(

@@ -3,10 +3,10 @@
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from features.bags.bag import BagHeader
 from mil.run.folder import RunFolder
+from mil.sharing.annotations import SharedAnnotations
 from mil.sharing.bags import keyed, share_bag
 from mil.sharing.options import Form, ShareOptions
 from mil.sharing.run import predictions_table, share_run
@@ -17,9 +17,6 @@ from wsi.outcome import Progress, Status, Summary
 from wsi.sharing.ids import NewIds
 from wsi.sharing.store import share_store
 from wsi.store.tile_store import TileStore
-
-if TYPE_CHECKING:
-    from mil.sharing.annotations import SharedAnnotations
 
 _OF_STORES = frozenset({"stores", "ome-tiff", "pages", "heatmaps"})
 
@@ -43,7 +40,8 @@ class Bundle:
         self._folder, self._forms, self._ids, self._options = folder, set(forms), ids, options
         self._work = folder / ".work"
         self._secret = secrets.token_bytes(32)
-        self._annotations = _annotations(options) if "annotations" in forms else None
+        drawn = options.annotations if "annotations" in forms else None
+        self._annotations = SharedAnnotations(drawn, texts=options.keep_texts) if drawn is not None else None
         folder.mkdir()
 
     def _place(self, form: Form) -> Path:
@@ -116,8 +114,8 @@ class Bundle:
                 self._pages(shared.path, progress)
 
     def _heatmaps(self, run: RunFolder, progress: Progress) -> None:
-        from mil.inference.heatmap import heatmap
-        from mil.inference.options import HeatmapOptions
+        from mil.heatmaps.heatmap import heatmap
+        from mil.heatmaps.options import HeatmapOptions
 
         stores, bags = (self._place("stores"),), (self._place("bags"),)
         out = self._folder / "heatmaps"
@@ -125,12 +123,6 @@ class Bundle:
 
     def _pages(self, item: Path, progress: Progress) -> None:
         raise RequestError("--as pages: not there yet")
-
-
-def _annotations(options: ShareOptions) -> "SharedAnnotations | None":
-    from mil.sharing.annotations import SharedAnnotations
-
-    return None if options.annotations is None else SharedAnnotations(options.annotations, texts=options.keep_texts)
 
 
 def _whole(summary: Summary) -> None:

@@ -8,7 +8,7 @@ import pydicom
 from pydicom.dataset import Dataset
 from pydicom.valuerep import PersonName
 
-from wsi.sharing.phi.places import Found, Place, Remark, binary_text
+from wsi.sharing.phi.texts import Found, Place, Remark, binary_text
 
 _SHOWN = frozenset({"LABEL", "OVERVIEW", "LOCALIZER"})
 _FIELDS = {

@@ -6,7 +6,7 @@ from typing import Any, BinaryIO
 import h5py
 import numpy as np
 
-from wsi.sharing.phi.places import Found, Place, binary_text
+from wsi.sharing.phi.texts import Found, Place, binary_text
 
 _MOST_TEXTS = 1_000_000
 

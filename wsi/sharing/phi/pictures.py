@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from typing import BinaryIO
 
 from wsi.pixels.jpeg import ADOBE, END, JFIF, segments
-from wsi.sharing.phi.places import MOST_UNPACKED, Found, Place, Remark, binary_text
+from wsi.sharing.phi.texts import MOST_UNPACKED, Found, Place, Remark, binary_text
 
 _PRIVATE = re.compile(r"(?:^|[^a-z])(?:label|macro|barcode|slide[ _-]?photo)s?(?:[^a-z]|$|[ _-]?image)", re.IGNORECASE)
 _PIXELS = {b"IHDR", b"IDAT", b"PLTE", b"IEND", b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"pHYs", b"sBIT", b"bKGD", b"hIST"}

@@ -11,45 +11,22 @@ import io
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import BinaryIO
 from urllib.parse import unquote
 
 import numcodecs.zstd
 
 from wsi.errors import described, says_damage
+from wsi.sharing.phi import dicom, hdf5, pictures, tiff
+from wsi.sharing.phi.texts import MOST_UNPACKED, PRINTABLE, Found, Place, Remark, as_text, binary_text
 
-MOST_UNPACKED = 256 << 20
-"""Bytes of one packed file that are looked at."""
 _DEEPEST = 4
 _ZSTD = b"\x28\xb5\x2f\xfd"
-_PRINTABLE = bytes(range(0x20, 0x7F)) + b"\t\n\r\f"
-_TEXT_SHARE = 0.9
 _BASE64 = re.compile(r"(?:[A-Za-z0-9+/]{4}){5,}(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?|(?:[A-Za-z0-9_-]{4}){5,}")
 _ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})|\\x([0-9a-fA-F]{2})|\\([/\"\\])")
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A text inside a file."""
-
-    where: str
-    """For a person: ``tag ImageDescription of page 1``."""
-    text: str
-    json: bool = False
-    """It is JSON, or a script of values."""
-
-
-@dataclass(frozen=True, slots=True)
-class Remark:
-    """Something whose being there is the finding: a picture of a label, a field that holds a date."""
-
-    where: str
-    what: str
-
-
-Found = Iterator[Place | Remark]
 Reader = Callable[[BinaryIO, str], Found]
 
 
@@ -58,8 +35,6 @@ def places(file: BinaryIO, name: str, depth: int = 0) -> Found:
 
     Containers are read where they say something, everything else whole: texts, pictures, packed files.
     """
-    from wsi.sharing.phi import dicom, hdf5, pictures, tiff
-
     head = file.read(132)
     file.seek(0)
     readers: tuple[tuple[bool, Reader], ...] = (
@@ -132,30 +107,6 @@ def unpacked(data: bytes) -> list[tuple[str, bytes]] | None:
     return None
 
 
-def as_text(data: bytes) -> str | None:
-    """Return a file's text where it is one: UTF-8, UTF-16 with its mark, or mostly printable Latin."""
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return data.decode("utf-16", "replace")
-    if b"\0" in data[:4096]:
-        return None
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        head = data[:65536]
-        return data.decode("latin-1") if len(head.translate(None, _PRINTABLE)) < (1 - _TEXT_SHARE) * len(head) else None
-
-
-def binary_text(data: bytes) -> str:
-    """Return what can be read in a piece of metadata, as Latin, UTF-8 and UTF-16 of either byte."""
-    texts = [data.decode("latin-1")]
-    if not data.isascii():
-        texts.append(data.decode("utf-8", "ignore"))
-    if b"\0" in data:
-        for start in (0, 1):
-            texts += [data[start:].decode(form, "ignore") for form in ("utf-16-le", "utf-16-be")]
-    return "\n".join(texts)
-
-
 def _of_text(text: str, name: str, depth: int) -> Found:
     """Yield a text as it stands, and what it says once escapes are read."""
     is_json = name.lower().endswith((".json", ".geojson", ".js", ".zattrs", ".zarray", ".ipynb"))
@@ -186,5 +137,5 @@ def _embedded(text: str, where: str, depth: int) -> Found:
             b"\xff\xd8\xff",
             b"\x1f\x8b\x08",
         )
-        if known or (data.isascii() and as_text(data) is not None and len(data.translate(None, _PRINTABLE)) == 0):
+        if known or (data.isascii() and as_text(data) is not None and len(data.translate(None, PRINTABLE)) == 0):
             yield from (_within(found, f"{where} base64".strip()) for found in places(io.BytesIO(data), "", depth + 1))

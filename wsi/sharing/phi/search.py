@@ -19,8 +19,9 @@ from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.sharing.options import PhiOptions
 from wsi.sharing.phi.matcher import Matcher
 from wsi.sharing.phi.needles import needles_of, values_of_table
-from wsi.sharing.phi.places import Remark, places
+from wsi.sharing.phi.places import places
 from wsi.sharing.phi.slides import values_of_slides
+from wsi.sharing.phi.texts import Remark
 
 _MOST_TOLD = 5
 """Findings of one file that are told one by one."""

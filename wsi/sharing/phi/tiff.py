@@ -8,7 +8,7 @@ import numpy as np
 import tifffile
 
 from wsi.sharing.phi.pictures import icc_places, shows_label
-from wsi.sharing.phi.places import Found, Place, Remark, binary_text
+from wsi.sharing.phi.texts import Found, Place, Remark, binary_text
 
 _FIELDS = {306: "a date", 315: "a person's name", 316: "a computer's name", 36867: "a date", 36868: "a date"}
 """Tags that tell of a person, a time or a computer, whatever stands in them."""

@@ -17,6 +17,12 @@ _OVERLAP = 1 << 12
 _SURE_BITS = 48
 """Of a spelling that is looked for in any bytes: by chance it stands nowhere."""
 _BETWEEN = ("", " ", "_", "-", "^", ", ", ".", "/", "\\")
+_HEX = {Edge.DIGIT: "0123456789", Edge.HEX: "0123456789abcdef"}
+_HEX_RUN = re.compile("[0-9a-f]*")
+_HASH = 24
+"""Hexadecimal digits in a row from which they are a hash, and no id is looked for inside."""
+_BLOB = re.compile(r"[A-Za-z0-9+/]{200,}={0,2}")
+"""Numbers in base64: what they hold is looked at by itself."""
 _NUMBER = re.compile(r"(?<=[\[,:\s])-?\d{1,5}(?=\s*[\],}])")
 """A number of a JSON array or object, which is no id."""
 
@@ -41,7 +47,7 @@ class Matcher:
         """Return which needles stand in a text, by their place; numbers of ``json`` with few digits are no ids."""
         found = set[int]()
         for block in _blocks(text):
-            plain = _NUMBER.sub(" ", block) if json else block
+            plain = _BLOB.sub(" ", _NUMBER.sub(" ", block) if json else block)
             found |= self._texts.find(squeezed(plain))
             found |= self._literal.find(plain.lower())
         return found
@@ -77,21 +83,32 @@ class _Automaton:
             return set()
         found = set()
         for end, (length, owners) in self._automaton.iter(text):
-            before = text[end - length] if end - length >= 0 else ""
-            after = text[end + 1] if end + 1 < len(text) else ""
-            found |= {index for index, edge in owners if index not in found and _stands(before, after, edge)}
+            place = slice(end - length + 1, end + 1)
+            found |= {index for index, edge in owners if index not in found and _stands(text, place, edge)}
         return found
 
 
-def _stands(before: str, after: str, edge: Edge) -> bool:
+def _stands(text: str, place: slice, edge: Edge) -> bool:
+    """Tell whether what stands beside a hit lets it count."""
     if edge is Edge.FREE:
         return True
+    start, stop = place.start, place.stop
+    before, after = text[start - 1 : start] if start else "", text[stop : stop + 1]
     if edge is Edge.BEFORE:
         return not before.isdigit()
-    kind = {Edge.DIGIT: "0123456789", Edge.HEX: "0123456789abcdef"}.get(edge)
-    if kind is None:
+    if edge is Edge.WORD:
         return not before.isalnum() and not after.isalnum()
-    return (not before or before not in kind) and (not after or after not in kind)
+    if any(beside in _HEX[edge] for beside in (before, after) if beside):
+        return False
+    if before == "." and text[start - 2 : start - 1].isdigit():
+        return False  # decimals
+    return _run(text[max(0, start - _HASH) : start][::-1]) + _run(text[stop : stop + _HASH]) + stop - start < _HASH
+
+
+def _run(text: str) -> int:
+    """Return how many hexadecimal digits a text begins with, of those that matter."""
+    found = _HEX_RUN.match(text[:_HASH])
+    return found.end() if found else 0
 
 
 def _blocks(text: str) -> Iterator[str]:

@@ -18,6 +18,7 @@ _WORDS = frozenset(
     "true false none null yes no unknown male female positive negative left right normal other tissue na".split()  # noqa: SIM905
 )
 _NAME = re.compile(r"(?:^|[^a-z])(?:name|surname|physician|doctor|pathologist|operator|user|reader)", re.IGNORECASE)
+_SLIDE = re.compile(r"(?:image|slide)[ _]?id", re.IGNORECASE)
 _PATH = re.compile(r"[/\\]")
 _REPEATED = 0.2
 """Share of the rows from which a further column's value is a category."""
@@ -100,6 +101,8 @@ def _of_column(table: Table, column: str) -> list[tuple[str, str, bool]]:
         rare = telling or is_date(cell) or count[cell] <= most
         if cell and rare and not is_decimal(cell):
             found += [(f"{column} of line {number}", own, bool(_NAME.search(column))) for own in _parts(cell)]
+            if _SLIDE.fullmatch(column.strip()) and (patient := re.sub(r"_\d+$", "", cell)) != cell:
+                found.append((f"{column} of line {number}", patient, False))
     return found
 
 

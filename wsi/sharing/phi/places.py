@@ -12,6 +12,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import BinaryIO
 from urllib.parse import unquote
 
@@ -19,7 +20,7 @@ import numcodecs.zstd
 
 from wsi.errors import described, says_damage
 from wsi.sharing.phi import dicom, hdf5, pictures, tiff
-from wsi.sharing.phi.texts import MOST_UNPACKED, PRINTABLE, Found, Place, Remark, as_text, binary_text
+from wsi.sharing.phi.texts import MOST_UNPACKED, PRINTABLE, Found, Place, Remark, Unpacked, as_text, binary_text
 
 _DEEPEST = 4
 _ZSTD = b"\x28\xb5\x2f\xfd"
@@ -66,6 +67,8 @@ def _of_bytes(data: bytes, name: str, depth: int) -> Found:
         yield from _of_text(text, name, depth)
     elif data[8:10] == b'{"':  # safetensors
         yield Place("header", data[8 : 8 + int.from_bytes(data[:8], "little")].decode("utf-8", "replace"), json=True)
+    elif depth:
+        yield Unpacked("", data)
 
 
 def _guarded(reader: Reader, file: BinaryIO, name: str, depth: int) -> Found:
@@ -83,9 +86,8 @@ def _guarded(reader: Reader, file: BinaryIO, name: str, depth: int) -> Found:
         yield Place("bytes", binary_text(file.read(MOST_UNPACKED)))
 
 
-def _within(found: Place | Remark, part: str) -> Place | Remark:
-    where = f"{part}: {found.where}" if found.where else part
-    return Remark(where, found.what) if isinstance(found, Remark) else Place(where, found.text, found.json)
+def _within(found: Place | Remark | Unpacked, part: str) -> Place | Remark | Unpacked:
+    return replace(found, where=f"{part}: {found.where}" if found.where else part)
 
 
 def unpacked(data: bytes) -> list[tuple[str, bytes]] | None:

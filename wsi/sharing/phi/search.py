@@ -21,7 +21,7 @@ from wsi.sharing.phi.matcher import Matcher
 from wsi.sharing.phi.needles import needles_of, values_of_table
 from wsi.sharing.phi.places import places
 from wsi.sharing.phi.slides import values_of_slides
-from wsi.sharing.phi.texts import Remark
+from wsi.sharing.phi.texts import Remark, Unpacked
 
 _MOST_TOLD = 5
 """Findings of one file that are told one by one."""
@@ -106,8 +106,12 @@ def _findings(matcher: Matcher, path: Path, name: str) -> tuple[int, list[Findin
             if isinstance(own, Remark):
                 found[Finding(own.where, own.what)] = None
                 continue
-            indices = matcher.in_text(own.text, json=own.json)
-            found |= {Finding(own.where, matcher.needles[index].masked): None for index in sorted(indices)}
+            if isinstance(own, Unpacked):
+                indices = matcher.in_bytes(own.data)
+            else:
+                indices = matcher.in_text(own.text, json=own.json)
+            where = own.where.split(" ")[0] if indices and matcher.in_text(own.where) else own.where
+            found |= {Finding(where, matcher.needles[index].masked): None for index in sorted(indices)}
             told |= indices
     size = path.stat().st_size
     if size:

@@ -28,7 +28,15 @@ class Remark:
     what: str
 
 
-Found = Iterator[Place | Remark]
+@dataclass(frozen=True, slots=True)
+class Unpacked:
+    """What was packed inside a file and is no text."""
+
+    where: str
+    data: bytes
+
+
+Found = Iterator[Place | Remark | Unpacked]
 
 
 def as_text(data: bytes) -> str | None:

@@ -23,6 +23,7 @@ _HASH = 24
 """Hexadecimal digits in a row from which they are a hash, and no id is looked for inside."""
 _BLOB = re.compile(r"[A-Za-z0-9+/]{200,}={0,2}")
 """Numbers in base64: what they hold is looked at by itself."""
+_MOST_PARTS = 4
 _NUMBER = re.compile(r"(?<=[\[,:\s])-?\d{1,5}(?=\s*[\],}])")
 """A number of a JSON array or object, which is no id."""
 
@@ -117,25 +118,28 @@ def _blocks(text: str) -> Iterator[str]:
 
 
 def _as_bytes(needle: Needle) -> Iterator[tuple[bytes, Edge]]:
-    """Yield the spellings that are long enough to be looked for in any bytes, encoded."""
+    """Yield the spellings that are long enough to be looked for in any bytes; the value itself also encoded."""
     texts = {needle.value, *needle.literal}
-    for text, edge in needle.spelt:
+    for text, _ in needle.spelt:
         parts = text.split()
-        texts |= {between.join(parts) for between in _BETWEEN} if len(parts) <= 4 else {text}
-        del edge
+        texts |= {between.join(parts) for between in _BETWEEN} if len(parts) <= _MOST_PARTS else {text}
     for text in texts:
-        if _bits(text) < _SURE_BITS:
-            continue
-        edge = Edge.DIGIT if text.isdigit() else Edge.HEX if re.fullmatch("[0-9a-f]+", text) else Edge.FREE
-        yield text.encode(), edge
-        yield quote(text).encode(), edge
-        for form in ("utf-16-le", "utf-16-be", "utf-32-le"):
-            yield text.encode(form).strip(b"\0"), Edge.FREE
-        if not text.isascii():
-            yield text.encode("latin-1", "ignore"), Edge.FREE
-        for spelt in {text, text.upper(), text.title()}:
-            yield from ((own, Edge.FREE) for own in _in_base64(spelt.encode()))
-            yield spelt.encode().hex().encode(), Edge.FREE
+        if _bits(text) >= _SURE_BITS:
+            yield text.encode(), Edge.DIGIT if text.isdigit() else Edge.HEX if _HEX_RUN.fullmatch(text) else Edge.FREE
+    if _bits(needle.value) >= _SURE_BITS:
+        yield from ((own, Edge.FREE) for own in _encoded(needle.value))
+
+
+def _encoded(value: str) -> Iterator[bytes]:
+    for form in ("utf-16-le", "utf-16-be", "utf-32-le"):
+        yield value.encode(form).strip(b"\0")
+    if not value.isascii():
+        yield value.encode("latin-1", "ignore")
+    if quote(value) != value:
+        yield quote(value).encode()
+    for spelt in {value, value.upper(), value.lower()}:
+        yield from _in_base64(spelt.encode())
+        yield spelt.encode().hex().encode()
 
 
 def _bits(text: str) -> float:

@@ -1,7 +1,5 @@
 """One bag as it is shared: its rows and coordinates under a new id, with a list of what it may say of itself."""
 
-import hashlib
-import hmac
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -99,11 +97,6 @@ def share_bag(header: BagHeader, target: Path, image_id: str, ids: NewIds, pictu
     )
     write_bag(target, [rows], read_coords(header.path), facts, str(rows.dtype))
     return {"tiles": header.n_tiles, "bytes_out": target.stat().st_size}
-
-
-def keyed(secret: bytes, picture: str) -> str:
-    """Return a hash by which equal pictures are equal within one bundle, and lead nowhere outside it."""
-    return hmac.new(secret, picture.encode(), hashlib.sha256).hexdigest()
 
 
 def _lineage(values: Mapping[str, Any], ids: NewIds) -> Json:

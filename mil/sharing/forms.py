@@ -7,7 +7,7 @@ from pathlib import Path
 from features.bags.bag import BagHeader
 from mil.run.folder import RunFolder
 from mil.sharing.annotations import SharedAnnotations
-from mil.sharing.bags import keyed, share_bag
+from mil.sharing.bags import share_bag
 from mil.sharing.options import Form, ShareOptions
 from mil.sharing.run import predictions_table, share_run
 from wsi.errors import RequestError, StoreError
@@ -15,7 +15,7 @@ from wsi.files.atomic import write_text
 from wsi.files.replace import discard
 from wsi.outcome import Progress, Status, Summary
 from wsi.sharing.ids import NewIds
-from wsi.sharing.store import share_store
+from wsi.sharing.store import keyed, share_store
 from wsi.store.tile_store import TileStore
 
 _OF_STORES = frozenset({"stores", "ome-tiff", "pages", "heatmaps"})
@@ -66,7 +66,8 @@ class Bundle:
         if self._forms & _OF_STORES:
             if store is None:
                 raise StoreError("no tile store of this slide was found")
-            facts = share_store(store, self._store(image_id), new, icc=not self._options.no_icc, progress=progress)
+            icc = not self._options.no_icc
+            facts = share_store(store, self._store(image_id), new, self._secret, icc=icc, progress=progress)
             shared = TileStore(self._store(image_id))
             picture = shared.overview_sha256()
             if facts["inked_tiles"]:

@@ -5,13 +5,14 @@ the whole glass, stays what lies in stored tiles; the rest gets the slide's own 
 """
 
 import hashlib
+import hmac
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi.arrays import Bools
+from wsi.arrays import RGB, Bools
 from wsi.cpu import usable_cpus
 from wsi.errors import StoreError
 from wsi.files.atomic import write_bytes
@@ -40,11 +41,13 @@ from wsi.units import YX
 
 _OVERVIEW_PX = 1024
 """Longest side of the overview's last level."""
+_MARKED_PX = 16
+"""Pixels of the overview by which its hash is no more the original's."""
 _INK = 0.02
 """Share of ink from which a tile is looked at by a person."""
 
 
-def share_store(store: TileStore, folder: Path, image_id: str, *, icc: bool, progress: Progress) -> Json:
+def share_store(store: TileStore, folder: Path, image_id: str, secret: bytes, *, icc: bool, progress: Progress) -> Json:
     """Write the store as it is shared into a folder that does not exist yet; return facts for the summary.
 
     Parameters
@@ -55,6 +58,9 @@ def share_store(store: TileStore, folder: Path, image_id: str, *, icc: bool, pro
         Of the new store; the caller names it by the new id and claims it.
     image_id
         The new id.
+    secret
+        Of the bundle, and kept by nobody: by it the overview is marked, so that its hash is another one than the
+        original's, and equal for equal pictures of one bundle.
     icc
         Whether the ICC profile goes with it.
 
@@ -72,7 +78,7 @@ def share_store(store: TileStore, folder: Path, image_id: str, *, icc: bool, pro
         write_json(folder / str(level) / "zarr.json", array)
     _write_tiles(store, folder / "tiles")
     _write_mask(store, folder / "labels" / "tissue")
-    _write_overview(store, folder / "overview")
+    _write_overview(store, folder / "overview", secret)
     profile = neutral_profile(store.icc_profile) if icc else b""
     if profile:
         write_bytes(folder / ICC_KEY, profile)
@@ -141,12 +147,14 @@ def _write_mask(store: TileStore, folder: Path) -> None:
     write_json(folder.parent / "zarr.json", group({"ome": {"version": "0.5", "labels": ["tissue"]}}))
 
 
-def _write_overview(store: TileStore, folder: Path) -> None:
+def _write_overview(store: TileStore, folder: Path, secret: bytes) -> None:
     """Write the overview of what lies in stored tiles, in the slide's background colour elsewhere."""
     um = float(store.meta["mask_mpp"])
     rgb = store.read_array("overview/0").astype(np.uint8).transpose(1, 2, 0).copy()
     background = store.provenance.get("tissue", {}).get("background", (FILL, FILL, FILL))
-    rgb[~_shown(store, YX(*rgb.shape[:2]), um)] = np.array(background, np.uint8)
+    shown = _shown(store, YX(*rgb.shape[:2]), um)
+    rgb[~shown] = np.array(background, np.uint8)
+    _mark(rgb, shown, keyed(secret, store.overview_sha256()))
     levels = [rgb]
     while max(levels[-1].shape) > _OVERVIEW_PX and min(levels[-1].shape[:2]) > 1:
         levels.append(halve(levels[-1]))
@@ -155,6 +163,20 @@ def _write_overview(store: TileStore, folder: Path) -> None:
     shapes = [YX(*level.shape[:2]) for level in levels]
     scales = multiscales("overview", shapes, um, "cyx", (um - store.mpp) / 2)
     write_json(folder / "zarr.json", group({"ome": {"version": "0.5", "multiscales": [scales], "omero": omero()}}))
+
+
+def _mark(rgb: RGB, shown: Bools, key: str) -> None:
+    """Change a few pixels of the glass by a grey level, in place, as the key says."""
+    rng = np.random.default_rng(int(key, 16))
+    places = np.argwhere(~shown) if not shown.all() else np.argwhere(shown)
+    for y, x in rng.choice(places, min(_MARKED_PX, len(places)), replace=False):
+        channel = rng.integers(3)
+        rgb[y, x, channel] ^= 1
+
+
+def keyed(secret: bytes, picture: str) -> str:
+    """Return a hash (hex) by which equal pictures are equal within one bundle, and lead nowhere outside it."""
+    return hmac.new(secret, picture.encode(), hashlib.sha256).hexdigest()
 
 
 def _shown(store: TileStore, shape: YX, um: float) -> Bools:

@@ -31,8 +31,8 @@ NEW = "p0123456789ab_0"
 Tiled = Callable[..., TileStore]
 
 
-def shared(store: TileStore, folder: Path, *, icc: bool = True) -> TileStore:
-    share_store(store, folder / f"{NEW}.zarr", NEW, icc=icc, progress=Silent())
+def shared(store: TileStore, folder: Path, *, icc: bool = True, secret: bytes = b"1") -> TileStore:
+    share_store(store, folder / f"{NEW}.zarr", NEW, secret, icc=icc, progress=Silent())
     result = TileStore(folder / f"{NEW}.zarr")
     assert verify(VerifyOptions(stores=(folder,))).exit_code == 0
     return result
@@ -122,6 +122,16 @@ def test_what_is_written_beside_the_tissue_stays_behind(copied_store: TileStore,
     )
     difference = result.read_level(2)[tissue].astype(int) - copied_store.read_level(2)[tissue]
     assert np.abs(difference).mean() < 4  # where a tile was encoded anew: JPEG's loss
+
+
+def test_no_hash_of_a_picture_leads_back(small_store: TileStore, tmp_path: Path) -> None:
+    """The glass of this slide is its background already: without a mark the overview would be the original's."""
+    before = small_store.overview_sha256()
+    one, same, other = (shared(small_store, tmp_path / name, secret=name[:1].encode()) for name in ("a1", "a2", "b"))
+    assert len({before, one.overview_sha256(), other.overview_sha256()}) == 3
+    assert one.overview_sha256() == same.overview_sha256()
+    difference = one.read_array("overview/0").astype(int) - small_store.read_array("overview/0")
+    assert 0 < np.abs(difference).sum() <= 16
 
 
 def test_metadata_is_an_allow_list(small_store: TileStore, tmp_path: Path) -> None:

@@ -5,11 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from wsi.errors import SlideError
 from wsi.export.options import StoreExport
 from wsi.files.atomic import replacing
 from wsi.files.claim import claim
 from wsi.files.replace import Mark, refuse_input
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
+from wsi.pixels.neutral_icc import neutral_profile
 from wsi.recipe import Recipe
 from wsi.store.tile_store import TileStore
 
@@ -17,8 +19,21 @@ _Options = TypeVar("_Options", bound=StoreExport)
 
 
 def profile_of(store: TileStore) -> bytes:
-    """Return the ICC profile that tells the colours of the store's pixels; nothing where they are sRGB already."""
-    return b"" if store.meta.get("icc", {}).get("applied") else store.icc_profile
+    """Return the ICC profile that tells the colours of the store's pixels, without its texts and dates.
+
+    Nothing where the pixels are sRGB already, or where its colours cannot be kept without its texts.
+    """
+    if store.meta.get("icc", {}).get("applied"):
+        return b""
+    try:
+        return neutral_profile(store.icc_profile)
+    except SlideError:
+        return b""
+
+
+def _note(store: TileStore) -> str:
+    left = store.icc_profile and not store.meta.get("icc", {}).get("applied") and not profile_of(store)
+    return "its ICC profile stays behind: its colours cannot be kept without its texts" if left else ""
 
 
 def export_once(
@@ -53,5 +68,5 @@ def export_once(
         else:
             with replacing(options.out, is_ours) as partial:
                 facts = write(store, partial, recipe, progress or Silent())
-            done = Outcome(store.image_id, Status.DONE, "", facts)
+            done = Outcome(store.image_id, Status.DONE, _note(store), facts)
     return Summary("export", [done], time.perf_counter() - started)

@@ -14,16 +14,16 @@ from numpy.typing import NDArray
 
 from wsi.arrays import RGB, Bools
 from wsi.cpu import usable_cpus
-from wsi.errors import StoreError
+from wsi.errors import SlideError, StoreError
 from wsi.files.atomic import write_bytes
 from wsi.ordered import ordered
 from wsi.outcome import Progress
+from wsi.pixels.neutral_icc import neutral_profile
 from wsi.pixels.resample import halve
 from wsi.recipe import Json
 from wsi.scores.drop import SCORES
 from wsi.sharing.chunks import Chunks, held_tiles, shards_of
 from wsi.sharing.metadata import shared_meta
-from wsi.sharing.profile import neutral_profile
 from wsi.store.layout import (
     FILL,
     ICC_KEY,
@@ -79,7 +79,7 @@ def share_store(store: TileStore, folder: Path, image_id: str, secret: bytes, *,
     _write_tiles(store, folder / "tiles")
     _write_mask(store, folder / "labels" / "tissue")
     _write_overview(store, folder / "overview", secret)
-    profile = neutral_profile(store.icc_profile) if icc else b""
+    profile = _profile(store) if icc else b""
     if profile:
         write_bytes(folder / ICC_KEY, profile)
     meta = shared_meta(store.meta, image_id, hashlib.sha256(profile).hexdigest() if profile else "")
@@ -87,6 +87,13 @@ def share_store(store: TileStore, folder: Path, image_id: str, secret: bytes, *,
     ome = {"version": "0.5", "multiscales": [scales], "omero": omero()}
     write_json(folder / "zarr.json", group({"ome": ome, "gigamil": meta}))
     return {"tiles": store.n_tiles, "bytes_out": n_bytes, "inked_tiles": _inked(store.scores)}
+
+
+def _profile(store: TileStore) -> bytes:
+    try:
+        return neutral_profile(store.icc_profile)
+    except SlideError as error:
+        raise SlideError(f"{error}: leave it out with --no-icc") from None
 
 
 def _write_shards(store: TileStore, folder: Path, progress: Progress) -> int:

@@ -118,8 +118,8 @@ def test_bags_go_without_what_leads_back_and_train_as_before(trained: Trained, t
     for image_id, shared in ids.slides.items():
         np.testing.assert_array_equal(feature_rows(new.headers[shared].path), feature_rows(old.headers[image_id].path))
         np.testing.assert_array_equal(read_coords(new.headers[shared].path), read_coords(old.headers[image_id].path))
-    table = load_manifest(out / "cohort.csv")
-    assert {row.image_id: (row.patient_id, row.label) for row in table} == {
+    rows = load_manifest(out / "cohort.csv")
+    assert {row.image_id: (row.patient_id, row.label) for row in rows} == {
         ids.slides[row.image_id]: (ids.patients[row.patient_id], row.label) for row in load_manifest(witness.manifest)
     }
     names_nobody(out, witness.manifest)
@@ -133,7 +133,8 @@ def test_a_run_goes_on_with_shared_bags() -> None:
     }  # fmt: skip
     tiling = {
         "target_mpp": 0.5, "tile_px": 256, "codec": "auto", "downscale": "area", "min_tissue": 0.1,
-        "keep_background": False, "roi_mode": "and", "roi_class": [], "fill_holes": False, "drop": ["focus<0.04", "pen>0.5"], "scores": "auto",
+        "keep_background": False, "roi_mode": "and", "roi_class": [], "fill_holes": False,
+        "drop": ["focus<0.04", "pen>0.5"], "scores": "auto",
         "algorithm": 4, "reader": "tiff", "slide_mpp": 0.5, "slide": "ab" * 32, "roi": None, "assume_mpp": 0.5,
         "effect": effect,
     }  # fmt: skip

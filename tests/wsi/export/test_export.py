@@ -14,6 +14,7 @@ import yaozarrs
 import zarr
 from making import picture, write_pyramid
 from ome_zarr_models.v04.image import Image
+from PIL import ImageCms
 
 from wsi.errors import RecipeMismatchError, RequestError, StoreError
 from wsi.export.jpeg_form import JpegForm, jpeg_form
@@ -312,3 +313,31 @@ def test_work_ahead_is_bounded_and_ordered() -> None:
     assert next(results) == 2
     assert taken <= 6
     assert list(results) == [2 * i for i in range(2, 101)]
+
+
+def test_exports_hold_no_word_of_the_slide(tmp_path: Path, tiled: Callable[..., TileStore]) -> None:
+    """A name, a date and a serial number in every tag of the slide, and in its ICC profile."""
+    secrets = ("Mustermann", "2021:03:04", "SN98-77120", "sRGB built-in")
+    told = "|".join(secrets).encode()
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes() + told
+    tags = [(65001, 2, None, told, True), (65002, 7, None, told.decode().encode("utf-16-le"), True)]
+    slide = write_pyramid(
+        tmp_path / "a.tif", picture(700, 900), levels=2, photometric="rgb", description=told, software=told,
+        extratags=tags, datetime="2021:03:04 05:06:07", iccprofile=len(profile).to_bytes(4, "big") + profile[4:],
+    )  # fmt: skip
+    store = tiled(slide, tmp_path / "store", codec="auto", assume_mpp=None)
+    assert b"Mustermann" in store.icc_profile
+    out = tmp_path / "out"
+    export_ome_zarr(OmeZarrOptions(store=store.path, out=out / "b.zarr"))
+    export_ome_tiff(OmeTiffOptions(store=store.path, out=out / "b.ome.tiff"))
+    assert (out / "b.zarr" / "OME" / "icc.icc").stat().st_size > 300
+    files = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    for secret in secrets:
+        for form in ("utf-8", "utf-16-le", "utf-16-be"):
+            assert not [path for path, data in files.items() if secret.encode(form) in data]
+    assert not [path for path, data in files.items() if store.recipe["slide"].encode() in data]
+    with tifffile.TiffFile(out / "b.ome.tiff") as tiff:
+        assert set(tiff.pages.first.tags.keys()) <= {
+            254, 256, 257, 258, 259, 262, 270, 277, 282, 283, 284, 296, 305, 322, 323, 324, 325, 330, 339, 347, 530,
+            532, 34675,
+        }  # fmt: skip

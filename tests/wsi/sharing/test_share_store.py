@@ -16,9 +16,10 @@ from PIL import Image, ImageCms
 
 from wsi.errors import SlideError
 from wsi.outcome import Silent
+from wsi.pixels import neutral_icc
+from wsi.pixels.neutral_icc import neutral_profile
 from wsi.sharing.chunks import plain_jpeg
 from wsi.sharing.metadata import shared_meta, shared_recipe
-from wsi.sharing.profile import neutral_profile
 from wsi.sharing.store import share_store
 from wsi.store.layout import FILL, meta_hash, shard_path
 from wsi.store.options import VerifyOptions
@@ -246,13 +247,20 @@ def test_a_profile_loses_its_words_and_keeps_its_colours(version: float) -> None
     assert neutral_profile(after) == after
 
 
-def test_a_profile_whose_colours_would_change_is_refused() -> None:
-    """Its tone curves stand in a type that is not known to hold numbers alone: without them colours would differ."""
-    odd = profile_with(SECRET).replace(b"para", b"Para")
-    with pytest.raises(SlideError, match="--no-icc"):
-        neutral_profile(odd)
-    with pytest.raises(SlideError, match="--no-icc"):
+def test_a_profile_whose_colours_would_change_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Had a colour stood where we do not look, here the white of the lamp, Little CMS would tell."""
+    with pytest.raises(SlideError):
+        neutral_profile(ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes())  # no profile of RGB
+    with pytest.raises(SlideError, match="parsed"):
         neutral_profile(profile_with(SECRET)[:150])
+    before = profile_with(SECRET, 2.4)
+    place = before.index(b"wtpt")
+    offset = int.from_bytes(before[place + 4 : place + 8], "big")
+    yellow = before[: offset + 8] + struct.pack(">3i", 60000, 65536, 40000) + before[offset + 20 :]
+    assert neutral_profile(yellow)
+    monkeypatch.setattr(neutral_icc, "_TAGS", tuple(name for name in neutral_icc._TAGS if name != b"wtpt"))
+    with pytest.raises(SlideError, match="without its texts"):
+        neutral_profile(yellow)
 
 
 def test_the_profile_goes_with_the_store_unless_it_is_not_wanted(copied_store: TileStore, tmp_path: Path) -> None:

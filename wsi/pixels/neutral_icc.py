@@ -47,9 +47,9 @@ def neutral_profile(profile: bytes) -> bytes:
             header[start:stop] = profile[start:stop]
         made = _assembled(header, [*_texts(profile[8] >= 4), *_colours(profile)])
     except (struct.error, IndexError, ValueError) as error:
-        raise SlideError(f"its ICC profile cannot be parsed ({error}): leave it out with --no-icc") from None
+        raise SlideError(f"its ICC profile cannot be parsed ({error})") from None
     if not _alike(profile, made):
-        raise SlideError("the colours of its ICC profile cannot be kept without its texts: leave it out with --no-icc")
+        raise SlideError("the colours of its ICC profile cannot be kept without its texts")
     return made
 
 
@@ -112,5 +112,5 @@ def _converted(profile: bytes, grid: RGB, intent: int, space: str) -> RGB:
         picture = ImageCms.applyTransform(Image.fromarray(grid, "RGB"), transform)
     except (ImageCms.PyCMSError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise SlideError(f"its ICC profile cannot be applied ({reason}): leave it out with --no-icc") from None
+        raise SlideError(f"its ICC profile cannot be applied ({reason})") from None
     return np.asarray(picture, np.uint8)

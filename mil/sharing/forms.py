@@ -100,7 +100,7 @@ class Bundle:
         if run is not None:
             self._of_run(run, progress)
         elif "pages" in self._forms:
-            self._pages(self._place("stores"), progress)
+            self._pages(None, progress)
         discard(self._work)
 
     def _of_run(self, run: RunFolder, progress: Progress) -> None:
@@ -122,8 +122,14 @@ class Bundle:
         out = self._folder / "heatmaps"
         _whole(heatmap(HeatmapOptions(run=run.path, bags=bags, stores=stores, out=out, everything=True), progress))
 
-    def _pages(self, item: Path, progress: Progress) -> None:
-        raise RequestError("--as pages: not there yet")
+    def _pages(self, run: Path | None, progress: Progress) -> None:
+        from mil.viewing.options import PageOptions
+        from mil.viewing.page import page
+
+        items = (self._place("stores"),) if run is None else (run, self._place("stores"))
+        bags = self._place("bags")
+        laid_over = (bags,) if run is not None and bags.is_dir() else ()
+        _whole(page(PageOptions(items=items, bags=laid_over, out=self._folder / "pages"), progress))
 
 
 def _whole(summary: Summary) -> None:

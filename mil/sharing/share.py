@@ -133,7 +133,7 @@ def _check_wanted(
     """Raise `RequestError` naming the first form that what was given cannot be shared in."""
     missing = {
         "tile stores": {"stores", "ome-tiff", "pages", "heatmaps"} if not stores else set(),
-        "bags (--bags)": {"bags", "heatmaps"} | ({"pages"} if run else set()) if not bags else set(),
+        "bags (--bags)": {"bags", "heatmaps"} if not bags else set(),
         "a run": {"heatmaps", "predictions"} if run is None else set(),
         "--annotations": {"annotations"} if options.annotations is None else set(),
     }

@@ -248,19 +248,20 @@ def test_a_profile_loses_its_words_and_keeps_its_colours(version: float) -> None
 
 
 def test_a_profile_whose_colours_would_change_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Had a colour stood where we do not look, here the white of the lamp, Little CMS would tell."""
+    """Had a colour stood where we do not look, Little CMS would tell."""
+    colours = neutral_icc._colours
     with pytest.raises(SlideError):
         neutral_profile(ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes())  # no profile of RGB
     with pytest.raises(SlideError, match="parsed"):
         neutral_profile(profile_with(SECRET)[:150])
-    before = profile_with(SECRET, 2.4)
-    place = before.index(b"wtpt")
-    offset = int.from_bytes(before[place + 4 : place + 8], "big")
-    yellow = before[: offset + 8] + struct.pack(">3i", 60000, 65536, 40000) + before[offset + 20 :]
-    assert neutral_profile(yellow)
-    monkeypatch.setattr(neutral_icc, "_TAGS", tuple(name for name in neutral_icc._TAGS if name != b"wtpt"))
+    without = tuple(name for name in neutral_icc._TAGS if name != b"rXYZ")
+    monkeypatch.setattr(neutral_icc, "_TAGS", without)
+    with pytest.raises(SlideError, match="applied"):
+        neutral_profile(profile_with(SECRET))
+    monkeypatch.undo()
+    monkeypatch.setattr(neutral_icc, "_colours", lambda profile: colours(profile.replace(b"\0\2ff", b"\0\1ff")))
     with pytest.raises(SlideError, match="without its texts"):
-        neutral_profile(yellow)
+        neutral_profile(profile_with(SECRET))  # another tone curve
 
 
 def test_the_profile_goes_with_the_store_unless_it_is_not_wanted(copied_store: TileStore, tmp_path: Path) -> None:

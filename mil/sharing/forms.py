@@ -10,6 +10,7 @@ from mil.sharing.annotations import SharedAnnotations
 from mil.sharing.bags import share_bag
 from mil.sharing.options import Form, ShareOptions
 from mil.sharing.run import predictions_table, share_run
+from mil.sharing.table import Centers
 from wsi.errors import RequestError, StoreError
 from wsi.files.atomic import write_text
 from wsi.files.replace import discard
@@ -32,12 +33,17 @@ class Bundle:
         What goes into it. What another part needs and does not go lies in ``.work`` until the end.
     ids
         Old to new.
+    center
+        Gives a center its number.
     options
         What was asked.
     """
 
-    def __init__(self, folder: Path, forms: Sequence[Form], ids: NewIds, options: ShareOptions) -> None:
+    def __init__(
+        self, folder: Path, forms: Sequence[Form], ids: NewIds, center: Centers, options: ShareOptions
+    ) -> None:
         self._folder, self._forms, self._ids, self._options = folder, set(forms), ids, options
+        self._center = center
         self._work = folder / ".work"
         self._secret = secrets.token_bytes(32)
         drawn = options.annotations if "annotations" in forms else None
@@ -108,7 +114,7 @@ class Bundle:
             truth = "label" in self._options.keep
             write_text(self._folder / "predictions.csv", predictions_table(run, self._ids, truth=truth))
         if self._forms & {"pages", "heatmaps"}:
-            shared = share_run(run, self._work / "run", self._ids)
+            shared = share_run(run, self._work / "run", self._ids, self._center)
             if "heatmaps" in self._forms:
                 self._heatmaps(shared, progress)
             if "pages" in self._forms:

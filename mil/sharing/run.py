@@ -5,7 +5,6 @@ Weights and numbers stay. Ids are exchanged; reasons of failures, warnings and h
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import tomli_w
 from mil.run.checks import FORMAT, checked_table
 from mil.run.folder import RunFolder
 from mil.sharing.bags import shared_bag_recipe, shared_encoder
-from mil.sharing.table import CENTER, renumbered, with_new_ids
+from mil.sharing.table import CENTER, Centers, with_new_ids
 from wsi.errors import RequestError
 from wsi.files.atomic import write_bytes, write_text
 from wsi.files.csv_table import csv_text
@@ -33,6 +32,11 @@ def patients_of_run(run: RunFolder) -> dict[str, str]:
     return {record["image_id"]: record["patient_id"] for record in records}
 
 
+def centers_of_run(run: RunFolder) -> list[str]:
+    """Return the name of each slide's center, as far as a run knows it."""
+    return [record.get(CENTER, "") for record in checked_table(run.path / "oof.csv", ("image_id",))]
+
+
 def predictions_table(run: RunFolder, ids: NewIds, *, truth: bool) -> str:
     """Return what the run tells of its own slides and patients, out of fold, as CSV under the new ids."""
     names = list(run.read_json("metrics.json")["classes"])
@@ -43,7 +47,7 @@ def predictions_table(run: RunFolder, ids: NewIds, *, truth: bool) -> str:
     return csv_text([columns, *([row[name] for name in columns] for row in rows)])
 
 
-def share_run(run: RunFolder, folder: Path, ids: NewIds) -> RunFolder:
+def share_run(run: RunFolder, folder: Path, ids: NewIds, center: Centers) -> RunFolder:
     """Write the run with new ids into a folder; return it.
 
     Raises
@@ -54,7 +58,6 @@ def share_run(run: RunFolder, folder: Path, ids: NewIds) -> RunFolder:
     if run.fusion != "none":
         raise RequestError(f"{run.path} fuses bags of several encoders ({run.fusion}): pages are made of one's")
     recipe = _write_config(run, folder)
-    center = renumbered(row.get(CENTER, "") for row in checked_table(run.path / "oof.csv", ("image_id",)))
     for name in ("splits.csv", "others.csv", "oof.csv", "baselines/oof.csv"):
         if (run.path / name).exists():
             _write_table(run.path / name, folder / name, ids, center)
@@ -84,18 +87,19 @@ def _write_config(run: RunFolder, folder: Path) -> Json:
     return recipe
 
 
-def _write_table(source: Path, target: Path, ids: NewIds, center: Callable[[str], str]) -> None:
+def _write_table(source: Path, target: Path, ids: NewIds, center: Centers) -> None:
     records = checked_table(source, ("patient_id",))
     rows = with_new_ids(records, ids, center)
     columns = list(records[0])
     write_text(target, csv_text([columns, *([row[name] for name in columns] for row in rows)]))
 
 
-def _write_json(run: RunFolder, folder: Path, center: Callable[[str], str]) -> None:
+def _write_json(run: RunFolder, folder: Path, center: Centers) -> None:
     metrics = run.read_json("metrics.json")
     metrics |= {"failures": {}, "warnings": [], "seen_stores": []}
     if isinstance(metrics.get("centers"), list):
-        metrics["centers"] = [{**own, "center": center(str(own.get("center", "")))} for own in metrics["centers"]]
+        told = [{**own, "center": center(str(own.get("center", "")))} for own in metrics["centers"]]
+        metrics["centers"] = [own for own in told if own["center"]]
     write_text(folder / "metrics.json", json.dumps(metrics))
     write_text(folder / "calibration.json", json.dumps(run.read_json("calibration.json")))
 

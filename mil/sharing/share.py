@@ -16,8 +16,8 @@ from mil.data.cohort import read_headers
 from mil.run.folder import RunFolder
 from mil.sharing.forms import Bundle
 from mil.sharing.options import Form, ShareOptions
-from mil.sharing.run import patients_of_run
-from mil.sharing.table import cohort_table
+from mil.sharing.run import centers_of_run, patients_of_run
+from mil.sharing.table import CENTER, Centers, cohort_table, renumbered
 from wsi.cohort.manifest import ManifestRow, load_manifest
 from wsi.errors import GigamilError, RecipeMismatchError, RequestError
 from wsi.files.atomic import replacing, write_text
@@ -144,7 +144,8 @@ def _check_wanted(
 
 def _written(options: ShareOptions, plan: _Plan, ids: NewIds, folder: Path, progress: Progress) -> list[Outcome]:
     """Write everything into the folder; return what became of each slide."""
-    bundle = Bundle(folder, plan.forms, ids, options)
+    center = _centers(plan) if CENTER in options.keep else _no_center
+    bundle = Bundle(folder, plan.forms, ids, center, options)
     reasons, notes = dict(plan.failures), dict[str, str]()
     for image_id in sorted({*plan.stores, *plan.bags}):
         try:
@@ -156,10 +157,20 @@ def _written(options: ShareOptions, plan: _Plan, ids: NewIds, folder: Path, prog
         raise GigamilError(f"not one slide could be shared: {next(iter(reasons.values()))}")
     bundle.finish(plan.run, progress)
     shared = notes or (plan.patient_of if plan.run else {})
-    write_text(folder / "cohort.csv", csv_text(cohort_table(plan.rows, ids, options.keep, shared)))
+    write_text(folder / "cohort.csv", csv_text(cohort_table(plan.rows, ids, options.keep, shared, center)))
     parts = {_FILES.get(form, f"{form}/"): PARTS[form] for form in PARTS if form in plan.forms}
     about = {"slides": len(shared), "forms": sorted(plan.forms), "columns": list(options.keep)}
     finish_bundle(folder, about, {**parts, "cohort.csv": "which slide is whose, under the new ids"})
     done = [Outcome(image_id, Status.DONE, note) for image_id, note in notes.items()]
     done = done or [Outcome(str(plan.run.path), Status.DONE)] if plan.run else done
     return [*done, *(Outcome(image_id, Status.FAILED, why) for image_id, why in reasons.items())]
+
+
+def _centers(plan: _Plan) -> Centers:
+    """Return what numbers the centers of the whole bundle, in no order."""
+    of_rows = [row.center_id or "" for row in plan.rows.values()]
+    return renumbered([*of_rows, *(centers_of_run(plan.run) if plan.run else ())])
+
+
+def _no_center(name: str) -> str:
+    return ""

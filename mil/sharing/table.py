@@ -12,9 +12,13 @@ from wsi.sharing.ids import NewIds
 _NEVER = frozenset({"image_id", "slide_id", "patient_id", "case_id", "path"})
 _DATE = re.compile(r"\b(?:\d{4}[-./]\d{1,2}[-./]\d{1,2}|\d{1,2}[-./]\d{1,2}[-./]\d{2,4}|(?:19|20)\d{2}[01]\d[0-3]\d)\b")
 CENTER = "center_id"
+Centers = Callable[[str], str]
+"""Gives a center's name a number; nothing where centers do not go."""
 
 
-def cohort_table(rows: Mapping[str, ManifestRow], ids: NewIds, keep: Sequence[str], shared: Iterable[str]) -> list[Any]:
+def cohort_table(
+    rows: Mapping[str, ManifestRow], ids: NewIds, keep: Sequence[str], shared: Iterable[str], center: Centers
+) -> list[Any]:
     """Return the rows of cohort.csv, the header first, sorted by the new ids.
 
     Parameters
@@ -27,6 +31,8 @@ def cohort_table(rows: Mapping[str, ManifestRow], ids: NewIds, keep: Sequence[st
         Further columns.
     shared
         Image ids of the slides in the bundle.
+    center
+        Gives a center its number.
 
     Raises
     ------
@@ -36,8 +42,7 @@ def cohort_table(rows: Mapping[str, ManifestRow], ids: NewIds, keep: Sequence[st
     names = list(dict.fromkeys(keep))
     columns = {name: _column(name, rows) for name in names}
     if CENTER in columns:
-        number = renumbered(columns[CENTER].values())
-        columns[CENTER] = {image_id: number(cell) for image_id, cell in columns[CENTER].items()}
+        columns[CENTER] = {image_id: center(cell) for image_id, cell in columns[CENTER].items()}
     known = {old.casefold() for old in (*ids.slides, *ids.patients)}
     for name, cells in columns.items():
         bad = next((cell for cell in cells.values() if _DATE.search(cell) or cell.casefold() in known), None)
@@ -66,7 +71,7 @@ def _fields(row: ManifestRow) -> Sequence[str]:
     return ("label", "center_id", "mpp", "value", "time", "event")
 
 
-def renumbered(names: Iterable[str]) -> Callable[[str], str]:
+def renumbered(names: Iterable[str]) -> Centers:
     """Return what gives each name a number of its own, in no order; nothing stays nothing."""
     found = sorted(set(filter(None, names)))
     secrets.SystemRandom().shuffle(found)
@@ -74,9 +79,7 @@ def renumbered(names: Iterable[str]) -> Callable[[str], str]:
     return lambda name: number.get(name, "")
 
 
-def with_new_ids(
-    records: Iterable[Mapping[str, str]], ids: NewIds, center: Callable[[str], str]
-) -> list[dict[str, str]]:
+def with_new_ids(records: Iterable[Mapping[str, str]], ids: NewIds, center: Centers) -> list[dict[str, str]]:
     """Return rows of a run's table with new ids and centers, sorted by them; rows of who has no new id are left out."""
     found = []
     for record in records:

@@ -1,7 +1,10 @@
 """What all tests share: small slides with known content, and stores made from them."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch; for the commands that tests start, too
 
 import pytest
 from hypothesis import settings
@@ -13,6 +16,22 @@ from wsi.tiling.tiler import tile
 
 settings.register_profile("fixed", deadline=None, derandomize=True)
 settings.load_profile("fixed")
+
+LONG = (
+    "tests/cli/",
+    "tests/test_python_door",
+    "tests/mil/training/",
+    "tests/mil/targets/",
+    "tests/features/",
+    "tests/mil/data/",
+)
+"""Files that take longest: they go out first, so that no core works alone at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put long files first, others in their order."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
+
 
 REAL_SLIDES = Path(__file__).resolve().parents[2] / "shared" / "slides"
 

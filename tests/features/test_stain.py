@@ -93,7 +93,10 @@ def test_the_fit_of_a_store_is_the_same_for_all_who_ask(small_store: TileStore) 
         assert fit_stain(kind, small_store).kind == kind
 
 
-@pytest.mark.parametrize("kind", ["background", "reinhard", "macenko"])
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param("background", marks=pytest.mark.slow), pytest.param("reinhard", marks=pytest.mark.slow), "macenko"],
+)
 def test_bags_do_not_depend_on_batches_or_ranks(stores: Path, tmp_path: Path, kind: str) -> None:
     plain, first, second = (tmp_path / name for name in ("plain", "first", "second"))
     assert extract(ExtractOptions(stores=(stores,), out=plain)).exit_code == 0

@@ -159,6 +159,7 @@ def test_alone_nothing_is_changed() -> None:
     assert Ranks().total(np.array([1.5]))[0] == 1.5
 
 
+@pytest.mark.slow
 def test_two_processes_reach_the_scores_of_one(small: Witness, tmp_path: Path) -> None:
     one, two = quick(small, tmp_path / "one"), quick(small, tmp_path / "two", nproc=2)
     train(one)

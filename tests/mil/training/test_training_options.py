@@ -282,6 +282,7 @@ def test_with_everything_on_every_epoch_can_be_the_last_before_a_kill(
     assert found == expected
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_with_everything_on_the_run_goes_on_to_the_same_bits(
     small: Witness, tmp_path: Path
 ) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from threading import Lock
+from threading import RLock
 
 from wsi.cohort.manifest import ManifestRow, check_id
 from wsi.cohort.slides import Job, find_jobs
@@ -44,7 +44,8 @@ class Shown:
     """A store, or a slide's file."""
     annotations: AnnotationFile | None
     """None where nothing can be kept of it."""
-    _lock: Lock = field(default_factory=Lock, repr=False, compare=False)
+    lock: RLock = field(default_factory=RLock, repr=False, compare=False)
+    """Held while something is made of the slide, so that two who ask at once wait for one making."""
 
     @property
     def store(self) -> TileStore | None:
@@ -80,7 +81,7 @@ class Collection:
             It cannot be opened.
         """
         shown = self.slides[image_id]
-        with shown._lock:  # two first requests of a slide open it once
+        with shown.lock:
             if isinstance(shown.source, TileStore):
                 return self._stores(shown.source)
             return self._live(shown.source, _stamp(shown.source.path))

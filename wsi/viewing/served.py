@@ -60,7 +60,7 @@ class Served:
         """Make what the first page will ask for, so that it comes at once; what fails will be told when it is asked."""
         with suppress(GigamilError, OSError):
             self._cohort()
-            self._plain(next(iter(self.collection.slides)))
+            self.slide_js(next(iter(self.collection.slides)), None)
 
     def withholds(self, key: str) -> bool:
         """Tell whether a file of a store says what a run says of it, which blind readers are not to see."""
@@ -85,7 +85,8 @@ class Served:
     def slide_js(self, image_id: str, reader: str | None) -> bytes:
         """Return what the page of a slide shows to a reader, as a script; raises as `Collection.picture`."""
         hidden = self.review.hidden(image_id, reader)
-        document = self._plain(image_id) if hidden or not self.review.opinions else self._with_run(image_id)
+        with self.collection.slides[image_id].lock:
+            document = self._plain(image_id) if hidden or not self.review.opinions else self._with_run(image_id)
         return script("slide", document | {"api": self._slide_api(image_id, reader, hidden)})
 
     def cohort_js(self, reader: str | None) -> bytes:

@@ -67,6 +67,8 @@ def serve(served: Served, access: Access, port: int, ready: Callable[[Listening]
 
 
 async def _serve(served: Served, access: Access, port: int, ready: Callable[[Listening], None]) -> None:
+    import wsi.zarr_jpeg  # noqa: F401  (and zarr with it: before somebody waits for the first page)
+
     stop = asyncio.Event()
     sockets = _bound(access.host, port)
     with ThreadPoolExecutor(min(4, usable_cpus() + 1), thread_name_prefix="view") as threads, _stopped_by(stop):

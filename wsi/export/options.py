@@ -26,7 +26,8 @@ class Compression:
     """Of a tile store."""
 
     compression: Literal["auto", "deflate", "zstd", "jpeg"] = "auto"
-    """Of an OME-TIFF: auto (JPEG tiles copied, else deflate: never loses a bit), deflate, zstd or jpeg."""
+    """Of an OME-TIFF: auto (JPEG tiles copied, else deflate: never loses a bit), deflate, zstd (black in a libvips that
+    was built without it) or jpeg."""
 
 
 @dataclass(frozen=True, kw_only=True)

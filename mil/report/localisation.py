@@ -24,7 +24,7 @@ from wsi.store.tile_store import TileStore, find_stores
 _TABLE, _SUMMARY = "localisation.csv", "localisation.json"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Localisation:
     """What is asked: of which run, on what."""
 
@@ -105,6 +105,7 @@ def read_localisation(run: Path) -> Json | None:
         return None
     try:
         told = parse_json(read_document(path, RequestError))
+        told["slides"] = sorted(told["slides"], key=lambda own: (own["auc"] is None, own["auc"] or 0.0))
         return {**told, "measures": [(MEASURES[name], told["summary"][name]) for name in MEASURES]}
     except (ValueError, KeyError, TypeError) as error:
         raise RequestError(f"{path}: cannot be read ({error}): run gigamil report --annotations again") from None

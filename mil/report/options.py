@@ -21,11 +21,19 @@ class ReportOptions(Run, Claims):
     pages: Path | None = None
     """Folder of `gigamil page` whose slides the table of cases links; otherwise `pages` in the run folder, if there."""
 
+    annotations: Path | None = None
+    """Folder of <image id>.geojson: tell, slide by slide, whether the attention lies in the drawn regions."""
+    annotation_class: tuple[str, ...] = ()
+    """Only regions of this class; otherwise all but those that QuPath ignores (*)."""
     pdf: bool = False
     """Print it, too, as report.pdf, by the Chromium or Google Chrome of this machine, or what CHROME names."""
 
     def __post_init__(self) -> None:
         check(self)
+        if self.annotations is not None and not (self.bags and self.stores):
+            raise RequestError("--annotations: expected --bags and --stores beside it")
+        if self.annotation_class and self.annotations is None:
+            raise RequestError("--annotation-class: expected --annotations beside it")
 
 
 @dataclass(frozen=True, kw_only=True)

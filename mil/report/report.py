@@ -17,6 +17,7 @@ from mil.heatmaps.options import HeatmapOptions
 from mil.report.card import model_card
 from mil.report.cases import cases_table
 from mil.report.figures import history_figures, plot_figure
+from mil.report.localisation import Localisation, localise, read_localisation, write_localisation
 from mil.report.options import ReportOptions
 from mil.report.printing import find_browser, print_pdf
 from mil.run.evidence import Evidence, read_evidence
@@ -48,7 +49,7 @@ def report(options: ReportOptions, progress: Progress | None = None) -> Summary:
     progress.begin("report", 2 + options.pdf, "pages")
     write_text(run.path / "model_card.md", model_card(evidence))
     progress.advance(1)
-    drawn = _draw_examples(options, evidence)
+    drawn = [*_draw_examples(options, evidence), *_localise(options, progress)]
     text = page(evidence, options.pages)
     write_text(run.path / "report.html", text)
     progress.advance(1)
@@ -59,6 +60,18 @@ def report(options: ReportOptions, progress: Progress | None = None) -> Summary:
         progress.advance(1)
     progress.end()
     return Summary("report", [*done, *drawn], time.monotonic() - start)
+
+
+def _localise(options: ReportOptions, progress: Progress) -> list[Outcome]:
+    """Compare the attention with drawn regions, where there are any; return the slides that failed."""
+    if options.annotations is None:
+        return []
+    classes = options.annotation_class
+    asked = Localisation(options.run, options.bags, options.stores, options.annotations, classes)
+    slides, lost = localise(asked, progress)
+    if slides:
+        write_localisation(options.run, slides, classes)
+    return lost
 
 
 def _draw_examples(options: ReportOptions, evidence: Evidence) -> list[Outcome]:
@@ -99,6 +112,7 @@ def page(evidence: Evidence, pages: Path | None = None) -> str:
         "mil/report/report.html",
         evidence=evidence,
         found=cases_table(evidence, pages),
+        localisation=read_localisation(run.path),
         breakdown=truth.of(usable).breakdown(evidence.told[evidence.head][usable], folds[usable]),
         centers=sorted(evidence.metrics["centers"], key=lambda own: natural(own["center"])),
         name=run.path.resolve().name,

@@ -31,7 +31,9 @@ class Localised:
     patient_id: str
     tiles: int
     region: float
-    """Share of the tiles' area that lies in the region: what pointing at random would hit."""
+    """Share of the tiles' area that lies in the region."""
+    inside: float
+    """Share of the tiles that are inside: what pointing at random would hit."""
     pointing: float
     """1 where the tile of highest attention is inside, 0 where not; of several, their mean."""
     auc: float | None
@@ -66,6 +68,7 @@ def localised(attention_N: Floats, share_N: Floats) -> dict[str, float | None]:
     common = float(share_N[top].sum())
     return {
         "region": region,
+        "inside": float(inside_N.mean()),
         "pointing": float(inside_N[attention_N == attention_N.max()].mean()),
         "auc": float(roc_auc_score(inside_N, attention_N)) if 0 < inside_N.sum() < len(inside_N) else None,
         "iou": common / (k + float(share_N.sum()) - common),
@@ -81,7 +84,7 @@ def summarised(slides: Sequence[Localised], seed: int = 0) -> dict[str, Json]:
     return {name: _mean(name, slides, seed) for name in MEASURES}
 
 
-_CHANCE = {"pointing": "region", "iou": "iou_by_chance"}
+_CHANCE = {"pointing": "inside", "iou": "iou_by_chance"}
 
 
 def _mean(name: str, slides: Sequence[Localised], seed: int) -> Json:

@@ -28,13 +28,14 @@ def test_overlap_is_that_of_the_areas_and_the_auc_that_of_mann_and_whitney(seed:
     u = mannwhitneyu(attention_N[inside], attention_N[~inside]).statistic
     assert found["auc"] == pytest.approx(u / (inside.sum() * (~inside).sum()))
     assert found["pointing"] == pytest.approx(inside[attention_N == attention_N.max()].mean())
+    assert found["inside"] == inside.mean()
     assert found["region"] == pytest.approx(under.area / (100 * len(tiles)))
 
 
 def test_perfect_opposite_and_by_chance() -> None:
     share_N = np.repeat([1.0, 0.0], [20, 80])
     assert localised(share_N, share_N) | {"iou_by_chance": 0} == {
-        "region": 0.2, "pointing": 1, "auc": 1, "iou": 1, "iou_by_chance": 0,
+        "region": 0.2, "inside": 0.2, "pointing": 1, "auc": 1, "iou": 1, "iou_by_chance": 0,
     }  # fmt: skip
     opposite = localised(-share_N, share_N)
     assert (opposite["pointing"], opposite["auc"], opposite["iou"]) == (0, 0, 0)
@@ -53,7 +54,7 @@ def test_regions_without_an_outside_or_without_any_tile() -> None:
 
 def slide(patient: str, auc: float | None, pointing: float = 1) -> Localised:
     return Localised(
-        image_id=f"{patient}_0", patient_id=patient, tiles=9, region=0.2, pointing=pointing, auc=auc, iou=0.5,
+        image_id=f"{patient}_0", patient_id=patient, tiles=9, region=0.3, inside=0.2, pointing=pointing, auc=auc, iou=0.5,
         iou_by_chance=0.1, out_of_fold=True,
     )  # fmt: skip
 

@@ -54,8 +54,8 @@ def test_regions_without_an_outside_or_without_any_tile() -> None:
 
 def slide(patient: str, auc: float | None, pointing: float = 1) -> Localised:
     return Localised(
-        image_id=f"{patient}_0", patient_id=patient, tiles=9, region=0.3, inside=0.2, pointing=pointing, auc=auc, iou=0.5,
-        iou_by_chance=0.1, out_of_fold=True,
+        image_id=f"{patient}_0", patient_id=patient, tiles=9, region=0.3, inside=0.2, pointing=pointing, auc=auc,
+        iou=0.5, iou_by_chance=0.1, out_of_fold=True,
     )  # fmt: skip
 
 

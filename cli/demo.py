@@ -29,6 +29,9 @@ def demo(options: DemoOptions, json: bool) -> int:
     from cli.console import run_stage, stderr
 
     steps = _steps(options)
+    if missing := _missing_front_end():
+        stderr.print(f"No slides to zoom into: {missing}", markup=False)
+        del steps["page"], steps["report"]
     stderr.print("The encoder of this demo, `texture`, is handcrafted: it needs no download and learned nothing.")
     for number, verb in enumerate(steps, start=1):
         stderr.print(f"[{number}/{len(steps)}] ", end="")
@@ -36,10 +39,25 @@ def demo(options: DemoOptions, json: bool) -> int:
         if code:
             return code
     first = min((options.out / "heatmaps").glob("*.png"))
-    click.echo(f"report:      {options.out / 'run' / 'report.html'}")
     click.echo(f"predictions: {options.out / 'submission.csv'}")
     click.echo(f"heat map:    {first}")
+    click.echo(f"report:      {options.out / 'run' / 'report.html'}")
+    if "page" in steps:
+        click.echo(f"slides:      {options.out / 'run' / 'pages' / 'index.html'}")
+        click.echo(f"Double-click that page. To draw and judge, and to see every slide: gigamil view {options.out}")
     return 0
+
+
+def _missing_front_end() -> str:
+    """Return why slides cannot be shown in a browser, or nothing."""
+    from wsi.errors import RequestError
+    from wsi.viewing.frontend import openseadragon
+
+    try:
+        openseadragon()
+    except RequestError as error:
+        return str(error)
+    return ""
 
 
 def _steps(options: DemoOptions) -> dict[str, Any]:
@@ -47,7 +65,9 @@ def _steps(options: DemoOptions) -> dict[str, Any]:
     from features.extraction.options import ExtractOptions
     from mil.heatmaps.options import HeatmapOptions
     from mil.inference.options import PredictOptions
+    from mil.report.options import ReportOptions
     from mil.training.options import TrainOptions
+    from mil.viewing.options import PageOptions
     from wsi.cohort.manifest import load_manifest
     from wsi.cpu import usable_cpus
     from wsi.tiling.options import TileOptions
@@ -76,7 +96,24 @@ def _steps(options: DemoOptions) -> dict[str, Any]:
             out=at / "heatmaps",
             image_ids=tuple(row.image_id for row in load_manifest(cohort / "test.csv")),
         ),
+        "page": lambda: PageOptions(
+            items=(run, *stores, *bags), image_ids=_worth_a_look(run, cohort / "test.csv"), workers=workers
+        ),
+        "report": lambda: ReportOptions(run=run),  # once more: it links the pages
     }
+
+
+def _worth_a_look(run: Path, test: Path) -> tuple[str, ...]:
+    """Return the slides of most interest, and those that were predicted: pages of all would take a while."""
+    from mil.evaluation.examples import of_interest
+    from mil.run.checks import checked_table
+    from mil.run.folder import RunFolder
+    from wsi.cohort.manifest import load_manifest
+
+    rows = [row for row in checked_table(run / "oof.csv", ("level",)) if row["level"] == "slide"]
+    folder, known = RunFolder(run), {row["image_id"] for row in rows}
+    tested = [row.image_id for row in load_manifest(test)]
+    return tuple(dict.fromkeys([*of_interest(folder.predicts, rows, folder.classes, known), *tested]))
 
 
 def folds_for(manifest: Path) -> int:

@@ -161,10 +161,12 @@ class RunSpeaker:
         """Return the cohort's document from the rows of slides that have a page."""
         evidence, total = self.told.evidence, len(self.told.cases)
         known = {row["patient"] for row in rows.values()} - {None}
+        new = sum(row["patient"] is None for row in rows.values())
+        others = f", and {new} that it did not know" if new else ""
         first, words = evidence.truth.shown[0], evidence.truth.words
         model = f"{evidence.truth.claim(evidence.classes)} with {words.achieved}"
         said = (
-            f"{len(rows)} slides; of {len(known)} of the run's {total} patients there is one. On patients that it "
+            f"{len(rows) - new} slides of {len(known)} of the run's {total} patients{others}. On patients that it "
             f"had not seen, the model {model} of {number(evidence.own[first]['value'], '.2f')}. {_FIRST} "
             f"Error: {words.error}. {words.caveat}"
         )

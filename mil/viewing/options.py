@@ -16,12 +16,13 @@ Share = Annotated[float, Option(least=0, most=1)]
 class PageOptions(Workers, Device, Overwriting, Claims):
     """Options of `mil.viewing.page.page`."""
 
-    items: Annotated[tuple[Path, ...], Option(argument="[RUN] [STORES...]")]
-    """Run folder of `gigamil train`; tile stores (.zarr; s3:// too), or folders of them."""
-    stores: tuple[Path, ...] = ()
-    """Tile stores, as behind the run."""
+    items: Annotated[tuple[str | Path, ...], Option(argument="ITEMS...")]
+    """Tile stores (.zarr; s3:// too), or folders of them; a run with its stores and bags; a folder that holds such
+    folders."""
+    stores: tuple[str | Path, ...] = ()
+    """Tile stores, as among the items."""
     bags: tuple[Path, ...] = ()
-    """Of a run: the slides' bags, to lay over them where the model looked; without, predictions alone are shown."""
+    """Bags of the slides, as among the items; without, a run's predictions are shown, and not where it looked."""
     out: Annotated[Path | None, Option(short="-o")] = None
     """Folder to write; otherwise `pages` inside the run, where its report looks for it."""
     image_ids: Annotated[tuple[str, ...], Option(name="image-id")] = ()

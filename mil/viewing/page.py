@@ -4,11 +4,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from mil.viewing.items import Items, sort_items
 from mil.viewing.options import PageOptions
 from wsi.cpu import usable_cpus
 from wsi.errors import RequestError
 from wsi.options import stage
 from wsi.outcome import Progress, Silent, Summary
+from wsi.store.storage import locate
 from wsi.store.tile_store import TileStore, find_stores
 from wsi.viewing.pages.folder import Speaker, Wanted, write_pages
 from wsi.viewing.pages.stores_alone import StoresAlone
@@ -25,32 +27,34 @@ def page(options: PageOptions, progress: Progress | None = None) -> Summary:
         `mil.viewing.documents.RunSpeaker` and `wsi.viewing.pages.folder.write_pages`.
     """
     start, progress = time.monotonic(), progress or Silent()
-    run, places = sort_places(options)
-    stores = chosen(find_stores(places), options.image_ids)
+    items = sorted_items(options)
+    stores = chosen(find_stores(items.stores), options.image_ids)
     workers = usable_cpus() if options.workers is None else max(1, options.workers)
     wanted = Wanted(out_of(options), stores, options.overwrite, workers, usable_cpus())
-    speaker = StoresAlone(stores) if run is None else _of_run(run, options)
+    speaker = _of_run(items.runs[0], items.bags, options) if items.runs else StoresAlone(stores)
     outcomes = write_pages(wanted, speaker, progress, dry=options.dry_run)
     return Summary("page, nothing written" if options.dry_run else "page", outcomes, time.monotonic() - start)
 
 
-def sort_places(options: PageOptions) -> tuple[Path | None, list[Path]]:
-    """Return the run, None where none is named, and where the stores are.
+def sorted_items(options: PageOptions) -> Items:
+    """Return what is to be shown, one run at most.
 
     Raises
     ------
     RequestError
-        There are two runs, a run without stores, or bags without a run.
+        There are two runs, no stores, or bags without a run.
     """
-    runs = [item for item in options.items if (item / "config.toml").is_file()]
-    places = [item for item in options.items if item not in runs] + list(options.stores)
-    if len(runs) > 1:
-        raise RequestError(f"expected one run, found {len(runs)}: {', '.join(map(str, runs))}")
-    if not places:
-        raise RequestError(f"{runs[0]}: give the slides' tile stores, too: --stores")
-    if options.bags and not runs:
-        raise RequestError("--bags go with a run: name its folder")
-    return (runs[0] if runs else None), places
+    given = Items(stores=tuple(map(locate, options.stores)), bags=options.bags)
+    items = sort_items(list(map(str, options.items))) + given
+    if len(items.runs) > 1:
+        raise RequestError(f"expected one run, found {len(items.runs)}: {', '.join(map(str, items.runs))}")
+    if not items.stores and items.slides:
+        raise RequestError(f"{items.slides[0]}: pages are made of tile stores: run `gigamil tile` first")
+    if not items.stores:
+        raise RequestError(f"{(*items.runs, *items.bags)[0]}: give the slides' tile stores, too: --stores")
+    if items.bags and not items.runs:
+        raise RequestError("bags go with a run: name its folder, too")
+    return items
 
 
 def chosen(stores: Sequence[TileStore], image_ids: Sequence[str]) -> list[TileStore]:
@@ -64,13 +68,13 @@ def chosen(stores: Sequence[TileStore], image_ids: Sequence[str]) -> list[TileSt
 
 def out_of(options: PageOptions) -> Path:
     """Return the folder to write; raises `RequestError` where neither it nor a run is named."""
-    run, _ = sort_places(options)
-    if options.out is None and run is None:
+    runs = sorted_items(options).runs
+    if options.out is None and not runs:
         raise RequestError("expected --out, the folder to write, found none")
-    return options.out or Path(str(run)) / "pages"
+    return options.out or runs[0] / "pages"
 
 
-def _of_run(run: Path, options: PageOptions) -> Speaker:
+def _of_run(run: Path, bags: Sequence[Path], options: PageOptions) -> Speaker:
     from mil.viewing.documents import RunSpeaker  # stores alone want no models
 
-    return RunSpeaker(run, options.bags, options.least_tissue, options.device)
+    return RunSpeaker(run, bags, options.least_tissue, options.device)

@@ -16,6 +16,7 @@ from cli.app import app, run
 from cli.commands import VERBS
 from cli.demo import folds_for
 from wsi.store.tile_store import TileStore
+from wsi.viewing import frontend, npm
 
 GIGAMIL = Path(sys.executable).with_name("gigamil")
 SMALL = ("--patients", "20", "--size", "2800")
@@ -116,8 +117,14 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = gigamil("demo", "--out", out, *SMALL)
     assert done.returncode == 0, done.stderr
     places = dict(re.findall(r"^(\w[\w ]+): +(.+)$", done.stdout, re.MULTILINE))
-    assert set(places) == {"report", "predictions", "heat map"}
+    shows = (Path(frontend.__file__).with_name("frontend") / npm.TARGET.name).is_file()
+    assert set(places) == {"report", "predictions", "heat map", *(["slides"] if shows else [])}
     assert all(Path(place).is_file() for place in places.values())
+    if shows:
+        linked = re.findall(r'href="(pages/slides/[^"]+)"', Path(places["report"]).read_text())
+        assert linked
+        assert all(Path(places["report"]).with_name("pages").parent.joinpath(own).is_file() for own in linked)
+        assert f"gigamil view {out}" in done.stdout.splitlines()[-1]
     return out
 
 

@@ -22,7 +22,7 @@ from wsi.viewing.picture import Picture
 VERSION = 1
 """Of both documents; the front end goes by it."""
 Kind = Literal["factor", "rank", "absolute", "push", "disagreement", "score"]
-GALLERY = 24
+GALLERY = 12
 """Tiles of the highest and of the lowest values that a page shows."""
 _MOST_POINTS = 20_000
 """Of a tissue outline; a finer one is simplified further."""
@@ -187,13 +187,19 @@ def score_layers(store: TileStore) -> list[Json]:
 
 
 def gallery(layers: Sequence[Json]) -> Json:
-    """Return the tiles of the highest and of the lowest values of the first layer, ``top`` and ``bottom``."""
+    """Return the tiles of the highest and of the lowest values of the first layer, ``top`` and ``bottom``.
+
+    Of multiples of a mean the highest are above it: what is below does not stand out.
+    """
     if not layers:
         return {"top": [], "bottom": []}
     values = np.frombuffer(base64.b64decode(layers[0]["values"]), "<f4")
     known = np.flatnonzero(np.isfinite(values))
     order = known[np.argsort(-values[known], kind="stable")]
-    top = order[: min(GALLERY, -(-len(order) // 2))]
+    count = min(GALLERY, -(-len(order) // 2))
+    if layers[0]["kind"] == "factor":
+        count = min(count, max(1, int((values[known] > 1).sum())))
+    top = order[:count]
     return {"top": top.tolist(), "bottom": order[len(top) :][::-1][:GALLERY].tolist()}
 
 

@@ -138,7 +138,7 @@ def test_the_cohorts_table_tells_what_the_run_tells(written: Path, trained: Trai
     assert (written / rows[NEW]["href"]).is_file()
     assert (written / rows[NEW]["thumb"]).is_file()
     assert {own["key"] for own in found["columns"]} >= {"predicted", "probability", "right", "error", "doubt", "center"}
-    assert "; of 1 of the run's 47 patients there is one." in found["said"]
+    assert "1 slides of 1 of the run's 47 patients, and 1 that it did not know. " in found["said"]
 
 
 def test_pages_lie_where_the_report_looks_for_them(trained: Trained, stores: Path, tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_pages_lie_where_the_report_looks_for_them(trained: Trained, stores: Pat
         ({"items": ()}, "expected a run or tile stores"),
         ({"stores": ()}, "give the slides' tile stores, too: --stores"),
         ({"image_ids": ("nobody",)}, "no tile store of nobody"),
-        ({"items": (), "bags": (Path("b"),)}, "--bags go with a run"),
+        ({"items": (), "bags": (Path("b"),)}, "bags go with a run"),
         ({"items": (), "out": None}, "expected --out, the folder to write, found none"),
     ],
 )
@@ -212,7 +212,7 @@ def test_every_target_has_pages(
     run = tmp_path / "run"
     options = {"target": target, "epochs": 2, "baselines": (), "seeds": 1}
     assert train(witness.options(run, **options)).exit_code == 0
-    wanted = PageOptions(items=(run, small_store.path), bags=(witness.bags,), out=tmp_path / "out", workers=0)  # type: ignore[arg-type]
+    wanted = PageOptions(items=(run, small_store.path), bags=(witness.bags,), out=tmp_path / "out", workers=0)
     (outcome,) = page(wanted).outcomes
     assert outcome.status is Status.DONE, outcome.reason
     found, row = told(tmp_path / f"out/slides/{image_id}/slide.js"), oof(run, "patient")[image_id[:-2]]

@@ -89,7 +89,14 @@ def test_the_gallery_shows_known_values_in_order(values: list[float]) -> None:
     assert np.isfinite([*top, *bottom]).all()
     assert (np.diff(top) <= 0).all()
     assert (np.diff(bottom) >= 0).all()
-    assert len(top) + len(bottom) == min(48, np.isfinite(told).sum())
+    assert len(top) + len(bottom) == min(24, np.isfinite(told).sum())
+
+
+def test_what_is_below_the_mean_does_not_stand_out() -> None:
+    values = np.array([3, 0.2, 1.4, np.nan, 0.3, 0.1])
+    found = gallery([layer("a", "A", "factor", values, "So.", log=True)])
+    assert found == {"top": [0, 2], "bottom": [5, 1, 4]}
+    assert gallery([layer("a", "A", "factor", np.ones(3), "So.")])["top"] == [0]
 
 
 def test_a_log_scale_starts_above_0() -> None:

@@ -97,7 +97,7 @@ def _steps(options: DemoOptions) -> dict[str, Any]:
             image_ids=tuple(row.image_id for row in load_manifest(cohort / "test.csv")),
         ),
         "page": lambda: PageOptions(
-            items=(run, *stores, *bags), image_ids=_worth_a_look(run, cohort / "test.csv"), workers=workers
+            items=(run, *stores, *bags), image_ids=_worth_a_look(run, cohort / "test.csv"), workers=0
         ),
         "report": lambda: ReportOptions(run=run),  # once more: it links the pages
     }

@@ -100,6 +100,7 @@ bench: bench-wsi bench-features bench-mil
 
 bench-wsi: $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/bench_wsi.py
+	$(BIN)/python tests/benchmarks/bench_page.py
 
 bench-features: $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/bench_features.py

@@ -98,7 +98,7 @@ def on_slide(visit: Visit, x: float, y: float) -> tuple[float, float]:
 
 def test_a_polygon_is_drawn_and_found_on_the_disk(server: Server, stores: Path, visit: Open) -> None:
     """Its corners are where they were pressed; its class and name stay; undo, redo and a reload agree with the disk."""
-    window = open_slide(visit(), server)
+    window = open_slide(visit(width=1000, height=760), server)
     page = window.page
     page.locator("label.field:has(> span:text-is('Class')) select").select_option("Tumor")
     use(window, "Polygon")
@@ -130,7 +130,7 @@ def test_a_polygon_is_drawn_and_found_on_the_disk(server: Server, stores: Path, 
 
 
 def test_every_tool_makes_its_shape(server: Server, stores: Path, visit: Open) -> None:
-    window = open_slide(visit(), server)
+    window = open_slide(visit(width=1000, height=760), server)
     use(window, "Rectangle")
     drag(window, (100, 200), (260, 330))
     use(window, "Line")
@@ -162,7 +162,7 @@ def test_every_tool_makes_its_shape(server: Server, stores: Path, visit: Open) -
 
 
 def test_what_another_tab_saved_is_not_overwritten(server: Server, stores: Path, visit: Open) -> None:
-    first, second = open_slide(visit(), server), open_slide(visit(), server)
+    first, second = open_slide(visit(width=1000, height=760), server), open_slide(visit(width=1000, height=760), server)
     use(first, "Point")
     click(first, (300, 300))
     wait_saved(first)
@@ -180,7 +180,7 @@ def test_what_another_tab_saved_is_not_overwritten(server: Server, stores: Path,
 
 def test_what_could_not_be_saved_comes_back(server: Server, stores: Path, visit: Open) -> None:
     """The server goes away while one draws, and the window is closed: the next visit offers what was drawn."""
-    window = open_slide(visit(), server)
+    window = open_slide(visit(width=1000, height=760), server)
     window.page.context.set_offline(True)
     use(window, "Point")
     click(window, (300, 300))
@@ -198,7 +198,7 @@ def test_what_could_not_be_saved_comes_back(server: Server, stores: Path, visit:
 
 
 def test_a_judgement_is_kept_and_the_next_slide_opened(server: Server, stores: Path, visit: Open) -> None:
-    window = open_slide(visit(), server)
+    window = open_slide(visit(width=1000, height=760), server)
     page = window.page
     page.get_by_role("textbox", name="Your name").fill("Dr. A")
     page.get_by_role("button", name="Start").click()
@@ -221,7 +221,7 @@ def test_a_judgement_is_kept_and_the_next_slide_opened(server: Server, stores: P
 def test_blind_the_prediction_comes_after_the_judgement(stores: Path, visit: Open) -> None:
     served = served_of((stores,), opinions=Said(), blind=True, judgements=stores.parent / "judgements.jsonl")
     with serving(served) as server:
-        window = open_slide(visit(), server)
+        window = open_slide(visit(width=1000, height=760), server)
         page = window.page
         assert page.locator("text=CE!").count() == 0
         page.get_by_role("textbox", name="Your name").fill("Dr. B")
@@ -239,9 +239,8 @@ def test_blind_the_prediction_comes_after_the_judgement(stores: Path, visit: Ope
     }
 
 
-@pytest.mark.parametrize("width", [1400, 390])
-def test_axe_finds_nothing_where_one_draws_and_judges(server: Server, visit: Open, axe: str, width: int) -> None:
-    window = open_slide(visit(width=width), server)
+def test_axe_finds_nothing_where_one_draws_and_judges(server: Server, visit: Open, axe: str) -> None:
+    window = open_slide(visit(width=390, height=800), server)
     window.page.get_by_role("textbox", name="Your name").fill("Dr. A")
     window.page.get_by_role("button", name="Start").click()
     window.page.wait_for_selector("text=0 of 2 judged")
@@ -249,6 +248,6 @@ def test_axe_finds_nothing_where_one_draws_and_judges(server: Server, visit: Ope
     drag(window, (100, 200), (200, 300))
     wait_saved(window)
     assert axe_findings(window.page, axe) == []
-    assert window.page.evaluate("() => document.documentElement.scrollWidth") <= width
+    assert window.page.evaluate("() => document.documentElement.scrollWidth") <= 390
     window.open(f"http://127.0.0.1:{server.port}/", "text=Read next")
     assert axe_findings(window.page, axe) == []

@@ -17,6 +17,7 @@ class AttentionPool(Head, Explains):
     """Instance embedding, then a softmax over each bag of what its attention gives, then the output layer."""
 
     attends = True
+    streams = True
     gated: ClassVar[bool]
 
     def __init__(self, spec: HeadSpec) -> None:

@@ -29,6 +29,7 @@ class Acmil(Head, Explains):
     """
 
     attends = True
+    streams = True
     about = "several attention branches, top tiles masked at random (ACMIL, Zhang et al. 2024)"
 
     def __init__(self, spec: HeadSpec) -> None:

@@ -32,6 +32,7 @@ class Clam(Head, Explains):
     """
 
     attends = True
+    streams = True
     branches: ClassVar[bool]
     """Whether each class has its own attention."""
 

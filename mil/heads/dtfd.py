@@ -25,6 +25,7 @@ class Dtfd(Head):
     """Gated attention in each pseudo-bag with a classifier of its own, then gated attention over the pseudo-bags."""
 
     attends = True
+    streams = True
     about = "random parts of a bag pooled, then their poolings (DTFD-MIL, Zhang et al. 2022)"
 
     def __init__(self, spec: HeadSpec) -> None:
@@ -46,6 +47,7 @@ class Dtfd(Head):
             instances.limit,
             order_N if instances.order_N is None else instances.order_N[order_N],
             large=instances.streamed,
+            presence_N=instances.presence_N,
         )
         first = pool(self.rows, list(self.rows.parameters()), dealt)
         parts_PH = first.values_BKH.squeeze(1)

@@ -99,6 +99,8 @@ class Head(nn.Module, ABC):
     """Whether the order of a bag's instances changes nothing, in evaluation mode."""
     has_point: ClassVar[bool] = True
     """Whether one point stands for a bag (``embedding_BH``): what ArcFace and look-up by likeness need."""
+    streams: ClassVar[bool] = False
+    """Whether the memory of a step does not grow with a large bag, but for its scores."""
     about: ClassVar[str]
     """What it is, in one line."""
 

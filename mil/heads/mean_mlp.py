@@ -18,6 +18,7 @@ class MeanMlp(Head, Explains):
     """Linear and ReLU on each instance, mean over the bag, output layer."""
 
     attends = False
+    streams = True
     about = "a small network on each tile, averaged (MI-Net, Wang et al. 2018)"
 
     def __init__(self, spec: HeadSpec) -> None:

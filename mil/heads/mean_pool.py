@@ -6,6 +6,7 @@ Models?, arXiv 2502.20823.
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mil.heads.head import Head, HeadOutput, HeadSpec, Truth
 from mil.heads.parts.output import Output
@@ -17,6 +18,7 @@ class MeanPool(Head):
     """Mean over instances, then linear, ReLU, dropout, output layer."""
 
     attends = False
+    streams = True
     about = "mean of the features, then a small network (Li et al. 2025)"
 
     def __init__(self, spec: HeadSpec) -> None:
@@ -36,6 +38,10 @@ def mean_features(instances: Instances) -> Tensor:
         return segment_mean(instances.rows(), instances.offsets)
     sums: dict[int, Tensor] = {}
     for bag, start, stop in instances.chunks():
-        part_D = instances.rows(start, stop).sum(0)
+        part_D = checkpoint(_sum, instances, start, stop, use_reentrant=False)
         sums[bag] = sums[bag] + part_D if bag in sums else part_D
     return torch.stack([sums[bag] / size for bag, size in enumerate(instances.sizes)])
+
+
+def _sum(instances: Instances, start: int, stop: int) -> Tensor:
+    return instances.rows(start, stop).sum(0)

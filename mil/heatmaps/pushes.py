@@ -8,7 +8,7 @@ highest tile's, and each tile's own logits are told. ``gradient``: gradient time
 Leaving out tile by tile would take as many passes as there are tiles: minutes a slide, where these take one or two.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -19,16 +19,13 @@ from mil.heads import Explains
 from mil.models.ensemble import Member
 from mil.models.model import BagModel
 from mil.models.scoring import Compute, autocast
-from mil.ragged.instances import wide
 from mil.ragged.packing import Packed
 from mil.targets import TARGETS
 from wsi.arrays import Floats
 
 Way = Literal["sum", "max", "gradient"]
-MOST_VALUES = 1 << 28
-"""Features of a bag, in numbers, of which a gradient is taken: 1 GiB, and as much for the gradient."""
-_CHUNK = 8192
-"""Rows multiplied at once."""
+MOST_TILES = 100_000
+"""Of a bag of which a gradient is taken, of heads that hold a bag whole: some 3 GiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +55,7 @@ def ask(member: Member, packed: Packed, compute: Compute) -> Answer:
         return Answer(
             _told(output.logits_BC, model)[0], _plain(output.attention_N), _told(output.tile_logits_NC, model)
         )
-    if packed.rows_ND.numel() <= MOST_VALUES:
+    if model.head.streams or len(packed.rows_ND) <= MOST_TILES:
         return _by_gradient(model, packed, compute)
     with torch.inference_mode(), autocast(compute):
         output = model(packed.rows_ND, packed.offsets)
@@ -66,29 +63,20 @@ def ask(member: Member, packed: Packed, compute: Compute) -> Answer:
 
 
 def _by_gradient(model: BagModel, packed: Packed, compute: Compute) -> Answer:
-    """Ask with gradients of the rows; each counts from the average tile, which standardisation makes 0."""
-    rows_ND = wide(packed.rows_ND).clone().requires_grad_()  # half precision would lose small gradients
+    """Ask with the gradient of a one that multiplies each standardised row; 0 is an average tile."""
+    presence_N = torch.ones(len(packed.rows_ND), device=packed.rows_ND.device, requires_grad=True)
     with torch.enable_grad(), autocast(compute):
-        output = model.head(model.instances(rows_ND, packed.offsets))
+        output = model.head(replace(model.instances(packed.rows_ND, packed.offsets), presence_N=presence_N))
     n_told = model.spec.n_classes - model.spec.extra_classes
     logits_C = output.logits_BC[0, :n_told]
     relative = model.spec.target == "classes"  # only differences count, and the parts of all classes cancel
     asked = list((logits_C - logits_C.mean() if relative else logits_C).unbind())[: n_told - relative]
-    columns = []
-    for logit in asked:
-        (grad_ND,) = torch.autograd.grad(logit, rows_ND, retain_graph=True)
-        columns.append(_times_input(grad_ND, rows_ND.detach(), model.mean_D))
+    columns = [torch.autograd.grad(logit, presence_N, retain_graph=True)[0].double() for logit in asked]
     if relative:
-        columns.append(-sum(columns, torch.zeros(len(rows_ND), dtype=torch.float64, device=rows_ND.device)))
+        columns.append(-torch.stack(columns).sum(0))
     push_NC = torch.stack(columns, dim=1).cpu().numpy() * model.spec.scale
     scaled_BC = output.logits_BC.detach() * model.spec.scale + model.spec.shift
     return Answer(_told(scaled_BC, model)[0], _plain(output.attention_N), push_NC)
-
-
-def _times_input(grad_ND: Tensor, rows_ND: Tensor, mean_D: Tensor) -> Tensor:
-    """Return the rows' products (N,), float64, a chunk at a time."""
-    parts = zip(torch.split(grad_ND, _CHUNK), torch.split(rows_ND, _CHUNK), strict=True)
-    return torch.cat([(grad_nD * (rows_nD - mean_D)).sum(1, dtype=torch.float64) for grad_nD, rows_nD in parts])
 
 
 def _told(logits_NC: Tensor, model: BagModel) -> Floats:

@@ -51,6 +51,9 @@ class Instances:
     """int64; row i is ``rows_ND[order_N[i]]``, where given."""
     large: bool = False
     """Whether these are parts of a bag large enough to be streamed, whatever their own sizes."""
+    presence_N: Tensor | None = None
+    """Ones that multiply the rows as they are stored, where given: their gradient is gradient times input of each row,
+    without a gradient of every feature."""
 
     def __post_init__(self) -> None:
         empty = [str(bag) for bag, size in enumerate(self.sizes) if size < 1]
@@ -69,12 +72,16 @@ class Instances:
 
     def rows(self, start: int = 0, stop: int | None = None) -> Tensor:
         """Return the rows from start to stop, cast to float32 (float64 stays) and standardised."""
-        chosen = self.rows_ND[start:stop] if self.order_N is None else self.rows_ND[self.order_N[start:stop]]
-        return self._ready(chosen)
+        if self.order_N is not None:
+            return self.take(slice(start, stop))
+        ready = self._ready(self.rows_ND[start:stop])
+        return ready if self.presence_N is None else ready * self.presence_N[start:stop, None]
 
-    def take(self, rows_K: Tensor) -> Tensor:
+    def take(self, rows_K: Tensor | slice) -> Tensor:
         """Return the rows of these numbers (K,), ready as those of `rows`."""
-        return self._ready(self.rows_ND[rows_K if self.order_N is None else self.order_N[rows_K]])
+        stored = rows_K if self.order_N is None else self.order_N[rows_K]
+        ready = self._ready(self.rows_ND[stored])
+        return ready if self.presence_N is None else ready * self.presence_N[stored, None]
 
     def _ready(self, chosen: Tensor) -> Tensor:
         if self.mean_D is None or self.scale_D is None:

@@ -85,7 +85,9 @@ def stream_pool(
     bias_NK
         Added to the scores before the softmax, without gradient: minus infinity leaves a row out.
     """
-    pooled_BKH, scores_NK = _StreamedPool.apply(attend, instances, bias_NK, instances.rows_ND, *parameters)
+    pooled_BKH, scores_NK = _StreamedPool.apply(
+        attend, instances, bias_NK, instances.rows_ND, instances.presence_N, *parameters
+    )
     return pooled_BKH, scores_NK
 
 
@@ -97,6 +99,7 @@ class _StreamedPool(torch.autograd.Function):
         instances: Instances,
         bias_NK: Tensor | None,
         rows_ND: Tensor,
+        presence_N: Tensor | None,
         *parameters: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Pool chunk by chunk; keep what the backward pass needs to make the weights again."""
@@ -121,29 +124,36 @@ class _StreamedPool(torch.autograd.Function):
         """Compute each chunk again and add up its part of the gradients."""
         grad_BKH, grad_NK = grads
         pooled_BKH, normaliser_BK, scores_NK, bias_NK, *parameters = ctx.saved_tensors
-        wanted = [p for p, needed in zip(parameters, ctx.needs_input_grad[4:], strict=True) if needed]
+        wanted = [p for p, needed in zip(parameters, ctx.needs_input_grad[5:], strict=True) if needed]
         sums: list[Tensor | None] = [None] * len(wanted)
         row_grads: list[Tensor] = []
+        presence_grads: list[Tensor] = []
+        of_rows, of_presence = ctx.needs_input_grad[3], ctx.needs_input_grad[4]
         device = ctx.surroundings.device
         devices = [device] if device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             ctx.surroundings.randomness.replay()
             for bag, start, stop in ctx.instances.chunks():
                 with torch.enable_grad(), ctx.surroundings.autocasting():
-                    rows_nD = ctx.instances.rows(start, stop).detach().requires_grad_(ctx.needs_input_grad[3])
+                    rows_nD = ctx.instances.rows(start, stop).detach().requires_grad_(of_rows or of_presence)
                     scores_nK, values_nH = ctx.attend(rows_nD)
                 biased_nK = scores_NK[start:stop] if bias_NK is None else scores_NK[start:stop] + bias_NK[start:stop]
                 weights_nK = (biased_nK - normaliser_BK[bag]).exp()
                 extra_nK = None if grad_NK is None else grad_NK[start:stop]
                 upstream = _chunk_gradients(weights_nK, wide(values_nH), pooled_BKH[bag], grad_BKH, bag, extra_nK)
-                inputs = [*wanted, rows_nD] if ctx.needs_input_grad[3] else wanted
+                inputs = [*wanted, rows_nD] if of_rows or of_presence else wanted
                 parts = _through((scores_nK, values_nH), upstream, inputs)
                 sums = [_plus(total, part) for total, part in zip(sums, parts, strict=False)]
-                if ctx.needs_input_grad[3]:
+                if of_rows:
                     row_grads.append(_of_rows(parts[-1], rows_nD, ctx.instances))
+                if of_presence:
+                    own_nD = torch.zeros_like(rows_nD) if parts[-1] is None else parts[-1]
+                    presence_grads.append((own_nD * rows_nD.detach()).sum(1))
         found = iter(sums)
-        param_grads = [next(found) if needed else None for needed in ctx.needs_input_grad[4:]]
-        return None, None, None, _in_place(row_grads, ctx.instances), *param_grads
+        param_grads = [next(found) if needed else None for needed in ctx.needs_input_grad[5:]]
+        rows_grad_ND = _in_place(row_grads, ctx.instances, ctx.instances.rows_ND.dtype)
+        presence_grad_N = _in_place(presence_grads, ctx.instances, torch.float32)
+        return None, None, None, rows_grad_ND, presence_grad_N, *param_grads
 
 
 def _chunk_gradients(
@@ -190,11 +200,11 @@ def _of_rows(grad: Tensor | None, rows_nD: Tensor, instances: Instances) -> Tens
     return grad if instances.scale_D is None else grad * instances.scale_D
 
 
-def _in_place(row_grads: list[Tensor], instances: Instances) -> Tensor | None:
-    """Return the gradient of ``rows_ND``, each row where it came from."""
+def _in_place(row_grads: list[Tensor], instances: Instances, dtype: torch.dtype) -> Tensor | None:
+    """Return the gradients of stored rows, each where its row came from."""
     if not row_grads:
         return None
-    grad_ND = torch.cat(row_grads).to(instances.rows_ND.dtype)
+    grad_ND = torch.cat(row_grads).to(dtype)
     if instances.order_N is None:
         return grad_ND
     return torch.zeros_like(grad_ND).index_copy_(0, instances.order_N, grad_ND)

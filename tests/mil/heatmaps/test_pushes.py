@@ -1,5 +1,7 @@
 """Which way tiles push: exact where logits are sums, of first order otherwise; compared with leaving tiles out."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from mil.heatmaps.pushes import ask, way_of
 from mil.models.ensemble import Member
 from mil.models.model import BagModel
 from mil.models.scoring import Compute, score
+from mil.ragged import instances as ragged
 from mil.ragged.packing import Packed, pack
 from mil.targets import TARGETS
 
@@ -112,7 +115,9 @@ def test_arcface_goes_by_gradient_and_no_head_beyond_the_memory(monkeypatch: pyt
     assert way_of(own.model) == "gradient"
     packed: Packed = pack([bag()])
     assert ask(own, packed, CPU).push_NC is not None
-    monkeypatch.setattr(pushes, "MOST_VALUES", packed.rows_ND.numel() - 1)
+    monkeypatch.setattr(pushes, "MOST_TILES", len(packed.rows_ND) - 1)
+    assert ask(own, packed, CPU).push_NC is not None, "its memory does not grow with the bag"
+    own = member("transformer")
     beyond = ask(own, packed, CPU)
     assert beyond.push_NC is None
     np.testing.assert_allclose(beyond.logits_C, score(own.model, [bag()], CPU)[0], atol=1e-6)
@@ -128,3 +133,25 @@ def test_classes_that_are_never_told_take_no_part() -> None:
     assert answer.push_NC.shape[1] == 2
     np.testing.assert_allclose(answer.push_NC.sum(0), score(own.model, [bag()], CPU)[0], atol=1e-5)
     assert set(TARGETS) == {"classes", "labels", "value", "survival"}, "a new target wants its own zero of pushes"
+
+
+@pytest.mark.parametrize("name", [*BY_GRADIENT, "gated_abmil"])
+@pytest.mark.parametrize("stored", [np.float32, np.float16])
+def test_the_gradient_is_that_of_the_rows_times_what_they_differ_from_the_average_by(
+    name: str, stored: type[np.floating[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against autograd on plain rows; large bags in chunks give the same."""
+    own = member(name, output="arcface" if name == "gated_abmil" else "linear")
+    packed = pack([bag().astype(stored)])
+    rows = packed.rows_ND.float().clone().requires_grad_()
+    logits = own.model(rows, packed.offsets).logits_BC[0]
+    centred = logits - logits.mean()
+    parts = [
+        torch.autograd.grad(logit, rows, retain_graph=True)[0] * (rows.detach() - own.model.mean_D) for logit in centred
+    ]
+    expected = torch.stack([part.sum(1) for part in parts], dim=1).numpy()
+    found = ask(own, packed, CPU)
+    np.testing.assert_allclose(found.push_NC, expected, atol=2e-5)  # type: ignore[arg-type]
+    monkeypatch.setattr(ragged, "STREAM_ABOVE", 5)
+    monkeypatch.setitem(ragged.CHUNK, "cpu", 3)
+    np.testing.assert_allclose(ask(own, packed, CPU).push_NC, expected, atol=2e-5)  # type: ignore[arg-type]

@@ -2,15 +2,16 @@
 
 import io
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
-from mil.heatmaps.layers import TOP_TILES, Layer, Palette
+from mil.heatmaps.layers import TOP_TILES, Layer
 from mil.heatmaps.tile_scores import TileScores
-from wsi.arrays import RGB, Floats
+from wsi.arrays import RGB, FloatImage, Floats
 from wsi.files.atomic import write_bytes
 from wsi.store.tile_store import TileStore
 
@@ -64,27 +65,40 @@ def picture_of(scores: TileScores, layers: tuple[Layer, ...], store: TileStore, 
     )
 
 
-def paint(picture: SlidePicture, layer: Layer) -> RGB:
-    """Return the overview with a layer over it, uint8 (H, W, 3); tiles that are not coloured stay as they are."""
-    tiles_yx, shape = picture.scores.tiles_yx, picture.overview_HWC.shape[:2]
+def paint(
+    pixels_HWC: RGB, tiles_yx: NDArray[np.int32], layer: Layer, tile_yx: Floats, start_yx: Floats | None = None
+) -> RGB:
+    """Return the pixels with a layer over them, uint8 (H, W, 3); tiles that are not coloured stay as they are.
+
+    Parameters
+    ----------
+    pixels_HWC
+        A picture of the slide or a part of it, at any scale.
+    tiles_yx
+        (N, 2) row and column of each tile.
+    layer
+        What is laid over it.
+    tile_yx
+        (2,) sides of a tile in these pixels.
+    start_yx
+        (2,) where the part begins, in these pixels.
+    """
     grid = np.full(tiles_yx.max(axis=0) + 2, np.nan)
     grid[tiles_yx[:, 0], tiles_yx[:, 1]] = layer.place_N
+    begin = np.zeros(2) if start_yx is None else start_yx
     rows, columns = (
-        np.minimum(((np.arange(side) + 0.5) / (side * share)).astype(int), last - 1)
-        for side, share, last in zip(shape, picture.tile_share, grid.shape, strict=True)
+        np.minimum(((np.arange(side) + 0.5 + first) / tile).astype(int), last - 1)
+        for side, first, tile, last in zip(pixels_HWC.shape[:2], begin, tile_yx, grid.shape, strict=True)
     )
-    place_HW = grid[rows[:, None], columns]
-    covered = np.isfinite(place_HW)
-    painted = picture.overview_HWC.copy()
-    rgb = picture.overview_HWC[covered].astype(np.float64)
-    painted[covered] = np.rint(_blend(rgb, place_HW[covered], layer.palette))
-    return painted
+    at = rows[:, None], columns
+    colour, alpha = (part.astype(np.float32) for part in layer.palette(np.nan_to_num(grid)))  # of tiles, not of pixels
+    painted = np.rint(_blend(pixels_HWC.astype(np.float32), colour[at], alpha[at])).astype(np.uint8)
+    return np.where(np.isfinite(grid)[at][..., None], painted, pixels_HWC)
 
 
-def _blend(rgb: Floats, place: Floats, palette: Palette) -> Floats:
-    """Return colours (..., 3) with the palette's over them."""
-    colour, alpha = palette(place)
-    under = 0.4 * rgb + 0.6 * rgb.mean(axis=-1, keepdims=True)
+def _blend(rgb: FloatImage, colour: FloatImage, alpha: FloatImage) -> FloatImage:
+    """Return colours (..., 3) with others over them, of an opacity (..., 1)."""
+    under = np.float32(0.4) * rgb + np.float32(0.6) * rgb.mean(axis=-1, keepdims=True)
     return np.asarray(under * (1 - alpha) + colour * alpha)
 
 
@@ -107,7 +121,7 @@ def tissue_window(picture: SlidePicture) -> tuple[slice, slice]:
 def draw(picture: SlidePicture) -> Image.Image:
     """Return the picture: title, the slide and its maps two by two, and beneath the tiles that stand out."""
     window = tissue_window(picture)
-    sheet = _Sheet(picture, window, _panel_size(picture.overview_HWC[window]))
+    sheet = _Sheet(picture, window, _panel(picture.overview_HWC[window]))
     canvas = Image.new("RGB", sheet.size, "white")
     pen = ImageDraw.Draw(canvas)
     title, source = _title(picture)
@@ -129,8 +143,29 @@ class _Sheet:
 
     picture: SlidePicture
     window: tuple[slice, slice]
-    panel: tuple[int, int]
-    """Width and height."""
+    slide: Image.Image
+    """The window as it is shown, without anything over it."""
+
+    @property
+    def panel(self) -> tuple[int, int]:
+        """Width and height of a panel's picture."""
+        return self.slide.size
+
+    @property
+    def scale(self) -> float:
+        """Pixels of a panel per overview pixel."""
+        return self.slide.width / (self.window[1].stop - self.window[1].start)
+
+    @property
+    def tile_yx(self) -> Floats:
+        """Sides of a tile in pixels of a panel."""
+        shape = np.array(self.picture.overview_HWC.shape[:2])
+        return np.asarray(shape * self.picture.tile_share * self.scale)
+
+    @property
+    def start_yx(self) -> Floats:
+        """Where the panel begins on the slide, in its own pixels."""
+        return np.array([part.start for part in self.window]) * self.scale
 
     @property
     def rows(self) -> int:
@@ -164,25 +199,27 @@ class _Sheet:
 
     @property
     def um_per_px(self) -> float:
-        columns = self.window[1]
-        return self.picture.overview_mpp * (columns.stop - columns.start) / self.panel[0]
+        return self.picture.overview_mpp / self.scale
 
 
-def _panel_size(pixels_HWC: RGB) -> tuple[int, int]:
-    """Return the width and height at which the pixels fill a panel, their aspect kept."""
+def _panel(pixels_HWC: RGB) -> Image.Image:
+    """Return the pixels scaled to a panel, their aspect kept."""
     height, width = pixels_HWC.shape[:2]
     scale = min(PANEL / width, TALLEST / height)
-    return max(1, round(width * scale)), max(1, round(height * scale))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    method = Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC
+    return Image.fromarray(np.ascontiguousarray(pixels_HWC)).resize(size, method)
 
 
 def _draw_panel(canvas: Image.Image, pen: ImageDraw.ImageDraw, sheet: _Sheet, number: int) -> None:
     """Draw the slide (0) or a layer with its legend, each with the marks of the tiles that stand out in it."""
     picture, (x, y) = sheet.picture, sheet.place(number)
     layer = picture.layers[number - 1] if number else None
-    pixels = picture.overview_HWC if layer is None else paint(picture, layer)
-    window = np.ascontiguousarray(pixels[sheet.window])
-    method = Image.Resampling.BOX if sheet.panel[0] < window.shape[1] else Image.Resampling.BICUBIC
-    canvas.paste(Image.fromarray(window).resize(sheet.panel, method), (x, y))
+    shown = sheet.slide
+    if layer is not None:
+        tiles_yx = picture.scores.tiles_yx
+        shown = Image.fromarray(paint(np.asarray(shown), tiles_yx, layer, sheet.tile_yx, sheet.start_yx))
+    canvas.paste(shown, (x, y))
     pen.text((x, y - LINE), "Slide" if layer is None else layer.title, INK, _font(15, bold=True))
     _draw_marks(pen, sheet, picture.layers[0] if layer is None else layer, (x, y))
     if layer is None:
@@ -196,12 +233,9 @@ def _draw_panel(canvas: Image.Image, pen: ImageDraw.ImageDraw, sheet: _Sheet, nu
 
 def _draw_marks(pen: ImageDraw.ImageDraw, sheet: _Sheet, layer: Layer, place: tuple[int, int]) -> None:
     """Frame the tiles that stand out, the first on top, each with its number."""
-    scores, shape = sheet.picture.scores, np.array(sheet.picture.overview_HWC.shape[:2])
-    start = np.array([part.start for part in sheet.window])
-    scale = sheet.panel[0] / (sheet.window[1].stop - sheet.window[1].start)
-    size_yx = shape * sheet.picture.tile_share * scale
+    scores, size_yx = sheet.picture.scores, sheet.tile_yx
     for rank in range(len(layer.top_N), 0, -1):
-        y, x = scores.tiles_yx[layer.top_N[rank - 1]] * size_yx - start * scale + np.array(place[::-1])
+        y, x = scores.tiles_yx[layer.top_N[rank - 1]] * size_yx - sheet.start_yx + np.array(place[::-1])
         half_y, half_x = np.maximum(size_yx, _LEAST_MARK_PX) / 2
         centre_y, centre_x = y + size_yx[0] / 2, x + size_yx[1] / 2
         box = (centre_x - half_x, centre_y - half_y, centre_x + half_x, centre_y + half_y)
@@ -210,6 +244,7 @@ def _draw_marks(pen: ImageDraw.ImageDraw, sheet: _Sheet, layer: Layer, place: tu
         pen.text((box[0] + 5, box[1] + 3), str(rank), INK, _font(14, bold=True), stroke_width=2, stroke_fill="white")
 
 
+@cache
 def _font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
     import matplotlib
 
@@ -256,7 +291,8 @@ def _draw_legend(
 ) -> None:
     """Draw the colours, with the opacity they have over grey tissue."""
     (x, top), places = place, np.linspace(1, 0, height)[:, None]
-    bar = np.broadcast_to(_blend(np.full((height, 1, 3), 170.0), places, layer.palette), (height, 22, 3))
+    colour, alpha = (part.astype(np.float32) for part in layer.palette(places))
+    bar = np.broadcast_to(_blend(np.full((height, 1, 3), 170, np.float32), colour, alpha), (height, 22, 3))
     canvas.paste(Image.fromarray(np.ascontiguousarray(np.rint(bar).astype(np.uint8))), (x, top))
     for at, name in layer.ticks:
         y = top + round((height - 1) * (1 - at))
@@ -293,7 +329,7 @@ def save_picture(picture: SlidePicture, target: Path, stamp: str) -> None:
     buffer, notes = io.BytesIO(), PngImagePlugin.PngInfo()
     notes.add_text("Software", "gigamil")
     notes.add_text(STAMP, stamp)
-    draw(picture).save(buffer, "PNG", pnginfo=notes, compress_level=4)
+    draw(picture).save(buffer, "PNG", pnginfo=notes, compress_level=2)
     write_bytes(target, buffer.getvalue())
 
 

@@ -154,7 +154,7 @@ def test_a_slide_without_bag_or_store_is_named(trained: Trained, small_store: Ti
 
 def test_colour_goes_only_where_tiles_with_tissue_are(scores: TileScores) -> None:
     shown = picture(scores)
-    painted = paint(shown, shown.layers[0])
+    painted = paint(shown.overview_HWC, scores.tiles_yx, shown.layers[0], np.array([10.0, 15.0]))
     changed = (painted != shown.overview_HWC).any(axis=2)
     tiles = np.zeros((40, 60), bool)
     for row, column in scores.tiles_yx[:3]:
@@ -164,7 +164,9 @@ def test_colour_goes_only_where_tiles_with_tissue_are(scores: TileScores) -> Non
     high, low = painted[5, 20].astype(int), painted[5, 5].astype(int)
     assert np.abs(low - shown.overview_HWC[5, 5]).max() < np.abs(high - shown.overview_HWC[5, 20]).max()
     everything = picture(replace(scores, factor_N=np.array([0.1, 1, 1, 15.9])), Shown(least_tissue=0))
-    brightest = paint(everything, everything.layers[0])[15, 20].astype(int)
+    brightest = paint(shown.overview_HWC, scores.tiles_yx, everything.layers[0], np.array([10.0, 15.0]))[15, 20].astype(
+        int
+    )
     assert brightest[1] - brightest[2] > 60, "the highest attention is yellow"
     assert not np.isnan(everything.layers[0].place_N).any()
 
@@ -315,3 +317,11 @@ def test_processes_draw_the_same_pictures(
         assert (one.out / name).read_bytes() == (two.out / name).read_bytes()
     with pytest.raises(RequestError, match="--all and --image-id"):
         replace(one, everything=True, image_ids=("x",))
+
+
+def test_a_part_of_the_slide_is_painted_as_the_whole_is(scores: TileScores) -> None:
+    shown = picture(scores)
+    size = np.array([10.0, 15.0])
+    whole = paint(shown.overview_HWC, scores.tiles_yx, shown.layers[0], size)
+    part = paint(shown.overview_HWC[4:33, 7:41], scores.tiles_yx, shown.layers[0], size, np.array([4.0, 7.0]))
+    np.testing.assert_array_equal(part, whole[4:33, 7:41])

@@ -239,3 +239,11 @@ def test_axe_finds_nothing_and_nothing_is_cut_off(small_page: Page, visit: Open,
             if scheme:
                 window.page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
                 assert axe_findings(window.page, axe) == []
+
+
+def test_the_small_picture_of_the_whole_slide_stays(small_page: Page, visit: Open) -> None:
+    """OpenSeadragon's own fades away: looked at for a while, tissue still stands in the upper right corner."""
+    window = visit(width=1000, height=700).open(address(small_page, FIRST, "#at=1200,200,1&heat=off")).settled()
+    window.page.wait_for_timeout(2600)
+    corner = shown(window)[:90, -100:].astype(int)
+    assert (np.ptp(corner, axis=2) > 40).mean() > 0.05

@@ -40,6 +40,7 @@ export class Scene {
       navigatorMaintainSizeRatio: true,
       navigatorBackground: this.glass,
       navigatorOpacity: 1,
+      navigatorAutoFade: false,
       maxZoomPixelRatio: MOST_ZOOM,
       minZoomImageRatio: 0.7,
       visibilityRatio: 0.3,

@@ -28,6 +28,7 @@ ROW = {
     "birth_date": "1950-03-04",
     "path": "/data/Klinik Nord/S21-4711_0.svs",
     "note": "brought by courier",
+    "case": "QX7Z",
 }
 VALUES = ["S21-4711_0", "0815347", "Mustermann, Erika", "1950-03-04", "/data/Klinik Nord/S21-4711_0.svs"]
 
@@ -57,6 +58,17 @@ def test_every_value_is_found_in_every_place(place: str, table: Path, tmp_path: 
     assert {outcome.item_id.partition("/")[0] for outcome in found} == {folder.name for folder in folders}
     for value in VALUES:  # what is told does not tell it
         assert not any(value in outcome.reason for outcome in found)
+
+
+@pytest.mark.parametrize(
+    "place", [place for place in PLANTS if place not in ("TIFF, behind everything", "NumPy texts")]
+)
+def test_short_values_are_found_where_words_stand(place: str, table: Path, tmp_path: Path) -> None:
+    """They are not looked for in any bytes: whoever reads that kind of file finds them, or nobody."""
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    PLANTS[place](bundle, "QX7Z")
+    assert "case of line 2" in reasons(search(bundle, table))
 
 
 @pytest.mark.parametrize("place", PLANTS)

@@ -24,7 +24,7 @@ from wsi.sharing.phi.texts import MOST_UNPACKED, PRINTABLE, Found, Place, Remark
 
 _DEEPEST = 4
 _ZSTD = b"\x28\xb5\x2f\xfd"
-_BASE64 = re.compile(r"(?:[A-Za-z0-9+/]{4}){5,}(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?|(?:[A-Za-z0-9_-]{4}){5,}")
+_BASE64 = re.compile(r"(?:[A-Za-z0-9+/]{4}){3,}(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?|(?:[A-Za-z0-9_-]{4}){5,}")
 _ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})|\\x([0-9a-fA-F]{2})|\\([/\"\\])")
 
 

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 MOST_UNPACKED = 256 << 20
 """Bytes of one packed file that are looked at."""
 PRINTABLE = bytes(range(0x20, 0x7F)) + b"\t\n\r\f"
-_TEXT_SHARE = 0.9
+_LATIN = bytes(range(0xA0, 0x100))
+_CONTROLS = 0.02
+"""Share of bytes that stand in no text, up to which a file is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,9 @@ def as_text(data: bytes) -> str | None:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
         head = data[:65536]
-        return data.decode("latin-1") if len(head.translate(None, PRINTABLE)) < (1 - _TEXT_SHARE) * len(head) else None
+        foreign = head.translate(None, PRINTABLE)
+        controls = len(foreign.translate(None, _LATIN))
+        return data.decode("latin-1") if controls <= _CONTROLS * len(head) and 2 * len(foreign) < len(head) else None
 
 
 def binary_text(data: bytes) -> str:

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -85,7 +85,15 @@ def values_of_table(path: Path) -> list[tuple[str, str, bool]]:
     found: list[tuple[str, str, bool]] = []
     for column in table.header:
         found += _of_column(table, column)
-    return found
+    return [*found, *_of_slides(table)]
+
+
+def _of_slides(table: Table) -> Iterator[tuple[str, str, bool]]:
+    """Yield the patients that ids of slides name, where the table has no column of them: ``049194_0``."""
+    for column in filter(_SLIDE.fullmatch, table.header):
+        for number, row in table.rows:
+            if (patient := re.sub(r"_\d+$", "", row.get(column, ""))) != row.get(column, ""):
+                yield f"{column} of line {number}", patient, False
 
 
 def _of_column(table: Table, column: str) -> list[tuple[str, str, bool]]:
@@ -101,8 +109,6 @@ def _of_column(table: Table, column: str) -> list[tuple[str, str, bool]]:
         rare = telling or is_date(cell) or count[cell] <= most
         if cell and rare and not is_decimal(cell):
             found += [(f"{column} of line {number}", own, bool(_NAME.search(column))) for own in _parts(cell)]
-            if _SLIDE.fullmatch(column.strip()) and (patient := re.sub(r"_\d+$", "", cell)) != cell:
-                found.append((f"{column} of line {number}", patient, False))
     return found
 
 

@@ -101,7 +101,7 @@ def test_spellings_are_found(spelt: str, table: Path, tmp_path: Path) -> None:
     "text",
     [
         "10815347", "08153470", "0.0815347", "12.815347", "c0ffee0815347a0815347beef0815347c0ffee", "CE", "center 4",
-        "label CE 4", "1950", "mustermanx", "[1950, 3, 5]", "eric", "S21", "4711", '{"a": 4, "b": 815}',
+        "label CE 4", "1950", "119500304", "mustermanx", "[1950, 3, 5]", "eric", "S21", "4711", '{"a": 4, "b": 815}',
     ],
 )  # fmt: skip
 def test_what_only_resembles_a_value_is_no_finding(text: str, table: Path, tmp_path: Path) -> None:

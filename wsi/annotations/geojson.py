@@ -14,7 +14,6 @@ import math
 import uuid
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -132,28 +131,26 @@ class _Reader:
             if not isinstance(value, dict) or "type" not in value:
                 raise ValueError(f"is not GeoJSON: expected objects with a type, found {one_line(value, 40)!r}")
             feature = dict(value) if value["type"] == "Feature" else {"geometry": value}
-            item, children = _read_feature(feature)
+            fields, children = _read_feature(feature)
             if depth > DEEPEST or len(self._ids) >= MOST_OBJECTS:
                 raise ValueError(f"expected at most {MOST_OBJECTS:,} objects, {DEEPEST} below each other")
         except ValueError as error:
             raise AnnotationError(f"{self._where}: {place}: {one_line(error, 300)}") from None
-        item = self._named(item, feature.get("id"), seed)
+        fields["id"] = own = self._id(feature.get("id"), seed, fields["extra"])
         below = [
-            self.item(child, f"{place}, child {i}", f"{item.id} {i}", depth + 1) for i, child in enumerate(children, 1)
+            self.item(child, f"{place}, child {i}", f"{own} {i}", depth + 1) for i, child in enumerate(children, 1)
         ]
-        return replace(item, children=tuple(below)) if below else item
+        return Annotation(**fields, children=tuple(below))
 
-    def _named(self, item: Annotation, id_: Any, seed: str) -> Annotation:
-        """Give an object an id: its own where that is a UUID that no other has, else one made of what it says."""
+    def _id(self, id_: Any, seed: str, extra: dict[str, Any]) -> str:
+        """Return an object's own id where that is a UUID that no other has, else one made of what it says."""
         own = _uuid(id_)
         if own is None or own.casefold() in self._ids:
             if id_ is not None and not (isinstance(id_, str) and id_ in _LEGACY):
-                extra = dict(item.extra)
                 extra["feature"] = {_FORMER_ID: id_, **extra.get("feature", {})}
-                item = replace(item, extra=extra)
             own = str(uuid.uuid5(NAMESPACE, seed))
         self._ids.add(own.casefold())
-        return replace(item, id=own)
+        return own
 
 
 def _uuid(value: Any) -> str | None:
@@ -163,8 +160,8 @@ def _uuid(value: Any) -> str | None:
         return None
 
 
-def _read_feature(feature: dict[str, Any]) -> tuple[Annotation, list[Any]]:
-    """Return a feature as an annotation, its id to be set, and its children as JSON values; else `ValueError`."""
+def _read_feature(feature: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
+    """Return the fields of a feature's annotation, and its children as JSON values; else `ValueError`."""
     properties = feature.get("properties")
     if properties is not None and not isinstance(properties, dict):
         raise ValueError(f"expected properties as an object, found {one_line(properties, 60)}")
@@ -175,18 +172,17 @@ def _read_feature(feature: dict[str, Any]) -> tuple[Annotation, list[Any]]:
     geometry = feature.get("geometry")
     class_name, class_color, class_extra = _classification(left.pop("classification", None))
     metadata, metadata_extra = _metadata(left)
-    item = Annotation(
-        geometry=geometry_of(geometry),
-        id="",
-        kind=_kind(left, feature.get("id")),
-        name=_taken(left, "name", str),
-        class_name=class_name,
-        class_color=class_color,
-        color=_color(left),
-        locked=bool(_taken(left, "isLocked", bool)),
-        measurements=_measurements(left.pop("measurements", None)),
-        metadata=metadata,
-    )
+    fields = {
+        "geometry": geometry_of(geometry),
+        "kind": _kind(left, feature.get("id")),
+        "name": _taken(left, "name", str),
+        "class_name": class_name,
+        "class_color": class_color,
+        "color": _color(left),
+        "locked": bool(_taken(left, "isLocked", bool)),
+        "measurements": _measurements(left.pop("measurements", None)),
+        "metadata": metadata,
+    }
     extra = {
         "feature": _without(feature, "type", "id", "geometry", "properties"),
         "geometry": _without(geometry or {}, "type", "coordinates", "geometries"),
@@ -194,8 +190,9 @@ def _read_feature(feature: dict[str, Any]) -> tuple[Annotation, list[Any]]:
         "classification": class_extra,
         "metadata": metadata_extra,
     }
-    _check_plain(extra)
-    return replace(item, extra={part: members for part, members in extra.items() if members}), children
+    fields["extra"] = {part: members for part, members in extra.items() if members}
+    _check_plain(fields["extra"])
+    return fields, children
 
 
 def _without(members: dict[str, Any], *names: str) -> dict[str, Any]:

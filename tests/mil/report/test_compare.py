@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from browsing import Visits
 from click.testing import CliRunner
 from sklearn.metrics import roc_auc_score
 from witness import Trained, Witness
@@ -131,3 +132,16 @@ def test_runs_that_cannot_be_compared_are_one_line(trained: Trained, tmp_path: P
     (copy / "oof.csv").write_text("\n".join(kept) + "\n")
     with pytest.raises(RequestError, match=r"oof\.csv is damaged \(expected 47 patients, found 46\)"):
         read_shared((trained.out, copy))
+
+
+def test_the_page_is_read_by_everybody_and_printed_whole(
+    trained: Trained, other: Path, tmp_path: Path, visit: Visits
+) -> None:
+    compare(CompareOptions(runs=(trained.out, other), out=tmp_path))
+    window = visit(390).open((tmp_path / "compare.html").as_uri())
+    assert window.page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert window.barriers() == []
+    window.page.set_viewport_size({"width": 688, "height": 900})
+    window.page.emulate_media(media="print")
+    cut = "[...document.querySelectorAll('.scroll')].filter((own) => own.scrollWidth > own.clientWidth).length"
+    assert window.page.evaluate(cut) == 0

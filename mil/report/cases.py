@@ -1,5 +1,6 @@
 """The report's table of cases: its rows, columns and filters, and the files that it links."""
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import numpy as np
 from mil.evaluation.evaluate import heat_map_folder
 from mil.run.cases import Case, cases, least_sure
 from mil.run.evidence import Evidence
+from mil.run.folder import RunFolder
 from wsi.errors import RequestError
 from wsi.pages import natural
 
@@ -55,7 +57,7 @@ def cases_table(evidence: Evidence, pages: Path | None) -> CasesTable:
     RequestError
         ``pages`` is given and holds no page of a slide of the run, or a table of the run is damaged.
     """
-    found, run = cases(evidence), evidence.run.path
+    found = cases(evidence)
     by_slide = evidence.run.unit_column == "image_id"
     answers, bound = any(case.judged.right is not None for case in found), least_sure(found)
     errors = [case.judged.error for case in found if case.judged.error is not None]
@@ -80,7 +82,7 @@ def cases_table(evidence: Evidence, pages: Path | None) -> CasesTable:
             ("Page" if by_slide else "Slides", None),
         ],
         picks=picks,
-        pages=_pages(slides, pages, run),
+        pages=_pages(slides, pages, evidence.run),
         maps={own: f"{maps.name}/{_quoted(own)}.png" for own in slides if (maps / f"{own}.png").is_file()},
         answers=answers,
         doubts=_explained(evidence, found) if bound is not None else "",
@@ -104,20 +106,33 @@ def _explained(evidence: Evidence, found: Sequence[Case]) -> str:
     return f"standard deviation of the answers of the {evidence.run.models_per_fold} models of the fold"
 
 
-def _pages(slides: Sequence[str], given: Path | None, run: Path) -> dict[str, str]:
-    """Return the addresses of the pages that are there; none outside the folder, whatever a slide is called."""
-    folder = run / "pages" if given is None else given
-    there = [own for own in slides if (folder / "slides" / own / "index.html").is_file()]
+def _pages(slides: Sequence[str], given: Path | None, run: RunFolder) -> dict[str, str]:
+    """Return the addresses of the pages that are there and show this run or none: others would contradict the report.
+
+    The index of all pages stands under the name of no slide.
+    """
+    folder, made = run.path / "pages" if given is None else given, str(run.config["recipe_hash"])
+    there = [own for own in slides if _shows(folder / "slides" / own, made)]
     if given is not None and not there:
         raise RequestError(
-            f"--pages {given}: expected slides/<image_id>/index.html of slides of the run, as `gigamil page` writes "
+            f"--pages {given}: expected slides/<image_id>/index.html of slides of this run, as `gigamil page` writes "
             "them, found none"
         )
     try:
-        seen = Path(os.path.relpath(folder.resolve(), run.resolve())).as_posix()
+        seen = quote(Path(os.path.relpath(folder.resolve(), run.path.resolve())).as_posix())
     except ValueError:  # another drive
-        return {own: (folder.resolve() / "slides" / own / "index.html").as_uri() for own in there}
-    return {own: f"{quote(seen)}/slides/{quote(own, safe='')}/index.html" for own in there}
+        seen = folder.resolve().as_uri()
+    index = {"": f"{seen}/index.html"} if there and (folder / "index.html").is_file() else {}
+    return index | {own: f"{seen}/slides/{_quoted(own)}/index.html" for own in there}
+
+
+def _shows(page: Path, made: str) -> bool:
+    """Tell whether a slide's page is there, and not of a run of another recipe."""
+    try:
+        said = json.loads((page / "page.json").read_bytes())["recipe"]["said"]
+        return bool(said.get("run", made) == made) and (page / "index.html").is_file()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return (page / "index.html").is_file()
 
 
 def _quoted(image_id: str) -> str:

@@ -13,6 +13,7 @@ from witness import Trained, Witness, facts, instances
 from features.bags.bag import write_bag
 from mil.report.options import ReportOptions
 from mil.report.report import report
+from mil.run.folder import RunFolder
 from mil.train import train
 from wsi.errors import RequestError
 from wsi.pages import natural
@@ -136,7 +137,7 @@ def test_cases_are_searched_filtered_and_sorted(trained: Trained, visit: Visits)
 
 
 def test_slides_are_linked_to_the_pages_that_are_there(trained: Trained, tmp_path: Path) -> None:
-    pages = tmp_path / "my pages"
+    pages, made = tmp_path / "my pages", RunFolder(trained.out).config["recipe_hash"]
     with pytest.raises(RequestError, match=r"expected slides/<image_id>/index\.html"):
         report(ReportOptions(run=trained.out, pages=pages))
     (pages / "slides" / "0010_1").mkdir(parents=True)
@@ -147,6 +148,14 @@ def test_slides_are_linked_to_the_pages_that_are_there(trained: Trained, tmp_pat
     ((address, name),) = linked
     assert name == "0010_1"
     assert " " not in address
+    other = '{"recipe": {"said": {"run": "of another recipe"}}}'
+    (pages / "slides" / "0010_1" / "page.json").write_text(other)
+    with pytest.raises(RequestError, match="of this run"):
+        report(ReportOptions(run=trained.out, pages=pages))
+    (pages / "slides" / "0010_1" / "page.json").write_text(other.replace("of another recipe", made))
+    (pages / "index.html").write_text("all")
+    report(ReportOptions(run=trained.out, pages=pages))
+    assert re.search(r'<a href="[^"#]+/my%20pages/index\.html">', (trained.out / "report.html").read_text())
     assert (trained.out / address.replace("%20", " ")).resolve() == (
         pages / "slides" / "0010_1" / "index.html"
     ).resolve()

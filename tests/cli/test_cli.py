@@ -121,6 +121,9 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert set(places) == {"report", "predictions", "heat map", *(["slides"] if shows else [])}
     assert all(Path(place).is_file() for place in places.values())
     if shows:
+        linked = re.findall(r'href="(pages/slides/[^"]+)"', Path(places["report"]).read_text())
+        assert linked
+        assert all((out / "run" / own).is_file() for own in linked)
         assert f"gigamil view {out}" in done.stdout.splitlines()[-1]
     return out
 

@@ -137,6 +137,16 @@ def test_an_umlaut_is_found_in_every_way_to_write_it(tmp_path: Path) -> None:
         assert "name of line 2" in reasons(search(bundle, table)), spelt
 
 
+def test_a_name_of_short_parts_is_found_in_either_order(tmp_path: Path) -> None:
+    table = tmp_path / "cohort.csv"
+    table.write_text('image_id,name\nq1w2e3r4,"Li, Bo"\n')
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    for spelt, found in (("Bo Li", True), ("LI^BO", True), ("bo_li", True), ("Li", False), ("robo limit", False)):
+        (bundle / "a.txt").write_text(f"- {spelt} -")
+        assert ("name of line 2" in reasons(search(bundle, table))) is found, spelt
+
+
 def test_pictures_of_a_label_are_a_finding_by_being_there(table: Path, tmp_path: Path) -> None:
     bundle = tmp_path / "bundle"
     bundle.mkdir()

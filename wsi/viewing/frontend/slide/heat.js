@@ -64,7 +64,13 @@ export class Heat {
 
   /** Whether a place on the colour bar shows. @param {number} place @param {number | null} centre */
   isShown(place, centre) {
-    return (centre === null ? place : Math.abs(place - 0.5) * 2) >= this.choice.below;
+    return strength(place, centre) >= this.choice.below;
+  }
+
+  /** What says little covers little, so that the tissue keeps its own colours there; at full opacity all covers.
+   * @param {number} place @param {number | null} centre @returns {number} 0 to 1 */
+  cover(place, centre) {
+    return this.choice.opacity ** (3 - 2 * strength(place, centre));
   }
 
   makeCells() {
@@ -78,7 +84,8 @@ export class Heat {
         if (!(place >= 0) || !this.isShown(place, layer.centre)) continue;
         const colour = Math.round(place * 255) * 3;
         const cell = this.places[2 * index] * this.columns + this.places[2 * index + 1];
-        cells.data.set([table[colour], table[colour + 1], table[colour + 2], 255], cell * 4);
+        const cover = Math.round(255 * this.cover(place, layer.centre));
+        cells.data.set([table[colour], table[colour + 1], table[colour + 2], cover], cell * 4);
       }
     }
     return pictureOf(cells);
@@ -88,12 +95,10 @@ export class Heat {
     const { scene, choice } = this;
     const pen = scene.pen(scene.over);
     if (choice.shown && scene.doc.layers.length) {
-      const of = [choice.key, choice.scale, choice.colours, choice.below].join();
+      const of = [choice.key, choice.scale, choice.colours, choice.below, choice.opacity].join();
       if (of !== this.madeOf) this.cells = this.makeCells();
       this.madeOf = of;
-      pen.globalAlpha = choice.opacity;
       scene.drawCells(pen, this.cells, scene.doc.store_tile_px);
-      pen.globalAlpha = 1;
     }
     this.paintMarks(pen);
   }
@@ -133,4 +138,9 @@ export class Heat {
     const [row, column] = [Math.floor(y / side), Math.floor(x / side)];
     return row >= 0 && column >= 0 && row < this.rows && column < this.columns ? this.tileIn[row * this.columns + column] : -1;
   }
+}
+
+/** How far a place on the colour bar is from what says nothing. @param {number} place @param {number | null} centre */
+function strength(place, centre) {
+  return centre === null ? place : Math.abs(place - 0.5) * 2;
 }

@@ -200,7 +200,7 @@ function heatChoice(doc, view) {
     key: layer?.key ?? "",
     scale: scales.find((own) => own === view.scale) ?? layer?.scale ?? "linear",
     colours: view.colours ?? String(kept.colours ?? "viridis"),
-    opacity: view.opacity ?? (Number(kept.opacity) > 0 && Number(kept.opacity) <= 1 ? Number(kept.opacity) : 0.5),
+    opacity: view.opacity ?? (Number(kept.opacity) > 0 && Number(kept.opacity) <= 1 ? Number(kept.opacity) : 0.6),
     below: view.below ?? 0,
     shown: view.heat === undefined ? doc.prediction !== null : view.heat !== "off", // of a store alone it is asked for
   };

@@ -42,7 +42,7 @@ class Making:
         """Raise `RequestError` naming what differs in a bag; a scale that either does not tell is not compared."""
         found = {"encoder": header.encoder, "dim": header.dim}
         lines = differences(found, {"encoder": self.encoder, "dim": self.dim})
-        lines += differences(shared_recipe(header.recipe), self.recipe)
+        lines += differences(shared_recipe(header.recipe), shared_recipe(self.recipe))
         if self.mpp and header.mpp and abs(np.log(header.mpp / self.mpp)) > np.log(NEAR_MPP):
             lines.append(f"um/px: found {header.mpp:g}, wanted {self.mpp:g}")
         if self.tile_px and header.tile_px and header.tile_px != self.tile_px:
@@ -191,7 +191,10 @@ def shared_recipe(recipe: Recipe) -> Recipe:
     tiling = recipe.get("tiling")
     if not isinstance(tiling, dict):
         return recipe
-    return {**recipe, "tiling": {key: value for key, value in tiling.items() if key not in SLIDE_FACTS}}
+    shared = {key: value for key, value in tiling.items() if key not in SLIDE_FACTS}
+    if shared.get("roi") is not None:
+        shared["roi"] = "drawn"  # each slide's own regions
+    return {**recipe, "tiling": shared}
 
 
 def shortened(lines: Sequence[str]) -> str:

@@ -232,6 +232,14 @@ def test_the_facts_of_single_slides_do_not_make_bags_differ() -> None:
     assert shared_recipe({}) == {}
 
 
+def test_slides_with_regions_of_their_own_are_one_cohort_and_one_without_is_another() -> None:
+    from mil.data.cohort import shared_recipe
+
+    one, other, whole = ({"tiling": {"tile_px": 256, "roi": roi}} for roi in ("sha of one", "sha of another", None))
+    assert shared_recipe(one) == shared_recipe(other) != shared_recipe(whole)
+    assert shared_recipe(shared_recipe(one)) == shared_recipe(one)
+
+
 def test_given_splits_are_used_again(small: Witness, undisturbed: Path, tmp_path: Path) -> None:
     lines = (undisturbed / "splits.csv").read_text().splitlines()
     rows = [line.split(",") for line in lines[1:]]

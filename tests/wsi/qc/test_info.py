@@ -6,15 +6,15 @@ import pytest
 import tifffile
 from making import picture, spoil_tile, write_deflate, write_pyramid
 
+from wsi.annotations.regions import read_regions
 from wsi.cohort.fingerprint import fingerprint, slide_bytes
 from wsi.cohort.manifest import load_manifest
-from wsi.errors import ManifestError, RequestError, SlideError
+from wsi.errors import AnnotationError, ManifestError, RequestError
 from wsi.qc.info import count_resolutions, describe_all
 from wsi.qc.options import InfoOptions
 from wsi.qc.pixel_check import check_pixels
 from wsi.slide import open_slide
 from wsi.tiling.options import TileOptions
-from wsi.tissue.roi import read_regions
 
 
 def test_the_reader_and_why_the_resolution_and_whence(pyramid_slide: Path) -> None:
@@ -124,5 +124,5 @@ def test_pixels_that_are_no_colours_are_named_for_a_person(tmp_path: Path, dtype
 )
 def test_an_empty_polygon_is_told_as_such(tmp_path: Path, geometry: str, told: str) -> None:
     (tmp_path / "a.geojson").write_text(geometry)
-    with pytest.raises(SlideError, match=told):
+    with pytest.raises(AnnotationError, match=told):
         read_regions(tmp_path / "a.geojson")

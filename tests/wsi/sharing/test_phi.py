@@ -6,6 +6,7 @@ import shutil
 import struct
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 import tifffile
@@ -232,3 +233,29 @@ def test_a_table_that_names_nobody_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bundle").mkdir()
     (done,) = search(tmp_path / "bundle", table).outcomes
     assert "1 are too short" in done.reason or "1 is too short" in done.reason
+
+
+def label_picture(turns: int) -> np.ndarray:
+    from PIL import Image, ImageDraw, ImageFont
+
+    canvas = Image.new("RGB", (700, 300), "white")
+    font = ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), 48)
+    ImageDraw.Draw(canvas).text((40, 100), "Mustermann 0815347", "black", font)
+    return np.ascontiguousarray(np.rot90(np.asarray(canvas), turns))
+
+
+@pytest.mark.skipif(shutil.which("tesseract") is None, reason="tesseract, which reads pictures, is not installed")
+@pytest.mark.parametrize("form", ["TIFF page", "PNG", "JPEG"])
+def test_what_is_written_on_a_label_is_read(form: str, table: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    (bundle := tmp_path / "bundle").mkdir()
+    pixels = label_picture(turns=1 if form == "TIFF page" else 0)
+    if form == "TIFF page":
+        tifffile.imwrite(bundle / "a.tif", pixels, photometric="rgb", description="label 300x700")
+    else:
+        Image.fromarray(pixels).save(bundle / f"label.{form.lower()}")
+    told = reasons(search(bundle, table))
+    assert "written in the picture" in told
+    assert "patient_id of line 2" in told
+    assert "Mustermann" not in told

@@ -9,8 +9,11 @@ import zlib
 from pathlib import PurePosixPath
 from typing import BinaryIO
 
+from PIL import Image
+
 from wsi.pixels.jpeg import ADOBE, END, JFIF, segments
 from wsi.sharing.phi.texts import MOST_UNPACKED, Found, Place, Remark, binary_text
+from wsi.sharing.phi.written import written_in
 
 _PRIVATE = re.compile(r"(?:^|[^a-z])(?:label|macro|barcode|slide[ _-]?photo)s?(?:[^a-z]|$|[ _-]?image)", re.IGNORECASE)
 _PIXELS = {b"IHDR", b"IDAT", b"PLTE", b"IEND", b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"pHYs", b"sBIT", b"bKGD", b"hIST"}
@@ -25,15 +28,17 @@ def shows_label(name: str) -> bool:
     return bool(_PRIVATE.search(name))
 
 
-def named_so(name: str) -> Found:
-    """Yield a remark where a picture's file is named as one of a label."""
+def named_so(file: BinaryIO, name: str) -> Found:
+    """Yield a remark where a picture's file is named as one of a label, and what is written in it."""
     if shows_label(PurePosixPath(name).stem):
         yield Remark("name", "a picture of a label or of the whole glass")
+        yield from written_in(lambda: Image.open(file).convert("RGB"), "a label")
+        file.seek(0)
 
 
 def png_places(file: BinaryIO, name: str) -> Found:
     """Yield the texts of a PNG's chunks, and what lies behind its end."""
-    yield from named_so(name)
+    yield from named_so(file, name)
     data, position = file.read(), 8
     while position + 8 <= len(data):
         size, kind = struct.unpack_from(">I4s", data, position)
@@ -63,7 +68,7 @@ def _inflated(body: bytes) -> bytes:
 
 def jpeg_places(file: BinaryIO, name: str) -> Found:
     """Yield comments and application data of a JPEG, and of each that follows it in one file, as in a shard."""
-    yield from named_so(name)
+    yield from named_so(file, name)
     data, told, number = file.read(), set[bytes](), 0
     for number, match in enumerate(_START.finditer(data)):
         if number >= _MOST_HEADS:

@@ -9,6 +9,7 @@ import tifffile
 
 from wsi.sharing.phi.pictures import icc_places, shows_label
 from wsi.sharing.phi.texts import Found, Place, Remark, binary_text
+from wsi.sharing.phi.written import written_in
 
 _FIELDS = {306: "a date", 315: "a person's name", 316: "a computer's name", 36867: "a date", 36868: "a date"}
 """Tags that tell of a person, a time or a computer, whatever stands in them."""
@@ -31,6 +32,7 @@ def places(file: BinaryIO, name: str) -> Found:
             head = "\n".join(str(page.description).splitlines()[:3])
             if shows_label(head) or shows_label(named.get(id(page), "")) or _is_macro_of_ndpi(page):
                 yield Remark(where, _WHAT)
+                yield from written_in(page.asarray, where)
 
 
 def _series(tiff: Any) -> list[Any]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 from making import picture
-from making_dicom import write_dicom
+from making_dicom import JPEG, write_dicom
 from planted_texts import PLANTS
 
 from wsi.errors import RequestError
@@ -245,7 +245,7 @@ def label_picture(turns: int) -> np.ndarray:
 
 
 @pytest.mark.skipif(shutil.which("tesseract") is None, reason="tesseract, which reads pictures, is not installed")
-@pytest.mark.parametrize("form", ["TIFF page", "PNG", "JPEG"])
+@pytest.mark.parametrize("form", ["TIFF page", "PNG", "JPEG", "DICOM"])
 def test_what_is_written_on_a_label_is_read(form: str, table: Path, tmp_path: Path) -> None:
     from PIL import Image
 
@@ -253,6 +253,8 @@ def test_what_is_written_on_a_label_is_read(form: str, table: Path, tmp_path: Pa
     pixels = label_picture(turns=1 if form == "TIFF page" else 0)
     if form == "TIFF page":
         tifffile.imwrite(bundle / "a.tif", pixels, photometric="rgb", description="label 300x700")
+    elif form == "DICOM":
+        write_dicom(bundle / "a.dcm", pixels, syntax=JPEG, flavour="LABEL")
     else:
         Image.fromarray(pixels).save(bundle / f"label.{form.lower()}")
     told = reasons(search(bundle, table))

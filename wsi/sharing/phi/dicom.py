@@ -4,11 +4,13 @@ import warnings
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
+import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.valuerep import PersonName
 
 from wsi.sharing.phi.texts import Found, Place, Remark, binary_text
+from wsi.sharing.phi.written import written_in
 
 _SHOWN = frozenset({"LABEL", "OVERVIEW", "LOCALIZER"})
 _FIELDS = {
@@ -42,6 +44,18 @@ def places(file: BinaryIO, name: str) -> Found:
                 yield Remark(keyword, what)
         if _SHOWN & set(map(str, found.get("ImageType", ()) or ())):
             yield Remark("ImageType", "a picture of a label or of the whole glass")
+            file.seek(0)
+            yield from written_in(lambda: _pixels(pydicom.dcmread(file)), "ImageType")
+
+
+def _pixels(dataset: Dataset) -> Any:
+    """Return the picture, (h, w, 3) or (h, w), of frames that stand row by row."""
+    frames = dataset.pixel_array
+    if int(dataset.get("NumberOfFrames", 1) or 1) == 1:
+        return frames
+    across = -(-int(dataset.TotalPixelMatrixColumns) // int(dataset.Columns))
+    rows = [np.concatenate(list(frames[i : i + across]), axis=1) for i in range(0, len(frames), across)]
+    return np.concatenate(rows)[: int(dataset.TotalPixelMatrixRows), : int(dataset.TotalPixelMatrixColumns)]
 
 
 def elements(dataset: Dataset) -> Iterator[tuple[str, str]]:

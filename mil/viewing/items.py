@@ -1,5 +1,6 @@
 """What a person means by the names given to be shown: runs, stores, bags, slides, in one folder or in several."""
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TypeVar
 from wsi.cohort.slides import find_jobs
 from wsi.errors import RequestError
 from wsi.files.atomic import PARTIAL
+from wsi.files.regular import read_regular
 from wsi.store.folder import Location
 from wsi.store.layout import SUFFIX
 from wsi.store.metadata import is_our_store
@@ -80,7 +82,7 @@ def _meant(place: Location) -> Items:
 
 def _file(place: Path) -> Items:
     """Return what a file, or a folder that is one thing, is."""
-    if is_our_store(place):
+    if _is_store(place):
         return Items(stores=(place,))
     kinds = {".h5": Items(bags=(place,)), ".csv": Items(similar=(place,))}
     return kinds.get(place.suffix, Items(slides=(place,)))
@@ -89,10 +91,22 @@ def _file(place: Path) -> Items:
 def _folder(place: Path) -> Items:
     """Return the run, stores and bags that lie in a folder itself; slides are looked for otherwise, at any depth."""
     if place.suffix == SUFFIX:
-        return Items(stores=(place,)) if is_our_store(place) else Items()
-    inside = [own for own in sorted(place.glob(f"*{SUFFIX}")) if not own.name.endswith(PARTIAL) and is_our_store(own)]
+        return Items(stores=(place,)) if _is_store(place) else Items()
+    inside = [own for own in sorted(place.glob(f"*{SUFFIX}")) if not own.name.endswith(PARTIAL) and _is_store(own)]
     is_run, has_bags = (place / "config.toml").is_file(), any(place.glob("*.h5"))
     return Items(runs=(place,) * is_run, stores=tuple(inside), bags=(place,) * has_bags)
+
+
+def _is_store(place: Path) -> bool:
+    """Tell whether a path is a tile store, whole or damaged: one that says of itself that it is something else is none."""
+    if is_our_store(place):
+        return True
+    if place.suffix != SUFFIX or not place.is_dir() or (place / ".zattrs").exists() or (place / ".zgroup").exists():
+        return False
+    try:
+        return not isinstance(json.loads(read_regular(place / "zarr.json", 16 << 20)), dict)
+    except (OSError, ValueError, RecursionError):
+        return True
 
 
 def _holds_slides(folder: Path) -> bool:

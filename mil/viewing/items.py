@@ -98,7 +98,7 @@ def _folder(place: Path) -> Items:
 
 
 def _is_store(place: Path) -> bool:
-    """Tell whether a path is a tile store, whole or damaged: one that says of itself that it is something else is none."""
+    """Tell whether a path is a tile store, whole or damaged; what says of itself that it is something else is none."""
     if is_our_store(place):
         return True
     if place.suffix != SUFFIX or not place.is_dir() or (place / ".zattrs").exists() or (place / ".zgroup").exists():

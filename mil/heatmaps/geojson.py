@@ -55,6 +55,8 @@ def export_geojson(options: GeojsonOptions, progress: Progress | None = None) ->
     check_folder(options.out)
     run = RunFolder(options.run)
     slides = find_slides(run, options.bags, options.stores, options.image_ids)
+    if slides.left_out and not options.image_ids:
+        progress.note(slides.left_out)
     with claim(options.out):
         writer = _Writer(options, run)
         progress.begin("export", len(slides.pairs), "slides")

@@ -57,6 +57,8 @@ def heatmap(options: HeatmapOptions, progress: Progress | None = None) -> Summar
     _check_apart(options, slides.stores)
     if len(slides.pairs) < slides.both and not options.image_ids:
         progress.note(f"{len(slides.pairs)} of {slides.both} slides, those of most interest: --all draws every one")
+    if options.everything and slides.left_out:
+        progress.note(slides.left_out)
     with claim(options.out):
         progress.begin("heatmap", len(slides.pairs), "slides")
         outcomes = [*_drawn(options, slides.pairs, progress), *failed(slides.broken)]

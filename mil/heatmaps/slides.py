@@ -25,6 +25,8 @@ class Slides:
     both: int
     """How many slides have a bag and a store."""
     stores: tuple[TileStore, ...]
+    left_out: str
+    """Of whom nothing is told because a bag or a store lacks, for a person; empty where each has both."""
 
 
 def find_slides(
@@ -54,4 +56,7 @@ def find_slides(
     chosen = {image_id: headers[image_id] for image_id in wanted if image_id in headers}
     check_bags_fit(run, chosen)
     pairs = tuple((header, found.get(image_id)) for image_id, header in chosen.items())
-    return Slides(pairs, broken, len(both), tuple(found.values()))
+    alone = sorted(set(headers) ^ set(found) - set(failures))
+    named = ", ".join(alone[:5]) + (f" and {len(alone) - 5} more" if len(alone) > 5 else "")
+    left_out = f"left out, for they have a bag or a tile store alone: {named}" if alone else ""
+    return Slides(pairs, broken, len(both), tuple(found.values()), left_out)

@@ -15,6 +15,7 @@ from mil.heatmaps.heatmap import heatmap
 from mil.heatmaps.layers import ATTENTION, DIRECTION, attention_layer, coloured, layers_of, push_layer
 from mil.heatmaps.options import HeatmapOptions, Shown
 from mil.heatmaps.picture import SlidePicture, draw, paint, scale_bar
+from mil.heatmaps.slides import find_slides
 from mil.heatmaps.tile_scores import TileScores, percentiles
 from wsi.errors import RequestError
 from wsi.outcome import Status
@@ -317,6 +318,9 @@ def test_processes_draw_the_same_pictures(
         assert (one.out / name).read_bytes() == (two.out / name).read_bytes()
     with pytest.raises(RequestError, match="--all and --image-id"):
         replace(one, everything=True, image_ids=("x",))
+    alone = find_slides(RunFolder(trained.out), one.bags, one.stores[:1], ())
+    assert alone.left_out == f"left out, for they have a bag or a tile store alone: {second_store.image_id}"
+    assert find_slides(RunFolder(trained.out), one.bags, one.stores, ()).left_out == ""
 
 
 def test_a_part_of_the_slide_is_painted_as_the_whole_is(scores: TileScores) -> None:

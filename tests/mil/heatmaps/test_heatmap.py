@@ -17,6 +17,7 @@ from mil.heatmaps.options import HeatmapOptions, Shown
 from mil.heatmaps.picture import SlidePicture, draw, paint, scale_bar
 from mil.heatmaps.slides import find_slides
 from mil.heatmaps.tile_scores import TileScores, percentiles
+from mil.run.folder import RunFolder
 from wsi.errors import RequestError
 from wsi.outcome import Status
 from wsi.store.tile_store import TileStore

@@ -77,7 +77,7 @@ class Visit:
 Visits = Callable[..., Visit]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # Playwright keeps an event loop running, beside which no other may start
 def browser() -> Iterator["Browser"]:
     """A headless Chromium; skips where Playwright or a browser is missing."""
     pytest.importorskip("playwright.sync_api", reason="Playwright's Python package is not installed")

@@ -10,7 +10,8 @@ NEWEST ?= $(shell for v in 3.15 3.14 3.13 3.12 3.11; do \
 	for p in $$(command -v python$$v) $$(ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$$v.*/bin/python 2>/dev/null | sort -V | tail -1); do \
 	$$p -c 'import sys; sys.exit(sys.version_info.releaselevel != "final")' 2>/dev/null && echo $$p && exit; done; done)
 TSC := npx --yes -p typescript@5.9.3 tsc
-PYTEST := -m pytest -n auto --dist loadfile --no-loadscope-reorder
+# One more than there are cores: tests wait for browsers and other processes a fifth of their time.
+PYTEST := -m pytest -n $(shell expr $$(nproc) + 1) --dist loadfile --no-loadscope-reorder
 # What needs no other process, no training and no cluster: formats, geometry, pixels, metrics, texts.
 QUICK := tests/wsi/cohort tests/wsi/pixels tests/wsi/readers/test_resolution.py tests/wsi/store/test_grid.py \
 	tests/wsi/store/test_shards.py tests/wsi/store/test_store.py tests/wsi/store/test_store_metadata.py \

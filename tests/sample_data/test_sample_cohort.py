@@ -141,6 +141,7 @@ def test_truth_lies_in_tissue(cohort: Path, planned: list[PlannedSlide]) -> None
             assert tissue[disc].mean() > 0.95
 
 
+@pytest.mark.slow
 def test_worker_processes_make_the_same_bytes(cohort: Path, tmp_path: Path) -> None:
     assert make_cohort(_options(tmp_path / "again", workers=2)).exit_code == 0
     assert _hashes(tmp_path / "again") == _hashes(cohort)

@@ -65,7 +65,7 @@ def test_late_fusion_is_the_mean_of_the_logits_of_each_encoders_models(
     two: tuple[Witness, Path, Path], tmp_path: Path
 ) -> None:
     witness, _, other = two
-    train(options(witness, tmp_path / "run", (witness.bags, other), "late"))
+    train(options(witness, tmp_path / "run", (witness.bags, other), "late", workers=2))
     run = RunFolder(tmp_path / "run")
     assert run.models_per_fold == 2
     dims = [json.loads((run.model(run.head, 0, seed) / "model.json").read_text())["spec"]["dim"] for seed in (0, 1)]

@@ -19,7 +19,6 @@ from wsi.files.atomic import write_bytes
 from wsi.ordered import ordered
 from wsi.outcome import Progress
 from wsi.pixels.neutral_icc import neutral_profile
-from wsi.pixels.resample import halve
 from wsi.recipe import Json
 from wsi.scores.drop import SCORES
 from wsi.sharing.chunks import Chunks, held_tiles, shards_of
@@ -36,11 +35,10 @@ from wsi.store.layout import (
     write_small_array,
 )
 from wsi.store.shards import write_shard
+from wsi.store.side_images import write_overview, write_tissue_label
 from wsi.store.tile_store import TileStore
 from wsi.units import YX
 
-_OVERVIEW_PX = 1024
-"""Longest side of the overview's last level."""
 _MARKED_PX = 16
 """Pixels of the overview by which its hash is no more the original's."""
 _INK = 0.02
@@ -77,8 +75,9 @@ def share_store(store: TileStore, folder: Path, image_id: str, secret: bytes, *,
         array = image_array(shape, store.grid, level, name, checked=store.is_checked)
         write_json(folder / str(level) / "zarr.json", array)
     _write_tiles(store, folder / "tiles")
-    _write_mask(store, folder / "labels" / "tissue")
-    _write_overview(store, folder / "overview", secret)
+    mask, um = store.tissue_mask()
+    write_tissue_label(folder, (mask > 0).astype(np.uint8), um, store.mpp, len(levels))
+    write_overview(folder, _overview(store, um, secret), um, store.mpp)
     profile = _profile(store) if icc else b""
     if profile:
         write_bytes(folder / ICC_KEY, profile)
@@ -132,44 +131,14 @@ def _write_tiles(store: TileStore, folder: Path) -> None:
             write_small_array(folder / name, values, ("tile",))
 
 
-def _write_mask(store: TileStore, folder: Path) -> None:
-    """Write the tissue mask, 0 and 1, as an OME-Zarr label."""
-    mask, um = store.tissue_mask()
-    levels = [(mask > 0).astype(np.uint8)]
-    while len(levels) < len(store.grid.levels()):
-        levels.append(levels[-1][::2, ::2])
-    for i, level in enumerate(levels):
-        write_small_array(folder / str(i), level, ("y", "x"))
-    shapes = [YX(*level.shape) for level in levels]
-    label = {
-        "version": "0.5",
-        "multiscales": [multiscales("tissue", shapes, um, "yx", (um - store.mpp) / 2, averaged=False)],
-        "image-label": {
-            "colors": [{"label-value": 1, "rgba": [0, 160, 0, 96]}],
-            "properties": [{"label-value": 1, "name": "tissue"}],
-            "source": {"image": "../../"},
-        },
-    }
-    write_json(folder / "zarr.json", group({"ome": label}))
-    write_json(folder.parent / "zarr.json", group({"ome": {"version": "0.5", "labels": ["tissue"]}}))
-
-
-def _write_overview(store: TileStore, folder: Path, secret: bytes) -> None:
-    """Write the overview of what lies in stored tiles, in the slide's background colour elsewhere."""
-    um = float(store.meta["mask_mpp"])
+def _overview(store: TileStore, um: float, secret: bytes) -> RGB:
+    """Return the overview of what lies in stored tiles, in the slide's background colour elsewhere."""
     rgb = store.read_array("overview/0").astype(np.uint8).transpose(1, 2, 0).copy()
     background = store.provenance.get("tissue", {}).get("background", (FILL, FILL, FILL))
     shown = _shown(store, YX(*rgb.shape[:2]), um)
     rgb[~shown] = np.array(background, np.uint8)
     _mark(rgb, shown, keyed(secret, store.overview_sha256()))
-    levels = [rgb]
-    while max(levels[-1].shape) > _OVERVIEW_PX and min(levels[-1].shape[:2]) > 1:
-        levels.append(halve(levels[-1]))
-    for i, level in enumerate(levels):
-        write_small_array(folder / str(i), level.transpose(2, 0, 1), ("c", "y", "x"), FILL)
-    shapes = [YX(*level.shape[:2]) for level in levels]
-    scales = multiscales("overview", shapes, um, "cyx", (um - store.mpp) / 2)
-    write_json(folder / "zarr.json", group({"ome": {"version": "0.5", "multiscales": [scales], "omero": omero()}}))
+    return rgb
 
 
 def _mark(rgb: RGB, shown: Bools, key: str) -> None:

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from wsi.errors import DamagedSlideError, StoreError
 from wsi.files.atomic import PARTIAL, write_bytes
 from wsi.files.replace import discard, put
-from wsi.pixels.resample import halve
 from wsi.recipe import Recipe, recipe_hash
 from wsi.scores.artefacts import OVERVIEW_SCORES
 from wsi.scores.drop import Rule, dropped
@@ -21,7 +20,6 @@ from wsi.scores.quality import TILE_SCORES, focus_notes
 from wsi.step_times import StepTimes
 from wsi.store.grid import SHARD_TILES, TASK_LEVELS
 from wsi.store.layout import (
-    FILL,
     ICC_KEY,
     group,
     meta_hash,
@@ -34,6 +32,7 @@ from wsi.store.layout import (
 from wsi.store.metadata import FORMAT_VERSION, is_our_store
 from wsi.store.pyramid import write_levels
 from wsi.store.shards import ShardFile
+from wsi.store.side_images import write_overview, write_tissue_label
 from wsi.tiling.options import AREA, DCT
 from wsi.tiling.plan import SlidePlan
 from wsi.tiling.tile_recipe import finished
@@ -59,8 +58,9 @@ def finish(plan: SlidePlan, regions: Sequence[YX]) -> dict[str, Any]:
         raise DamagedSlideError(f"{plan.path.name}: not one of its {total} tissue tiles can be decoded")
     _coarse_levels(plan, receipts)
     listed = _write_tiles(plan, receipts)
-    _write_mask(plan)
-    _write_overview(plan)
+    um, mpp = plan.mask_mpp, plan.scaling.mpp
+    write_tissue_label(plan.partial, plan.work.tissue("mask")["mask"], um, mpp, len(plan.grid.levels()))
+    write_overview(plan.partial, plan.work.overview(plan.overview.shape, plan.overview_parts)[0], um, mpp)
     if plan.icc:
         write_bytes(plan.partial / ICC_KEY, plan.icc)
     facts = _facts(plan, receipts, listed)
@@ -150,45 +150,6 @@ def _scores(
     for name in OVERVIEW_SCORES:
         scores[name] = tissue[f"score_{name}"][rows, columns].astype(np.float32)
     return scores
-
-
-def _write_mask(plan: SlidePlan) -> None:
-    """Write the tissue mask as an OME-Zarr label with as many levels as the image."""
-    mask = plan.work.tissue("mask")["mask"]
-    folder = plan.partial / "labels" / "tissue"
-    levels = [mask]
-    while len(levels) < len(plan.grid.levels()):
-        levels.append(levels[-1][::2, ::2])
-    for i, level in enumerate(levels):
-        write_small_array(folder / str(i), level, ("y", "x"))
-    um = plan.mask_mpp
-    label = {
-        "version": "0.5",
-        "multiscales": [
-            multiscales("tissue", [YX(*a.shape) for a in levels], um, "yx", (um - plan.scaling.mpp) / 2, averaged=False)
-        ],
-        "image-label": {
-            "colors": [{"label-value": 1, "rgba": [0, 160, 0, 96]}],
-            "properties": [{"label-value": 1, "name": "tissue"}],
-            "source": {"image": "../../"},
-        },
-    }
-    write_json(folder / "zarr.json", group({"ome": label}))
-    write_json(folder.parent / "zarr.json", group({"ome": {"version": "0.5", "labels": ["tissue"]}}))
-
-
-def _write_overview(plan: SlidePlan) -> None:
-    """Write the overview of the whole slide, background included, as a small OME-Zarr image of its own."""
-    rgb, _ = plan.work.overview(plan.overview.shape, plan.overview_parts)
-    levels = [rgb]
-    while max(levels[-1].shape) > 1024 and min(levels[-1].shape[:2]) > 1:
-        levels.append(halve(levels[-1]))
-    folder = plan.partial / "overview"
-    for i, level in enumerate(levels):
-        write_small_array(folder / str(i), level.transpose(2, 0, 1), ("c", "y", "x"), FILL)
-    um = plan.mask_mpp
-    scales = multiscales("overview", [YX(*a.shape[:2]) for a in levels], um, "cyx", (um - plan.scaling.mpp) / 2)
-    write_json(folder / "zarr.json", group({"ome": {"version": "0.5", "multiscales": [scales], "omero": omero()}}))
 
 
 def _ome(plan: SlidePlan) -> dict[str, Any]:

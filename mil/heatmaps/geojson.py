@@ -21,7 +21,7 @@ from mil.heatmaps.slides import Pair, find_slides
 from mil.heatmaps.tile_scores import TileScores, tile_scores, top_tiles
 from mil.models.ensemble import Ensemble, load_ensemble
 from mil.run.folder import RunFolder
-from mil.run.outputs import Tables, sha256_of
+from mil.run.outputs import Tables
 from wsi.annotations.annotation import Annotation
 from wsi.annotations.geojson import NAMESPACE, feature_lines, write_geojson
 from wsi.annotations.tile_objects import tile_lines
@@ -30,6 +30,7 @@ from wsi.cohort.manifest import check_id
 from wsi.errors import GigamilError, RequestError, StoreError
 from wsi.files.atomic import check_folder
 from wsi.files.claim import claim
+from wsi.files.regular import file_sha256
 from wsi.options import stage
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary, failed
 from wsi.recipe import Json, recipe_hash
@@ -98,7 +99,7 @@ class _Writer:
         if not target.exists():
             return False
         known = self._stamps.get(target.stem)
-        whole = target in self._sums and sha256_of(target) == self._sums[target]
+        whole = target in self._sums and file_sha256(target) == self._sums[target]
         if known == stamp and whole:
             return True
         stopped = known is not None and target not in self._sums
@@ -115,7 +116,7 @@ class _Writer:
         self._vouch()  # from here on the file is ours
         tiles = tile_lines(scores.l0_yx, scores.l0_tile_px, measurements(scores), header.image_id)
         write_geojson(target, chain(feature_lines(regions), tiles))
-        self._sums[target] = sha256_of(target)
+        self._sums[target] = file_sha256(target)
         self._vouch()
         return Outcome(header.image_id, Status.DONE, facts={"tiles": len(scores), "regions": len(regions)})
 

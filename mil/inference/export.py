@@ -19,10 +19,11 @@ from mil.inference.portable import TOLERANCE, Predict, largest_difference, save_
 from mil.models.ensemble import Ensemble, load_ensemble
 from mil.models.model import BagModel
 from mil.run.folder import RunFolder
-from mil.run.outputs import Tables, sha256_of
+from mil.run.outputs import Tables
 from wsi.errors import RequestError
 from wsi.files.atomic import check_folder
 from wsi.files.claim import claim
+from wsi.files.regular import file_sha256
 from wsi.options import stage
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.recipe import Json, refuse_other_recipe
@@ -84,7 +85,7 @@ def export_run(options: RunExportOptions, progress: Progress | None = None) -> S
             files = _files(options, run, form)
             _tables(options, files).vouch(_recipe(run), told, sums)  # from here on the form's files are ours
             told[form] = _one_form(form, options, ensemble, slides, progress)
-            sums |= {path: sha256_of(path) for path in files}
+            sums |= {path: file_sha256(path) for path in files}
         progress.end()
         _tables(options, ()).vouch(_recipe(run), told, sums)
     about = {form: told[form]["summary"] for form in options.forms}

@@ -1,6 +1,5 @@
 """A head together with the standardisation of its features: what is trained, stored and loaded as one."""
 
-import hashlib
 import json
 import math
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from wsi.arrays import Floats
 from wsi.errors import RequestError, one_line
 from wsi.files.atomic import replacing
 from wsi.files.documents import parse_json, read_document
+from wsi.files.regular import file_sha256
 
 _WIDEST = 1 << 16
 """Of a layer that a stored head may ask for."""
@@ -87,7 +87,7 @@ def save_model(folder: Path, model: BagModel, facts: dict[str, Any]) -> None:
 
     with replacing(folder / "weights.safetensors") as temporary:
         save_file({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, temporary)
-    told = {"spec": model.spec.as_dict(), **facts, "weights_sha256": _sha256(folder / "weights.safetensors")}
+    told = {"spec": model.spec.as_dict(), **facts, "weights_sha256": file_sha256(folder / "weights.safetensors")}
     with replacing(folder / "model.json") as temporary:
         temporary.write_text(json.dumps(told, indent=1) + "\n")
 
@@ -109,7 +109,7 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> tuple[BagMod
         facts = parse_json(read_document(folder / "model.json", RequestError))
         tensors, _ = read_tensors(folder / "weights.safetensors", RequestError)
         spec = _spec_of(facts["spec"])
-        if facts.get("weights_sha256") not in (None, _sha256(folder / "weights.safetensors")):
+        if facts.get("weights_sha256") not in (None, file_sha256(folder / "weights.safetensors")):
             raise ValueError("weights.safetensors is not the file that was written, by its sha256")
         with torch.device("meta"):  # takes no memory: a spec may ask for any size
             wanted = sum(value.numel() for value in BagModel(spec).state_dict().values())
@@ -145,8 +145,3 @@ def _check_finite(model: BagModel) -> None:
     for name, value in model.state_dict().items():
         if not torch.isfinite(value).all():
             raise ValueError(f"{name} holds NaN or infinite numbers")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

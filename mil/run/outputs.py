@@ -12,6 +12,7 @@ from pathlib import Path
 from wsi.errors import RequestError
 from wsi.files.atomic import write_text
 from wsi.files.documents import parse_json, read_document
+from wsi.files.regular import file_sha256
 from wsi.outcome import Outcome, Status
 from wsi.recipe import Json, Recipe, refuse_other_recipe
 
@@ -51,7 +52,7 @@ class Tables:
             return None
         sums = found["sha256"]
         known = [path for path in self.files if self._name(path) in sums and path.exists()]
-        changed = [path for path in known if sha256_of(path) != sums[self._name(path)]]
+        changed = [path for path in known if file_sha256(path) != sums[self._name(path)]]
         if changed and not overwrite:
             raise RequestError(
                 f"{changed[0]} was changed since it was written: choose another --out, or give --overwrite to replace "
@@ -88,9 +89,3 @@ class Tables:
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.about.parent).as_posix()
-
-
-def sha256_of(path: Path) -> str:
-    """Return the sha256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -19,14 +19,13 @@ import numpy as np
 
 from wsi.cpu import usable_cpus
 from wsi.export.ome_xml import ome_xml
-from wsi.export.once import export_once, profile_of
+from wsi.export.once import export_folder_once, profile_of
 from wsi.export.options import OmeZarrOptions
 from wsi.files.atomic import write_bytes, write_text
-from wsi.files.regular import read_regular
 from wsi.options import stage
 from wsi.ordered import ordered
 from wsi.outcome import Progress, Summary
-from wsi.recipe import Recipe, recipe_hash, refuse_other_recipe
+from wsi.recipe import Recipe, recipe_hash
 from wsi.store.layout import FILL, ICC_KEY, multiscales, omero
 from wsi.store.tile_store import TileStore
 from wsi.units import YX, ceil_div
@@ -62,22 +61,7 @@ def export_ome_zarr(options: OmeZarrOptions, progress: Progress | None = None) -
         Another export, or something else, is there already.
     """
     write = partial(_write, options.threads or usable_cpus())
-    return export_once(options, _recipe, progress, _refuse_other, _is_ours, write)
-
-
-def _refuse_other(out: Path, recipe: Recipe) -> None:
-    refuse_other_recipe(out, _exported_recipe(out), recipe)
-
-
-def _exported_recipe(out: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(read_regular(out / ".zattrs", 1 << 24))["gigamil"]["recipe"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return {"form": "not an export of ours"}
-
-
-def _is_ours(out: Path) -> bool:
-    return "image_id" in _exported_recipe(out)
+    return export_folder_once(options, _recipe, progress, ".zattrs", ("gigamil", "recipe"), write)
 
 
 def _chunk_px(store: TileStore) -> int:

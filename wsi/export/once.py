@@ -1,7 +1,10 @@
 """What exports of a store's image share: whole or not at all, once per recipe, and never over what is not ours."""
 
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -9,10 +12,11 @@ from wsi.errors import SlideError
 from wsi.export.options import StoreExport
 from wsi.files.atomic import replacing
 from wsi.files.claim import claim
+from wsi.files.regular import read_regular
 from wsi.files.replace import Mark, refuse_input
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.pixels.neutral_icc import neutral_profile
-from wsi.recipe import Recipe
+from wsi.recipe import Recipe, refuse_other_recipe
 from wsi.store.tile_store import TileStore
 
 _Options = TypeVar("_Options", bound=StoreExport)
@@ -70,3 +74,26 @@ def export_once(
                 facts = write(store, partial, recipe, progress or Silent())
             done = Outcome(store.image_id, Status.DONE, _note(store), facts)
     return Summary("export", [done], time.perf_counter() - started)
+
+
+def export_folder_once(
+    options: _Options,
+    recipe_of: Callable[[_Options, TileStore], Recipe],
+    progress: Progress | None,
+    document: str,
+    keys: Sequence[str],
+    write: Callable[[TileStore, Path, Recipe, Progress], dict[str, Any]],
+) -> Summary:
+    """Do what `export_once` does for a folder that holds its recipe in a JSON document, under keys within keys."""
+
+    def found(out: Path) -> Recipe:
+        try:
+            told = json.loads(read_regular(out / document, 1 << 24))
+            return dict(reduce(getitem, keys, told))
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return {"form": "not an export of ours"}
+
+    def refuse_other(out: Path, recipe: Recipe) -> None:
+        refuse_other_recipe(out, found(out), recipe)
+
+    return export_once(options, recipe_of, progress, refuse_other, lambda out: "image_id" in found(out), write)

@@ -15,14 +15,13 @@ import numpy as np
 
 from wsi.cpu import usable_cpus
 from wsi.errors import StoreError, one_line
-from wsi.export.once import export_once
+from wsi.export.once import export_folder_once
 from wsi.export.options import RecodedOptions
 from wsi.files.atomic import write_bytes
-from wsi.files.regular import read_regular
 from wsi.options import stage
 from wsi.ordered import ordered
 from wsi.outcome import Progress, Summary
-from wsi.recipe import Recipe, refuse_other_recipe
+from wsi.recipe import Recipe
 from wsi.store.codecs import codec
 from wsi.store.layout import FILL, ICC_KEY, group, meta_hash, shard_key, shard_path, write_image_arrays, write_json
 from wsi.store.shards import ABSENT, writing_shard
@@ -31,6 +30,8 @@ from wsi.units import ceil_div
 
 _COPIED = ("labels", "overview", "tiles", ICC_KEY)
 _PLAIN_KEY = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]*/)*[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_KEYS = ("attributes", "gigamil", "provenance", "recoded")
+"""Where an export says by which recipe it was made."""
 _AT_ONCE = 16
 """Tiles that are decoded before they are compressed again."""
 
@@ -60,23 +61,7 @@ def export_recoded(options: RecodedOptions, progress: Progress | None = None) ->
         Another export, or something else, is there already.
     """
     write = partial(_write, options.threads or usable_cpus(), options.codec)
-    return export_once(options, _recipe, progress, _refuse_other, _is_ours, write)
-
-
-def _refuse_other(out: Path, recipe: Recipe) -> None:
-    refuse_other_recipe(out, _exported_recipe(out), recipe)
-
-
-def _exported_recipe(out: Path) -> dict[str, Any]:
-    try:
-        meta = json.loads(read_regular(out / "zarr.json", 1 << 24))["attributes"]["gigamil"]
-        return dict(meta["provenance"]["recoded"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return {"form": "not an export of ours"}
-
-
-def _is_ours(out: Path) -> bool:
-    return "image_id" in _exported_recipe(out)
+    return export_folder_once(options, _recipe, progress, "zarr.json", _KEYS, write)
 
 
 def _write(

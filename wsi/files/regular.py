@@ -1,10 +1,11 @@
 """Regular files only: a named pipe would wait for ever, a device has no end. Every door asks here before it opens."""
 
 import errno
+import hashlib
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
@@ -31,7 +32,7 @@ def check_regular(path: Path) -> None:
     _check(path.stat().st_mode, path)
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """Open a regular file for reading; an `OSError` names the path where it is none. Never waits."""
     check_regular(path)  # a socket cannot even be opened
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | getattr(os, "O_CLOEXEC", 0))
@@ -59,6 +60,12 @@ def first_bytes(path: Path, count: int) -> bytes:
             return file.read(count)
     except OSError:
         return b""
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 (hex) of a file's bytes, never in memory together; `OSError` where it cannot be read."""
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def irregular_below(folder: Path) -> str:

@@ -1,6 +1,5 @@
 """The bundle's folder: its checksums, its times and modes, and how a bundle of ours is told from other folders."""
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -8,7 +7,7 @@ from pathlib import Path
 
 from wsi.files.atomic import write_text
 from wsi.files.documents import parse_json
-from wsi.files.regular import read_regular
+from wsi.files.regular import file_sha256, read_regular
 from wsi.recipe import Json
 
 ABOUT, SUMS, README = "bundle.json", "SHA256SUMS", "README.txt"
@@ -51,7 +50,7 @@ def finish_bundle(folder: Path, about: Json, parts: dict[str, str]) -> None:
     width = max(map(len, parts), default=0)
     listed = "\n".join(f"{name:<{max(12, width)}}  {what}" for name, what in parts.items())
     write_text(folder / README, _TEXT.format(parts=listed))
-    sums = [f"{_sha256(path)}  {path.relative_to(folder).as_posix()}" for path in _files(folder)]
+    sums = [f"{file_sha256(path)}  {path.relative_to(folder).as_posix()}" for path in _files(folder)]
     write_text(folder / SUMS, "\n".join(sums) + "\n")
     for base, _, names in os.walk(folder, topdown=False):
         for name in names:
@@ -66,8 +65,3 @@ def _files(folder: Path) -> Iterator[Path]:
         folders.sort()
         for name in sorted(names):
             yield Path(base, name)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -14,26 +14,24 @@ import shapely
 from scipy.ndimage import label
 
 from features.bags.bag import BagHeader
-from mil.data.splits import known_slides
+from mil.heatmaps.each_slide import EachSlide
 from mil.heatmaps.layers import coloured
 from mil.heatmaps.options import GeojsonOptions
-from mil.heatmaps.slides import Pair, find_slides
+from mil.heatmaps.slides import find_slides
 from mil.heatmaps.tile_scores import TileScores, tile_scores, top_tiles
-from mil.models.ensemble import Ensemble, load_ensemble
 from mil.run.folder import RunFolder
 from mil.run.outputs import Tables
 from wsi.annotations.annotation import Annotation
 from wsi.annotations.geojson import NAMESPACE, feature_lines, write_geojson
 from wsi.annotations.tile_objects import tile_lines
 from wsi.arrays import Features, Floats, Ints
-from wsi.cohort.manifest import check_id
-from wsi.errors import GigamilError, RequestError, StoreError
+from wsi.errors import RequestError
 from wsi.files.atomic import check_folder
 from wsi.files.claim import claim
 from wsi.files.regular import file_sha256
 from wsi.options import stage
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary, failed
-from wsi.recipe import Json, recipe_hash
+from wsi.recipe import Json, Recipe
 from wsi.store.tile_store import TileStore
 
 MARK = "gigamil-geojson-1"
@@ -59,7 +57,7 @@ def export_geojson(options: GeojsonOptions, progress: Progress | None = None) ->
     if slides.left_out and not options.image_ids:
         progress.note(slides.left_out)
     with claim(options.out):
-        writer = _Writer(options, run)
+        writer = _Writer(options)
         progress.begin("export", len(slides.pairs), "slides")
         outcomes = []
         for pair in slides.pairs:
@@ -69,33 +67,22 @@ def export_geojson(options: GeojsonOptions, progress: Progress | None = None) ->
     return Summary("export", [*outcomes, *failed(slides.broken)], time.monotonic() - start)
 
 
-class _Writer:
-    """The models of a run, loaded once for many slides, and the record of what was written."""
+class _Writer(EachSlide[GeojsonOptions]):
+    """Writes the files, and keeps the record of what was written."""
 
-    def __init__(self, options: GeojsonOptions, run: RunFolder) -> None:
-        self._options = options
-        self._ensemble, self._known = load_ensemble(run, options.device), known_slides(run.path)
+    suffix = ".geojson"
+
+    def __init__(self, options: GeojsonOptions) -> None:
+        super().__init__(options)
         self._tables = Tables(options.out / "geojson.json", (), MARK)
         told = self._tables.told() or {}
         self._stamps: Json = dict(told.get("slides", {}))
         self._sums = {options.out / name: str(own) for name, own in told.get("sha256", {}).items()}
 
-    def __call__(self, pair: Pair) -> Outcome:
-        """Write one slide, unless it is there."""
-        header, store = pair
-        image_id = header.image_id
-        try:
-            if store is None:
-                raise StoreError("no tile store of this slide was found")
-            target = self._options.out / f"{check_id(image_id, str(header.path))}.geojson"
-            stamp = _stamp(self._ensemble, header, store, self._options)
-            if self._is_there(target, stamp):
-                return Outcome(image_id, Status.SKIPPED)
-            return self._write(header, store, target, stamp)
-        except (GigamilError, OSError, KeyError, ValueError) as error:
-            return Outcome(image_id, Status.FAILED, str(error))
+    def asked(self) -> Recipe:
+        return {"top_share": self.options.top_share, "least_tissue": self.options.least_tissue, "format": MARK}
 
-    def _is_there(self, target: Path, stamp: str) -> bool:
+    def is_there(self, target: Path, stamp: str) -> bool:
         if not target.exists():
             return False
         known = self._stamps.get(target.stem)
@@ -103,14 +90,14 @@ class _Writer:
         if known == stamp and whole:
             return True
         stopped = known is not None and target not in self._sums
-        if not (self._options.overwrite or stopped):
+        if not (self.options.overwrite or stopped):
             what = "was changed since it was written" if known == stamp else "is there and holds something else"
             raise RequestError(f"{target} {what}: choose another --out, or give --overwrite to replace it")
         return False
 
-    def _write(self, header: BagHeader, store: TileStore, target: Path, stamp: str) -> Outcome:
-        scores = tile_scores(self._ensemble, header, store, self._known)
-        regions = top_regions(scores, self._options.top_share, self._options.least_tissue)
+    def write(self, header: BagHeader, store: TileStore, target: Path, stamp: str) -> Outcome:
+        scores = tile_scores(self.ensemble, header, store, self.known)
+        regions = top_regions(scores, self.options.top_share, self.options.least_tissue)
         self._sums.pop(target, None)
         self._stamps[header.image_id] = stamp
         self._vouch()  # from here on the file is ours
@@ -121,15 +108,8 @@ class _Writer:
         return Outcome(header.image_id, Status.DONE, facts={"tiles": len(scores), "regions": len(regions)})
 
     def _vouch(self) -> None:
-        recipe: Json = {"run": self._ensemble.run.config["recipe_hash"]}
+        recipe: Json = {"run": self.ensemble.run.config["recipe_hash"]}
         self._tables.vouch(recipe, {"slides": self._stamps}, self._sums)
-
-
-def _stamp(ensemble: Ensemble, header: BagHeader, store: TileStore, options: GeojsonOptions) -> str:
-    """Return the hash of everything that shapes a file."""
-    made = {"run": ensemble.run.config["recipe_hash"], "bag": header.recipe_hash, "tiles": header.n_tiles}
-    asked = {"top_share": options.top_share, "least_tissue": options.least_tissue}
-    return recipe_hash({**made, **asked, "store": store.recipe_hash, "image_id": header.image_id, "format": MARK})
 
 
 def measurements(scores: TileScores) -> dict[str, Features]:

@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 
 from features.bags.bag import BagHeader
-from mil.data.splits import Known, known_slides
+from mil.data.splits import Known
 from mil.evaluation.examples import of_interest
 from mil.heads import has_attention
+from mil.heatmaps.each_slide import EachSlide
 from mil.heatmaps.layers import layers_of
 from mil.heatmaps.options import HeatmapOptions, Shown
 from mil.heatmaps.picture import SlidePicture, picture_of, read_stamp, save_picture
@@ -20,16 +21,15 @@ from mil.heatmaps.scores_zarr import is_scores_zarr, scores_zarr_stamp, write_sc
 from mil.heatmaps.slides import Pair, find_slides
 from mil.heatmaps.table import score_table
 from mil.heatmaps.tile_scores import tile_scores
-from mil.models.ensemble import Ensemble, load_ensemble
+from mil.models.ensemble import Ensemble
 from mil.run.checks import checked_table
 from mil.run.folder import RunFolder
-from wsi.cohort.manifest import check_id
-from wsi.errors import GigamilError, RequestError, StoreError
+from wsi.errors import RequestError
 from wsi.files.atomic import check_folder, replacing, write_text
 from wsi.files.claim import claim
 from wsi.options import stage
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary, failed
-from wsi.recipe import recipe_hash
+from wsi.recipe import Recipe
 from wsi.store.tile_store import TileStore
 
 STYLE = 3
@@ -94,48 +94,36 @@ def _drawn(options: HeatmapOptions, pairs: Sequence[Pair], progress: Progress) -
             progress.advance(1)
 
 
-class _Painter:
-    """The models of a run, loaded once for many slides."""
+class _Painter(EachSlide[HeatmapOptions]):
+    """Draws the pictures, and writes what stands beside them."""
 
-    def __init__(self, options: HeatmapOptions) -> None:
-        self._options, run = options, RunFolder(options.run)
-        self._ensemble, self._known = load_ensemble(run, options.device), known_slides(run.path)
+    suffix = ".png"
 
-    def __call__(self, pair: Pair) -> Outcome:
-        """Draw one slide, unless its picture is there."""
-        header, store = pair
-        image_id = header.image_id
-        try:
-            if store is None:
-                raise StoreError("no tile store of this slide was found")
-            target = self._options.out / f"{check_id(image_id, str(header.path))}.png"
-            stamp = _stamp(self._ensemble, header, store, self._options)
-            if self._is_there(target, stamp):
-                return Outcome(image_id, Status.SKIPPED)
-            return self._write(header, store, target, stamp)
-        except (GigamilError, OSError, KeyError, ValueError) as error:
-            return Outcome(image_id, Status.FAILED, str(error))
+    def asked(self) -> Recipe:
+        own = self.options
+        asked = {"scale": own.scale, "least_tissue": own.least_tissue, "classes": list(own.classes)}
+        return asked | {"disagreement": own.disagreement, "style": STYLE}
 
-    def _is_there(self, target: Path, stamp: str) -> bool:
+    def is_there(self, target: Path, stamp: str) -> bool:
         """Tell whether all that is asked for is there; raise `RequestError` where something else is."""
         found = {target: read_stamp(target) if target.exists() else None}
-        if self._options.ome_zarr:
+        if self.options.ome_zarr:
             image = target.with_suffix(ZARR)
             found[image] = scores_zarr_stamp(image) if image.exists() else None
         other = next((path for path, own in found.items() if path.exists() and own != stamp), None)
-        if other is not None and not self._options.overwrite:
+        if other is not None and not self.options.overwrite:
             raise RequestError(f"{other} shows something else: choose another --out, or give --overwrite")
         return all(own == stamp for own in found.values())
 
-    def _write(self, header: BagHeader, store: TileStore, target: Path, stamp: str) -> Outcome:
+    def write(self, header: BagHeader, store: TileStore, target: Path, stamp: str) -> Outcome:
         """Write table, image and picture; the picture, which vouches for them, last."""
-        scores = tile_scores(self._ensemble, header, store, self._known)
-        layers = layers_of(scores, self._options)
+        scores = tile_scores(self.ensemble, header, store, self.known)
+        layers = layers_of(scores, self.options)
         write_text(target.with_suffix(".csv"), score_table(scores))
-        if self._options.ome_zarr:
+        if self.options.ome_zarr:
             with replacing(target.with_suffix(ZARR), is_scores_zarr) as folder:
                 write_scores_zarr(folder, scores, store, stamp)
-        save_picture(picture_of(scores, layers, store, shares=_shares(self._ensemble)), target, stamp)
+        save_picture(picture_of(scores, layers, store, shares=_shares(self.ensemble)), target, stamp)
         return Outcome(header.image_id, Status.DONE, facts={"tiles": header.n_tiles, "models": scores.models})
 
 
@@ -149,15 +137,6 @@ def _begin_worker(options: HeatmapOptions) -> None:
 
 def _draw_in_worker(pair: Pair) -> Outcome:
     return _painters[0](pair)
-
-
-def _stamp(ensemble: Ensemble, header: BagHeader, store: TileStore, shown: Shown) -> str:
-    """Return the hash of everything that shapes a picture."""
-    config = ensemble.run.config
-    made = {"run": config["recipe_hash"], "bag": header.recipe_hash, "tiles": header.n_tiles}
-    asked = {"scale": shown.scale, "least_tissue": shown.least_tissue, "classes": list(shown.classes)}
-    asked["disagreement"] = shown.disagreement
-    return recipe_hash({**made, **asked, "store": store.recipe_hash, "image_id": header.image_id, "style": STYLE})
 
 
 def check_shown(run: RunFolder, shown: Shown) -> None:

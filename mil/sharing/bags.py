@@ -10,7 +10,7 @@ from features.encoders.lineage import lineage_of, patient_sha256
 from wsi.errors import BagError
 from wsi.recipe import Json, Recipe, recipe_hash
 from wsi.sharing.ids import NewIds
-from wsi.sharing.metadata import shared_recipe
+from wsi.sharing.metadata import bundled_recipe
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:+@/-]{0,199}")
 """Of an encoder: as `gigamil encoders` lists them, joined by ``+``; no blank, nothing of another alphabet."""
@@ -29,7 +29,7 @@ def shared_bag_recipe(recipe: Recipe) -> Recipe:
         if isinstance(recipe.get(name), dict):
             found[name] = {k: v for k, v in recipe[name].items() if _is_word(k) and (_is_plain(v) or _is_word(v))}
     if isinstance(recipe.get("tiling"), dict):
-        found["tiling"] = shared_recipe(recipe["tiling"])
+        found["tiling"] = bundled_recipe(recipe["tiling"])
     if "encoder" in recipe:
         encoder = recipe["encoder"]
         found["encoder"] = shared_encoder(encoder) if isinstance(encoder, dict) else _name(encoder)

@@ -121,7 +121,7 @@ def allowed(values: Any, kinds: Mapping[str, tuple[_Kind, ...]]) -> dict[str, An
     return {name: value for name, value in found.items() if any(kind(value) for kind in kinds.get(name, ()))}
 
 
-def shared_recipe(recipe: Recipe) -> Recipe:
+def bundled_recipe(recipe: Recipe) -> Recipe:
     """Return a tiling recipe without what leads to the slide or to a person: equal for all slides that shared one."""
     effect = {"effect": allowed(recipe["effect"], _EFFECT)} if "effect" in recipe else {}
     drawn: Recipe = {"roi": None if recipe.get("roi") is None else ROI, "roi_class": []}
@@ -140,7 +140,7 @@ def shared_meta(meta: Mapping[str, Any], image_id: str, profile_sha256: str) -> 
     profile_sha256
         Of the ICC profile that goes with the store; empty where none does.
     """
-    recipe, told = shared_recipe(meta["recipe"]), meta["provenance"]
+    recipe, told = bundled_recipe(meta["recipe"]), meta["provenance"]
     tissue = allowed(told.get("tissue"), _TISSUE) | {"left_out": [], "notes": []}
     applied = bool(dict(meta.get("icc") or {}).get("applied"))
     shared = allowed(dict(meta), _ROOT) | {

@@ -19,7 +19,7 @@ from wsi.outcome import Silent
 from wsi.pixels import neutral_icc
 from wsi.pixels.neutral_icc import neutral_profile
 from wsi.sharing.chunks import plain_jpeg
-from wsi.sharing.metadata import shared_meta, shared_recipe
+from wsi.sharing.metadata import bundled_recipe, shared_meta
 from wsi.sharing.store import share_store
 from wsi.store.layout import FILL, meta_hash, shard_path
 from wsi.store.options import VerifyOptions
@@ -173,9 +173,9 @@ def test_shared_metadata_keeps_what_later_stages_use(small_store: TileStore) -> 
     assert {k: meta[k] for k in ("mpp", "tile_px", "n_tiles", "scores")} == {
         k: small_store.meta[k] for k in ("mpp", "tile_px", "n_tiles", "scores")
     }
-    kept, before = shared_recipe(small_store.recipe), small_store.recipe
+    kept, before = bundled_recipe(small_store.recipe), small_store.recipe
     assert kept == {name: value for name, value in before.items() if name != "slide"}
-    assert shared_recipe(kept) == kept
+    assert bundled_recipe(kept) == kept
     assert meta["provenance"]["tissue"]["background"] == small_store.provenance["tissue"]["background"]
 
 

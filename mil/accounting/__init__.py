@@ -1,0 +1,1 @@
+"""What stages were estimated to take, and what they took."""

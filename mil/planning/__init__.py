@@ -1,0 +1,1 @@
+"""What a cohort will take, before anything runs: time, memory, disk, price."""

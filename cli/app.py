@@ -10,8 +10,9 @@ import click
 from cli import stopping
 from cli.commands import VERBS, Verb
 from cli.failing import fail, one_line_errors
-from cli.from_dataclass import Command, made, names_of, nearest, renamed, said
+from cli.from_dataclass import Command, made, names_of, said
 from wsi.errors import GigamilError
+from wsi.option_files import nearest, renamed
 
 _CONFIG = (
     "TOML with options, under those of the command line: a table [{0}], or its options alone. Relative paths in it "

@@ -1,18 +1,16 @@
 """`gigamil config`, and what `--config` reads: the options of one verb, or of a whole project, as TOML."""
 
 import sys
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from cli.commands import VERBS, Verb
-from cli.from_dataclass import nearest, renamed, shown, texts, title_of
+from cli.from_dataclass import shown, texts, title_of
 from wsi.errors import RequestError
-from wsi.files.documents import read_document
+from wsi.files.documents import read_toml
+from wsi.option_files import nearest, table_values
 from wsi.options import Option, Spec, check, specs
-
-_MOST_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,29 +70,11 @@ def read_config(path: Path, verb: Verb) -> dict[str, Any]:
     RequestError
         No such file, no TOML, no such option, or a value does not fit.
     """
-    options = verb.load("options")
-    known = {spec.field: spec for spec in specs(options)} | {spec.key: spec for spec in specs(options)}
-    values = {}
-    for key, value in _table(path, verb).items():
-        spec = known.get(key.replace("-", "_"))
-        if spec is None:
-            new = renamed(options).get(f"--{key.replace('_', '-')}")
-            told = f" is now {new[2:].replace('-', '_')}" if new else f" is no option of {verb.name}"
-            raise RequestError(f"{path}: {key}{told}{'' if new else nearest(key, [own.key for own in specs(options)])}")
-        try:
-            values[spec.field] = spec.read(_placed(value, path.parent) if "Path" in str(spec.kind) else value)
-        except RequestError as error:
-            raise RequestError(f"{path}: {error}") from None
-    return values
+    return table_values(verb.load("options"), _table(path, verb), path.parent, verb.name, str(path))
 
 
 def _table(path: Path, verb: Verb) -> dict[str, Any]:
-    try:
-        found = tomllib.loads(read_document(path, RequestError, _MOST_BYTES).decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, RequestError):
-            raise
-        raise RequestError(f"{path}: expected TOML: {error}") from None
+    found = read_toml(path)
     tables = {name: value for name, value in found.items() if isinstance(value, dict)}
     if not tables:
         return found
@@ -107,9 +87,3 @@ def _table(path: Path, verb: Verb) -> dict[str, Any]:
     if verb.name not in tables:
         raise RequestError(f"{path}: expected a table [{verb.name}], found [{'], ['.join(tables)}]")
     return dict(tables[verb.name])
-
-
-def _placed(value: Any, folder: Path) -> Any:
-    if isinstance(value, list):
-        return [_placed(own, folder) for own in value]
-    return str(folder / value) if isinstance(value, str) and "://" not in value else value

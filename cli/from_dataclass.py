@@ -6,7 +6,7 @@ Options are made of the values of the command line, over those of `--config`; `w
 import ast
 import inspect
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING
 from functools import cache
 from pathlib import Path
@@ -168,19 +168,6 @@ def made(options: type, values: Mapping[str, Any]) -> Any:
         *first, last = missing
         raise RequestError(f"expected {' and '.join([', '.join(first), last] if first else [last])}, found none")
     return options(**values)
-
-
-def renamed(options: type) -> dict[str, str]:
-    """Return the names that options had, and those of today, with their dashes."""
-    return {old: f"--{spec.name}" for spec in specs(options) for old in spec.mark.formerly}
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """Return a question after the name that is most like another, or nothing."""
-    import difflib
-
-    alike = difflib.get_close_matches(name, known, 1)
-    return f": did you mean {alike[0]}?" if alike else ""
 
 
 def names_of(options: type) -> Iterator[str]:

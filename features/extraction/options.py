@@ -90,6 +90,11 @@ class ExtractOptions(_Encoding, Weights, _Tiles, Precision, Ranks, Prefetching, 
         return Selection(self.select, self.tiles_per_slide, self.select_seed)
 
 
+def folder_name(encoder: str) -> str:
+    """Return the folder of an encoder's bags where several encoders make bags: its name without ``:`` and ``/``."""
+    return encoder.replace(":", "-").replace("/", "-")
+
+
 def options_of(recipe: Recipe) -> dict[str, Any]:
     """Return the options of `ExtractOptions` that make bags of a recipe, but for the weights."""
     select, views = recipe.get("select", {}), recipe.get("views", {})

@@ -10,7 +10,7 @@ from typing import Any
 from features.bags.bag import is_intact, is_our_bag, read_header
 from features.encoders.spec import EncoderSpec
 from features.extraction.ledger import Ledger
-from features.extraction.options import ExtractOptions
+from features.extraction.options import ExtractOptions, folder_name
 from features.extraction.parts import assemble, covered_rows, remove_parts, remove_unfinished, write_whole
 from features.extraction.plan import Job, SlideJob, Target
 from features.views import VIEWS
@@ -75,11 +75,6 @@ class Request:
             **({"off_recipe": off_recipe} if off_recipe else {}),
             "versions": {name: _version(name) for name in ("gigamil", "torch", "timm")},
         }
-
-
-def folder_name(encoder: str) -> str:
-    """Return the folder of an encoder's bags where several encoders make bags: its name without ``:`` and ``/``."""
-    return encoder.replace(":", "-").replace("/", "-")
 
 
 def prepare(request: Request, progress: Progress, claims: ExitStack) -> tuple[Job, Ledger]:

@@ -6,16 +6,18 @@ error of ours; what a disk or network says is an `OSError`, and no fault of the 
 
 import errno
 import json
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from wsi.errors import GigamilError
+from wsi.errors import GigamilError, RequestError
 from wsi.files.regular import open_regular, read_regular
 
 MOST_BYTES = 128 << 20
 """Of a document; what its values take in memory is some twenty times as much."""
+_MOST_TOML = 1 << 20
 _OF_THE_NAME = {
     *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.EFBIG),
     *(errno.EACCES, errno.EPERM, errno.ENXIO),
@@ -57,6 +59,16 @@ def _told(path: Path, wrong: type[GigamilError]) -> Iterator[None]:
         if not is_of_the_name(error):
             raise
         raise wrong(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return the tables of a file of TOML that a person wrote; `RequestError` where there is none."""
+    try:
+        return tomllib.loads(read_document(path, RequestError, _MOST_TOML).decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, RequestError):
+            raise
+        raise RequestError(f"{path}: expected TOML: {error}") from None
 
 
 def parse_json(data: bytes | str, *, finite: bool = False) -> Any:

@@ -34,6 +34,7 @@ from wsi.files.claim import claim
 from wsi.options import stage
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary, failed
 from wsi.recipe import recipe_hash
+from wsi.stage_events import known_ended
 from wsi.store.tile_store import TileStore, find_stores
 
 __all__ = ["TrainOptions", "train"]
@@ -139,6 +140,7 @@ def _finish(run: _Run, progress: Progress, fit_models: Callable[[Sequence[Cohort
 
     def done(job: FitJob, found: dict[str, float]) -> None:
         facts[job.name] = found
+        known_ended([job.name])
         progress.advance(1)
         _publish(run, job, progress)
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from wsi.errors import RequestError
+from wsi.stage_events import ran
 
 NAMES = "GIGAMIL_COLUMNS"
 """Environment variable with the names of columns, ``image_id=slide_id,label=Diagnosis``, for tables that have them."""
@@ -299,12 +300,15 @@ _Stage = TypeVar("_Stage", bound=Callable[..., Any])
 
 
 def stage(function: _Stage) -> _Stage:
-    """Let a verb's function, and every process that it starts, know what its options say to the whole of them."""
+    """Let a verb's function, and every process that it starts, know what its options say to the whole of them.
+
+    The event log is told of its beginning and its end (`wsi.stage_events`).
+    """
 
     @wraps(function)
     def run(options: Any, *arguments: Any, **named: Any) -> Any:
         with _told(options):
-            return function(options, *arguments, **named)
+            return ran(function, options, *arguments, **named)
 
     return typing.cast("_Stage", run)
 

@@ -41,6 +41,7 @@ class Collector:
         self._job, self._items, self._group, self._ledger = job, items, group, ledger
         self._open: dict[int, list[_Run]] = {}
         self._failed: set[int] = set()
+        self._begun: set[int] = set()
 
     def take(self, task: Task) -> None:
         """Store the features of one batch, and write what is complete with them."""
@@ -59,6 +60,9 @@ class Collector:
     def _take_span(self, task: Task, span: Span, first_row: int) -> int:
         """Copy one slide's rows of a batch into its runs; return how many were wanted."""
         assert task.features is not None
+        if span.slide not in self._begun:
+            self._begun.add(span.slide)
+            self._ledger.started(span.slide)
         new = 0
         runs = self._runs(task.item)
         for run in [run for run in runs if run.span.slide == span.slide]:

@@ -1,11 +1,13 @@
 """How each slide of a request ended, kept by whoever answers for it."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from features.extraction.plan import SlideJob
 from features.extraction.stream import Times
 from wsi.outcome import Outcome, Progress, Status
+from wsi.stage_events import item_ended, item_started, known_ended
 
 EMPTY = "no tile with tissue: its bag has no rows"
 
@@ -16,6 +18,7 @@ class Ledger:
     def __init__(self, slides: Sequence[SlideJob], progress: Progress, trained: bool) -> None:
         self._slides, self._progress, self._trained = slides, progress, trained
         self._outcomes: dict[int, Outcome] = {}
+        self._begun: dict[int, float] = {}
         self._seen = 0
         self._total: Callable[[int], int] = lambda count: self._seen + count
         self.times = Times()
@@ -29,6 +32,12 @@ class Ledger:
         total = self._total(count)
         self._progress.advance(total - self._seen)
         self._seen = total
+
+    def started(self, slide: int) -> None:
+        """Take note that a slide's first tiles have been encoded."""
+        if slide not in self._begun:
+            self._begun[slide] = time.monotonic()
+            item_started(self._slides[slide].image_id, tiles=self._slides[slide].n_tiles)
 
     def finished(self, slide: int, status: Status = Status.DONE) -> None:
         """Enter a slide whose bag is there."""
@@ -70,9 +79,11 @@ class Ledger:
     def take_in(self, packed: tuple[dict[int, Outcome], Times]) -> None:
         """Enter what another rank's ledger holds."""
         outcomes, times = packed
+        known_ended(outcome.item_id for outcome in outcomes.values())
         self.spent(times)
         self._outcomes = outcomes | self._outcomes
 
     def _enter(self, slide: int, status: Status, reason: str, facts: dict[str, object]) -> None:
         if self.is_open(slide):
-            self._outcomes[slide] = Outcome(self._slides[slide].image_id, status, reason, facts)
+            self._outcomes[slide] = outcome = Outcome(self._slides[slide].image_id, status, reason, facts)
+            item_ended(outcome, time.monotonic() - self._begun[slide] if slide in self._begun else None)

@@ -23,6 +23,9 @@ from mil.training.jobs import FitJob, Parts, divide, seed_of
 from mil.training.loop import Loop
 from mil.training.ranks import Ranks
 from wsi.arrays import Bools, Ints
+from wsi.events import emit
+from wsi.outcome import Outcome, Status
+from wsi.stage_events import item_ended, item_started
 
 FEATURE_LIMIT = 10.0
 """Standard deviations: a feature that hardly varies among the slides trained on would else outshout all others."""
@@ -41,6 +44,9 @@ def fit(job: FitJob, cohort: Cohort, folds: Ints, ranks: Ranks | None = None) ->
         The loss of a bag is not finite; the message names it.
     """
     ranks = ranks or Ranks()
+    began = time.monotonic()
+    if ranks.rank == 0:
+        item_started(job.name, **_which(job))
     parts = divide(cohort, folds, job)
     model = new_model(job, cohort, parts, ranks)
     loop = Loop(job, cohort, parts, model, ranks, teach(job.options, job.fold, cohort, folds))
@@ -48,7 +54,13 @@ def fit(job: FitJob, cohort: Cohort, folds: Ints, ranks: Ranks | None = None) ->
     model.load_state_dict(state.best)
     facts = {"best_epoch": state.best_epoch, "epochs_run": len(state.history), "best_val_loss": state.best_loss}
     _finish(loop, state, facts)
+    if ranks.rank == 0:
+        item_ended(Outcome(job.name, Status.DONE, facts=dict(facts)), time.monotonic() - began, **_which(job))
     return facts
+
+
+def _which(job: FitJob) -> dict[str, str | int]:
+    return {"head": job.head, "fold": job.fold, "seed": job.seed}
 
 
 def new_model(job: FitJob, cohort: Cohort, parts: Parts, ranks: Ranks) -> BagModel:
@@ -104,6 +116,7 @@ def _train(loop: Loop) -> Progression:
             events.add(state.history[-1])
             if time.monotonic() - shown > 1:
                 write_history(folder / "history.csv", state.history)
+                emit("epoch", id=loop.job.name, of=options.epochs, **_which(loop.job), **state.history[-1])
                 shown = time.monotonic()
     return state
 

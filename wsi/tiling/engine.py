@@ -3,6 +3,7 @@
 Tasks of several slides are under way at once, so that no core idles at a slide's end.
 """
 
+import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from wsi.files.claim import claim
 from wsi.files.replace import refuse_foreign, refuse_input, remove
 from wsi.outcome import Outcome, Progress, Status
 from wsi.recipe import refuse_other_recipe
+from wsi.stage_events import item_ended, item_started
 from wsi.store.metadata import is_our_partial, is_our_store
 from wsi.store.tile_store import TileStore
 from wsi.store.verify import verify_quickly
@@ -133,6 +135,7 @@ class _Run:
     """Bytes that one task of this step counts."""
     failure: Exception | None = None
     outcome: Outcome | None = None
+    begun: float = field(default_factory=time.monotonic)
 
     def advance(self, result: Any) -> list[Task]:
         """Take the result of a step's last task and return the next step's tasks; none where the slide is done."""
@@ -183,6 +186,7 @@ class Engine:
                 if run.outcome is not None:
                     run.held.close()
                     outcomes[run.job.image_id] = run.outcome
+                    item_ended(run.outcome, time.monotonic() - run.begun)
         finally:
             for run, _ in [*self._flight.values(), *self._queue]:
                 run.held.close()
@@ -204,6 +208,7 @@ class Engine:
             except (GigamilError, OSError) as error:
                 outcomes[job.image_id] = Outcome(job.image_id, Status.FAILED, reason(error))
                 continue
+            item_started(job.image_id, bytes=self.sizes[job.image_id])
             yield _Run(job, steps_of(job, self.options), held, self.sizes[job.image_id])
 
     def _fill(self, started: Iterator[_Run], finished: "as_completed") -> bool:

@@ -44,6 +44,19 @@ def is_on() -> bool:
     return bool(os.environ.get(EVENTS))
 
 
+@contextmanager
+def logging_to(path: Path) -> Iterator[None]:
+    """Write events into that file while the block runs, unless another is named already."""
+    if is_on():
+        yield
+        return
+    os.environ[EVENTS] = str(path.absolute())
+    try:
+        yield
+    finally:
+        os.environ.pop(EVENTS, None)
+
+
 def emit(kind: str, **facts: Any) -> None:
     """Write one event: its time, host, process and Slurm job, and the facts, JSON values.
 

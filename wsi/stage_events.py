@@ -5,6 +5,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from wsi.errors import GigamilError
@@ -133,8 +134,7 @@ def ran(function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
     """Call a stage's function; with a log, tell it of the beginning, of how far it is, and of the end."""
     if not is_on():
         return function(*arguments, **named)
-    name, rank = function.__name__, os.environ.get("RANK", "")
-    with within(stage=name, **({"rank": int(rank)} if rank.isdigit() else {})):
+    with within(**_which(function.__name__, arguments[0] if arguments else None)):
         emit("stage_started")
         began = time.monotonic()
         _ended.append(set())
@@ -145,17 +145,27 @@ def ran(function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
             emit("stage_ended", status=_how(error), reason=_why(error), seconds=round(time.monotonic() - began, 3))
             raise
         finally:
-            _ended.pop()
+            known_ended(_ended.pop())  # a stage that this one is part of need not tell them again
     return found
+
+
+def _which(name: str, options: object) -> dict[str, Any]:
+    """Return what all events of a stage carry: its name, its process, the last part of its output's path, its rank."""
+    out, rank = getattr(options, "out", None), os.environ.get("RANK", "")
+    told: dict[str, Any] = {"stage": name, "of": f"{os.uname().nodename}/{os.getpid()}"}
+    told |= {"into": out.name} if isinstance(out, Path) else {}
+    return told | ({"rank": int(rank)} if rank.isdigit() else {})
 
 
 def _listened(function: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:
     """Return the arguments with a `Telling` about their `Progress`; ``named`` is changed where it stands there."""
     if "progress" not in inspect.signature(function).parameters:
         return arguments
+    shown = (arguments[1] if len(arguments) > 1 else named.get("progress")) or Silent()
+    telling = shown if isinstance(shown, Telling) else Telling(shown)
     if len(arguments) > 1:
-        return (arguments[0], Telling(arguments[1] or Silent()), *arguments[2:])
-    named["progress"] = Telling(named.get("progress") or Silent())
+        return (arguments[0], telling, *arguments[2:])
+    named["progress"] = telling
     return arguments
 
 

@@ -1,0 +1,164 @@
+"""Cohorts on a real Slurm, which is started here: what a script does with signals and codes, and a whole chain."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+from slurm_here import Slurm, logs, running_slurm
+
+from mil.pipeline.cohort_file import CohortFile, read_cohort_file
+from mil.slurm.options import SubmitOptions
+from mil.slurm.queue import SlurmJob, job_name, jobs
+from mil.slurm.scripts import Script, extract_script
+from mil.slurm.submit import Submission, submit
+from wsi.errors import RequestError
+from wsi.files.atomic import write_text
+
+STOPPED = """\
+#!/bin/bash
+# A program that can be stopped: told softly it leaves with 75, told to end with 143; later it is done at once.
+echo "begun $SLURM_RESTART_COUNT $*"
+[ "${SLURM_RESTART_COUNT:-0}" = 0 ] || exit 0
+trap 'echo soft; exit 75' USR2
+trap 'echo hard; exit 143' TERM
+touch ready
+while :; do sleep 0.05; done
+"""
+CODES = """\
+#!/bin/bash
+# A program that leaves with its task's code, a soft one the first time only.
+echo "begun $SLURM_RESTART_COUNT"
+codes=({codes})
+code=${{codes[${{SLURM_ARRAY_TASK_ID:-0}}]}}
+[ "$code" = 75 ] && [ -n "$SLURM_RESTART_COUNT" ] && code=0
+exit "$code"
+"""
+
+
+@pytest.fixture(scope="module")
+def slurm() -> Iterator[Slurm]:
+    with running_slurm() as slurm:
+        yield slurm
+
+
+def written(folder: Path, slurm: Mapping[str, Any], **more: Any) -> Path:
+    """A cohort file of two slides that are not looked at, in a folder with a space."""
+    folder = folder / "a cohort"
+    folder.mkdir()
+    (folder / "slides").mkdir()
+    (folder / "train.csv").write_text("image_id,center_id,patient_id,image_num,label\na_0,1,a,0,CE\nb_0,1,b,0,LAA\n")
+    table = {"slides": ["slides"], "manifest": "train.csv", "slurm": slurm, **more}
+    (folder / "cohort.toml").write_text(tomli_w.dumps(table))
+    return folder / "cohort.toml"
+
+
+def standing_in(tmp_path: Path, program: str, **slurm: Any) -> tuple[CohortFile, Path]:
+    """A cohort whose Python is another program; and the folder of its logs."""
+    place = tmp_path / "program"
+    place.write_text(program)
+    place.chmod(0o755)
+    file = read_cohort_file(written(tmp_path, {"python": str(place), **slurm}))
+    return file, file.folder / "slurm"
+
+
+def send(slurm: Slurm, script: Script, *words: str) -> str:
+    write_text(script.file, script.text)
+    return slurm.run("sbatch", "--parsable", *words, script.file)
+
+
+def test_a_preempted_job_is_told_softly_and_is_done_after_its_requeue(slurm: Slurm, tmp_path: Path) -> None:
+    file, folder = standing_in(tmp_path, STOPPED, partition="low", sbatch=["--exclusive", "--nodelist=n1"], time="10")
+    job = send(slurm, extract_script(file, last=False))
+    slurm.until((folder / "ready").exists)
+    assert [own.state for own in jobs(file)] == ["RUNNING"]
+    slurm.run("sbatch", "--partition=high", "--exclusive", "--nodelist=n1", "--output=/dev/null", "--wrap=true")
+    slurm.until(lambda: slurm.state(job) == "COMPLETED")
+    told = (folder / f"{job_name(file, 'extract')}-{job}_0.log").read_text()
+    assert "soft" in told
+    assert "hard" not in told
+    assert told.count("begun") == 2
+    assert slurm.facts(job)["Restarts"] == "1"
+
+
+def test_a_cancelled_job_stays_cancelled(slurm: Slurm, tmp_path: Path) -> None:
+    file, folder = standing_in(tmp_path, STOPPED)
+    job = send(slurm, extract_script(file, last=False))
+    slurm.until((folder / "ready").exists)
+    slurm.run("scancel", job)
+    slurm.until(lambda: slurm.state(job) == "CANCELLED")
+    slurm.until(lambda: "hard" in logs(folder))
+    assert jobs(file) == []
+
+
+def test_only_the_task_that_leaves_softly_goes_back_and_a_failed_item_holds_nobody_up(
+    slurm: Slurm, tmp_path: Path
+) -> None:
+    file, folder = standing_in(tmp_path, CODES.format(codes="0 75 1"), extract={"jobs": 3})
+    job = send(slurm, extract_script(file, last=False))
+    after = slurm.run("sbatch", "--parsable", f"--dependency=afterok:{job}", "--output=/dev/null", "--wrap=true")
+    slurm.until(lambda: slurm.state(after) == "COMPLETED")
+    name = job_name(file, "extract")
+    begun = [(folder / f"{name}-{job}_{task}.log").read_text().count("begun") for task in range(3)]
+    assert begun == [1, 2, 1]
+    assert "some items failed" in (folder / f"{name}-{job}_2.log").read_text()
+
+
+def test_a_wrong_request_ends_the_chain(slurm: Slurm, tmp_path: Path) -> None:
+    file, _ = standing_in(tmp_path, CODES.format(codes="2"))
+    job = send(slurm, extract_script(file, last=False))
+    after = slurm.run(
+        "sbatch", "--parsable", f"--dependency=afterok:{job}", "--kill-on-invalid-dep=yes", "--output=/dev/null", "--wrap=true"
+    )  # fmt: skip
+    slurm.until(lambda: slurm.state(after) == "CANCELLED")
+    assert slurm.facts(job)["ExitCode"] == "2:0"
+
+
+def test_a_job_goes_back_only_so_often(slurm: Slurm, tmp_path: Path) -> None:
+    file, folder = standing_in(tmp_path, "#!/bin/bash\nexit 75\n", requeues=1)
+    job = send(slurm, extract_script(file, last=False))
+    slurm.until(lambda: slurm.state(job) == "FAILED")
+    assert slurm.facts(job)["Restarts"] == "1"
+    assert "has gone back into the queue 1 times" in logs(folder)
+
+
+def test_the_queue_tells_this_cohorts_jobs_alone(slurm: Slurm, tmp_path: Path) -> None:
+    file, _ = standing_in(tmp_path, STOPPED, constraint="", extract={"jobs": 2, "array": 1})
+    job = send(slurm, extract_script(file, last=False), "--hold")
+    other = slurm.run("sbatch", "--parsable", "--hold", f"--job-name={job_name(file, 'extract')}", "--wrap=true")
+    told = jobs(file)
+    slurm.run("scancel", job, other)
+    assert told == [
+        SlurmJob(job, task, "extract", "PENDING", "JobHeldUser", "", 0) for task in ("0", "1")
+    ]  # the other one lies in another folder
+
+
+def test_slurm_refuses_in_its_own_words_and_what_was_submitted_is_named(slurm: Slurm, tmp_path: Path) -> None:
+    cohort = written(tmp_path, {"tile": {"jobs": 1}, "driver": {}, "extract": {"partition": "nowhere"}})
+    with pytest.raises(RequestError, match=r"extract: sbatch: .*[Ii]nvalid partition.*submitted before it: \d+ \d+ \("):
+        submit(SubmitOptions(cohort=cohort))
+    slurm.run("scancel", *(job.name for job in jobs(read_cohort_file(cohort))))
+
+
+def test_what_is_in_the_queue_is_not_submitted_again(slurm: Slurm, tmp_path: Path) -> None:
+    file, _ = standing_in(tmp_path, "#!/bin/bash\nexit 0\n", sbatch=["--hold"], tile={"jobs": 1})
+    first = submit(SubmitOptions(cohort=file.path))
+    assert [(own.job, own.new) for own in first] == [
+        ("tile", True), ("tile-workers", True), ("extract", True), ("train", True), ("after", False),
+    ]  # fmt: skip
+    slurm.run("scancel", first[2].job_ids[0])
+    slurm.until(lambda: slurm.state(first[2].job_ids[0]) == "CANCELLED")
+    again = submit(SubmitOptions(cohort=file.path))
+    try:
+        assert [(own.job, own.new) for own in again[:4]] == [
+            ("tile", False), ("tile-workers", False), ("extract", True), ("train", False),
+        ]  # fmt: skip
+        assert again[2].after == f"afterok:{first[0].job_ids[0]}"
+        assert f"{first[0].job_ids[0]} PENDING" in again[0].told
+    finally:
+        slurm.run("scancel", *(job.job_id for job in jobs(file)))
+
+
+def ids(made: list[Submission]) -> dict[str, tuple[str, ...]]:
+    return {own.job: own.job_ids for own in made}

@@ -1,7 +1,7 @@
-"""A real Slurm for the tests: munged, slurmctld and two slurmd of this machine, on free ports, in a folder of their own.
+"""A real Slurm for the tests: munged, slurmctld and two slurmd of this machine, on free ports and in their own folder.
 
-Partition `low` may be preempted by `high`: its jobs get their signal and 20 s, and go back into the queue. A job that
-goes back waits 5 s (Slurm's own default is two minutes).
+Partition `low` may be preempted by `high`: its jobs get their signal and 20 s, and go back into the queue. There they
+would wait 5 s (Slurm's own default is two minutes): who waits for something here sends them on at once.
 """
 
 import os
@@ -62,9 +62,13 @@ class Slurm:
 
     def run(self, *words: object) -> str:
         """Run one of Slurm's programs; return what it printed."""
-        ran = subprocess.run([*map(str, words)], capture_output=True, text=True, timeout=60, check=False)
+        ran = self.tried(*words)
         assert ran.returncode == 0, f"{' '.join(map(str, words))}: {ran.stderr}"
         return ran.stdout.strip()
+
+    def tried(self, *words: object) -> "subprocess.CompletedProcess[str]":
+        """Run one of Slurm's programs, whatever comes of it."""
+        return subprocess.run([*map(str, words)], capture_output=True, text=True, timeout=60, check=False)
 
     def facts(self, job_id: str) -> dict[str, str]:
         """What Slurm says of a job."""
@@ -81,7 +85,14 @@ class Slurm:
 
     def until(self, ready: Callable[[], object], seconds: float = 60) -> None:
         """Wait for something; what the queue and the logs say where it does not come."""
-        until(ready, seconds, lambda: "\n".join(self.queue()))
+
+        def sent_on() -> object:
+            for job in self.queue():
+                if job.endswith("BeginTime"):
+                    self.tried("scontrol", "update", f"jobid={job.split()[0]}", "starttime=now")
+            return ready()
+
+        until(sent_on, seconds, lambda: "\n".join(self.queue()))
 
     def ended(self, seconds: float = 120) -> None:
         """Wait for an empty queue."""
@@ -116,8 +127,7 @@ def running_slurm() -> Iterator[Slurm]:
         daemons.append(_start(folder, "munged", "--foreground", "--force", *_munge(folder)))
         until(lambda: (folder / "munge.socket").exists(), 20, (folder / "munged.out").read_text)
         daemons.append(_start(folder, "slurmctld", "-D", "-f", str(configuration)))
-        for node in ("n1", "n2"):
-            daemons.append(_start(folder, "slurmd", "-D", "-N", node, "-f", str(configuration)))
+        daemons += [_start(folder, "slurmd", "-D", "-N", node, "-f", str(configuration)) for node in ("n1", "n2")]
         slurm = Slurm(folder)
         until(_ready, 60, lambda: "\n".join(own.read_text() for own in folder.glob("*.out")))
         yield slurm

@@ -61,9 +61,7 @@ def train_script(file: CohortFile, rows: int, *, last: bool) -> Script:
     settings = settings_of(file.slurm, "train")
     jobs = min(rows, settings.jobs or rows)
     each = "1" if jobs == rows else "0"
-    return _script(
-        file, "train", settings, _one_verb(_run(file, settings, "train", "--rows", each), last), array=jobs
-    )
+    return _script(file, "train", settings, _one_verb(_run(file, settings, "train", "--rows", each), last), array=jobs)
 
 
 def after_script(file: CohortFile) -> Script:
@@ -161,7 +159,10 @@ def directives(file: CohortFile, job: str, settings: SlurmSettings, array: int) 
         "chdir": f'"{folder}"',
         "output": "%x-%A_%a.log" if array else "%x-%j.log",
         "array": f"0-{array - 1}{f'%{settings.array}' if settings.array else ''}" if array else "",
-        **{name: getattr(settings, name) for name in ("partition", "account", "qos", "time", "gres", "constraint", "mem")},
+        **{
+            name: getattr(settings, name)
+            for name in ("partition", "account", "qos", "time", "gres", "constraint", "mem")
+        },
         "nodes": settings.nodes if job == "extract" else 1,
         "ntasks-per-node": 1,
         "cpus-per-task": settings.cpus,

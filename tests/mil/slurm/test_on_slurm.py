@@ -12,7 +12,7 @@ from mil.pipeline.cohort_file import CohortFile, read_cohort_file
 from mil.slurm.options import SubmitOptions
 from mil.slurm.queue import SlurmJob, job_name, jobs
 from mil.slurm.scripts import Script, extract_script
-from mil.slurm.submit import Submission, submit
+from mil.slurm.submit import submit
 from wsi.errors import RequestError
 from wsi.files.atomic import write_text
 
@@ -108,9 +108,8 @@ def test_only_the_task_that_leaves_softly_goes_back_and_a_failed_item_holds_nobo
 def test_a_wrong_request_ends_the_chain(slurm: Slurm, tmp_path: Path) -> None:
     file, _ = standing_in(tmp_path, CODES.format(codes="2"))
     job = send(slurm, extract_script(file, last=False))
-    after = slurm.run(
-        "sbatch", "--parsable", f"--dependency=afterok:{job}", "--kill-on-invalid-dep=yes", "--output=/dev/null", "--wrap=true"
-    )  # fmt: skip
+    depends = f"--dependency=afterok:{job}"
+    after = slurm.run("sbatch", "--parsable", depends, "--kill-on-invalid-dep=yes", "--output=/dev/null", "--wrap=true")
     slurm.until(lambda: slurm.state(after) == "CANCELLED")
     assert slurm.facts(job)["ExitCode"] == "2:0"
 
@@ -158,7 +157,3 @@ def test_what_is_in_the_queue_is_not_submitted_again(slurm: Slurm, tmp_path: Pat
         assert f"{first[0].job_ids[0]} PENDING" in again[0].told
     finally:
         slurm.run("scancel", *(job.job_id for job in jobs(file)))
-
-
-def ids(made: list[Submission]) -> dict[str, tuple[str, ...]]:
-    return {own.job: own.job_ids for own in made}

@@ -50,6 +50,23 @@ def claim(output: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def holder_of(output: Path) -> tuple[str, int, float] | None:
+    """Return host, process id and time (seconds since 1970) of the last claim on ``output`` that was not given back.
+
+    None where there is none, or where its holder cannot be told. The lock itself is not touched: whoever asks stands
+    in nobody's way. A holder that was killed is returned, too.
+    """
+    lock_path = output.parent / _lock_name(output.name)
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        descriptor = os.open(lock_path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            found = json.loads(os.pread(descriptor, 512, 0))
+            return str(found["host"])[:255], int(found["pid"]), os.fstat(descriptor).st_mtime
+        finally:
+            os.close(descriptor)
+    return None
+
+
 def _lock_name(name: str) -> str:
     """Return the lock file's name; that of a long name ends in its hash, as names have 255 bytes at most."""
     lock = f".{name}.lock"

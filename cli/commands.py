@@ -30,7 +30,8 @@ class Verb:
         return getattr(import_module(module), name)
 
 
-START, SLIDES, FEATURES, MODELS, RUNS = "To begin", "Slides", "Features", "Models", "Finished runs"
+START, COHORTS, SLIDES = "To begin", "Whole cohorts", "Slides"
+FEATURES, MODELS, RUNS = "Features", "Models", "Finished runs"
 _ALL = (
     Verb(
         "demo", START, "Run everything on a sample cohort: slides, tiles, features, training, predictions, heat maps.",
@@ -43,6 +44,11 @@ _ALL = (
     Verb(
         "config", START, "Print TOML with every option at its default and what it means, for --config.",
         "cli.config:ConfigOptions", "cli.config:config", shows=True,
+    ),
+    Verb(
+        "status", COHORTS, "Say how far a cohort is: done, running, waiting, stuck, failed and why; --follow.",
+        "mil.watching.options:StatusOptions", "mil.watching.command:status", shows=True,
+        more="Exit code 0: all is done; 1: something failed and nobody works any more; 75: not everything is done yet.",
     ),
     Verb(
         "info", SLIDES, "Say what is in slides, which um/px is believed and why, and what tiling would do.",

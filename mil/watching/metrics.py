@@ -50,8 +50,10 @@ def _metrics(status: Status) -> dict[tuple[str, str, str], list[Sample]]:
         ("gigamil_read_bytes_total", "counter", "Bytes of the slides that a stage has finished."): [
             ({"stage": stage}, float(size)) for stage, size in tally.bytes_read.items()
         ],
-        ("gigamil_gpu_use_ratio", "gauge", "How busy a GPU was, when last looked at."): _of_gpus(status, "use_percent", 0.01),
-        ("gigamil_gpu_memory_used_bytes", "gauge", "Memory of a GPU in use."): _of_gpus(status, "memory_used_mib", _MIB),
+        ("gigamil_gpu_use_ratio", "gauge", "How busy a GPU was lately."): _of_gpus(status, "use_percent", 0.01),
+        ("gigamil_gpu_memory_used_bytes", "gauge", "Memory of a GPU in use."): _of_gpus(
+            status, "memory_used_mib", _MIB
+        ),
         ("gigamil_gpu_memory_bytes", "gauge", "Memory of a GPU."): _of_gpus(status, "memory_mib", _MIB),
         ("gigamil_queue_jobs", "gauge", "Jobs in Slurm's queue, by state."): _queue(status),
         ("gigamil_last_event_timestamp_seconds", "gauge", "When the event log was last written to."): (

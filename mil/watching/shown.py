@@ -101,7 +101,8 @@ def _short(stage: StageStatus) -> str:
     }
     told = ", ".join(f"{count} {name}" for name, count in parts.items() if count)
     still = f", {still_text(stage)} left" if stage.running and still_text(stage) else ""
-    return f"{stage.stage} {stage.done}/{stage.total}" + (f" ({told}{still})" if told else "")
+    more = f" ({told}{still})" if told else ""
+    return f"{stage.stage} {stage.done}/{stage.total}{more}"
 
 
 def _of(work: Work, now: float) -> str:
@@ -110,10 +111,8 @@ def _of(work: Work, now: float) -> str:
 
 
 def _silent(work: Work, now: float) -> str:
-    return (
-        f"{work.id}: no sign of {work.where} for {duration(now - work.heard)}: see what became of it; stop it, and give "
-        "the same command again"
-    )
+    silence = duration(now - work.heard)
+    return f"{work.id}: no sign of {work.where} for {silence}: see what became of it; stop it, and start it again"
 
 
 def _failures(stage: StageStatus) -> Iterator[str]:

@@ -152,7 +152,7 @@ class Tally:
 
     def items_per_second(self, stage: Stage) -> float:
         """Return how many items were finished a second, lately; 0 below two of them."""
-        ends = self.ends.get(stage, ())
+        ends = self.ends.get(stage, deque[float]())
         return (len(ends) - 1) / (ends[-1] - ends[0]) if len(ends) > 1 and ends[-1] > ends[0] else 0.0
 
 

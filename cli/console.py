@@ -20,6 +20,7 @@ from rich.text import Text
 
 from cli.commands import Verb
 from wsi.errors import masked
+from wsi.interrupt import leave_if_asked
 from wsi.outcome import Progress as ProgressSink
 from wsi.outcome import Status, Summary
 
@@ -59,6 +60,7 @@ class Bars:
     def advance(self, amount: float) -> None:
         if self._task is not None:
             self._progress.advance(self._task, amount)  # type: ignore[arg-type]
+        leave_if_asked()  # something is done: every verb can leave here
 
     def note(self, line: str) -> None:
         self._progress.console.print(masked(line), markup=False)

@@ -1,7 +1,8 @@
 """Ctrl-C and SIGTERM: the first one ends the verb in an orderly way, the second one at once.
 
 The first raises where the program stands: what is half-written is removed, claims are given back. Then the process
-leaves without waiting for anybody: processes that it started end when it is gone.
+leaves without waiting for anybody: processes that it started end when it is gone. SIGUSR1 and SIGUSR2 wait until the
+verb has saved its state (`wsi.interrupt`).
 """
 
 import os
@@ -12,13 +13,17 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
+from wsi.interrupt import SAVED_CODE, Leaving, save_on_signals
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _received: list[int] = []
 INTERRUPTED = "interrupted: run the same command again to go on where it stopped"
+SAVED = "saved: give the same command again"
 
 
 def listen() -> None:
-    """Take both signals from now on; a shell that ignores one of them is obeyed."""
+    """Take the signals from now on; a shell that ignores one of them is obeyed."""
+    save_on_signals()
     for number in _SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _stop)
@@ -38,10 +43,17 @@ def in_one_line() -> Iterator[None]:
     """After a signal, tell so and leave with its code, whatever was raised on the way out: it is the signal's echo."""
     try:
         yield
-    except BaseException:
-        if not _received:
-            raise
-        sys.stderr.write(f"gigamil: {INTERRUPTED}\n")
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        os._exit(128 + _received[0])
+    except BaseException as error:
+        if _received:
+            _leave(INTERRUPTED, 128 + _received[0])
+        if isinstance(error, Leaving):
+            _leave(SAVED, SAVED_CODE)
+        raise
+
+
+def _leave(line: str, code: int) -> NoReturn:
+    """Say the line and end this process; it waits for nobody."""
+    sys.stderr.write(f"gigamil: {line}\n")
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)

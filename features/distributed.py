@@ -32,7 +32,17 @@ from torch.distributed.rendezvous import rendezvous
 
 from wsi.cpu import usable_cpus
 from wsi.errors import GigamilError, ItemError, RequestError
-from wsi.interrupt import interrupt_on_signals
+from wsi.interrupt import (
+    PASSED_ON,
+    SAVED_CODE,
+    Leaving,
+    ask_to_leave,
+    asked_to_leave,
+    end_with_parent,
+    interrupt_on_signals,
+    interrupts_held,
+    save_on_signals,
+)
 
 TOGETHER = timedelta(minutes=10)
 """How long a rank that computes something together with others waits for the slowest of them."""
@@ -242,8 +252,11 @@ class RankEnd:
         return f"rank {self.rank} was stopped by signal {-code} ({name}{why}){when}"
 
 
-JOINED, RAISED = "joined", "raised"
-"""Messages to whoever started the rank: it has loaded all it needs and waits for nobody from now on; its last words."""
+JOINED, RAISED, LEAVES = "joined", "raised", "leaves"
+"""Messages to whoever started the rank: it has loaded all it needs and waits for nobody from now on; its last words, an
+error or that it was asked to save and leave."""
+POLL_SECONDS = 0.2
+"""How often it is looked whether somebody asks to save and leave."""
 Message = tuple[str, tuple[Any, ...]]
 """A method of whoever listens, and its arguments."""
 RankWork = Callable[[Place, Store, Callable[[Message], None]], None]
@@ -270,13 +283,13 @@ def run_ranks(work: Sequence[RankWork], listen: Callable[[Message], None], *, to
     """Start one process for each entry of ``work``, hand their messages to ``listen``, return how each ended.
 
     A rank that raises stops the others; so does one that dies before it has joined, where they work ``together``: the
-    others would wait for it. If this process ends, its ranks end, too, and keep what they have finished.
+    others would wait for it. If this process ends, its ranks end, too, and keep what they have finished. Where it, or a
+    rank, is asked to save and leave, all do, and this raises `Leaving`.
     """
     context = mp.get_context("spawn")
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     ranks = []
-    unmasked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until a rank can answer it in its own way
-    try:
+    with interrupts_held():  # until a rank can answer in its own way
         for rank, task in enumerate(work):
             here, there = context.Pipe(duplex=False)
             place = Place(rank, len(work), rank, len(work))
@@ -286,20 +299,21 @@ def run_ranks(work: Sequence[RankWork], listen: Callable[[Message], None], *, to
             process.start()
             there.close()
             ranks.append((process, here))
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, unmasked)
     errors: dict[int, BaseException] = {}
     joining = set(range(len(ranks)))
     stopped: set[int] = set()
     whole = False
     try:
-        whole = _listen({here: rank for rank, (_, here) in enumerate(ranks)}, listen, errors, joining, together)
+        pipes = {here: rank for rank, (_, here) in enumerate(ranks)}
+        whole = _listen(pipes, listen, errors, joining, together, [process for process, _ in ranks])
     finally:
         if not whole:
             stopped = _stop([process for process, _ in ranks])
         for process, here in ranks:
             process.join()
             here.close()
+    if any(process.exitcode == SAVED_CODE for process, _ in ranks):
+        raise Leaving
     return [
         RankEnd(rank, process.exitcode, errors.get(rank), rank not in joining, rank in stopped)
         for rank, (process, _) in enumerate(ranks)
@@ -326,10 +340,17 @@ def _listen(
     errors: dict[int, BaseException],
     joining: set[int],
     together: bool,
+    processes: Sequence[BaseProcess],
 ) -> bool:
     """Pass messages on until every rank has closed its end; False where the others must be stopped."""
+    told = False
     while pipes:
-        for pipe in wait(list(pipes)):
+        if asked_to_leave() and not told:
+            told = True
+            for process in processes:
+                if process.pid is not None and process.is_alive():
+                    os.kill(process.pid, PASSED_ON)
+        for pipe in wait(list(pipes), POLL_SECONDS):
             assert isinstance(pipe, Connection)
             try:
                 name, arguments = pipe.recv()
@@ -341,16 +362,20 @@ def _listen(
             if name == RAISED:
                 errors[pipes[pipe]] = arguments[0]
                 return False
-            if name == JOINED:
+            if name == LEAVES:
+                ask_to_leave()
+            if name in (JOINED, LEAVES):
                 joining.discard(pipes[pipe])
             else:
-                listen((name, arguments))
+                with suppress(Leaving):  # the ranks save first
+                    listen((name, arguments))
     return True
 
 
 def _rank_main(place: Place, port: int, pipe: Connection, work: RankWork) -> None:
     interrupt_on_signals()
-    _end_with_parent()
+    save_on_signals()
+    end_with_parent()
     if sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     try:
@@ -359,6 +384,10 @@ def _rank_main(place: Place, port: int, pipe: Connection, work: RankWork) -> Non
         work(place, store, pipe.send)
     except KeyboardInterrupt:
         os._exit(130)
+    except Leaving:
+        pipe.send((LEAVES, ()))
+        pipe.close()
+        os._exit(SAVED_CODE)
     except BaseException as error:
         with suppress(OSError):
             pipe.send((RAISED, (_sendable(error, place.rank),)))
@@ -377,15 +406,3 @@ def _sendable(error: BaseException, rank: int) -> BaseException:
     except Exception:  # anything may go wrong while pickling a foreign exception
         return RuntimeError(f"rank {rank}: {type(error).__name__}: {error}")
     return error
-
-
-def _end_with_parent() -> None:
-    """End this process when its parent dies: an orphan must not go on writing."""
-    parent = mp.parent_process()
-
-    def watch() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

@@ -141,8 +141,8 @@ def _finish(run: _Run, progress: Progress, fit_models: Callable[[Sequence[Cohort
     def done(job: FitJob, found: dict[str, float]) -> None:
         facts[job.name] = found
         known_ended([job.name])
-        progress.advance(1)
         _publish(run, job, progress)
+        progress.advance(1)
 
     if run.is_finished:
         left_out = failed(run.folder.read_json("metrics.json")["failures"])

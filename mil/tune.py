@@ -39,6 +39,7 @@ from wsi.errors import RequestError
 from wsi.files.atomic import check_folder, make_folder, write_text
 from wsi.files.claim import claim
 from wsi.files.replace import remove
+from wsi.interrupt import Leaving
 from wsi.options import stage
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.recipe import Json, Recipe, recipe_hash, refuse_other_recipe
@@ -176,15 +177,19 @@ class _Tuner:
 
         def loss(params: Json, part: int) -> float:
             settings = self._settings(params)
-            folder = self._out / "trial"
+            folder, stopped = self._out / "trial", False
             # What a killed process left there is gone on with by this very fold of this very setting alone.
             stamp = recipe_hash({"run": self._hash, "search": name, "settings": params, "fold": part})
             job = FitJob(head=settings.head, fold=part, seed=0, folder=folder, options=settings, recipe_hash=stamp)
             try:
                 return _loss(self._scores(job, cohort, inner), cohort)
+            except (KeyboardInterrupt, Leaving):
+                stopped = True  # what is there is for the run that goes on
+                raise
             finally:
-                with suppress(OSError):
-                    remove(folder)
+                if not stopped:
+                    with suppress(OSError):
+                        remove(folder)
 
         while len(search) < options.trials:
             search.one_more(loss, options.inner_folds)

@@ -41,6 +41,7 @@ from features.extraction.prepare import Request, prepare, settle
 from features.extraction.stream import GPU_LANES, StreamOptions, Task, TileStream
 from wsi.errors import RequestError
 from wsi.files.atomic import check_folder
+from wsi.interrupt import leave_if_asked
 from wsi.memory import keep_freed_memory
 from wsi.options import stage
 from wsi.outcome import Progress, Silent, Summary
@@ -212,6 +213,7 @@ def _encode_share(
             try:
                 for task in tasks:
                     collector.take(task)
+                    leave_if_asked()
             except BaseException:
                 collector.keep()
                 raise

@@ -8,7 +8,7 @@ do what one rank with two accumulated parts does, but for rounding.
 import copy
 import math
 import warnings
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,6 +33,7 @@ from features.finetune.options import FinetuneOptions
 from features.finetune.pieces import Piece, PieceReader, PieceRequest, requests
 from features.tensors import flat_moments, nested_moments
 from wsi.errors import ItemError, RequestError
+from wsi.interrupt import Leaving, asked_to_leave
 from wsi.outcome import Progress
 
 VALIDATION_BATCH = 64
@@ -66,6 +67,7 @@ class Trainer:
         self.optimizer = build_optimizer(options, self.model)
         self.scaler = torch.amp.GradScaler(setting.device.type, enabled=setting.precision == "fp16")
         self.standing = Standing()
+        self._leaving = False
         self._n_parts = setting.place.world * options.accumulate
         self._counts = self._draw(0)
         self.steps_per_epoch = steps_of(len(self._counts), options.batch_size)
@@ -192,14 +194,18 @@ class Trainer:
         if self.average is not None:
             average_into(self.average, self.model, self.options.ema, number)
         tiles = self._batch_length(draw, request.step)
-        loss = self._over_ranks(np.array([loss_sum]))[0] / tiles
+        loss_sum, leaving = self._over_ranks(np.array([loss_sum, float(asked_to_leave())]))
+        loss, self._leaving = loss_sum / tiles, bool(leaving)
         row = {"epoch": epoch + 1, "step": request.step + 1, "tiles": tiles, "size_px": size, "lr": rate}
         standing.steps.append({**row, "loss": float(loss), "grad_norm": norm})
         standing.epoch, standing.step = epoch, request.step + 1
-        self.progress.advance(tiles)
         every = self.options.checkpoint_steps
-        if every and standing.step % every == 0 and standing.step < self.steps_per_epoch:
+        if standing.step < self.steps_per_epoch and (self._leaving or (every and standing.step % every == 0)):
             self.save()
+            if self._leaving:
+                raise Leaving
+        with suppress(Leaving):  # the ranks leave together, at the next step
+            self.progress.advance(tiles)
 
     def _close_epoch(self, epoch: int, size: int) -> None:
         standing = self.standing
@@ -214,6 +220,8 @@ class Trainer:
             kept = (self.average or self.model).state_dict()
             standing.best = {name: value.detach().cpu().clone() for name, value in kept.items()}
         self.save()
+        if self._leaving:
+            raise Leaving
         self.progress.note(
             f"epoch {epoch + 1}/{self.options.epochs}: loss {loss:.4f}; other patients: loss "
             f"{row['val_patient_loss']:.4f}, AUC {row['val_patient_auc']:.3f}"

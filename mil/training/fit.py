@@ -24,6 +24,7 @@ from mil.training.loop import Loop
 from mil.training.ranks import Ranks
 from wsi.arrays import Bools, Ints
 from wsi.events import emit
+from wsi.interrupt import Leaving, asked_to_leave
 from wsi.outcome import Outcome, Status
 from wsi.stage_events import item_ended, item_started
 
@@ -110,11 +111,13 @@ def _train(loop: Loop) -> Progression:
             if epoch - state.best_epoch > options.patience and state.best_epoch >= 0:
                 break
             _one_epoch(loop, state, epoch)
-            if events is None:
-                continue
-            write_checkpoint(folder, state, loop.job.recipe_hash)
-            events.add(state.history[-1])
-            if time.monotonic() - shown > 1:
+            leaving = ranks.any(asked_to_leave())
+            if events is not None:
+                write_checkpoint(folder, state, loop.job.recipe_hash)
+                events.add(state.history[-1])
+            if leaving:
+                raise Leaving
+            if events is not None and time.monotonic() - shown > 1:
                 write_history(folder / "history.csv", state.history)
                 emit("epoch", id=loop.job.name, of=options.epochs, **_which(loop.job), **state.history[-1])
                 shown = time.monotonic()

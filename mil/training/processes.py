@@ -5,8 +5,8 @@ model together add numbers in another order, so theirs agrees within rounding.
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
@@ -27,8 +27,10 @@ from mil.training.ranks import Ranks
 from mil.training.training_data import gather
 from wsi.arrays import Ints
 from wsi.errors import ItemError
-from wsi.interrupt import end_with_parent, interrupts_held
+from wsi.interrupt import PASSED_ON, Leaving, end_with_parent, interrupts_held, leave_if_asked, save_on_signals
 
+POLL_SECONDS = 0.2
+"""How often it is looked whether somebody asks to save and leave."""
 Done = Callable[[FitJob, dict[str, float]], None]
 """Called with each model and its facts as it is finished."""
 
@@ -63,8 +65,11 @@ def _side_by_side(todo: Sequence[FitJob], workers: int, done: Done) -> None:
         with interrupts_held():  # the processes leave Ctrl-C to this one
             running = {pool.submit(_fit_in_worker, job): job for job in todo}
         try:
-            for future in as_completed(running):
+            for future in _finished(running):
                 done(running[future], future.result())
+        except Leaving:
+            _leave(pool)
+            raise
         except BrokenProcessPool:
             raise ItemError(
                 "a training process died, for want of memory perhaps: run the same command again to go on, with fewer "
@@ -75,6 +80,25 @@ def _side_by_side(todo: Sequence[FitJob], workers: int, done: Done) -> None:
                 process.kill()
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def _finished(running: Collection[Future[dict[str, float]]]) -> Iterator[Future[dict[str, float]]]:
+    """Yield the models that are finished, as they are; `Leaving` where this process is asked to."""
+    left = set(running)
+    while left:
+        ended, left = wait(left, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+        yield from ended
+        if left:
+            leave_if_asked()
+
+
+def _leave(pool: ProcessPoolExecutor) -> None:
+    """Let the processes save at the end of their epochs, and end them."""
+    processes = list(pool._processes.values())
+    for process in processes:
+        if process.pid is not None and process.is_alive():
+            os.kill(process.pid, PASSED_ON)
+    pool.shutdown(cancel_futures=True)
 
 
 def device_of_worker(asked: str, worker: int, gpus: int) -> str:
@@ -148,6 +172,7 @@ _WORKER: dict[str, Any] = {}
 
 def _begin_worker(options: TrainOptions, devices: "SimpleQueue[str]") -> None:
     end_with_parent()
+    save_on_signals()
     data = gather(options)
     _WORKER.update(cohorts=data.open(), folds=data.folds, device=devices.get())
 

@@ -65,6 +65,10 @@ class Ranks:
         dist.all_reduce(sums)
         return np.asarray(sums.cpu().numpy())
 
+    def any(self, own: bool) -> bool:
+        """Tell whether it is so on any rank: one answer for all of them."""
+        return own if self.world == 1 else bool(self.total(np.array([float(own)]))[0])
+
     def from_first(self, value: Any) -> Any:
         """Return rank 0's value on every rank."""
         return value if self.group is None else self.group.from_first(value)

@@ -14,7 +14,7 @@ from distributed import Client, LocalCluster
 from wsi.cpu import usable_cpus
 from wsi.errors import RequestError
 from wsi.files.replace import discard, temporary_path
-from wsi.interrupt import interrupts_held
+from wsi.interrupt import Leaving, interrupts_held
 
 _CONNECT_SECONDS = 10
 _PARTS = ("client", "core", "nanny", "scheduler", "utils", "worker")
@@ -50,7 +50,7 @@ def _settings_kept() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Leaving):
         levels = []  # the process ends, and a cluster that is being closed still complains
         raise
     finally:
@@ -87,7 +87,7 @@ def _connected(workers: int | None, scheduler: str | None) -> Iterator[tuple[Cli
         try:
             cluster.scale(count)  # tasks wait for the workers, this process need not
             yield client, count
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Leaving):
             # In good order this takes seconds: workers finish their tasks first, which the next run does anew anyway.
             threading.Thread(target=closing.pop_all().close, daemon=True).start()
             raise

@@ -16,6 +16,7 @@ from wsi.cohort.slides import Job
 from wsi.errors import GigamilError, NoLocksError, RecipeMismatchError, RequestError, SchedulerLostError, StoreError
 from wsi.files.claim import claim
 from wsi.files.replace import refuse_foreign, refuse_input, remove
+from wsi.interrupt import Leaving, asked_to_leave, leave_if_asked
 from wsi.outcome import Outcome, Progress, Status
 from wsi.recipe import refuse_other_recipe
 from wsi.stage_events import item_ended, item_started
@@ -38,6 +39,8 @@ _Steps = Generator[tuple[float, list[Task]], Any, Outcome]
 _WINDOW = 3
 """Tasks under way per worker."""
 _PLAN_SHARE, _OVERVIEW_SHARE, _REGION_SHARE = 0.05, 0.30, 0.65
+_SECONDS_TO_SAVE = 10.0
+"""How long the tasks under way may take once this process is asked to leave; the next run makes the others anew."""
 _ONCE_SHARE, _SETTLE_SHARE = 0.90, 0.05
 """Parts of a slide's bytes that the progress bar counts for each step; with a single pass, for it and what follows."""
 
@@ -170,6 +173,8 @@ class Engine:
     """Bytes by image id."""
     _queue: list[tuple[_Run, Task]] = field(default_factory=list)
     _flight: dict[str, tuple[_Run, Future]] = field(default_factory=dict)
+    _until: float = float("inf")
+    """When this process leaves, whatever is under way."""
 
     def run(self, jobs: list[Job]) -> list[Outcome]:
         """Tile the jobs; return their outcomes in the jobs' order."""
@@ -178,7 +183,7 @@ class Engine:
         finished = as_completed(with_results=False, raise_errors=False)
         try:
             while self._fill(started, finished) or self._flight:
-                future = next(finished)
+                future = self._next(finished)
                 run, _ = self._flight.pop(future.key)
                 self._settle(run, future)
                 if run.failure is not None and run.flying == 0:
@@ -187,10 +192,23 @@ class Engine:
                     run.held.close()
                     outcomes[run.job.image_id] = run.outcome
                     item_ended(run.outcome, time.monotonic() - run.begun)
+            if len(outcomes) < len(jobs):
+                leave_if_asked()
         finally:
             for run, _ in [*self._flight.values(), *self._queue]:
                 run.held.close()
         return [outcomes[job.image_id] for job in jobs]
+
+    def _next(self, finished: "as_completed") -> Future:
+        """Wait for a task that came back; asked to leave, give those under way a last chance to."""
+        while not finished.has_ready():
+            if asked_to_leave():
+                self._until = min(self._until, time.monotonic() + _SECONDS_TO_SAVE)
+            if time.monotonic() > self._until:
+                raise Leaving
+            with finished.thread_condition:
+                finished.thread_condition.wait(0.1)
+        return next(finished)
 
     def _start(self, jobs: list[Job], outcomes: dict[str, Outcome]) -> Iterator[_Run]:
         """Yield a run for each job that can be claimed."""
@@ -213,7 +231,7 @@ class Engine:
 
     def _fill(self, started: Iterator[_Run], finished: "as_completed") -> bool:
         """Submit tasks until the window is full; take up further slides when the queue runs dry."""
-        while len(self._flight) < _WINDOW * max(1, self.threads):
+        while not asked_to_leave() and len(self._flight) < _WINDOW * max(1, self.threads):
             if not self._queue:
                 run = next(started, None)
                 if run is None:
@@ -233,7 +251,8 @@ class Engine:
         try:
             result = future.result()
             if run.failure is None:
-                self.progress.advance(run.share)
+                with suppress(Leaving):  # what is under way comes back first
+                    self.progress.advance(run.share)
                 if not run.waiting:
                     self._queue += [(run, task) for task in run.advance(result)]
         except (CancelledError, CommClosedError):

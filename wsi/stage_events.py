@@ -11,6 +11,7 @@ from typing import Any
 from wsi.errors import GigamilError
 from wsi.events import emit, is_on, within
 from wsi.gpu_use import gpu_use
+from wsi.interrupt import Leaving
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 
 PROGRESS_SECONDS = 10.0
@@ -185,11 +186,13 @@ def _tell_end(found: object, seconds: float) -> None:
 
 
 def _how(error: BaseException) -> str:
-    return "stopped" if isinstance(error, KeyboardInterrupt | SystemExit) else "failed"
+    return "stopped" if isinstance(error, KeyboardInterrupt | SystemExit | Leaving) else "failed"
 
 
 def _why(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
+    if isinstance(error, Leaving):
+        return "saved on a signal"
     text = (str(error).splitlines() or [""])[0]
     return text if isinstance(error, GigamilError) else f"{type(error).__name__}: {text}"

@@ -6,6 +6,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
@@ -91,6 +92,12 @@ def _connected(workers: int | None, scheduler: str | None) -> Iterator[tuple[Cli
             # In good order this takes seconds: workers finish their tasks first, which the next run does anew anyway.
             threading.Thread(target=closing.pop_all().close, daemon=True).start()
             raise
+
+
+def check_dashboard() -> None:
+    """Raise `RequestError` where Dask has no dashboard, for want of a package."""
+    if find_spec("bokeh") is None:
+        raise RequestError("--dashboard needs bokeh: pip install 'gigamil[dashboard]', or leave it out")
 
 
 def check_shared(client: Client, folder: Path) -> None:

@@ -62,6 +62,8 @@ class TileOptions(_Tissue, Reading, Manifest, Workers, Overwriting, Claims):
     """srgb: the slide's ICC profile is applied, where it has one; otherwise pixels stay as they are."""
     scheduler: str | None = None
     """Address of a running Dask scheduler, tcp://..., in place of local workers."""
+    dashboard: bool = False
+    """Print the address of Dask's dashboard, which shows what each worker does; on this machine alone. Needs bokeh."""
     summary: Annotated[Path | None, Option(check="wsi.cohort.summary_table:check_summary_path")] = None
     """Write a table of the slides: .csv or .json."""
 

@@ -13,7 +13,7 @@ from wsi.errors import RecipeMismatchError
 from wsi.files.atomic import make_folder
 from wsi.options import stage
 from wsi.outcome import Progress, Silent, Summary
-from wsi.tiling.cluster import check_shared, dask_client
+from wsi.tiling.cluster import check_dashboard, check_shared, dask_client
 from wsi.tiling.engine import Engine
 from wsi.tiling.options import TileOptions
 
@@ -34,6 +34,8 @@ def tile(options: TileOptions, progress: Progress | None = None) -> Summary:
     started = time.perf_counter()
     progress = progress or Silent()
     options = options.absolute()  # a worker elsewhere has another working folder
+    if options.dashboard:
+        check_dashboard()
     jobs = find_jobs(options.slides, options.manifest)
     make_folder(options.out)
     sizes = {job.image_id: 0 if job.problem else slide_bytes(job.path) for job in jobs}
@@ -41,6 +43,8 @@ def tile(options: TileOptions, progress: Progress | None = None) -> Summary:
     with dask_client(options.workers, options.scheduler) as (client, threads):
         if options.scheduler is not None:
             check_shared(client, options.out)
+        if options.dashboard:
+            progress.note(f"Dask's dashboard, while this runs: {client.dashboard_link}")
         outcomes = Engine(client, threads, options, progress, sizes).run(jobs)
     progress.end()
     mismatches = [o for o in outcomes if o.facts.get("mismatch")]

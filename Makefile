@@ -19,7 +19,7 @@ QUICK := tests/wsi/cohort tests/wsi/pixels tests/wsi/readers/test_resolution.py 
 	tests/mil/targets/test_metrics.py tests/test_docs.py
 
 .PHONY: help setup demo test test-quick test-slow test-newest coverage check check-js format docs constraints bench bench-wsi bench-mil \
-	bench-features mutants clean
+	bench-features bench-gpu wheelhouse mutants clean
 .DEFAULT_GOAL := help
 
 help:
@@ -36,6 +36,8 @@ help:
 	@echo "make constraints writes constraints.txt: the versions in $(VENV)"
 	@echo "make mutants     small mistakes on purpose, to see that the tests notice (an hour)"
 	@echo "make bench       the benchmarks, as ratios to limits measured in the same run"
+	@echo "make bench-gpu   what only a GPU can show: exactness, processes, speed, training (about ten minutes)"
+	@echo "make wheelhouse  the wheels that a machine without a network needs (into ./wheelhouse; FOR=3.12 HAVE=freeze.txt)"
 
 $(VENV)/.installed: pyproject.toml hatch_build.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $(PYTHON) is older than Python 3.11: set PYTHON=python3.11 or later"; exit 2; }
@@ -109,9 +111,15 @@ bench-features: $(VENV)/.installed
 bench-mil: $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/bench_mil.py
 
+bench-gpu: $(VENV)/.installed
+	$(BIN)/python tests/benchmarks/bench_gpu.py
+
+wheelhouse: $(VENV)/.installed
+	@$(BIN)/python .ci/wheelhouse.py $(FOR:%=--python %) $(HAVE:%=--have %)
+
 mutants: $(VENV)/.installed
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'cosmic-ray>=8.3'
 	$(BIN)/python tests/mutants/run.py
 
 clean:
-	rm -rf $(VENV) $(VENV)-newest $(DEMO) site htmlcov .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-newest $(DEMO) wheelhouse bench-gpu site htmlcov .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

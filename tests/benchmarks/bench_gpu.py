@@ -1,0 +1,125 @@
+"""Everything that only a GPU can show, in one go: exactness, processes, speed as a share of limits, training.
+
+Run: ``python tests/benchmarks/bench_gpu.py [--out FOLDER]``, or ``make bench-gpu``. About ten minutes on a large card;
+each step is a process with a time limit, and prints one JSON line for each thing that it finds, as soon as it does.
+A table comes last; the exit code is 1 where a check failed or a step did not end. ``--small --device cpu`` goes through
+all of it without a GPU, on next to nothing.
+
+On a machine without a network: ``make wheelhouse`` on one that has it, carry the folder, and there
+``python3 -m pip install --no-index --find-links wheelhouse gigamil``.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from gpu_steps import STEPS, Row, Setting
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def machine() -> Row:
+    """Return what it ran on."""
+    found = {"torch": torch.__version__, "python": platform.python_version(), "date": time.strftime("%Y-%m-%d")}
+    if not torch.cuda.is_available():
+        return found | {"device": platform.processor() or platform.machine(), "cpus": os.cpu_count()}
+    facts = torch.cuda.get_device_properties(0)
+    memory = f"{facts.total_memory / 2**30:.0f} GiB"
+    return found | {"device": facts.name, "memory": memory, "cuda": torch.version.cuda, "cpus": os.cpu_count()}
+
+
+def one(step: str, setting: Setting) -> None:
+    """Run one step in this process."""
+    for row in STEPS[step][0](setting):
+        print(json.dumps({"step": step, **row}), flush=True)
+
+
+def supervised(step: str, arguments: list[str], limit: float) -> list[Row]:
+    """Run one step in a process of its own; return its rows, and one more where it failed or ran out of time."""
+    command = [sys.executable, __file__, *arguments, "--step", step]
+    began = time.monotonic()
+    with tempfile.TemporaryFile("w+") as told:
+        started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=told, text=True, start_new_session=True)
+        try:
+            printed, _ = started.communicate(timeout=limit)
+            why = ""
+        except subprocess.TimeoutExpired:
+            os.killpg(started.pid, 9)
+            printed, _ = started.communicate()
+            why = f"ended after its {limit:.0f} s"
+        told.seek(0)
+        lines = told.read().strip().splitlines()
+    rows = [json.loads(line) for line in printed.splitlines() if line.startswith('{"step"')]
+    if started.returncode and not why:
+        why = f"ended with {started.returncode}: {' / '.join(lines[-3:])}"
+    if why:
+        rows.append({"step": step, "name": "the step itself", "ok": False, "note": why[:600]})
+    rows.append({"step": step, "name": "seconds", "value": time.monotonic() - began, "unit": "s"})
+    return rows
+
+
+def show(rows: list[Row]) -> None:
+    """Print the table."""
+    table = Table("step", "what", "", "value", "limit", "share", "note")
+    for row in rows:
+        value, limit = row.get("value"), row.get("limit")
+        verdict = {True: "ok", False: "WRONG", None: ""}[row.get("ok")]
+        cells = ["" if own is None else f"{own:.4g}" for own in (value, limit)]
+        share = f"{value / limit:.2f}" if value is not None and limit else ""
+        spent = ", ".join(f"{step} {seconds:.3g}" for step, seconds in row.get("spent", {}).items())
+        cells[0] += f" {row['unit']}" if "unit" in row else ""
+        table.add_row(row["step"], row["name"], verdict, *cells, share, str(row.get("note") or spent)[:200])
+    Console(width=200, soft_wrap=True).print(table)
+
+
+def main() -> int:
+    """Run all steps, or one."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("bench-gpu"), help="folder of results.jsonl and trace.json")
+    parser.add_argument("--device", default="cuda", help="cuda, or cpu to rehearse")
+    parser.add_argument("--small", action="store_true", help="next to nothing of everything")
+    parser.add_argument("--only", help="steps, with commas between them")
+    parser.add_argument(
+        "--patience", type=float, default=1.0, help="factor of the steps' time limits, for slow machines"
+    )
+    parser.add_argument("--step", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("bench_gpu: PyTorch sees no GPU here: --small --device cpu rehearses it")
+    if asked.step:
+        one(asked.step, Setting(asked.device, asked.small, asked.folder))
+        return 0
+    names = asked.only.split(",") if asked.only else list(STEPS)
+    asked.out.mkdir(parents=True, exist_ok=True)
+    rows: list[Row] = [{"step": "machine", "name": json.dumps(machine())}]
+    with tempfile.TemporaryDirectory(prefix="bench-gpu-") as folder, open(asked.out / "results.jsonl", "w") as file:
+        arguments = ["--device", asked.device, "--folder", folder, *(["--small"] if asked.small else [])]
+        file.write(json.dumps(rows[0]) + "\n")
+        for name in ["prepare", *(own for own in names if own != "prepare")]:
+            found = supervised(name, arguments, STEPS[name][1] * asked.patience)
+            rows += found
+            for row in found:
+                print(json.dumps(row), flush=True)
+                file.write(json.dumps(row) + "\n")
+            file.flush()
+            if name == "prepare" and any(row.get("ok") is False for row in found):
+                break
+        if (traced := Path(folder, "trace.json")).exists():
+            shutil.copy(traced, asked.out)
+    show(rows)
+    return int(any(row.get("ok") is False for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

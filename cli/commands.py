@@ -43,7 +43,13 @@ _ALL = (
     ),
     Verb(
         "config", START, "Print TOML with every option at its default and what it means, for --config.",
-        "cli.config:ConfigOptions", "cli.config:config", shows=True,
+        "cli.config:ConfigOptions", "cli.config:config", shows=True, more="`gigamil config run`: a cohort file.",
+    ),
+    Verb(
+        "run", COHORTS, "Do all of a cohort that one file describes: tile, extract, train its experiments, report.",
+        "mil.pipeline.options:RunOptions", "cli.run:run", shows=True,
+        more="What is finished is skipped. Several processes and nodes may run one file at once. Exit code 75 (of one "
+        "stage): another process holds work that this one would need; give the command again.",
     ),
     Verb(
         "status", COHORTS, "Say how far a cohort is: done, running, waiting, stuck, failed and why; --follow.",

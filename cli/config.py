@@ -28,7 +28,12 @@ class ConfigOptions:
 
 
 def config(options: ConfigOptions, json: bool) -> int:
-    """Print TOML with every option at its default and what it means, which `--config` takes."""
+    """Print TOML with every option at its default and what it means, which `--config` takes; of run, a cohort file."""
+    if options.verbs == ("run",):
+        from cli.cohort_config import cohort_text
+
+        sys.stdout.write(cohort_text())
+        return 0
     for name in options.verbs or [name for name in VERBS if name != "config"]:
         sys.stdout.write(written(VERBS[name]) + "\n")
     return 0
@@ -42,11 +47,12 @@ def written(verb: Verb) -> str:
         if title_of(spec, options) != title:
             title = title_of(spec, options)
             lines += ["", f"# -- {title}"]
-        lines += [f"# {texts(spec.group)[spec.field]}", _line(spec)]
+        lines += [f"# {texts(spec.group)[spec.field]}", line_of(spec)]
     return "\n".join(lines) + "\n"
 
 
-def _line(spec: Spec) -> str:
+def line_of(spec: Spec) -> str:
+    """Return a key at its default; as a comment where it has none."""
     import tomli_w
 
     if spec.default is None or (not shown(spec.default) and not isinstance(spec.default, str | tuple)):

@@ -307,14 +307,15 @@ def stage(function: _Stage) -> _Stage:
 
     @wraps(function)
     def run(options: Any, *arguments: Any, **named: Any) -> Any:
-        with _told(options):
+        with in_environment(options):
             return ran(function, options, *arguments, **named)
 
     return typing.cast("_Stage", run)
 
 
 @contextmanager
-def _told(options: Any) -> Iterator[None]:
+def in_environment(options: Any) -> Iterator[None]:
+    """Let what is called in the block, and every process it starts, know what options say to the whole of them."""
     kind: Any = type(options)
     said = {spec.mark.environment: getattr(options, spec.field) for spec in specs(kind)}
     said = {name: "1" if value is True else str(value) for name, value in said.items() if name and value}

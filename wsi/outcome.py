@@ -27,6 +27,10 @@ class Outcome:
     """JSON values: counts, seconds, warnings."""
 
 
+CLAIMED = "claimed"
+"""Fact of an item that failed only because another process is at it."""
+
+
 def failed(failures: Mapping[str, str]) -> list[Outcome]:
     """Return the outcomes of items that failed, each with its reason."""
     return [Outcome(item_id, Status.FAILED, reason) for item_id, reason in failures.items()]

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from features.extraction.plan import SlideJob
 from features.extraction.stream import Times
-from wsi.outcome import Outcome, Progress, Status
+from wsi.outcome import CLAIMED, Outcome, Progress, Status
 from wsi.stage_events import item_ended, item_started, known_ended
 
 EMPTY = "no tile with tissue: its bag has no rows"
@@ -45,9 +45,9 @@ class Ledger:
         facts = {"tiles": tiles, "bag": self._slides[slide].bag.name, "encoder_trained": self._trained}
         self._enter(slide, status, "" if tiles else EMPTY, facts)
 
-    def failed(self, slide: int, reason: str) -> None:
-        """Enter a slide whose bag cannot be made; its first reason stays."""
-        self._enter(slide, Status.FAILED, reason, {})
+    def failed(self, slide: int, reason: str, *, claimed: bool = False) -> None:
+        """Enter a slide whose bag cannot be made, perhaps for another process makes it; its first reason stays."""
+        self._enter(slide, Status.FAILED, reason, {CLAIMED: True} if claimed else {})
 
     def note(self, line: str) -> None:
         """Show a line."""

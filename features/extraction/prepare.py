@@ -111,7 +111,7 @@ def prepare(request: Request, progress: Progress, claims: ExitStack) -> tuple[Jo
                 if left_over:
                     remove_unfinished(slide)
             except (ClaimedError, OSError) as error:
-                ledger.failed(index, str(error))
+                ledger.failed(index, str(error), claimed=isinstance(error, ClaimedError))
     return settle(_job(request, slides), ledger), ledger
 
 

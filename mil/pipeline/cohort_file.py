@@ -15,6 +15,7 @@ from wsi.errors import RequestError
 from wsi.files.regular import file_sha256
 from wsi.option_files import nearest, table_values
 from wsi.recipe import recipe_hash
+from wsi.store.layout import SUFFIX
 from wsi.tiling.options import TileOptions
 
 __all__ = ["ALL", "BEST", "CohortFile", "Experiment", "read_cohort_file"]
@@ -49,6 +50,10 @@ class CohortFile:
     def stores(self) -> Path:
         """Folder of the tile stores."""
         return self.folder / "stores"
+
+    def store(self, image_id: str) -> Path:
+        """Return the path of a slide's tile store."""
+        return self.stores / f"{image_id}{SUFFIX}"
 
     def bags(self, encoder: str) -> Path:
         """Return the folder of an encoder's bags."""
@@ -131,7 +136,8 @@ def _manifest_hash(path: Path, cohort: Cohort) -> str:
 
 def _extractions(tables: CohortTables, folder: Path) -> tuple[ExtractOptions, ...]:
     """Return the options of extraction for each encoder."""
-    own = {key: value for key, value in (tables.of("extract") or {}).items() if key != "encoder"}
+    table = {key: value for key, value in tables.found.get("extract", {}).items() if key != "encoder"}
+    own = tables.values("extract", table, "[extract]")
     return tuple(
         tables.make(
             "[extract]",

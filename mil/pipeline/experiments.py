@@ -2,40 +2,43 @@
 
 A row is taken by a lock beside the run folders, which the operating system gives back when its holder dies: a row that
 says ``running`` without that lock is anybody's again. The table itself is read and rewritten under a lock of its own,
-whole or not at all. What is true of a run stands in its run folder; a row that was lost or set back costs nothing but
-a look there.
+whole or not at all. What is true of a run stands in its run folder: a row that was lost or set back, by a spreadsheet
+that was saved late, costs nothing but a look there.
 """
 
 import os
-import random
 import socket
-import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from mil.pipeline.grid import Experiment
+from mil.pipeline.patience import claim_patiently
 from wsi.errors import ClaimedError, RequestError, one_line
+from wsi.events import slurm_job
 from wsi.files.atomic import write_text
-from wsi.files.claim import claim
+from wsi.files.claim import claim, holder_of
 from wsi.files.csv_table import csv_text, read_table
 
 WAITING, RUNNING, DONE, FAILED = "waiting", "running", "done", "failed"
 TABLE = "experiments.csv"
-_PATIENCE_S = 60.0
-"""How long another process may take to rewrite the table."""
+_TABLE_SECONDS = 60.0
+"""How long other processes may take to rewrite the table."""
+_NUMBERS = ("priority", "score", "low", "high")
+_ESCAPED = ("'=", "'+", "'-", "'@")
+"""What a text cell of ours begins with where a spreadsheet would take it for a formula."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One experiment's row; the columns of the table."""
+    """One experiment's row; the columns of the table, in their order."""
 
     name: str
-    encoder: str
-    head: str
+    encoder: str = ""
+    head: str = ""
     settings: str = ""
     """What is not at its default: ``lr=0.0005; epochs=20``."""
     priority: float = 0.0
@@ -45,21 +48,24 @@ class Row:
     start: str = ""
     """When it was begun, UTC."""
     end: str = ""
+    metric: str = ""
+    """Of which metric the score is; higher is better."""
     score: float | None = None
-    """Of patients that the models had not seen; of which metric, says ``metric``."""
+    """Of patients that the models had not seen."""
     low: float | None = None
     high: float | None = None
     """The 95 % interval of the score."""
-    metric: str = ""
     where: str = ""
     """Who works, or worked, on it: host, process, job."""
     reason: str = ""
-    """Why it failed, in one line."""
+    """Why it failed, or what is remarkable, in one line."""
     recipe_hash: str = ""
     """Of what was asked: experiments of another recipe are others."""
+    more: dict[str, str] = field(default_factory=dict)
+    """Columns that a person added."""
 
 
-_COLUMNS = tuple(own.name for own in fields(Row))
+COLUMNS = tuple(own.name for own in fields(Row) if own.name != "more")
 
 
 class Experiments:
@@ -80,116 +86,104 @@ class Experiments:
         if not self.path.exists():
             return []
         found = read_table(self.path)
-        for name in ("name", "state"):
-            if found.rows and name not in found.header:
-                raise RequestError(f"{self.path}: expected a column {name}, found {', '.join(found.header)}")
-        return [_row(self.path, number, cells) for number, cells in found.rows]
+        missing = [name for name in ("name", "state") if name not in found.header]
+        if missing:
+            raise RequestError(
+                f"{self.path}: expected a column {missing[0]}, found {', '.join(found.header) or 'nothing'}: mend the "
+                "table, or move it away: it is made anew of the run folders"
+            )
+        rows = [_row(f"{self.path}, line {number}", cells) for number, cells in found.rows]
+        names = [row.name for row in rows]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise RequestError(f"{self.path}: {twice} stands there twice: leave one of the rows")
+        return rows
 
     def write(self, rows: Sequence[Row]) -> None:
         """Rewrite the table; the caller holds `changing`."""
-        cells = [[_cell(value) for value in asdict(row).values()] for row in rows]
-        write_text(self.path, csv_text([_COLUMNS, *cells]))
+        more = list(dict.fromkeys(name for row in rows for name in row.more))
+        cells = [[_cell(getattr(row, name)) for name in COLUMNS] + [row.more.get(n, "") for n in more] for row in rows]
+        write_text(self.path, csv_text([[*COLUMNS, *more], *cells]))
 
     @contextmanager
     def changing(self) -> Iterator[None]:
-        """Hold the table: nobody else rewrites it meanwhile. For moments only."""
-        deadline = time.monotonic() + _PATIENCE_S
-        while True:
-            try:
-                held = claim(self.path)
-                held.__enter__()
-                break
-            except ClaimedError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(random.uniform(0.005, 0.05))
-        try:
+        """Hold the table for a moment: nobody else rewrites it meanwhile."""
+        with claim_patiently(self.path, _TABLE_SECONDS):
             yield
-        finally:
-            held.__exit__(None, None, None)
 
     def update(self, name: str, **changes: Any) -> Row:
-        """Change one row, and return it as it is then."""
+        """Change one row, and return it as it is then.
+
+        Raises
+        ------
+        RequestError
+            Somebody took it out of the table meanwhile.
+        """
         with self.changing():
             rows = self.rows()
-            index = next(i for i, row in enumerate(rows) if row.name == name)
+            index = next((i for i, row in enumerate(rows) if row.name == name), None)
+            if index is None:
+                raise RequestError(f"{self.path}: the row of {name} is gone: give the same command again")
             rows[index] = replace(rows[index], **changes)
             self.write(rows)
             return rows[index]
 
-    def add(self, experiments: Sequence[Experiment]) -> list[Row]:
-        """Put in the rows of experiments that are not there; return all rows."""
-        with self.changing():
-            rows = self.rows()
-            known = {row.name for row in rows}
-            new = [row_of(own) for own in experiments if own.name not in known]
-            if new:
-                self.write([*rows, *new])
-            return [*rows, *new]
+    def holder(self, name: str) -> str:
+        """Return who holds a row, in words; "" where nobody does."""
+        return holder_of(self._lock(name))
 
     @contextmanager
-    def take(self, experiments: Sequence[Experiment], tried: Collection[str] = ()) -> Iterator[Row | None]:
-        """Hold the next row while the block runs, marked as running; None where none is free.
+    def take(
+        self, experiments: Sequence[Experiment], tried: Collection[str] = (), again: Collection[str] = ()
+    ) -> Iterator[Row | None]:
+        """Hold the next free row while the block runs, marked as running; None where none is free.
 
-        Rows that wait, that failed, or that run with a holder who died; those of largest priority first, then as they
-        stand in the table.
+        Rows that wait, and rows that run and whose holder is gone; those of largest priority first, then as they stand
+        in the table.
 
         Parameters
         ----------
         experiments
-            The experiments that may be taken; other rows are left alone.
+            Those that may be taken; other rows are left alone.
         tried
-            Names that are not taken again.
+            Names that are not taken.
+        again
+            Names that are taken although they failed.
         """
-        wanted = {own.name for own in experiments} - set(tried)
-        with _held(self, wanted) as row:
-            yield row
+        wanted = {own.name: own.recipe_hash for own in experiments if own.name not in tried}
 
+        def is_free(row: Row) -> bool:
+            is_asked = wanted.get(row.name) == row.recipe_hash
+            return is_asked and (row.state in (WAITING, RUNNING) or (row.state == FAILED and row.name in again))
 
-@contextmanager
-def _held(table: Experiments, wanted: Collection[str]) -> Iterator[Row | None]:
-    rows = [row for row in table.rows() if row.name in wanted and row.state != DONE]
-    for row in sorted(rows, key=lambda row: -row.priority):
-        held = claim(lock_of(table.folder, row.name))
-        try:
-            held.__enter__()
-        except ClaimedError:
-            continue
-        try:
-            current = next((own for own in table.rows() if own.name == row.name), None)
-            if current is None or current.state == DONE:
-                continue
-            yield table.update(row.name, state=RUNNING, start=now(), end="", where=here(), reason="")
-            return
-        finally:
-            held.__exit__(None, None, None)
-    yield None
+        for candidate in sorted(filter(is_free, self.rows()), key=lambda row: -row.priority):
+            with ExitStack() as held:
+                try:
+                    held.enter_context(claim(self._lock(candidate.name)))
+                except ClaimedError:
+                    continue
+                row = next((own for own in self.rows() if own.name == candidate.name), None)
+                if row is None or not is_free(row):
+                    continue  # somebody finished it meanwhile
+                yield self.update(row.name, state=RUNNING, start=now(), end="", where=here(), reason="")
+                return
+        yield None
 
-
-def lock_of(folder: Path, name: str) -> Path:
-    """Return what is claimed by the holder of a row."""
-    return folder / "runs" / f"{name}.row"
+    def _lock(self, name: str) -> Path:
+        return self.folder / "runs" / f"{name}.row"
 
 
 def row_of(experiment: Experiment) -> Row:
     """Return the row of an experiment that nobody has begun."""
+    settings = "; ".join(f"{key}={_told(value)}" for key, value in experiment.settings.items())
     return Row(
         name=experiment.name,
         encoder=experiment.encoder,
         head=experiment.options.head,
-        settings=settings_text(experiment),
+        settings=settings,
         priority=experiment.priority,
         recipe_hash=experiment.recipe_hash,
     )
-
-
-def settings_text(experiment: Experiment) -> str:
-    """Return what is not at its default, for a person."""
-    return "; ".join(f"{key}={_told(value)}" for key, value in experiment.settings.items())
-
-
-def _told(value: Any) -> str:
-    return "+".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def now() -> str:
@@ -199,34 +193,35 @@ def now() -> str:
 
 def here() -> str:
     """Return who this is: host, process, and the job of Slurm where there is one."""
-    job, task = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    array = os.environ.get("SLURM_ARRAY_JOB_ID")
-    told = f" job {array}_{task}" if array and task else f" job {job}" if job else ""
-    return f"{socket.gethostname()} process {os.getpid()}{told}"
+    job = slurm_job()
+    return f"{socket.gethostname()} process {os.getpid()}{job and f' job {job}'}"
+
+
+def _told(value: Any) -> str:
+    return "+".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _cell(value: Any) -> Any:
-    return f"{value:g}" if isinstance(value, float) and value == round(value, 6) else value
+    """Return a number without needless zeros, and without losing any of it."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _row(path: Path, number: int, cells: dict[str, str]) -> Row:
+def _row(where: str, cells: dict[str, str]) -> Row:
     """Return a row of cells that a spreadsheet may have written anew."""
-    where = f"{path}, line {number}"
-    known = {name: cells[name] for name in _COLUMNS if cells.get(name)}
+    known = {name: cells[name] for name in COLUMNS if cells.get(name)}
     values: dict[str, Any] = {name: text[1:] if text[:2] in _ESCAPED else text for name, text in known.items()}
-    for name in ("priority", "score", "low", "high"):
-        if name in values:
-            values[name] = _number(where, name, values[name])
-    state = str(values.get("state", WAITING)).strip().lower()
+    if "name" not in values:
+        raise RequestError(f"{where}: expected a name, found none")
+    values |= {name: _number(where, name, values[name]) for name in _NUMBERS if name in values}
+    state = str(values.get("state", WAITING)).lower()
     if state not in (WAITING, RUNNING, DONE, FAILED):
         raise RequestError(f"{where}: state {one_line(state, 40)}: expected waiting, running, done or failed")
-    return Row(**{"encoder": "", "head": "", "name": "", **values, "state": state})
-
-
-_ESCAPED = ("'=", "'+", "'-", "'@")
+    more = {name: cell for name, cell in cells.items() if name not in COLUMNS}
+    return Row(**values | {"state": state, "more": more})
 
 
 def _number(where: str, name: str, text: str) -> float:
+    """Return a number, also where a spreadsheet wrote it with a comma."""
     try:
         return float(text.replace(",", "."))
     except ValueError:

@@ -102,9 +102,9 @@ def experiments_of(tables: CohortTables, beneath: Beneath) -> tuple[Experiment, 
     made = [_made(tables, beneath, title, own) for title, own in asked]
     seen: dict[str, str] = {}
     for (title, _), one in zip(asked, made, strict=True):
-        other = seen.setdefault(one.name.casefold(), title)
-        if other is not title:
+        if other := seen.get(one.name.casefold()):
             raise RequestError(f"{tables.path}, {title}: {one.name} is {other}'s name, too: give each its own name")
+        seen[one.name.casefold()] = title
     return tuple(made)
 
 

@@ -17,24 +17,26 @@ def output_of(file: CohortFile, verb: str, experiment: str) -> Path:
     return places[verb]
 
 
-def best_of(file: CohortFile) -> Row | None:
-    """Return the row of the finished experiment with the highest score; None where none is finished."""
+def rows_of_file(file: CohortFile) -> list[Row]:
+    """Return the rows of the file's experiments, those of the same settings alone, in the table's order."""
     hashes = {own.name: own.recipe_hash for own in file.experiments}
-    rows = [
-        row
-        for row in Experiments(file.folder).rows()
-        if row.state == DONE and row.score is not None and hashes.get(row.name) == row.recipe_hash
-    ]
+    return [row for row in Experiments(file.folder).rows() if hashes.get(row.name) == row.recipe_hash]
+
+
+def best_of(file: CohortFile) -> Row | None:
+    """Return the finished experiment with the highest score, of those told by the first one's metric; None without."""
+    rows = [row for row in rows_of_file(file) if row.state == DONE and row.score is not None]
     metric = next((row.metric for row in rows), "")
     return max((row for row in rows if row.metric == metric), key=lambda row: row.score or 0.0, default=None)
 
 
 def chosen_experiments(file: CohortFile, verb: str) -> list[str]:
-    """Return the experiments of which a verb makes something; the best one only once there is one."""
+    """Return the finished experiments of which a verb makes something."""
+    done = [row.name for row in rows_of_file(file) if row.state == DONE]
     match file.chosen[verb]:
         case (name,) if name == BEST:
             best = best_of(file)
             return [] if best is None else [best.name]
         case (name,) if name == ALL:
-            return [own.name for own in file.experiments]
-    return list(file.chosen[verb])
+            return done
+    return [name for name in file.chosen[verb] if name in done]

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from features.extraction.options import ExtractOptions
 from mil.heatmaps.options import HeatmapOptions
-from mil.inference.options import PredictOptions
+from mil.inference.options import PredictOptions, SlideOptions
 from mil.report.options import ReportOptions
 from mil.training.options import TrainOptions
 from mil.viewing.options import PageOptions
@@ -33,18 +33,24 @@ AFTER = ("predict", "heatmap", "page", "report")
 GRID, EXPERIMENTS = "grid", "experiments"
 _FREE = ("slurm", "rehearse")
 """Tables whose keys other verbs know."""
+_OF_SLIDES = {own.name for own in fields(SlideOptions)} - {"device"}
+"""Options of predict that say how slides become bags: as the cohort's do."""
 _PLACED = {
     "tile": {"slides", "manifest", "columns", "out"},
     "extract": {"stores", "out", "concat"},
     "train": {"bags", "stores", "manifest", "columns", "out"},
-    "predict": {"items", "run", "out", "columns"},
+    "predict": {"items", "run", "out", "columns", "combine"} | _OF_SLIDES,
     "heatmap": {"run", "bags", "stores", "out"},
-    "page": {"items", "stores", "bags", "out"},
+    "page": {"items", "stores", "bags", "out", "dry_run"},
     "report": {"run", "bags", "stores", "pages"},
 }
 """Fields that the file's folder and its first lines decide."""
 _TOLD = {"overwrite", "no_lock"}
 """Fields that are told when `gigamil run` is given: they are for one time."""
+_SEVERAL = {"train": {"repeats"}}
+"""Fields that would make several runs of one experiment."""
+LEFT_OUT = {verb: fields | _TOLD | _SEVERAL.get(verb, set()) for verb, fields in _PLACED.items()}
+"""Fields of each verb that do not stand in its table."""
 _MOST_NAME = 100
 Values = dict[str, Any]
 _Made = TypeVar("_Made")
@@ -129,6 +135,10 @@ class CohortTables:
             field = fields.get(key.replace("-", "_"))
             if field in _PLACED[verb]:
                 raise RequestError(f"{where}: {key}: leave it out: {_decides(field)}")
+            if field in _SEVERAL.get(verb, ()):
+                raise RequestError(
+                    f"{where}: {key}: leave it out: a list of seeds in [{GRID}] makes an experiment of each"
+                )
             if field in _TOLD:
                 raise RequestError(
                     f"{where}: {key}: leave it out, and give --{field.replace('_', '-')} to `gigamil run`"
@@ -165,6 +175,8 @@ def _decides(field: str) -> str:
         return f"{field} stands before the first table, for all stages"
     if field == "concat":
         return "of encoders joined by +, the features stand side by side in one bag"
+    if field in _OF_SLIDES:
+        return "[tile] and [extract] hold for the slides to predict, too"
     return "the cohort's folder decides it"
 
 

@@ -1,51 +1,136 @@
 """The train stage: rows of the table, one after the other, until none is left."""
 
+import traceback
 from collections.abc import Iterator
 from dataclasses import replace
 
 from mil.pipeline.cohort_file import CohortFile, Experiment
-from mil.pipeline.experiments import DONE, FAILED, WAITING, Experiments, Row, now
+from mil.pipeline.experiments import DONE, FAILED, RUNNING, WAITING, Experiments, Row, now
 from mil.pipeline.options import RunOptions
+from mil.pipeline.outputs import rows_of_file
+from mil.pipeline.patience import wait_while
+from mil.pipeline.settling import settle
 from mil.run.ending import ending_of_run
-from wsi.errors import ClaimedError, GigamilError
-from wsi.outcome import Outcome, Progress, Status
+from mil.targets import TARGETS
+from wsi.cohort.manifest import load_manifest
+from wsi.errors import ClaimedError, GigamilError, RecipeMismatchError
+from wsi.events import slurm_job, within
+from wsi.outcome import CLAIMED, Outcome, Progress, Status
 from wsi.recipe import Json
 
+_NAMED = 5
 
-def work_through(file: CohortFile, options: RunOptions, progress: Progress) -> Iterator[Outcome]:
-    """Take rows and train them; give what became of each."""
+
+def work_through(file: CohortFile, options: RunOptions, progress: Progress, *, patient: bool) -> Iterator[Outcome]:
+    """Take rows and train them; give what became of each, and of those that others finished.
+
+    Rows that failed before are tried once more, those that failed meanwhile are not; of one Slurm job or array, none
+    twice. With ``patient``, rows that others train are waited for, and taken where their holder dies.
+
+    Raises
+    ------
+    RequestError
+        Every experiment was begun with other settings.
+    """
     table, tried = Experiments(file.folder), set[str]()
-    table.add(file.experiments)
+    refused = settle(file, table, overwrite=options.overwrite)
+    if refused and len(refused) == len(file.experiments):
+        name, why = next(iter(refused.items()))
+        raise RecipeMismatchError(f"{name}: {why}")
+    yield from (Outcome(name, Status.FAILED, why) for name, why in refused.items())
+    before = rows_of_file(file)
+    again = {row.name for row in before if row.state == FAILED and not _is_of_this_job(row)}
     known = {own.name: own for own in file.experiments}
     while not options.rows or len(tried) < options.rows:
-        with table.take(file.experiments, tried) as row:
-            if row is None:
-                return
-            tried.add(row.name)
-            yield _trained(table, known[row.name], row, options, progress)
+        with table.take(file.experiments, tried, again) as row:
+            if row is not None:
+                tried.add(row.name)
+                yield _trained(file, table, known[row.name], options, progress)
+                continue
+        if not patient or options.rows or not _others(file, table, tried):
+            break
+        wait_while(lambda: _others(file, table, tried), "experiments", progress)
+    finished = {row.name for row in before if row.state == DONE}
+    for row in rows_of_file(file):
+        if row.name not in tried and row.state in (DONE, FAILED):
+            status = Status.FAILED if row.state == FAILED else Status.SKIPPED
+            told = row.reason if row.name in finished or row.state == FAILED else f"by {row.where}"
+            yield Outcome(row.name, status, told)
 
 
-def _trained(table: Experiments, experiment: Experiment, row: Row, options: RunOptions, progress: Progress) -> Outcome:
+def _others(file: CohortFile, table: Experiments, tried: set[str]) -> dict[str, str]:
+    """Return the rows that others are at: name -> who."""
+    running = (row.name for row in rows_of_file(file) if row.state == RUNNING and row.name not in tried)
+    return {name: who for name in running if (who := table.holder(name))}
+
+
+def _is_of_this_job(row: Row) -> bool:
+    """Tell whether a row was last tried by this Slurm job, or one of its array."""
+    job = slurm_job().partition("_")[0]
+    return bool(job) and row.where.partition(" job ")[2].partition("_")[0] == job
+
+
+def _trained(
+    file: CohortFile, table: Experiments, experiment: Experiment, options: RunOptions, progress: Progress
+) -> Outcome:
     """Train the experiment of a row that is held, and write into the row what came of it."""
+    name, without = experiment.name, _without_bag(file, experiment)
+    try:
+        with within(experiment=name):
+            found = _run_of(experiment, options, progress)
+    except ClaimedError as error:
+        table.update(name, state=WAITING, start="", where="")
+        return Outcome(name, Status.FAILED, str(error), {CLAIMED: True})
+    except Exception as error:
+        reason = _reason(error, progress)
+        table.update(name, state=FAILED, end=now(), reason=reason)
+        return Outcome(name, Status.FAILED, reason)
+    except BaseException:  # stopped: who comes next goes on with it
+        table.update(name, state=WAITING, reason="stopped; goes on where it was")
+        raise
+    table.update(name, state=DONE, end=now(), reason=without, **found)
+    progress.note(f"{name}: {told_score(found)}")
+    return Outcome(name, Status.DONE, without, found)
+
+
+def _run_of(experiment: Experiment, options: RunOptions, progress: Progress) -> Json:
+    """Train; return the columns that tell the run's score."""
     from mil.train import train
 
-    asked = replace(experiment.options, overwrite=options.overwrite)
-    if options.workers is not None:
-        asked = replace(asked, workers=max(1, options.workers))
-    try:
-        train(asked, progress)
-        found = score_of(ending_of_run(asked.out))
-    except ClaimedError as error:
-        table.update(row.name, state=WAITING, where="", start="")
-        return Outcome(row.name, Status.FAILED, str(error))
-    except GigamilError as error:
-        table.update(row.name, state=FAILED, end=now(), reason=str(error))
-        return Outcome(row.name, Status.FAILED, str(error))
-    table.update(row.name, state=DONE, end=now(), reason="", **found)
-    return Outcome(row.name, Status.DONE, facts=found)
-
-
-def score_of(ending: Json) -> Json:
-    """Return the columns of a row that tell a finished run's score."""
+    workers = {} if options.workers is None else {"workers": max(1, options.workers)}
+    asked = replace(experiment.options, overwrite=options.overwrite, **workers)
+    train(asked, progress)
+    ending = ending_of_run(asked.out)
     score = ending["score"]
     return {"metric": ending["metric"], "score": score["value"], "low": score["low"], "high": score["high"]}
+
+
+def _reason(error: Exception, progress: Progress) -> str:
+    """Return one line; what nobody foresaw is shown whole as well."""
+    if isinstance(error, GigamilError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename or 'writing'}"
+    progress.note("".join(traceback.format_exception(error)).rstrip())
+    first = (str(error).splitlines() or [""])[0]
+    return f"unexpected {type(error).__name__}: {first}"[:500]
+
+
+def _without_bag(file: CohortFile, experiment: Experiment) -> str:
+    """Return which slides that are to be trained on have no bag, for a person; "" where each has one."""
+    options = experiment.options
+    column = TARGETS[options.target].column
+    wanted = [row.image_id for row in load_manifest(file.manifest) if getattr(row, column) is not None]
+    absent = [i for i in wanted if any(not (folder / f"{i}.h5").exists() for folder in options.bags)]
+    if not absent:
+        return ""
+    named = ", ".join(absent[:_NAMED]) + (f" and {len(absent) - _NAMED} more" if len(absent) > _NAMED else "")
+    return f"without {len(absent)} slides that have no bag: {named}"
+
+
+def told_score(found: Json) -> str:
+    """Return a score and its interval for a person."""
+    value, low, high = (found[key] for key in ("score", "low", "high"))
+    told = "not defined" if value is None else f"{value:.3f}"
+    between = "" if low is None or high is None else f" (95 % interval {low:.3f} to {high:.3f})"
+    return f"{found['metric']} {told}{between}"

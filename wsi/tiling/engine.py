@@ -13,11 +13,23 @@ from distributed import CancelledError, Client, Future, as_completed
 from distributed.comm import CommClosedError
 
 from wsi.cohort.slides import Job
-from wsi.errors import GigamilError, NoLocksError, RecipeMismatchError, RequestError, SchedulerLostError, StoreError
+from wsi.errors import (
+    ClaimedError,
+    GigamilError,
+    NoLocksError,
+    RecipeMismatchError,
+    RequestError,
+    SchedulerLostError,
+    StoreError,
+)
 from wsi.files.claim import claim
 from wsi.files.replace import refuse_foreign, refuse_input, remove
+<<<<<<< HEAD
 from wsi.interrupt import Leaving, asked_to_leave, leave_if_asked
 from wsi.outcome import Outcome, Progress, Status
+=======
+from wsi.outcome import CLAIMED, Outcome, Progress, Status
+>>>>>>> 94e44f5 (gigamil run: stages as needed, rows that several processes share, what would be done and why)
 from wsi.recipe import refuse_other_recipe
 from wsi.stage_events import item_ended, item_started
 from wsi.store.metadata import is_our_partial, is_our_store
@@ -224,7 +236,8 @@ class Engine:
             except NoLocksError:
                 raise
             except (GigamilError, OSError) as error:
-                outcomes[job.image_id] = Outcome(job.image_id, Status.FAILED, reason(error))
+                facts = {CLAIMED: True} if isinstance(error, ClaimedError) else {}
+                outcomes[job.image_id] = Outcome(job.image_id, Status.FAILED, reason(error), facts)
                 continue
             item_started(job.image_id, bytes=self.sizes[job.image_id])
             yield _Run(job, steps_of(job, self.options), held, self.sizes[job.image_id])

@@ -11,10 +11,8 @@ import click
 from cli.console import progress_bars, stderr
 from mil.pipeline.options import RunOptions
 from wsi.errors import RequestError, masked
+from wsi.interrupt import SAVED_CODE
 from wsi.outcome import Summary
-
-HELD = 75
-"""Exit code (EX_TEMPFAIL) where another process holds work that this one would need: give the command again."""
 
 
 def run(options: RunOptions, json: bool) -> int:
@@ -40,7 +38,7 @@ def exit_code(options: RunOptions, summary: Summary) -> int:
     from mil.pipeline.patience import is_held
 
     held = options.stage != "all" and any(map(is_held, summary.outcomes))
-    return HELD if held else summary.exit_code
+    return SAVED_CODE if held else summary.exit_code
 
 
 def _tell(options: RunOptions, summary: Summary, json: bool) -> None:

@@ -59,7 +59,7 @@ def made_options(file: CohortFile, verb: str, experiment: Experiment, options: R
         "page": {"items": (run, *stores, *bags), **own},
         "report": {"run": run, "pages": pages if (pages / "index.html").exists() else None, **drawn},
     }
-    return VERBS[verb](**file.after[verb] | places[verb])
+    return VERBS[verb](**{**file.after[verb], **places[verb]})
 
 
 def why_not_made(file: CohortFile, verb: str, experiment: str) -> str:

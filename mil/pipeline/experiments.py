@@ -20,7 +20,7 @@ from mil.pipeline.patience import claim_patiently
 from wsi.errors import ClaimedError, RequestError, one_line
 from wsi.events import slurm_job
 from wsi.files.atomic import write_text
-from wsi.files.claim import claim, holder_of
+from wsi.files.claim import claim, held_by
 from wsi.files.csv_table import csv_text, read_table
 
 WAITING, RUNNING, DONE, FAILED = "waiting", "running", "done", "failed"
@@ -130,7 +130,7 @@ class Experiments:
 
     def holder(self, name: str) -> str:
         """Return who holds a row, in words; "" where nobody does."""
-        return holder_of(self._lock(name))
+        return held_by(lock_of(self.folder, name))
 
     @contextmanager
     def take(
@@ -159,7 +159,7 @@ class Experiments:
         for candidate in sorted(filter(is_free, self.rows()), key=lambda row: -row.priority):
             with ExitStack() as held:
                 try:
-                    held.enter_context(claim(self._lock(candidate.name)))
+                    held.enter_context(claim(lock_of(self.folder, candidate.name)))
                 except ClaimedError:
                     continue
                 row = next((own for own in self.rows() if own.name == candidate.name), None)
@@ -169,8 +169,10 @@ class Experiments:
                 return
         yield None
 
-    def _lock(self, name: str) -> Path:
-        return self.folder / "runs" / f"{name}.row"
+
+def lock_of(folder: Path, name: str) -> Path:
+    """Return what the holder of a row claims."""
+    return folder / "runs" / f"{name}.row"
 
 
 def row_of(experiment: Experiment) -> Row:

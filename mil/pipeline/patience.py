@@ -8,6 +8,7 @@ from pathlib import Path
 
 from wsi.errors import ClaimedError
 from wsi.files.claim import claim
+from wsi.interrupt import leave_if_asked
 from wsi.outcome import CLAIMED, Outcome, Progress
 
 _LOOK_SECONDS = (0.2, 5.0)
@@ -42,6 +43,7 @@ def wait_while(holders: Callable[[], dict[str, str]], what: str, progress: Progr
             things = next(iter(held)) if len(held) == 1 else f"{len(held)} {what}"
             progress.note(f"waiting for {whom}: {things}")
             told = whom
+        leave_if_asked()
         time.sleep(seconds)
         seconds = min(seconds * 1.5, _LOOK_SECONDS[1])
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import wraps
 from pathlib import Path
 
 from features.extraction.options import ExtractOptions
@@ -23,7 +24,7 @@ from mil.pipeline.slides import cohort_slides, stores_there, without_store
 from mil.pipeline.training import work_through
 from wsi.errors import GigamilError, ItemError, RequestError
 from wsi.events import EVENTS
-from wsi.files.claim import holder_of
+from wsi.files.claim import held_by
 from wsi.files.documents import parse_json, read_document
 from wsi.options import in_environment, stage
 from wsi.outcome import CLAIMED, Outcome, Progress, Silent, Status, Summary
@@ -36,6 +37,20 @@ STAGE = "stage"
 LOG = "events.jsonl"
 
 
+def _into_log(function: Callable[[RunOptions, Progress | None], Summary]) -> Callable[..., Summary]:
+    """Have a run and its stages write their events into the cohort's log, unless another one is named."""
+
+    @wraps(function)
+    def logged(options: RunOptions, progress: Progress | None = None) -> Summary:
+        folder = read_cohort_file(options.cohort).folder
+        _make(folder)
+        with _variable(EVENTS, os.environ.get(EVENTS) or str(folder / LOG)):
+            return function(options, progress)
+
+    return logged
+
+
+@_into_log
 @stage
 def run(options: RunOptions, progress: Progress | None = None) -> Summary:
     """Do what is left to do of a cohort file.
@@ -50,13 +65,11 @@ def run(options: RunOptions, progress: Progress | None = None) -> Summary:
     ItemError
         A stage left nothing for the next one.
     """
-    start = time.monotonic()
-    file = read_cohort_file(options.cohort)
+    start, file = time.monotonic(), read_cohort_file(options.cohort)
     if options.require_rehearsal:
         check_rehearsal(file)
-    _make(file.folder)
     own = _Run(file, options, progress or Silent())
-    with in_environment(file.tile), _logged(file.folder):
+    with in_environment(file.tile):
         outcomes = own.all_stages() if options.stage == "all" else own.one(options.stage)
     return Summary("run", outcomes, time.monotonic() - start)
 
@@ -147,7 +160,7 @@ class _Run:
     def _shared(self, do: Callable[[], Sequence[Outcome]], output: Callable[[str], Path], what: str) -> list[Outcome]:
         if self.options.stage != "all":
             return list(do())
-        return shared_with_others(do, lambda item: holder_of(output(item)), what, self.progress)
+        return shared_with_others(do, lambda item: held_by(output(item)), what, self.progress)
 
     def _check_bags(self, done: Sequence[Outcome]) -> None:
         if not any(any(options.out.glob("*.h5")) for options in self.file.extract):
@@ -201,16 +214,17 @@ def _make(folder: Path) -> None:
 
 
 @contextmanager
-def _logged(folder: Path) -> Iterator[None]:
-    """Have the stages write their events into the cohort's log, unless another one is named."""
-    if os.environ.get(EVENTS):
-        yield
-        return
-    os.environ[EVENTS] = str(folder / LOG)
+def _variable(name: str, value: str) -> Iterator[None]:
+    """Set an environment variable while the block runs."""
+    before = os.environ.get(name)
+    os.environ[name] = value
     try:
         yield
     finally:
-        del os.environ[EVENTS]
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _once(outcomes: Iterable[Outcome]) -> list[Outcome]:

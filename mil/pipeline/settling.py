@@ -39,8 +39,8 @@ def settle(file: CohortFile, table: Experiments, *, overwrite: bool) -> dict[str
                     refused[own.name] = _refusal(table, row, own)
                     continue
                 rows[own.name] = replace(row_of(own), priority=row.priority, more=row.more)
-            elif row.state == DONE and not (file.run_folder(own.name) / "metrics.json").exists():
-                rows[own.name] = replace(row, state=WAITING, reason="its run folder was gone")
+            elif row.state == DONE and not is_finished(file, own.name):
+                rows[own.name] = replace(row, state=WAITING, reason="its run folder is gone")
             recipes[own.recipe_hash] = own.recipe
         if list(rows.values()) != before:
             _write_recipes(file.folder, {row.recipe_hash: recipes.get(row.recipe_hash) for row in rows.values()})
@@ -54,6 +54,11 @@ def other_settings(folder: Path, row: Row, wanted: Experiment) -> str:
     if found is None:
         return f"other settings ({row.settings or 'those by default'})"
     return f"other settings ({'; '.join(differences(found, wanted.recipe))})"
+
+
+def is_finished(file: CohortFile, name: str) -> bool:
+    """Tell whether the run of an experiment was evaluated, the last but one thing that training does."""
+    return (file.run_folder(name) / "metrics.json").exists()
 
 
 def _is_begun(file: CohortFile, row: Row) -> bool:

@@ -7,7 +7,7 @@ from mil.pipeline.cohort_file import CohortFile
 from wsi.cohort.manifest import load_manifest
 from wsi.cohort.slides import Job, find_jobs
 from wsi.errors import RequestError
-from wsi.files.claim import holder_of
+from wsi.files.claim import held_by
 from wsi.tiling.options import TileOptions
 
 
@@ -46,4 +46,4 @@ def stores_there(file: CohortFile, jobs: Mapping[str, Job]) -> tuple[Path, ...]:
 def without_store(file: CohortFile, jobs: Mapping[str, Job]) -> dict[str, str]:
     """Return the slides that have no tile store: image id -> who is writing it, "" where nobody is."""
     paths = {image_id: file.store(image_id) for image_id in jobs}
-    return {image_id: holder_of(path) for image_id, path in paths.items() if not path.exists()}
+    return {image_id: held_by(path) for image_id, path in paths.items() if not path.exists()}

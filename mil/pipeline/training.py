@@ -1,7 +1,9 @@
 """The train stage: rows of the table, one after the other, until none is left."""
 
+import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from mil.pipeline.cohort_file import CohortFile, Experiment
@@ -15,10 +17,13 @@ from mil.targets import TARGETS
 from wsi.cohort.manifest import load_manifest
 from wsi.errors import ClaimedError, GigamilError, RecipeMismatchError
 from wsi.events import slurm_job, within
+from wsi.files.csv_table import read_records
+from wsi.interrupt import leave_if_asked
 from wsi.outcome import CLAIMED, Outcome, Progress, Status
 from wsi.recipe import Json
 
 _NAMED = 5
+_A_MOMENT = 0.02
 
 
 def work_through(file: CohortFile, options: RunOptions, progress: Progress, *, patient: bool) -> Iterator[Outcome]:
@@ -43,25 +48,37 @@ def work_through(file: CohortFile, options: RunOptions, progress: Progress, *, p
     known = {own.name: own for own in file.experiments}
     while not options.rows or len(tried) < options.rows:
         with table.take(file.experiments, tried, again) as row:
-            if row is not None:
-                tried.add(row.name)
-                yield _trained(file, table, known[row.name], options, progress)
-                continue
-        if not patient or options.rows or not _others(file, table, tried):
+            outcome = None if row is None else _trained(file, table, known[row.name], options, progress)
+        if outcome is not None:
+            tried.add(outcome.item_id)
+            yield outcome
+            continue
+        leave_if_asked()
+        left = {own.name: table.holder(own.name) for own in rows_of_file(file) if _is_open(own, tried)}
+        if not left or (all(left.values()) and not patient):
             break
         wait_while(lambda: _others(file, table, tried), "experiments", progress)
+        time.sleep(_A_MOMENT)  # somebody looked at a row's lock, or gives it back just now
+    if options.rows:
+        return  # one of many: the others tell of theirs
     finished = {row.name for row in before if row.state == DONE}
     for row in rows_of_file(file):
         if row.name not in tried and row.state in (DONE, FAILED):
             status = Status.FAILED if row.state == FAILED else Status.SKIPPED
             told = row.reason if row.name in finished or row.state == FAILED else f"by {row.where}"
             yield Outcome(row.name, status, told)
+        if row.name in finished:
+            _note_new_bags(file, known[row.name], progress)
+
+
+def _is_open(row: Row, tried: set[str]) -> bool:
+    return row.state in (WAITING, RUNNING) and row.name not in tried
 
 
 def _others(file: CohortFile, table: Experiments, tried: set[str]) -> dict[str, str]:
-    """Return the rows that others are at: name -> who."""
-    running = (row.name for row in rows_of_file(file) if row.state == RUNNING and row.name not in tried)
-    return {name: who for name in running if (who := table.holder(name))}
+    """Return the rows that others are at, while none is free: name -> who."""
+    left = {row.name: table.holder(row.name) for row in rows_of_file(file) if _is_open(row, tried)}
+    return left if all(left.values()) else {}
 
 
 def _is_of_this_job(row: Row) -> bool:
@@ -97,8 +114,9 @@ def _run_of(experiment: Experiment, options: RunOptions, progress: Progress) -> 
     """Train; return the columns that tell the run's score."""
     from mil.train import train
 
-    workers = {} if options.workers is None else {"workers": max(1, options.workers)}
-    asked = replace(experiment.options, overwrite=options.overwrite, **workers)
+    asked = replace(experiment.options, overwrite=options.overwrite)
+    if options.workers is not None:
+        asked = replace(asked, workers=max(1, options.workers))
     train(asked, progress)
     ending = ending_of_run(asked.out)
     score = ending["score"]
@@ -118,14 +136,31 @@ def _reason(error: Exception, progress: Progress) -> str:
 
 def _without_bag(file: CohortFile, experiment: Experiment) -> str:
     """Return which slides that are to be trained on have no bag, for a person; "" where each has one."""
+    absent = [image_id for image_id, there in _bags_there(file, experiment) if not there]
+    return f"without {len(absent)} slides that have no bag: {_named(absent)}" if absent else ""
+
+
+def _note_new_bags(file: CohortFile, experiment: Experiment, progress: Progress) -> None:
+    """Tell of slides that a finished run was not trained on, and whose bags are there now."""
+    with suppress(ValueError, OSError):  # RequestError is a ValueError: what is wrong with the run others tell
+        known = {row["image_id"] for row in read_records(file.run_folder(experiment.name) / "splits.csv")}
+        new = [image_id for image_id, there in _bags_there(file, experiment) if there and image_id not in known]
+        if new:
+            told = f"was trained without slides whose bags are there now: {_named(new)}"
+            progress.note(f"{experiment.name} {told}: --overwrite trains it anew")
+
+
+def _bags_there(file: CohortFile, experiment: Experiment) -> Iterator[tuple[str, bool]]:
+    """Give each slide that is to be trained on, and whether it has its bags."""
     options = experiment.options
     column = TARGETS[options.target].column
-    wanted = [row.image_id for row in load_manifest(file.manifest) if getattr(row, column) is not None]
-    absent = [i for i in wanted if any(not (folder / f"{i}.h5").exists() for folder in options.bags)]
-    if not absent:
-        return ""
-    named = ", ".join(absent[:_NAMED]) + (f" and {len(absent) - _NAMED} more" if len(absent) > _NAMED else "")
-    return f"without {len(absent)} slides that have no bag: {named}"
+    for row in load_manifest(file.manifest):
+        if getattr(row, column) is not None:
+            yield row.image_id, all((folder / f"{row.image_id}.h5").exists() for folder in options.bags)
+
+
+def _named(items: Sequence[str]) -> str:
+    return ", ".join(items[:_NAMED]) + (f" and {len(items) - _NAMED} more" if len(items) > _NAMED else "")
 
 
 def told_score(found: Json) -> str:

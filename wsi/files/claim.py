@@ -50,7 +50,6 @@ def claim(output: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-<<<<<<< HEAD
 def holder_of(output: Path) -> tuple[str, int, float] | None:
     """Return host, process id and time (seconds since 1970) of the last claim on ``output`` that was not given back.
 
@@ -66,8 +65,9 @@ def holder_of(output: Path) -> tuple[str, int, float] | None:
         finally:
             os.close(descriptor)
     return None
-=======
-def holder_of(output: Path) -> str:
+
+
+def held_by(output: Path) -> str:
     """Return who holds the claim on ``output``, in words; "" where nobody does. Nothing is made, nobody is kept off.
 
     Raises
@@ -91,7 +91,6 @@ def holder_of(output: Path) -> str:
     finally:
         os.close(descriptor)
     return ""
->>>>>>> 94e44f5 (gigamil run: stages as needed, rows that several processes share, what would be done and why)
 
 
 def _lock_name(name: str) -> str:

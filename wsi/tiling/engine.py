@@ -24,12 +24,8 @@ from wsi.errors import (
 )
 from wsi.files.claim import claim
 from wsi.files.replace import refuse_foreign, refuse_input, remove
-<<<<<<< HEAD
 from wsi.interrupt import Leaving, asked_to_leave, leave_if_asked
-from wsi.outcome import Outcome, Progress, Status
-=======
 from wsi.outcome import CLAIMED, Outcome, Progress, Status
->>>>>>> 94e44f5 (gigamil run: stages as needed, rows that several processes share, what would be done and why)
 from wsi.recipe import refuse_other_recipe
 from wsi.stage_events import item_ended, item_started
 from wsi.store.metadata import is_our_partial, is_our_store

@@ -3,6 +3,7 @@
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,11 @@ def read(tmp_path: Path) -> Read:
 def test_a_short_file_is_a_whole_cohort(read: Read, tmp_path: Path) -> None:
     file = read("[tile]\nmpp = 1\n[train]\nfolds = 3\n")
     assert (file.name, file.folder) == ("c", tmp_path / "c")
-    out = {"slides": (tmp_path / "slides",), "manifest": tmp_path / "train.csv", "out": file.folder / "stores"}
+    out: dict[str, Any] = {
+        "slides": (tmp_path / "slides",),
+        "manifest": tmp_path / "train.csv",
+        "out": file.folder / "stores",
+    }
     assert file.tile == TileOptions(**out, target_mpp=1.0)
     (extract,), (experiment,) = file.extract, file.experiments
     assert (extract.encoder, extract.out) == ("texture", file.folder / "bags" / "texture")
@@ -61,7 +66,7 @@ def test_the_grid_is_a_product_and_rows_come_first(read: Read) -> None:
     ]
     assert {own.options.epochs for own in grid} == {7}
     assert [own.options.lr for own in grid[:2]] == [1e-3, 3e-4]
-    assert [own.encoder for own in file.extract] == ["uni", "texture"]  # type: ignore[comparison-overlap]
+    assert [own.encoder for own in file.extract] == ["uni", "texture"]
     assert grid[0].options.bags == (file.folder / "bags" / "uni",)
     assert len({own.recipe_hash for own in file.experiments}) == 9
 

@@ -83,7 +83,7 @@ def name(seed: int) -> str:
 def test_rows_are_taken_by_priority_then_in_order(tmp_path: Path) -> None:
     file, table = settled(tmp_path)
     table.update(name(2), priority=5)
-    taken = []
+    taken: list[str] = []
     while True:
         with table.take(file.experiments, taken) as row:
             if row is None:
@@ -223,7 +223,7 @@ def test_a_done_row_without_a_run_waits_again(tmp_path: Path) -> None:
     table.update(name(0), state=DONE)
     settle(file, table, overwrite=False)
     (row,) = table.rows()
-    assert (row.state, row.reason) == (WAITING, "its run folder was gone")
+    assert (row.state, row.reason) == (WAITING, "its run folder is gone")
 
 
 def test_rows_of_another_file_are_left_alone(tmp_path: Path) -> None:

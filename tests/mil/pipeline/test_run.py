@@ -1,0 +1,323 @@
+"""`gigamil run`: all stages of one file, resumed, explained; what fails is named and the others go on."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from making_cohort import make_slides, write_cohort
+
+from cli.app import run as command
+from features.extraction.extract import extract
+from features.extraction.options import ExtractOptions
+from mil.inference.options import PredictOptions
+from mil.inference.predict import predict
+from mil.pipeline.cohort_file import read_cohort_file
+from mil.pipeline.experiments import DONE, FAILED, WAITING, Experiments
+from mil.pipeline.options import RunOptions
+from mil.pipeline.run import run
+from mil.pipeline.stages import states
+from mil.train import train
+from mil.training.options import TrainOptions
+from wsi.errors import ItemError, RequestError
+from wsi.events import read_events
+from wsi.files.claim import claim
+from wsi.tiling.options import TileOptions
+from wsi.tiling.tiler import tile
+
+AFTER = '[predict]\nslides = "new"\n[heatmap]\nexperiments = ["texture-gated_abmil"]\n[report]\n'
+NAMES = ("texture-gated_abmil", "texture-mean_pool")
+
+
+def counts(path: Path, **options: Any) -> dict[str, dict[str, int]]:
+    """Run a file; return how many items of each stage ended in which way."""
+    found: dict[str, dict[str, int]] = {}
+    for own in run(RunOptions(cohort=path, **options)).outcomes:
+        stage = found.setdefault(own.facts["stage"], {})
+        stage[own.status.value] = stage.get(own.status.value, 0) + 1
+    return found
+
+
+def waiting(path: Path) -> dict[str, dict[str, str]]:
+    return {own.stage: dict(own.waiting) for own in states(read_cohort_file(path), thorough=True) if own.waiting}
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Return the bytes of all that the stages made, but for what tells when and where."""
+    apart = {"experiments.csv", "events.jsonl", "history.csv"}
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith((".", "events.out"))]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files if path.name not in apart}
+
+
+@pytest.fixture(scope="module")
+def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_slides(tmp_path_factory.mktemp("slides"))
+
+
+@pytest.fixture(scope="module")
+def finished(slides: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cohort file that was run once, to its end."""
+    path = write_cohort(slides, tmp_path_factory.mktemp("finished"), AFTER)
+    assert set(waiting(path)) == {"tile", "extract", "train", "predict", "heatmap", "report"}
+    assert not (path.parent / "work").exists()  # to explain is to do nothing
+    found = counts(path)
+    assert found == {
+        "tile": {"done": 9},
+        "extract": {"done": 9},
+        "train": {"done": 2},
+        "after": {"done": 2, "skipped": 1},
+    }
+    return path
+
+
+@pytest.fixture
+def again(finished: Path, tmp_path: Path) -> Path:
+    """A copy of it that a test may spoil."""
+    shutil.copytree(finished.parent, tmp_path, dirs_exist_ok=True)
+    return tmp_path / finished.name
+
+
+def test_the_stages_make_what_the_verbs_make(finished: Path, tmp_path: Path) -> None:
+    work, here = finished.parent / "work", finished.parent
+    tiling: dict[str, Any] = {"out": tmp_path / "stores", "tile_px": 128, "workers": 0}
+    tile(TileOptions(slides=(here / "slides",), manifest=here / "train.csv", **tiling))
+    tile(TileOptions(slides=(here / "new",), **tiling))
+    bags, runs = tmp_path / "bags" / "texture", tmp_path / "runs"
+    extract(ExtractOptions(stores=(tmp_path / "stores",), out=bags))
+    usual: dict[str, Any] = {"folds": 2, "epochs": 2, "baselines": (), "hidden": 16, "attention": 8}
+    for head in ("gated_abmil", "mean_pool"):
+        out = runs / f"texture-{head}"
+        stores = (tmp_path / "stores",)
+        train(TrainOptions(bags=(bags,), stores=stores, manifest=here / "train.csv", out=out, head=head, **usual))
+    ours = {name: data for name, data in content(work).items() if name.startswith(("stores", "bags", "runs"))}
+    theirs = content(tmp_path)
+    assert set(ours) == set(theirs)
+    assert [name for name in ours if ours[name] != theirs[name]] == []
+
+
+def test_the_table_tells_what_the_runs_tell(finished: Path) -> None:
+    file = read_cohort_file(finished)
+    rows = Experiments(file.folder).rows()
+    assert [(row.name, row.state, row.reason) for row in rows] == [(name, DONE, "") for name in NAMES]
+    for row in rows:
+        metrics = json.loads((file.run_folder(row.name) / "metrics.json").read_text())
+        told = metrics["models"][row.head]["auc"]
+        assert (row.metric, row.score, row.low, row.high) == ("auc", told["value"], told["low"], told["high"])
+        assert row.start <= row.end
+    best = max(rows, key=lambda row: row.score or 0)
+    made = sorted(path.name for path in (file.folder / "predictions").iterdir())
+    assert made == [f"{best.name}.csv", f"{best.name}.json"]
+    assert sorted(path.name for path in (file.folder / "heatmaps").iterdir()) == [NAMES[0]]
+    kinds = {(event.stage, event.kind) for event in read_events(file.folder / "events.jsonl")}
+    assert {(stage, "item_ended") for stage in ("tile", "extract", "train")} <= kinds
+
+
+def test_the_same_command_does_nothing_more(again: Path) -> None:
+    before = content(again.parent / "work")
+    found = counts(again)
+    skipped = {"tile": 9, "extract": 9, "train": 2, "after": 3}
+    assert found == {stage: {"skipped": count} for stage, count in skipped.items()}
+    assert content(again.parent / "work") == before
+    assert waiting(again) == {}
+
+
+def test_new_slides_are_predicted_as_predict_does(finished: Path, tmp_path: Path) -> None:
+    work = finished.parent / "work"
+    (table,) = (work / "predictions").glob("*.csv")
+    predict(
+        PredictOptions(
+            items=(work / "bags" / "texture" / "p8_0.h5",), run=(work / "runs" / table.stem,), out=tmp_path / "p.csv"
+        )
+    )
+    (wanted,) = (line for line in (tmp_path / "p.csv").read_text().splitlines() if line.startswith("p8,"))
+    assert wanted in table.read_text().splitlines()
+
+
+def test_one_bad_slide_is_named_and_the_others_go_on(
+    slides: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_cohort(slides, tmp_path, "[report]\n")
+    bad = tmp_path / "slides" / "p3_0.tif"
+    good = bad.read_bytes()
+    bad.write_bytes(good[:2000])
+    assert command(["run", str(path)]) == 1
+    told = capsys.readouterr().err
+    assert "tile, left out: p3_0: " in told
+    assert "best of 2: " in told
+    assert "without 1 slides that have no bag: p3_0" in told
+    rows = Experiments(tmp_path / "work").rows()
+    assert [row.state for row in rows] == [DONE, DONE]
+    assert all(row.reason == "without 1 slides that have no bag: p3_0" for row in rows)
+    bad.write_bytes(good)
+    assert command(["run", str(path)]) == 0
+    told = capsys.readouterr().err
+    assert "was trained without slides whose bags are there now: p3_0: --overwrite trains it anew" in told
+
+
+def test_other_settings_are_refused_by_name(again: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = again.read_text()
+    again.write_text(text.replace("epochs = 2", "epochs = 3"))
+    found = waiting(again)
+    assert "train.epochs: found 2, wanted 3" in found["train"][NAMES[0]]
+    before = content(again.parent / "work")
+    assert command(["run", str(again)]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"gigamil run: train: {NAMES[0]}: it was begun with other settings (train.epochs: found 2")
+    assert "give it another name, or --overwrite" in line
+    assert content(again.parent / "work") == before
+    assert command(["run", str(again), "--stage", "train", "--overwrite"]) == 0
+    assert all(
+        row.settings.endswith("epochs=3") or "epochs=3" in row.settings
+        for row in Experiments(again.parent / "work").rows()
+    )
+    again.write_text(text.replace("tile_px = 128", "tile_px = 256"))
+    capsys.readouterr()
+    assert command(["run", str(again)]) == 2
+    assert "gigamil run: tile: " in capsys.readouterr().err
+
+
+def test_a_failed_experiment_is_a_row_and_is_tried_again(slides: Path, tmp_path: Path) -> None:
+    rows = '[[experiments]]\nname = "bad"\npriority = 9\nsplits = "none.csv"\n'
+    path = write_cohort(slides, tmp_path, "[report]\n")
+    path.write_text(path.read_text() + rows)
+    (tmp_path / "none.csv").write_text("image_id,patient_id,fold\np0_0,p0,0\n")
+    found = counts(path)
+    assert found["train"] == {"failed": 1, "done": 2}
+    bad, *good = sorted(Experiments(tmp_path / "work").rows(), key=lambda row: row.name != "bad")
+    assert (bad.state, bad.score) == (FAILED, None)
+    assert "none.csv" in bad.reason
+    assert [row.state for row in good] == [DONE, DONE]
+    lines = [f"p{number}_0,p{number},{number // 4}" for number in range(8)]
+    (tmp_path / "none.csv").write_text("\n".join(["image_id,patient_id,fold", *lines]) + "\n")
+    assert counts(path, stage="train")["train"] == {"done": 1, "skipped": 2}
+    assert Experiments(tmp_path / "work").rows()[0].state == DONE
+
+
+def test_rows_can_be_few_and_the_best_waits_for_all(slides: Path, tmp_path: Path, again: Path) -> None:
+    shutil.rmtree(again.parent / "work" / "runs")
+    shutil.rmtree(again.parent / "work" / "predictions")
+    assert "after" not in counts(again, rows=1)
+    assert [row.state for row in Experiments(again.parent / "work").rows()] == [DONE, WAITING]
+    assert not (again.parent / "work" / "predictions").exists()
+    assert counts(again)["train"] == {"done": 1, "skipped": 1}
+
+
+def test_a_stage_alone_leaves_to_others_what_they_hold(again: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    work = again.parent / "work"
+    shutil.rmtree(work / "stores" / "p1_0.zarr")
+    with claim(work / "stores" / "p1_0.zarr"):
+        assert command(["run", str(again), "--stage", "tile"]) == 75
+        assert command(["run", str(again), "--stage", "extract"]) == 75
+    told = capsys.readouterr().err
+    assert "tile, left out: p1_0: " in told
+    assert "is being written by process" in told
+    assert command(["run", str(again), "--stage", "extract"]) == 1
+    assert "extract, left out: p1_0: left out: it has no tile store" in capsys.readouterr().err
+    assert command(["run", str(again), "--stage", "tile"]) == 0
+
+
+def test_damage_is_explained_and_mended(again: Path) -> None:
+    work = again.parent / "work"
+    before = content(work)
+    shard = next(path for path in (work / "stores" / "p2_0.zarr" / "0").rglob("c/*/*/*") if path.is_file())
+    shard.write_bytes(shard.read_bytes()[:-1])
+    bag = work / "bags" / "texture" / "p5_0.h5"
+    bag.write_bytes(bag.read_bytes()[:-64])
+    shutil.rmtree(work / "stores" / "p6_0.zarr")
+    (work / "runs" / NAMES[0] / "metrics.json").unlink()
+    found = waiting(again)
+    assert found["tile"]["p2_0"].startswith("damaged: ")
+    assert found["tile"]["p6_0"] == "missing"
+    assert found["extract"]["p5_0"].startswith("damaged: ")
+    assert set(found["tile"]) == {"p2_0", "p6_0"}
+    assert set(found["extract"]) == {"p5_0"}
+    assert found["train"] == {NAMES[0]: "its run folder is gone"}
+    done = counts(again)
+    assert done["tile"] == {"done": 2, "skipped": 7}
+    assert done["extract"] == {"done": 1, "skipped": 8}
+    assert done["train"] == {"done": 1, "skipped": 1}
+    assert {name for name in before if content(work)[name] != before[name]} <= set()
+
+
+def test_list_and_explain_are_read_by_people_and_machines(again: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    again.write_text(again.read_text().replace('"mean_pool"]', '"mean_pool", "max_pool"]'))
+    table = again.parent / "work" / "experiments.csv"
+    before = table.read_bytes()
+    assert command(["run", str(again), "--list"]) == 0
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert header.split()[:5] == ["name", "encoder", "head", "settings", "priority"]
+    assert [line.split()[0] for line in lines] == [*NAMES, "texture-max_pool"]
+    assert "waiting" in lines[2]
+    assert command(["run", str(again), "--list", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["state"] for row in rows] == [DONE, DONE, WAITING]
+    assert command(["run", str(again), "--explain"]) == 0
+    told = capsys.readouterr().out
+    assert "train: 2 done, 1 to do\n  texture-max_pool: not begun\n" in told
+    assert command(["run", str(again), "--explain", "--json"]) == 0
+    assert [own["stage"] for own in json.loads(capsys.readouterr().out)][:3] == ["tile", "extract", "train"]
+    assert table.read_bytes() == before
+
+
+def test_a_rehearsal_is_wanted_where_it_is_required(again: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def line() -> str:
+        assert command(["run", str(again), "--require-rehearsal", "--stage", "train"]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    assert "not rehearsed: `gigamil rehearse" in line()
+    note = again.parent / "work" / "rehearsal.json"
+    file = read_cohort_file(again)
+    note.write_text(json.dumps({"content_hash": file.content_hash, "passed": False, "why": "bags differ"}))
+    assert "its rehearsal was not passed (bags differ)" in line()
+    note.write_text(json.dumps({"content_hash": "0", "passed": True}))
+    assert "rehearsed with other settings" in line()
+    note.write_text("{")
+    assert "the rehearsal cannot be read" in line()
+    note.write_text(json.dumps({"content_hash": file.content_hash, "passed": True}))
+    assert command(["run", str(again), "--require-rehearsal", "--stage", "train"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code", "expected"),
+    [
+        (lambda at: shutil.rmtree(at / "slides"), 2, "tile: {at}/slides does not exist"),
+        (lambda at: [own.unlink() for own in (at / "slides").iterdir()], 2, "tile: {at}/slides holds no slide"),
+        (lambda at: (at / "train.csv").write_text("image_id,patient_id,label\nx,x,CE\n"), 2, "not one of its 1 slides"),
+        (lambda at: [own.write_bytes(b"no slide") for own in (at / "slides").iterdir()], 1, "tile: not one slide"),
+        (lambda at: (at / "work").write_text(""), 2, "folder {at}/work: cannot be made: "),
+    ],
+)
+def test_what_stops_it_is_one_line_that_says_which_stage(
+    slides: Path, tmp_path: Path, spoil: Any, code: int, expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_cohort(slides, tmp_path)
+    spoil(tmp_path)
+    assert command(["run", str(path)]) == code
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("gigamil run: ")
+    assert expected.format(at=tmp_path) in line
+
+
+def test_slides_that_are_gone_do_not_stop_later_stages(again: Path) -> None:
+    shutil.rmtree(again.parent / "slides")
+    shutil.rmtree(again.parent / "work" / "bags")
+    again.write_text(again.read_text().partition("[predict]")[0])
+    assert counts(again, stage="extract")["extract"] == {"done": 8}
+    assert counts(again, stage="train")["train"] == {"skipped": 2}
+
+
+def test_torchrun_is_for_extraction(again: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    assert command(["run", str(again)]) == 2
+
+
+def test_a_scheduler_file_that_is_none_is_refused(again: Path, tmp_path: Path) -> None:
+    for text in ("", "{", "[]", '{"id": 1}'):
+        (tmp_path / "s.json").write_text(text)
+        with pytest.raises(RequestError, match=r"--scheduler .*s\.json: expected tcp://"):
+            run(RunOptions(cohort=again, stage="tile", scheduler=str(tmp_path / "s.json")))
+    shutil.rmtree(again.parent / "work" / "stores")
+    with pytest.raises(ItemError, match="no tile store of the cohort"):
+        run(RunOptions(cohort=again, stage="extract"))

@@ -24,7 +24,6 @@ otherwise drive T up for everybody.
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import minimize
 
 from mil.targets.calibration import Calibration
 from mil.targets.metrics import CLIP, ones, softmax, weighted_log_loss
@@ -82,6 +81,8 @@ def _temperature_and_share(logits_NC: Floats, labels_N: Ints, doubt: float, log_
 
 def _with_shift(logits_NC: Floats, labels_N: Ints, share: float, log_t: float, *, scaled: bool) -> tuple[float, Floats]:
     """Return log T, as given unless ``scaled``, and the classes' shifts (C,), which sum to 0."""
+    from scipy.optimize import minimize
+
     n_rows, n_classes = logits_NC.shape
 
     def unpacked(values: Floats) -> tuple[float, Floats]:

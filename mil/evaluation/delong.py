@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from math import erfc, sqrt
 
 import numpy as np
-from scipy.stats import rankdata
 
+from mil.targets.metrics import midranks
 from wsi.arrays import Bools, Floats
 
 
@@ -35,8 +35,8 @@ def areas_and_covariance(positive_N: Bools, scores_KN: Floats) -> tuple[Floats, 
     k = len(scores_KN)
     if min(m, n) < 2:
         return np.full(k, np.nan), np.full((k, k), np.nan)
-    both = np.array([rankdata(np.concatenate([up, down])) for up, down in zip(ups, downs, strict=True)])
-    own_up, own_down = np.array([rankdata(up) for up in ups]), np.array([rankdata(down) for down in downs])
+    both = np.array([midranks(np.concatenate([up, down])) for up, down in zip(ups, downs, strict=True)])
+    own_up, own_down = np.array([midranks(up) for up in ups]), np.array([midranks(down) for down in downs])
     v10 = (both[:, :m] - own_up) / n
     v01 = 1 - (both[:, m:] - own_down) / m
     covariance = np.atleast_2d(np.cov(v10)) / m + np.atleast_2d(np.cov(v01)) / n

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
 from mil.evaluation.bootstrap import draw_groups, estimate
 from wsi.arrays import Floats
@@ -60,6 +59,8 @@ def localised(attention_N: Floats, share_N: Floats) -> dict[str, float | None]:
     AnnotationError
         The region lies outside all tiles.
     """
+    from sklearn.metrics import roc_auc_score
+
     if not share_N.any():
         raise AnnotationError("the regions lie outside all tiles of the slide: expected level-0 pixels, (x, y)")
     inside_N, region = share_N >= INSIDE, float(share_N.mean())

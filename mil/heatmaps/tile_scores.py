@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from features.bags.bag import BagHeader, read_coords
 from mil.data.cohort import load_rows
@@ -18,7 +17,7 @@ from mil.heatmaps.pushes import Answer, Way, ask, way_of
 from mil.models.ensemble import NOT_FINITE, Ensemble
 from mil.ragged.packing import Rows, pack
 from mil.run.checks import checked_table
-from mil.targets.metrics import centred
+from mil.targets.metrics import centred, midranks
 from wsi.arrays import Floats, Ints
 from wsi.errors import BagError, RequestError
 from wsi.store.tile_store import TileStore
@@ -257,7 +256,7 @@ def percentiles(attention_N: Floats) -> Floats:
     """Return each tile's rank within the slide, 0 (lowest) to 1 (highest), ties at their mean; 1 for a single tile."""
     if len(attention_N) == 1:
         return np.ones(1)
-    return np.asarray((rankdata(attention_N) - 1) / (len(attention_N) - 1))
+    return np.asarray((midranks(attention_N) - 1) / (len(attention_N) - 1))
 
 
 def top_tiles(values_N: Sequence[float] | Floats, most: int) -> Ints:

@@ -23,6 +23,8 @@ MARKERS = "osD^vP"
 _ON_DARK = ("#e4e7ea", "#99a1a9", "#6cb2f2", "#ff9a62", "#3fcf9f", "#e39fcb", "#dcb84a", "#c9cdd1")
 _DARK = dict(zip((INK, GREY, *COLOURS), _ON_DARK, strict=True))
 """What each colour becomes where the page is dark."""
+PAD_PT = 3.0
+"""Around what is drawn."""
 _RC: Any = {
     "svg.fonttype": "path",
     "svg.hashsalt": "gigamil",
@@ -45,8 +47,24 @@ def svg_uri(figure: "Figure") -> str:
 
     buffer = io.BytesIO()
     with rc_context(_RC):
+        _make_room(figure)
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return data_uri(_with_dark(buffer.getvalue().decode()).encode(), "svg+xml")
+
+
+def _make_room(figure: "Figure") -> None:
+    """Give the labels the room they need: measured once, where matplotlib's layout engines draw all of it twice."""
+    from matplotlib.transforms import Bbox
+
+    (axes,), whole, pad = figure.axes, figure.bbox, PAD_PT / 72 * figure.dpi
+    boxes = [artist.get_tightbbox() for artist in (axes.xaxis, axes.yaxis, *axes.texts)]
+    inner, room = axes.bbox, Bbox.union([axes.bbox, *(box for box in boxes if box is not None)])
+    figure.subplots_adjust(
+        left=(inner.x0 - room.x0 + pad) / whole.width,
+        right=1 - (room.x1 - inner.x1 + pad) / whole.width,
+        bottom=(inner.y0 - room.y0 + pad) / whole.height,
+        top=1 - (room.y1 - inner.y1 + pad) / whole.height,
+    )
 
 
 def _with_dark(svg: str) -> str:
@@ -66,7 +84,7 @@ def _axes(width_in: float, height_in: float) -> "tuple[Figure, Axes]":
     from matplotlib.figure import Figure
 
     with rc_context(_RC):
-        figure = Figure(figsize=(width_in, height_in), layout="constrained")
+        figure = Figure(figsize=(width_in, height_in))
         return figure, figure.add_subplot()
 
 
@@ -120,14 +138,17 @@ def _write_followed(axes: "Axes", lines: Sequence[Line]) -> None:
     low, high = axes.get_xlim()
     ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
     axes.set_xticks(ticks)
-    place: Any = {"transform": axes.get_xaxis_transform(), "va": "top", "fontsize": 8}
-    axes.text(low, -0.2, "still followed", ha="left", **place, style="italic")
-    for row, line in enumerate(lines):
-        y = -0.27 - 0.07 * row
-        axes.text(low - 0.05 * (high - low), y, line.name, ha="right", **place).set_parse_math(False)
+
+    def write(x: float, line_down: int, text: str, **look: Any) -> None:
+        place: Any = {"xycoords": axes.get_xaxis_transform(), "textcoords": "offset points", "va": "top", "fontsize": 8}
+        axes.annotate(text, (x, 0), (0, -36 - 13 * line_down), **place, **look).set_parse_math(False)
+
+    write(low, 0, "still followed", ha="left", style="italic")
+    for row, line in enumerate(lines, 1):
+        write(low - 0.05 * (high - low), row, line.name, ha="right")
         for tick in ticks:
             count = int((line.until_P >= tick).sum()) if line.until_P is not None else 0
-            axes.text(tick, y, str(count), ha="center", **place)
+            write(tick, row, str(count), ha="center")
 
 
 def history_figures(

@@ -74,10 +74,11 @@ def _slides(evidence: Evidence) -> dict[str, list[CaseSlide]]:
         for row in checked_table(run.path / "splits.csv", ("image_id", "patient_id")):
             found.setdefault(row["patient_id"], []).append(CaseSlide(row["image_id"], ""))
         return found
+    column = run.unit_column
     for row in evidence.slides:
         outputs_C = np.array([float(row[f"p_{name}"]) for name in evidence.classes])
         told = evidence.truth.said(outputs_C, evidence.classes) if int(row["n_tiles"]) else NOT_JUDGED
-        found.setdefault(row[run.unit_column], []).append(CaseSlide(row["image_id"], told))
+        found.setdefault(row[column], []).append(CaseSlide(row["image_id"], told))
     return found
 
 
@@ -101,7 +102,8 @@ def _spreads(evidence: Evidence) -> list[float | None]:
     run, recipe = evidence.run, evidence.config["recipe"]
     if run.models_per_fold < 2:
         return [None] * len(evidence.patients)
-    case_of = {row["image_id"]: row[run.unit_column] for row in evidence.slides}
+    column = run.unit_column
+    case_of = {row["image_id"]: row[column] for row in evidence.slides}
     usable = {row["image_id"] for row in evidence.slides if int(row["n_tiles"]) > 0}
     told: dict[str, list[Floats]] = {}
     for fold in range(recipe["folds"]):

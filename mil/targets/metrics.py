@@ -39,6 +39,12 @@ def percentile_interval(values_B: Floats) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def midranks(values_N: Floats) -> Floats:
+    """Return each value's rank from 1, equal ones at the mean of theirs; `scipy.stats` takes a second to import."""
+    _, place_N, counts_K = np.unique(values_N, return_inverse=True, return_counts=True)
+    return np.asarray((np.cumsum(counts_K) - (counts_K - 1) / 2)[place_N])
+
+
 def rescale(probs_NC: Floats) -> Floats:
     """Return rows that sum to 1, then clipped to [1e-15, 1 - 1e-15]."""
     probs_NC = np.asarray(probs_NC, np.float64)

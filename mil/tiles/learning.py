@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
 from features.bags.bag import BagHeader, read_coords
 from features.folds import check_patients_per_class, patient_folds
@@ -123,6 +122,8 @@ def _judged(
     model: Linear, found: Gathered, people: Sequence[str], test_N: np.ndarray, label_N: Ints, names: np.ndarray
 ) -> Json:
     """Return the AUC of each class against the others on the tiles of one fold; None where only one kind is there."""
+    from sklearn.metrics import roc_auc_score
+
     told_NC, true_N = model.probabilities(found.rows_ND[test_N]), label_N[test_N]
     auc = {}
     for i, name in enumerate(names.tolist()):

@@ -15,6 +15,7 @@ from mil.data.cohort import Cohort
 from mil.heads import HeadSpec
 from mil.heads.parts.output import dynamic_margins
 from mil.models.model import BagModel, save_model
+from mil.ragged.randomness import set_seed
 from mil.run.scores import Scores, write_scores
 from mil.run.trackers import event_file, write_history
 from mil.training.checkpoint import Progression, read_checkpoint, remove_checkpoint, write_checkpoint
@@ -67,7 +68,7 @@ def _which(job: FitJob) -> dict[str, str | int]:
 def new_model(job: FitJob, cohort: Cohort, parts: Parts, ranks: Ranks) -> BagModel:
     """Return the untrained model of a job, on its device: the same weights on every rank."""
     options = job.options
-    torch.manual_seed(seed_of(job, 0, "weights"))
+    set_seed(seed_of(job, 0, "weights"), torch.device(options.device))
     fitted = cohort.target.fitted(parts.train)
     spec = HeadSpec(
         name=job.head,

@@ -13,7 +13,7 @@ from mil.models.model import BagModel
 from mil.models.scoring import Compute, autocast, score
 from mil.ragged.instances import wide
 from mil.ragged.packing import group_by_rows, pack
-from mil.ragged.randomness import Randomness
+from mil.ragged.randomness import Randomness, set_seed
 from mil.run.scores import patient_logits
 from mil.targets.losses import Truths
 from mil.training.ema import WeightMean
@@ -58,7 +58,7 @@ class Loop:
     def epoch(self, epoch: int) -> dict[str, float]:
         """Train one epoch; return its part of the history's row."""
         seed = seed_of(self.job, epoch, "epoch")
-        torch.manual_seed(seed + self.ranks.rank)
+        set_seed(seed + self.ranks.rank, self.device)
         rng = np.random.default_rng(seed)
         self.model.train()
         total = 0.0

@@ -4,8 +4,19 @@ import base64
 import re
 
 import numpy as np
+import pytest
 
-from mil.report.figures import _DARK, _axes, _draw_line, _look, _write_followed, history_figures, plot_figure
+from mil.report.figures import (
+    _DARK,
+    PAD_PT,
+    _axes,
+    _draw_line,
+    _look,
+    _write_followed,
+    history_figures,
+    plot_figure,
+    svg_uri,
+)
 from mil.targets import SurvivalTarget
 from mil.targets.plot import Line, Plot
 
@@ -60,6 +71,26 @@ def test_beneath_a_curve_stands_who_was_still_followed() -> None:
     assert [np.asarray(line.get_xdata()).tolist() for line in censored] == [[], [3, 7]]
     at_3_and_7 = np.asarray(censored[1].get_ydata())
     np.testing.assert_allclose(at_3_and_7, [1, 2 / 3])  # of 3, 4, 7, 8: one event, at 4, then two of three go on
+
+
+@pytest.mark.parametrize("what", ["wide numbers", "long names", "beneath the axis"])
+def test_no_word_leaves_the_figure_and_no_room_is_wasted(what: str) -> None:
+    x = np.linspace(0, 1, 5)
+    if what == "long names":
+        figure, axes = _axes(6.4, 2.3)
+        axes.set_yticks(range(3), [f"a run with a rather long name {i}" for i in range(3)])
+    else:
+        figure, axes = _axes(3.6, 3.6)
+        axes.plot(x, 1e6 * x)
+    axes.set(xlabel="the axis", ylabel="the axis")
+    if what == "beneath the axis":
+        _write_followed(axes, survival().lines)
+    svg_uri(figure)
+    box, whole, pad = axes.get_tightbbox(), figure.bbox, PAD_PT / 72 * figure.dpi
+    assert box is not None
+    found = np.array([box.x0, box.y0, whole.x1 - box.x1, whole.y1 - box.y1])
+    np.testing.assert_allclose(found, pad, atol=pad / 2)
+    assert axes.bbox.width > 0.4 * whole.width
 
 
 def test_training_and_validation_have_one_scale() -> None:

@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import scipy.special
+import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 from making import SEED
@@ -22,6 +23,7 @@ from mil.targets.metrics import (
     confusion,
     ece,
     finite,
+    midranks,
     ones,
     percentile_interval,
     roc_curve,
@@ -60,6 +62,11 @@ def test_log_loss_follows_the_formula_of_the_competition() -> None:
     probs = np.clip(raw / raw.sum(axis=1, keepdims=True), 1e-15, 1 - 1e-15)
     expected = -np.mean([np.mean([np.log(probs[i, c]) for i in np.flatnonzero(labels == c)]) for c in range(3)])
     assert value(weighted_log_loss, labels, raw) == pytest.approx(expected, rel=1e-12)
+
+
+@given(st.lists(st.sampled_from([-2.0, 0.0, 0.5, 1e9]) | st.floats(-1, 1), max_size=20))
+def test_ranks_are_those_of_scipy(values: list[float]) -> None:
+    np.testing.assert_array_equal(midranks(np.array(values)), scipy.stats.rankdata(values))
 
 
 @given(st.integers(0, 10_000), st.integers(6, 40), st.sampled_from([3, 1000]))

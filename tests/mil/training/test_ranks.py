@@ -16,10 +16,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from rank_works import Case, gradients, ranked_gradients
 from torch import nn
 from witness import Witness
 
-from features.distributed import JOINED, Place, process_group, run_ranks
+from features.distributed import run_ranks
 from mil.train import train
 from mil.training.fit import new_model
 from mil.training.jobs import FitJob, divide
@@ -42,31 +43,6 @@ def small(tmp_path_factory: pytest.TempPathFactory, write_cohort: Callable[..., 
 def quick(witness: Witness, out: Path, **changes: object) -> TrainOptions:
     settings = {"folds": 2, "epochs": 3, "hidden": 16, "baselines": (), "dropout": 0.0, "device": "cpu"}
     return witness.options(out, **(settings | {"precision": "fp32"} | changes))
-
-
-def gradients(options: TrainOptions, batch: list[int], ranks: Ranks) -> list[torch.Tensor]:
-    """Return the gradients of one batch of bags, all parameters of the head."""
-    data = gather(options)
-    cohort = data.open()[0]
-    job = FitJob(head=options.head, fold=0, seed=0, folder=options.out, options=options, recipe_hash="")
-    parts = divide(cohort, data.folds, job)
-    model = new_model(job, cohort, parts, ranks)
-    loop = Loop(job, cohort, parts, model, ranks)
-    drawn = draw_batch(cohort, parts.train[batch], options, np.random.default_rng(0))
-    loop.gradients(drawn)
-    return [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in model.parameters()]
-
-
-Case = tuple[TrainOptions, list[int]]
-
-
-def ranked_gradients(cases: list[Case], place: Place, store: object, send: object) -> None:
-    torch.set_num_threads(1)
-    with process_group(place, torch.device("cpu"), store) as group:  # type: ignore[arg-type]
-        for number, (options, batch) in enumerate(cases):
-            found = gradients(options, batch, Ranks(place.rank, place.world, group))
-            send(("gradients", ((number, place.rank), [grad.numpy() for grad in found])))  # type: ignore[operator]
-    send((JOINED, ()))  # type: ignore[operator]
 
 
 @pytest.fixture(scope="module")

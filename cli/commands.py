@@ -52,6 +52,11 @@ _ALL = (
         "stage): another process holds work that this one would need; give the command again.",
     ),
     Verb(
+        "doctor", START, "Try installation, GPU, disk, locks, ports, clock: what is wrong, and what to do.",
+        "mil.watching.doctor.options:DoctorOptions", "mil.watching.doctor.command:doctor", shows=True,
+        more="Exit code 1 where something is wrong. Nothing leaves this machine without --online.",
+    ),
+    Verb(
         "status", COHORTS, "Say how far a cohort is: done, running, waiting, stuck, failed and why; --follow.",
         "mil.watching.options:StatusOptions", "mil.watching.command:status", shows=True,
         more="Exit code 0: all is done; 1: something failed and nobody works any more; 75: not everything is done yet.",

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed import HashStore  # type: ignore[attr-defined]
 
 
 def probe() -> None:
@@ -44,7 +45,7 @@ def _nccl() -> str:
     try:
         os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
         torch.cuda.set_device(0)
-        dist.init_process_group("nccl", store=dist.HashStore(), rank=0, world_size=1)
+        dist.init_process_group("nccl", store=HashStore(), rank=0, world_size=1)
         value = torch.ones(1, device="cuda")
         dist.all_reduce(value)
         right = value.item() == 1.0

@@ -9,8 +9,10 @@ import sys
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from packaging.requirements import Requirement
 from packaging.version import Version
 
@@ -133,16 +135,20 @@ def codecs() -> Finding:
     return judged("codecs", told, wrong=bool(bad), advice="pip install --force-reinstall imagecodecs")
 
 
-def _back(imagecodecs: object, name: str, picture: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
-    settings: dict[str, object] = {"jpeg8": {"level": 95, "subsampling": "444"}, "webp": {"lossless": True}}.get(
-        name, {}
-    )
+_SETTINGS: dict[str, dict[str, Any]] = {
+    "jpeg8": {"level": 95, "subsampling": "444"},
+    "jpeg2k": {"level": 0},
+    "webp": {"lossless": True},
+}
+"""Of the codecs that take pictures; the others take bytes."""
+
+
+def _back(imagecodecs: Any, name: str, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the picture as it comes back from a codec."""
     encode, decode = getattr(imagecodecs, f"{name}_encode"), getattr(imagecodecs, f"{name}_decode")
-    if name == "jpeg2k":
-        settings = {"level": 0}
-    if name in ("deflate", "lzw", "zstd"):
-        return np.frombuffer(decode(encode(picture.tobytes())), np.uint8).reshape(picture.shape)
-    return np.asarray(decode(encode(picture, **settings)))
+    if name in _SETTINGS:
+        return np.asarray(decode(encode(picture, **_SETTINGS[name])))
+    return np.frombuffer(decode(encode(picture.tobytes())), np.uint8).reshape(picture.shape)
 
 
 def front_end() -> Finding:

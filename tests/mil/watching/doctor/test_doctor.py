@@ -282,7 +282,8 @@ def test_the_exit_code_and_the_lines(
         told = json.loads(capsys.readouterr().out)
         assert [own["check"] for own in told["findings"]] == [own.check for own in found]
         assert doctor(DoctorOptions(folder=tmp_path), json=False) == code
-    assert capsys.readouterr().out.splitlines()[-3:] == [
+        out = capsys.readouterr().out
+    assert out.splitlines()[-3:] == [
         "WRONG b: found [it]", "      -> do that", "2 checks: 1 wrong, 1 warnings"
     ]  # fmt: skip
     assert [str(line) for line in lines_of(bad)] == ["WRONG b: found [it]", "      -> do that"]

@@ -46,8 +46,8 @@ RUN apt-get update \
 COPY --from=build /opt/gigamil /opt/gigamil
 # Nothing is fetched at run time; HF_HUB_OFFLINE=0 lets weights come from the hub into HF_HOME.
 # /tmp is a home to any user that `--user` names.
-ENV PATH=/opt/gigamil/bin:$PATH HF_HUB_OFFLINE=1 HF_HOME=/weights HOME=/tmp NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
-USER gigamil
+ENV PATH=/opt/gigamil/bin:$PATH HF_HUB_OFFLINE=1 HF_HOME=/weights HOME=/tmp PYTHONNOUSERSITE=1 NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+USER 1000:1000
 WORKDIR /data
 ENTRYPOINT ["tini", "--", "gigamil"]
 CMD ["--help"]

@@ -32,7 +32,8 @@ COPY cli cli
 COPY sample_data sample_data
 ARG EXTRAS=s3
 RUN /opt/pip/bin/pip install ".[${EXTRAS}]" \
-    && test -s /opt/gigamil/lib/python3*/site-packages/wsi/viewing/frontend/openseadragon.min.js
+    && test -s /opt/gigamil/lib/python3*/site-packages/wsi/viewing/frontend/openseadragon.min.js \
+    && find /opt/gigamil/lib -type d -name tests -prune -exec rm -r {} +
 
 FROM ${BASE}
 LABEL org.opencontainers.image.title="gigamil" \

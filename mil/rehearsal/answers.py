@@ -1,0 +1,21 @@
+"""What the models of one run say of bags, however these were made: `gigamil predict` would refuse another precision's."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from features.bags.bag import read_features
+from mil.models.ensemble import load_ensemble
+from mil.run.folder import RunFolder
+from wsi.arrays import Floats
+
+
+def answers(run: Path, folders: Sequence[Path]) -> dict[str, Floats]:
+    """Return what is told of each slide that has a bag in every folder, by image id; the folders by encoder."""
+    ensemble = load_ensemble(RunFolder(run))
+    names = sorted(set.intersection(*({path.stem for path in folder.glob("*.h5")} for folder in folders)))
+    found = {}
+    for name in names:
+        views = [[read_features(folder / f"{name}.h5")] for folder in folders]
+        if all(len(view[0]) for view in views):
+            found[name] = ensemble.told(ensemble.logits(*views))[0]
+    return found

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from features.bags.bag import read_features
 from mil.models.ensemble import load_ensemble
 from mil.run.folder import RunFolder
@@ -15,7 +17,9 @@ def answers(run: Path, folders: Sequence[Path]) -> dict[str, Floats]:
     names = sorted(set.intersection(*({path.stem for path in folder.glob("*.h5")} for folder in folders)))
     found = {}
     for name in names:
-        views = [[read_features(folder / f"{name}.h5")] for folder in folders]
-        if all(len(view[0]) for view in views):
-            found[name] = ensemble.told(ensemble.logits(*views))[0]
+        views = [read_features(folder / f"{name}.h5") for folder in folders]
+        if ensemble.run.fusion == "concat":
+            views = [np.concatenate(views, axis=1)]
+        if all(len(view) for view in views):
+            found[name] = ensemble.told(ensemble.logits(*([view] for view in views)))[0]
     return found

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,8 @@ class Difference:
 
     def as_dict(self) -> dict[str, Any]:
         """Return JSON values."""
-        return asdict(self)
+        own = asdict(self)
+        return own | {key: None for key in ("found", "tolerance") if own[key] is not None and not isfinite(own[key])}
 
 
 def endings(stage: str, plain: Sequence[Outcome], production: Sequence[Outcome]) -> list[Difference]:

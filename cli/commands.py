@@ -145,5 +145,10 @@ _ALL = (
         "similar", RUNS, "Find the known cases most like each slide; name the slides that are like none of them.",
         "mil.inference.options:SimilarOptions", "mil.inference.similar:similar",
     ),
+    Verb(
+        "rehearse", COHORTS, "Try a share of a cohort file plainly and as in production; say which stage differs.",
+        "mil.rehearsal.options:RehearseOptions", "mil.rehearsal.rehearse:rehearse", "cli.endings:rehearse",
+        more="Plainly: one process, fp32. `gigamil run` warns where it was not done; --require-rehearsal refuses.",
+    ),
 )  # fmt: skip
 VERBS = {verb.name: verb for verb in _ALL}

@@ -4,6 +4,7 @@ from typing import Any
 
 from features.extraction.options import ExtractOptions
 from features.finetune.options import FinetuneOptions
+from mil.rehearsal.options import RehearseOptions
 from mil.tiles.options import ClassifyTilesOptions
 from mil.training.options import TrainOptions
 from mil.training.tune_options import TuneOptions
@@ -30,6 +31,13 @@ def page(options: PageOptions, summary: Summary) -> Ending:
 
     index = out_of(options) / "index.html"
     return {} if options.dry_run else {"index": str(index), "lines": [f"open (a double click does it): {index}"]}
+
+
+def rehearse(options: RehearseOptions, summary: Summary) -> Ending:
+    """Return how each stage compares, how fast it was, and what comes next."""
+    from mil.rehearsal.rehearse import ending_of_rehearsal
+
+    return ending_of_rehearsal(options.cohort, summary)
 
 
 def train(options: TrainOptions, summary: Summary) -> Ending:

@@ -7,7 +7,7 @@ stage that made it. What was found is written to ``rehearsal.json`` in the cohor
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ from wsi.cohort.manifest import load_manifest, parse_columns
 from wsi.errors import RequestError
 from wsi.files.atomic import make_folder, write_text
 from wsi.files.claim import claim
+from wsi.files.documents import parse_json, read_document
 from wsi.files.replace import remove
 from wsi.options import stage
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
@@ -218,3 +219,22 @@ def _write(course: _Course, patients: int, slides: int, seconds: float) -> None:
         "versions": versions(),
     }
     write_text(file.folder / REHEARSAL, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def ending_of_rehearsal(cohort: Path, summary: Summary) -> dict[str, Any]:
+    """Return what is told at the end: how the stages agree, the speed of the production settings, the next command."""
+    file = read_cohort_file(cohort)
+    found = parse_json(read_document(file.folder / REHEARSAL, RequestError))
+    lines = [f"{own.item_id}: {own.reason}" for own in summary.ended(Status.DONE)]
+    lines += [f"{name}: {_speed(own)} under the production settings" for name, own in found["speed"].items()]
+    if file.slurm:
+        lines.append("the cluster of [slurm] was not asked: this was the production settings on this machine")
+    if summary.exit_code:
+        lines.append(f"what was made lies in {file.folder / 'rehearsal'}")
+    lines.append(f"next: gigamil run {cohort}" if not summary.exit_code else f"all of it: {file.folder / REHEARSAL}")
+    return {"rehearsal": found, "lines": lines}
+
+
+def _speed(own: Mapping[str, float]) -> str:
+    rate = next(key for key in own if key.endswith("_per_second"))
+    return f"{own[rate]:.3g} {rate.removesuffix('_per_second')}/s ({own['items']:g} in {own['seconds']:.1f} s)"

@@ -1,4 +1,4 @@
-"""What the models of one run say of bags, however these were made: `gigamil predict` would refuse another precision's."""
+"""What the models of one run say of bags; those of another precision, too, which `gigamil predict` would refuse."""
 
 from collections.abc import Sequence
 from pathlib import Path

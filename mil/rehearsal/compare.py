@@ -68,7 +68,8 @@ def stores(stage: str, plain: Path, production: Path) -> list[Difference]:
 
 def _store(plain: TileStore, production: TileStore) -> str:
     if plain.mpp != production.mpp or plain.shape_yx != production.shape_yx:
-        return f"another size or scale: {production.shape_yx} at {production.mpp} um/px, plainly {plain.shape_yx} at {plain.mpp}"
+        told = f"{production.shape_yx} at {production.mpp} um/px, plainly {plain.shape_yx} at {plain.mpp}"
+        return f"another size or scale: {told}"
     ours, theirs = ({tuple(own) for own in store.tiles_yx.tolist()} for store in (plain, production))
     if ours != theirs:
         where = min(ours ^ theirs)
@@ -119,10 +120,14 @@ def _bag(stage: str, plain: Path, production: Path, asked: Rehearsed, seen: dict
     precision = str(read_header(production).recipe.get("precision", "fp32"))
     allowed = float(getattr(asked, precision))
     if relative > allowed:
-        what = f"features differ by {relative:.2%} (median of {len(ours)} tiles), allowed for {precision}: {allowed:.2%}"
+        what = (
+            f"features differ by {relative:.2%} (median of {len(ours)} tiles), allowed for {precision}: {allowed:.2%}"
+        )
         return [Difference(stage, name, what, relative, allowed)]
     if cosine < asked.cosine:
-        what = f"features of tile {int(cosine_N.argmin())} point elsewhere: cosine {cosine:.4f}, allowed: {asked.cosine}"
+        what = (
+            f"features of tile {int(cosine_N.argmin())} point elsewhere: cosine {cosine:.4f}, allowed: {asked.cosine}"
+        )
         return [Difference(stage, name, what, cosine, asked.cosine)]
     return []
 

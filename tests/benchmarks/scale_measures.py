@@ -7,7 +7,7 @@ import shutil
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -245,7 +245,7 @@ def raw_dask(client: Client, tasks: int, window: int) -> None:
 def our_engine(client: Client, tasks: int, threads: int, out: Path) -> None:
     """Send empty tasks by the tiler's engine: slides of a hundred tasks each."""
 
-    def steps_of(job: Job, _options: TileOptions) -> Iterator[Any]:
+    def steps_of(job: Job, _options: TileOptions) -> Generator[Any, Any, Outcome]:
         yield 1.0, [(_nothing, ())] * 100
         return Outcome(job.image_id, Status.DONE)
 

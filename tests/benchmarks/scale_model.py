@@ -168,7 +168,7 @@ class _Model:
         self.at(self.disk.serve(now, task[1].bytes / self.cluster.bytes_per_s), "fed", part, task)
 
     def fed(self, part: _Part, task: tuple[_Slide, Step], now: float) -> None:
-        seconds = float(task[1].seconds[self.rng.integers(len(task[1].seconds))])
+        seconds = float(task[1].seconds[int(self.rng.integers(len(task[1].seconds)))])
         self.computing += seconds
         self.at(now + seconds, "computed", part, task)
 

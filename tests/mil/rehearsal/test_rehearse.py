@@ -187,7 +187,9 @@ def test_the_table_of_a_share_reads_as_the_cohorts(tmp_path: Path) -> None:
 def test_scores_are_compared_by_size_and_order() -> None:
     plain = {name: np.array([p, 1 - p]) for name, p in (("a", 0.2), ("b", 0.5), ("c", 0.9))}
     near = {name: told + np.array([0.01, -0.01]) for name, told in plain.items()}
-    assert scores("s", plain, near, 0.05) == ([], pytest.approx(0.01))
+    found, largest = scores("s", plain, near, 0.05)
+    assert not found
+    assert largest == pytest.approx(0.01)
     turned = plain | {"a": plain["b"], "b": plain["a"]}
     found, largest = scores("s", plain, turned, 0.05)
     assert largest == pytest.approx(0.3)

@@ -12,7 +12,7 @@ from wsi.errors import GigamilError
 from wsi.events import emit, is_on, within
 from wsi.gpu_use import gpu_use
 from wsi.interrupt import Leaving
-from wsi.outcome import Outcome, Progress, Silent, Status, Summary
+from wsi.outcome import CLAIMED, Outcome, Progress, Silent, Status, Summary
 
 PROGRESS_SECONDS = 10.0
 """Between two events that tell how far a stage is."""
@@ -60,6 +60,7 @@ def item_ended(outcome: Outcome, seconds: float | None = None, **facts: Any) -> 
     told |= {"spent": spent} if isinstance(spent, Mapping) else {}
     told |= {"bytes": read} if isinstance(read, int) else {}
     why = {"reason": outcome.reason} if outcome.reason else {}
+    told |= {"claimed": True} if outcome.facts.get(CLAIMED) else {}
     emit("item_ended", id=outcome.item_id, status=outcome.status.value, **why, **told, **facts)
 
 

@@ -129,7 +129,11 @@ class Tally:
         items, name = self.items.setdefault(stage, {}), str(event.facts.get("id", ""))
         item = items.get(name)
         if event.kind == "item_started" or item is None:
+            if event.facts.get("claimed"):
+                return  # another process works on it: it is that one's to tell
             item = items[name] = Item(name, RUNNING, event.time, event.time, of)
+        if event.facts.get("claimed") and item.of != of:
+            return
         item.heard, item.of = event.time, of
         if event.kind == "epoch":
             item.latest = event.facts

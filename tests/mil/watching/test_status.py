@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
 from mil.pipeline.cohort_file import read_cohort_file
-from mil.pipeline.experiments import Experiments, lock_of
+from mil.pipeline.experiments import Experiments, lock_of, row_of
 from mil.watching.command import status
 from mil.watching.metrics import metrics_text, serving
 from mil.watching.options import StatusOptions
@@ -117,8 +117,9 @@ def test_who_works_is_running_until_killed(cohort: Path) -> None:
 def test_a_row_runs_as_long_as_its_lock_is_held(cohort: Path) -> None:
     file = read_cohort_file(cohort)
     table = Experiments(file.folder)
-    table.add(file.experiments)
     (experiment,) = file.experiments
+    with table.changing():
+        table.write([row_of(experiment)])
     with table.take(file.experiments) as row:
         assert row is not None
         training = stage_of(Watch(cohort).look(), "train")
@@ -129,7 +130,7 @@ def test_a_row_runs_as_long_as_its_lock_is_held(cohort: Path) -> None:
     assert stage_of(failed, "train").failed == {experiment.name: "a loss is not finite"}
     assert failed.exit_code == 1
     table.update(experiment.name, state="done", score=0.4)
-    assert stage_of(Watch(cohort).look(), "train").done == 1
+    assert stage_of(Watch(cohort).look(), "train").done == 0  # the table says so, and there is no run
 
 
 def test_looking_takes_no_lock(cohort: Path) -> None:

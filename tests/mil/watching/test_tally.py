@@ -39,6 +39,16 @@ def test_items_go_through_their_states() -> None:
     assert (tally.processes[TILE, "n1/1"].heard, tally.last) == (7, 7)
 
 
+def test_what_another_process_holds_has_not_failed() -> None:
+    held = {"status": "failed", "reason": "is being written by process 1 on n1", "claimed": True}
+    begun = [event(0, "stage_started"), event(1, "item_started", id="a")]
+    other = [event(2, "item_ended", of="n2/9", id=name, **held) for name in "ab"]
+    tally = tally_of(*begun, *other)
+    assert {name: (item.state, item.of) for name, item in tally.items[TILE].items()} == {"a": (RUNNING, "n1/1")}
+    tally.take(event(3, "item_ended", id="a", status="done"))
+    assert tally.items[TILE]["a"].state == DONE
+
+
 @pytest.mark.parametrize("how", ["stage_ended", "stage_started"])
 def test_what_a_process_leaves_is_left(how: str) -> None:
     tally = tally_of(

@@ -13,7 +13,7 @@ from wsi.options import Option, check, shared, stage
 class DemoOptions(Size, Claims):
     """Where the demo works and how large it is."""
 
-    out: Annotated[Path, Option(short="-o")] = Path("demo")
+    out: Annotated[Path, Option(short="-o", remote="local")] = Path("demo")
     """Folder to work in; made when missing."""
 
     def __post_init__(self) -> None:

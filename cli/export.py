@@ -9,7 +9,7 @@ from mil.inference.options import RunForms
 from wsi.errors import RequestError
 from wsi.export.options import Compression, Recoding
 from wsi.option_groups import Claims, Overwriting
-from wsi.options import Option, check, shared
+from wsi.options import Option, check, shared, stage
 from wsi.outcome import Progress, Summary
 
 
@@ -37,15 +37,16 @@ class BagForms:
 class ExportOptions(StoreForms, BagForms, RunForms, GeojsonForms, Overwriting, Claims):
     """What to export, in which form."""
 
-    item: Annotated[str, Option(argument="ITEM")]
+    item: Annotated[str, Option(argument="ITEM", remote="streamed")]
     """A tile store (*.zarr; s3:// too), bags, or a run."""
-    out: Annotated[Path, Option(short="-o")]
+    out: Annotated[Path, Option(short="-o", remote="output")]
     """The file or folder to make."""
 
     def __post_init__(self) -> None:
         check(self)
 
 
+@stage
 def export(options: ExportOptions, progress: Progress) -> Summary:
     """Write a tile store, bags, the models of a run or its scores in a form that other programs read."""
     item, kind = Path(options.item), _kind(options.item)

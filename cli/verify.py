@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from wsi.errors import RequestError
-from wsi.options import Option, check, shared
+from wsi.options import Option, check, shared, stage
 from wsi.outcome import Progress, Summary
 from wsi.sharing.options import PhiSearch
 from wsi.store.options import Thoroughness, VerifyOptions
@@ -15,7 +15,7 @@ from wsi.store.options import Thoroughness, VerifyOptions
 class VerifyItemsOptions(Thoroughness, PhiSearch):
     """What to verify."""
 
-    items: Annotated[tuple[str, ...], Option(argument="ITEMS...")]
+    items: Annotated[tuple[str, ...], Option(argument="ITEMS...", remote="streamed")]
     """Tile stores (*.zarr; s3:// too) or bags (*.h5), or folders that hold them; with --phi any folder."""
 
     def __post_init__(self) -> None:
@@ -26,6 +26,7 @@ class VerifyItemsOptions(Thoroughness, PhiSearch):
             raise RequestError("--slides belongs to --phi: expected both")
 
 
+@stage
 def verify_items(options: VerifyItemsOptions, progress: Progress) -> Summary:
     """Check that tile stores are whole, or bags; or that a bundle holds nothing of what a table knows."""
     if options.phi and options.against is not None:

@@ -33,7 +33,7 @@ class Size:
 class SampleOptions(Size, Claims):
     """How to make the sample cohort."""
 
-    out: Annotated[Path, Option(argument="OUT")]
+    out: Annotated[Path, Option(argument="OUT", remote="output")]
     """Folder for train.csv, test.csv, truth.csv and slides/."""
     seed: Annotated[int, at_least(0)] = 7
     """Another seed, another cohort."""

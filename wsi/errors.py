@@ -15,7 +15,8 @@
         │   └── ResolutionError        its um/px cannot be believed
         ├── StoreError                 a tile store is missing, incomplete or damaged
         ├── BagError                   a bag of features is missing, incomplete or damaged
-        └── AnnotationError            a file of annotations cannot be used
+        ├── AnnotationError            a file of annotations cannot be used
+        └── RemoteError                what lies behind a URL is not whole, or the network failed for too long
 
 Each carries one message and nothing else, so that pickling (a worker raises, the client prints) keeps it whole.
 A message says what was expected, what was found and what to do. It is one line of bounded length, whatever the file
@@ -134,6 +135,10 @@ class DivergedError(BagError):
 
 class AnnotationError(ItemError):
     """A file of annotations cannot be used."""
+
+
+class RemoteError(ItemError):
+    """What lies behind a URL is not whole, or the network failed for too long."""
 
 
 def says_damage(error: BaseException) -> bool:

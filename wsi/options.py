@@ -23,6 +23,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from wsi.errors import RequestError
 from wsi.stage_events import ran
+from wsi.urls import path_of, url_of
 
 NAMES = "GIGAMIL_COLUMNS"
 """Environment variable with the names of columns, ``image_id=slide_id,label=Diagnosis``, for tables that have them."""
@@ -56,6 +57,9 @@ class Option:
     """What may stand there, where the bounds do not tell it."""
     check: str = ""
     """``module:function`` that raises `RequestError` for what may not stand there."""
+    remote: str = ""
+    """Of URLs that stand there: streamed (read by ranges), output (written), items (the verb's own matter), local (none
+    may); otherwise what they lead to is fetched first."""
     environment: str = ""
     """Variable by which the value reaches the processes that the verb starts; `stage`."""
 
@@ -233,7 +237,7 @@ def _str(value: Any, text: bool) -> str:
 def _path(value: Any, text: bool) -> Path:
     if not isinstance(value, str | os.PathLike):
         raise _Unfit("a path", value)
-    return Path(value)
+    return path_of(value)
 
 
 _SCALARS: dict[Any, Callable[[Any, bool], Any]] = {bool: _bool, int: _int, float: _float, str: _str, Path: _path}
@@ -303,14 +307,37 @@ def stage(function: _Stage) -> _Stage:
     """Let a verb's function, and every process that it starts, know what its options say to the whole of them.
 
     The event log is told of its beginning and its end (`wsi.stage_events`).
+    Where options name URLs, the function gets this machine's copies of what they lead to (`wsi.remote.staged`).
     """
 
     @wraps(function)
     def run(options: Any, *arguments: Any, **named: Any) -> Any:
         with in_environment(options):
-            return ran(function, options, *arguments, **named)
+            return ran(_of_urls(function) if names_urls(options) else function, options, *arguments, **named)
 
     return typing.cast("_Stage", run)
+
+
+def _of_urls(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a verb's function as one that takes URLs."""
+
+    @wraps(function)
+    def run(options: Any, *arguments: Any, **named: Any) -> Any:
+        return import_module("wsi.remote.staged").run_staged(function, options, *arguments, **named)
+
+    return run
+
+
+def names_urls(options: Any) -> bool:
+    """Tell whether a URL stands where a path may."""
+    kind: Any = type(options)
+    for spec in specs(kind):
+        if spec.mark.remote or "Path" in str(spec.kind):
+            value = getattr(options, spec.field)
+            several = value if isinstance(value, tuple) else (value,)
+            if any(isinstance(own, str | Path) and url_of(own) for own in several):
+                return True
+    return False
 
 
 @contextmanager

@@ -56,9 +56,9 @@ class _Tiles:
 class ExtractOptions(_Encoding, Weights, _Tiles, Precision, Ranks, Prefetching, Overwriting, Claims):
     """What to extract, with which encoder, and how."""
 
-    stores: Annotated[tuple[Path, ...], Option(argument="STORES...")]
+    stores: Annotated[tuple[Path, ...], Option(argument="STORES...", remote="streamed")]
     """Tile stores (*.zarr), or folders that hold them."""
-    out: Annotated[Path, Option(short="-o")] = Path("bags")
+    out: Annotated[Path, Option(short="-o", remote="items")] = Path("bags")
     """Folder of the bags; made when missing."""
     bag_dtype: Literal["float16", "float32"] = "float16"
     """Of the features in the bags; float32 for an encoder whose features go beyond 65504."""

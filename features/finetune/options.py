@@ -92,13 +92,13 @@ class _Steps:
 class FinetuneOptions(Weights, _Held, _Drawn, _Steps, Precision, Ranks, Prefetching, Columns, Overwriting, Claims):
     """Options of `features.finetune.run.finetune`. Places, device, ``nproc`` and the like do not shape the result."""
 
-    stores: Annotated[tuple[Path, ...], Option(argument="STORES...")]
+    stores: Annotated[tuple[Path, ...], Option(argument="STORES...", remote="streamed")]
     """Tile stores (*.zarr), or folders that hold them."""
     manifest: Annotated[Path, Option(short="-m")]
     """Cohort table (CSV) with labels."""
     encoder: str
     """timm:<model>."""
-    out: Annotated[Path, Option(short="-o")]
+    out: Annotated[Path, Option(short="-o", remote="output")]
     """Weights to write, *.safetensors; what belongs to them lies beside, under the same stem."""
 
     def __post_init__(self) -> None:

@@ -41,9 +41,9 @@ class HeatmapOptions(Run, Shown, SideBySide, Device, Overwriting, Claims):
 
     bags: Annotated[tuple[Path, ...], Option(argument="BAGS", one=True)]
     """A bag (.h5), or a folder of bags."""
-    stores: Annotated[tuple[Path, ...], Option(argument="STORES", one=True)]
+    stores: Annotated[tuple[Path, ...], Option(argument="STORES", one=True, remote="streamed")]
     """A tile store (.zarr), or a folder of stores."""
-    out: Annotated[Path, Option(short="-o")]
+    out: Annotated[Path, Option(short="-o", remote="output")]
     """Folder for <image_id>.png and <image_id>.csv."""
     image_ids: Annotated[tuple[str, ...], Option(name="image-id")] = ()
     """A slide to draw; otherwise those of most interest."""
@@ -66,7 +66,7 @@ class GeojsonForms(WithTissue):
 
     geojson: bool = False
     """A GeoJSON for each slide of --bags and --stores: every tile with its scores, and regions of most attention."""
-    stores: tuple[Path, ...] = ()
+    stores: Annotated[tuple[Path, ...], Option(remote="streamed")] = ()
     """Tile stores (.zarr) of the slides, or folders of them."""
     image_ids: Annotated[tuple[str, ...], Option(name="image-id")] = ()
     """A slide to export; otherwise each that has a bag and a store."""
@@ -80,7 +80,7 @@ class GeojsonOptions(GeojsonForms, Run, Device, Overwriting, Claims):
 
     bags: tuple[Path, ...]
     """Bags (.h5) of the slides, or folders of them."""
-    out: Annotated[Path, Option(short="-o")]
+    out: Annotated[Path, Option(short="-o", remote="output")]
     """Folder for <image_id>.geojson."""
 
     def __post_init__(self) -> None:

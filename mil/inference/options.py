@@ -25,7 +25,7 @@ class SlideOptions(Weights, Workers, Device):
     """um/px of slides that do not say it."""
     on_damage: Literal["fail", "skip"] = "fail"
     """fail: a slide with pixels that cannot be decoded fails; skip: damaged tiles are left out."""
-    work: Path | None = None
+    work: Annotated[Path | None, Option(remote="local")] = None
     """Keep stores and bags of the slides here, and use what is there; otherwise in a temporary folder beside --out."""
     time_budget_min: Annotated[Above0 | None, Option(name="time-budget", expected="minutes above 0")] = None
     """Minutes for the slides; those that are not done stand at equal probabilities, and are named."""
@@ -39,7 +39,7 @@ class PredictOptions(SlideOptions, Manifest, Overwriting, Claims):
     """Run folder of `gigamil train`, unless --run names it; slides or bags (.h5), or folders of either."""
     run: tuple[Path, ...] = ()
     """A run; several are combined. Or a folder of `gigamil compare`, which stands for its runs."""
-    out: Annotated[Path, Option(short="-o")]
+    out: Annotated[Path, Option(short="-o", remote="output")]
     """Table to write: patient_id, then one column per class. <name>.json beside it says how it was made."""
     combine: Combination = "mean"
     """How several runs are combined, as `gigamil compare` has them."""
@@ -59,7 +59,7 @@ class SimilarOptions(Run, Device, Overwriting, Claims):
     """Bags (.h5) of the slides to look up, or folders of them."""
     known: tuple[Path, ...]
     """The bags that the run was trained on, or those among them that may be found."""
-    out: Annotated[Path, Option(short="-o")]
+    out: Annotated[Path, Option(short="-o", remote="output")]
     """Table to write; what it means stands beside it as JSON."""
     most: Count = 5
     """Cases told for each slide, and neighbours that say how familiar it is."""
@@ -93,7 +93,7 @@ class RunExportOptions(RunForms, Overwriting, Claims):
 
     run: Path
     """Run folder of `gigamil train`."""
-    out: Path
+    out: Annotated[Path, Option(remote="output")]
     """Folder to write."""
 
     def __post_init__(self) -> None:

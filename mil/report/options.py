@@ -14,9 +14,11 @@ from wsi.options import Option, check
 class ReportOptions(Run, Claims):
     """Options of `mil.report.report.report`."""
 
+    run: Annotated[Path, Option(argument="RUN", remote="output")]
+    """Run folder of `gigamil train`."""
     bags: tuple[Path, ...] = ()
     """Bags: with --stores, heat maps are drawn anew; otherwise those already in the run folder are shown."""
-    stores: tuple[Path, ...] = ()
+    stores: Annotated[tuple[Path, ...], Option(remote="streamed")] = ()
     """Tile stores, to draw heat maps anew."""
     pages: Path | None = None
     """Folder of `gigamil page` whose slides the table of cases links; otherwise `pages` in the run folder, if there."""
@@ -42,7 +44,7 @@ class CompareOptions(Overwriting, Claims):
 
     runs: Annotated[tuple[Path, ...], Option(argument="RUN...")]
     """Finished runs; differences are to the first."""
-    out: Annotated[Path, Option(short="-o")] = Path("compare")
+    out: Annotated[Path, Option(short="-o", remote="output")] = Path("compare")
     """Folder for the table (compare.csv, compare.json) and the page (compare.html)."""
     seed: int = 0
     """Of the bootstrap."""

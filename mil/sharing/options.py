@@ -15,13 +15,13 @@ Form = Literal["stores", "bags", "ome-tiff", "pages", "heatmaps", "predictions",
 class ShareOptions(Manifest, Overwriting, Claims):
     """What goes into the bundle."""
 
-    items: Annotated[tuple[Path, ...], Option(argument="STORES|RUN")]
+    items: Annotated[tuple[Path, ...], Option(argument="STORES|RUN", remote="streamed")]
     """Tile stores (*.zarr) or folders of them; or a run, with its --stores and --bags."""
-    out: Annotated[Path, Option(short="-o")]
+    out: Annotated[Path, Option(short="-o", remote="output")]
     """The folder to make."""
     forms: Annotated[tuple[Form, ...], Option(name="as", commas=True)] = ()
     """In which forms, with commas between them; otherwise stores, and of a run pages and predictions."""
-    stores: tuple[Path, ...] = ()
+    stores: Annotated[tuple[Path, ...], Option(remote="streamed")] = ()
     """Of a run: its tile stores, or folders of them."""
     bags: tuple[Path, ...] = ()
     """Bags (.h5), or folders of them."""
@@ -33,7 +33,7 @@ class ShareOptions(Manifest, Overwriting, Claims):
     """Keep names, classes and notes of annotations as they stand there. Look at them first."""
     no_icc: bool = False
     """Leave out the ICC profiles, too; otherwise they go without their texts."""
-    key: Path | None = None
+    key: Annotated[Path | None, Option(remote="local")] = None
     """CSV of old and new ids to write, outside --out; one that is there is used again, and grows."""
 
     def __post_init__(self) -> None:

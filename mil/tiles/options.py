@@ -15,7 +15,7 @@ class ClassifyTilesOptions(Manifest, Overwriting, Claims):
 
     bags: Annotated[tuple[Path, ...], Option(argument="BAGS...")]
     """Bags (.h5), or folders of them: those of annotated slides are learnt from, and all are scored."""
-    out: Annotated[Path, Option(short="-o")]
+    out: Annotated[Path, Option(short="-o", remote="output")]
     """Folder to make: classifier.json, and a table of scores for each slide."""
     annotations: Path | None = None
     """Folder with <image id>.geojson of slides to learn from, as QuPath or `gigamil view` writes them."""

@@ -45,7 +45,7 @@ class Cohort(Columns):
 class Beside(Cohort):
     """The cohort."""
 
-    stores: tuple[Path, ...] = ()
+    stores: Annotated[tuple[Path, ...], Option(remote="streamed")] = ()
     """Tile stores: for the mean-colour baseline and the report's heat maps."""
     other: Path | None = None
     """Table of slides that are trained on only, as STRIP AI's other.csv: never validated on or tested."""
@@ -161,7 +161,7 @@ class TrainOptions(
 ):  # fmt: skip
     """Options of `mil.train.train`."""
 
-    out: Annotated[Path, Option(short="-o")]
+    out: Annotated[Path, Option(short="-o", remote="output")]
     """Run folder to write."""
     repeats: Count = 1
     """Whole runs on other divisions of the patients, in folders of --out."""

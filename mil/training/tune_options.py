@@ -18,7 +18,7 @@ from wsi.options import Option, at_least, check, shared
 class TuneOptions(Cohort, Asked, Folds, Epochs, Precision, Overwriting, Claims):
     """Options of `mil.tune.tune`: those of a training, but for what is searched."""
 
-    out: Annotated[Path, Option(short="-o")]
+    out: Annotated[Path, Option(short="-o", remote="output")]
     """Folder of the search."""
     trials: Count = 30
     """Settings tried in each search."""

@@ -16,14 +16,14 @@ Share = Annotated[float, Option(least=0, most=1)]
 class PageOptions(Workers, Device, Overwriting, Claims):
     """Options of `mil.viewing.page.page`."""
 
-    items: Annotated[tuple[str | Path, ...], Option(argument="ITEMS...")]
+    items: Annotated[tuple[str | Path, ...], Option(argument="ITEMS...", remote="streamed")]
     """Tile stores (.zarr; s3:// too), or folders of them; a run with its stores and bags; a folder that holds such
     folders."""
-    stores: tuple[str | Path, ...] = ()
+    stores: Annotated[tuple[str | Path, ...], Option(remote="streamed")] = ()
     """Tile stores, as among the items."""
     bags: tuple[Path, ...] = ()
     """Bags of the slides, as among the items; without, a run's predictions are shown, and not where it looked."""
-    out: Annotated[Path | None, Option(short="-o")] = None
+    out: Annotated[Path | None, Option(short="-o", remote="output")] = None
     """Folder to write; otherwise `pages` inside the run, where its report looks for it."""
     image_ids: Annotated[tuple[str, ...], Option(name="image-id")] = ()
     """A slide to show; otherwise every one that has a store."""

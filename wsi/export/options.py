@@ -6,16 +6,16 @@ from typing import Annotated, Literal
 
 from wsi.errors import RequestError
 from wsi.option_groups import Claims, Overwriting
-from wsi.options import at_least, check
+from wsi.options import Option, at_least, check
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoreExport(Overwriting, Claims):
     """What to export, and where to."""
 
-    store: str | Path
+    store: Annotated[str | Path, Option(remote="streamed")]
     """A tile store (*.zarr; s3:// too)."""
-    out: Path
+    out: Annotated[Path, Option(remote="output")]
     """The file or folder to make."""
     threads: Annotated[int | None, at_least(1)] = None
     """Tiles made at once; otherwise one per usable CPU."""

@@ -28,9 +28,9 @@ class InfoOptions(Reading, Manifest):
 class QcOptions(Claims):
     """What `wsi.qc.sheet.qc` is to do."""
 
-    stores: Annotated[tuple[Path | str, ...], Option(argument="STORES...")]
+    stores: Annotated[tuple[Path | str, ...], Option(argument="STORES...", remote="streamed")]
     """Tile stores, or folders of them."""
-    out: Annotated[Path, Option(short="-o")] = Path("qc")
+    out: Annotated[Path, Option(short="-o", remote="output")] = Path("qc")
     """Folder for qc.html and qc.png."""
 
     def __post_init__(self) -> None:

@@ -4,12 +4,13 @@ Of a shard only its index (the last 16 bytes per chunk, plus the checksum) and t
 neighbouring chunks come in one request, and requests run side by side.
 """
 
+import errno
 import json
 import math
 import os
-import re
 from bisect import bisect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import product
 from typing import Any
 
@@ -17,7 +18,10 @@ import numpy as np
 from fsspec.utils import merge_offset_ranges
 from numpy.typing import NDArray
 
-from wsi.errors import StoreError
+from wsi.errors import RemoteError, RequestError, StoreError
+from wsi.remote.connection import failure, is_absence, open_filesystem
+from wsi.remote.patience import may_pass, patiently
+from wsi.remote.place import Place
 from wsi.store.folder import Bytes, Location, Options
 from wsi.store.shards import ABSENT, parse_index
 from wsi.units import ceil_div
@@ -53,38 +57,46 @@ class RemoteFolder:
     def _filesystem(self) -> tuple[Any, str]:
         """Return fsspec's file system and the store's path in it, as opened by this process."""
         if self._opened is None or self._opened[0] != os.getpid():
-            self._opened = (os.getpid(), *_opened(self._url, self._options))
-        return self._opened[1], self._opened[2].rstrip("/")
+            with _told_as_store_error():
+                self._opened = (os.getpid(), *open_filesystem(self._url, self._options))
+        return self._opened[1], self._opened[2]
 
     def _get(self, ranges: Sequence[Range]) -> list[bytes | None]:
         """Fetch byte ranges side by side; None where there is no such object."""
         if not ranges:
             return []
-        filesystem, root = self._filesystem()
-        keys, starts, ends = zip(*ranges, strict=True)
-        paths = [f"{root}/{key}" for key in keys]
+        found: list[Any] = [None] * len(ranges)
+        left = list(range(len(ranges)))
+
+        def ask() -> None:
+            filesystem, root = self._filesystem()
+            keys, starts, ends = zip(*(ranges[i] for i in left), strict=True)
+            paths = [f"{root}/{key}" for key in keys]
+            came = filesystem.cat_ranges(paths, list(starts), list(ends), on_error="return")
+            for i, data in zip(list(left), came, strict=True):
+                found[i] = _checked(ranges[i], data)
+                if not may_pass(found[i] if isinstance(found[i], BaseException) else None):
+                    left.remove(i)
+            if left:
+                raise found[left[0]]
+
         try:
-            found = filesystem.cat_ranges(paths, list(starts), list(ends), on_error="return")
+            patiently(ask)
         except Exception as error:
-            raise _store_error(f"{self._url}/{keys[0]}", error) from None
-        for key, data in zip(keys, found, strict=True):
-            if isinstance(data, BaseException) and not isinstance(data, FileNotFoundError):
+            raise _store_error(f"{self._url}/{ranges[left[0]][0]}", error) from None
+        for (key, _, _), data in zip(ranges, found, strict=True):
+            if isinstance(data, BaseException) and not _is_absent(data):
                 raise _store_error(f"{self._url}/{key}", data) from None
-        return [None if isinstance(data, FileNotFoundError) else bytes(data) for data in found]
+        return [None if isinstance(data, BaseException) else bytes(data) for data in found]
 
     def read(self, keys: Sequence[str]) -> list[bytes | None]:
         return self._get([(key, 0, None) for key in keys])  # from byte 0 on: saves a request for the size
 
     def size(self, key: str) -> int | None:
         """Return a file's size in bytes, None where there is no such file."""
-        filesystem, root = self._filesystem()
-        try:
-            found = filesystem.info(f"{root}/{key}")
-        except FileNotFoundError:
-            return None
-        except Exception as error:
-            raise _store_error(f"{self._url}/{key}", error) from None
-        return int(found["size"]) if found.get("type") == "file" else None
+        with _told_as_store_error():
+            found = Place(self._url, self._options).info(key)
+        return found.size if found else None
 
     def part(self, key: str, start: int, stop: int) -> bytes:
         """Return the bytes [start, stop) of a file; `StoreError` where it does not hold them."""
@@ -151,28 +163,27 @@ class RemoteFolder:
             raise StoreError(f"{self._url}/{key}: cannot be read as a zarr array ({error})") from None
 
     def find(self, key: str) -> list[str]:
-        filesystem, root = self._filesystem()
-        try:
-            found = filesystem.find(f"{root}/{key}".rstrip("/"))
-        except Exception as error:
-            raise _store_error(f"{self._url}/{key}", error) from None
-        return sorted(name[len(root) + 1 :] for name in found)
+        with _told_as_store_error():
+            return list(Place(self._url, self._options).files(key))
 
 
-def _opened(url: str, options: Options) -> tuple[Any, str]:
-    """Return fsspec's file system for a URL, and the path in it."""
-    if re.match(r"(s3a?|gc?s)://[^/]*:.*@", url):
-        raise StoreError(
-            f"{url}: credentials in a URL are not read, and stand in the shell's history: give them to the environment "
-            "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE)"
-        )
+def _checked(wanted: Range, data: Any) -> Any:
+    """Return what came of a range; an error that may pass where an answer was cut short without saying so."""
+    _, start, stop = wanted
+    missing = not isinstance(data, BaseException) and stop is not None and not data and stop > start >= 0
+    return OSError(errno.EIO, "nothing came") if missing else data
+
+
+def _is_absent(error: BaseException) -> bool:
+    return isinstance(error, FileNotFoundError) and is_absence(error)
+
+
+@contextmanager
+def _told_as_store_error() -> Iterator[None]:
     try:
-        from fsspec.core import url_to_fs
-
-        filesystem, root = url_to_fs(url, **options)
-    except Exception as error:
-        raise _store_error(url, error) from None
-    return filesystem, root
+        yield
+    except (RequestError, RemoteError) as error:
+        raise StoreError(str(error)) from None
 
 
 def coalesce(parts: Sequence[Part]) -> list[Part]:
@@ -185,14 +196,9 @@ def coalesce(parts: Sequence[Part]) -> list[Part]:
 
 def find_remote_stores(url: str, suffix: str, options: Options | None = None) -> list[str]:
     """Return the URLs of the stores in a folder behind a URL, one level deep, sorted."""
-    filesystem, root = _opened(url, options or {})
-    try:
-        names = [str(name).rstrip("/").rsplit("/", 1)[-1] for name in filesystem.ls(root, detail=False, refresh=True)]
-    except FileNotFoundError:
-        return []
-    except Exception as error:
-        raise _store_error(url, error) from None
-    return [f"{url}/{name}" for name in sorted(set(names)) if name.endswith(suffix)]
+    with _told_as_store_error():
+        names = Place(url, options).folders()
+    return [f"{url}/{name}" for name in names if name.endswith(suffix)]
 
 
 def _chunk_keys(document: dict[str, Any]) -> list[str]:
@@ -206,15 +212,4 @@ def _chunk_keys(document: dict[str, Any]) -> list[str]:
 
 def _store_error(name: str, error: BaseException) -> StoreError:
     """Say in one line what a file system could not do."""
-    kind, text = type(error).__name__, " ".join(str(error).split())
-    if isinstance(error, ImportError):
-        return StoreError(f"{name}: the file system of this URL is not installed ({text}): pip install 'gigamil[s3]'")
-    if isinstance(error, FileNotFoundError):
-        return StoreError(f"{name}: not found")
-    if "redential" in kind or "redential" in text or "AccessKey" in text:
-        return StoreError(
-            f"{name}: no valid credentials ({text}): set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
-        )
-    if isinstance(error, PermissionError):
-        return StoreError(f"{name}: access denied ({text}): check the credentials and the bucket's policy")
-    return StoreError(f"{name}: cannot be read ({kind}: {text})")
+    return StoreError(str(failure(name, error)))

@@ -1,7 +1,6 @@
 """Where a store lies: a folder of this machine, or an object store behind a URL; both are read through one protocol."""
 
 import os
-import re
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,11 +14,11 @@ from wsi.files.documents import is_of_the_name
 from wsi.files.regular import irregular_below, read_regular
 from wsi.store.folder import Bytes, Folder, Location, Options
 from wsi.store.shards import ShardFile, open_shard
+from wsi.urls import local_path, url_of
 
 _MOST_METADATA = 16 << 20
 """Bytes of a zarr.json; ours have some kB."""
 _Opened = TypeVar("_Opened")
-_URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(?=[^/])")
 
 
 def locate(place: Location) -> Location:
@@ -28,11 +27,7 @@ def locate(place: Location) -> Location:
     A URL that went through `pathlib.Path`, as command lines make it, has lost a slash (``s3:/bucket``): it is given
     back. ``file://`` becomes a path.
     """
-    match = _URL.match(str(place))
-    if match is None:
-        return Path(place)
-    rest = str(place)[match.end() :].rstrip("/")
-    return Path("/" + rest) if match[1] == "file" else f"{match[1]}://{rest}"
+    return url_of(place) or local_path(place)
 
 
 def open_folder(place: Location, options: Options | None = None) -> Folder:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from wsi.errors import RequestError
 from wsi.option_groups import Claims, Manifest, Overwriting, Reading, WantedMpp, Workers
 from wsi.options import Option, check
+from wsi.urls import url_of
 
 if TYPE_CHECKING:
     from wsi.scores.drop import Rule
@@ -43,9 +44,9 @@ class _Tissue:
 class TileOptions(_Tissue, Reading, Manifest, Workers, Overwriting, Claims):
     """What `wsi.tiling.tiler.tile` is to do."""
 
-    slides: Annotated[tuple[Path, ...], Option(argument="[SLIDES]...")] = ()
+    slides: Annotated[tuple[Path, ...], Option(argument="[SLIDES]...", remote="items")] = ()
     """Slide files, and folders in which slides are found."""
-    out: Annotated[Path, Option(short="-o")] = Path("stores")
+    out: Annotated[Path, Option(short="-o", remote="items")] = Path("stores")
     """Folder of the stores; made when missing."""
     target_mpp: Annotated[WantedMpp, Option(name="mpp")] = 0.5
     """um/px of the tiles, the store's level 0."""
@@ -64,7 +65,7 @@ class TileOptions(_Tissue, Reading, Manifest, Workers, Overwriting, Claims):
     """Address of a running Dask scheduler, tcp://..., in place of local workers."""
     dashboard: bool = False
     """Print the address of Dask's dashboard, which shows what each worker does; on this machine alone. Needs bokeh."""
-    summary: Annotated[Path | None, Option(check="wsi.cohort.summary_table:check_summary_path")] = None
+    summary: Annotated[Path | None, Option(check="wsi.cohort.summary_table:check_summary_path", remote="output")] = None
     """Write a table of the slides: .csv or .json."""
 
     def __post_init__(self) -> None:
@@ -80,7 +81,11 @@ class TileOptions(_Tissue, Reading, Manifest, Workers, Overwriting, Claims):
             ),
             (self.roi is not None or self.roi_mode == "and", "roi-mode", "--roi beside it"),
             (self.roi is not None or not self.roi_class, "roi-class", "--roi beside it"),
-            (self.roi is None or self.roi.exists(), "roi", "a GeoJSON, a PNG or a folder of them that exists"),
+            (
+                self.roi is None or bool(url_of(self.roi)) or self.roi.exists(),
+                "roi",
+                "a GeoJSON, a PNG or a folder of them that exists",
+            ),
         ]
         for fits, name, expected in checks:
             if not fits:

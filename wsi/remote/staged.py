@@ -1,0 +1,228 @@
+"""A verb whose options name URLs, run on this machine's copies of them.
+
+Inputs are fetched, unless a reader streams them; outputs are claimed, made in scratch and published. Where the record
+of an output says that it was made by the same request from the same inputs, nothing is fetched and nothing is done.
+"""
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, fields, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from wsi.errors import ItemError, RequestError
+from wsi.options import Spec, specs
+from wsi.outcome import Outcome, Progress, Silent, Status, Summary
+from wsi.remote.claim import Held, claim_remotely
+from wsi.remote.place import Place
+from wsi.remote.published import Record, fetch_item, files_of, identity, items_files, lies_whole, publish, read_record
+from wsi.remote.scratch import Scratch, scratch_of
+from wsi.urls import is_web, path_of, url_of
+
+STREAMED, OUTPUT, ITEMS, LOCAL = "streamed", "output", "items", "local"
+"""What a field's mark says of URLs in it: read by ranges; written as one item; the verb's own matter; refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """One URL among a verb's options."""
+
+    spec: Spec
+    url: str
+    role: str
+
+    @property
+    def parts(self) -> tuple[Place, str]:
+        """The folder that it lies in, and its name there."""
+        return apart(self.url)
+
+
+def apart(url: str) -> tuple[Place, str]:
+    """Return the folder behind a URL, and the name of what lies in it."""
+    whole, mark, query = url.partition("?") if is_web(url) else (url, "", "")
+    parent, _, name = whole.rpartition("/")
+    if not parent.partition("://")[2]:
+        raise RequestError(f"{url}: expected a name below the bucket")
+    return Place(parent), f"{name}{mark}{query}"
+
+
+def urls_of(options: Any) -> list[Given]:
+    """Return the URLs that stand in options, in the order of their fields."""
+    kind: Any = type(options)
+    found = []
+    for spec in specs(kind):
+        if not (spec.mark.remote or "Path" in str(spec.kind)):
+            continue
+        value = getattr(options, spec.field)
+        for own in value if isinstance(value, tuple) else (value,):
+            if isinstance(own, str | Path) and (url := url_of(own)):
+                found.append(Given(spec, url, spec.mark.remote))
+    return found
+
+
+def run_staged(function: Callable[..., Any], options: Any, *arguments: Any, **named: Any) -> Any:
+    """Call a verb's function with this machine's copies of what its options name by URLs; return what it returns.
+
+    Raises
+    ------
+    RequestError
+        A URL leads to nothing, may not be read or written, or stands where only paths can.
+    ClaimedError
+        Another process writes an output.
+    RemoteError
+        An input is not whole, or the network failed for too long.
+    """
+    given = [_seen(own) for own in urls_of(options) if own.role != ITEMS]
+    _check(given)
+    if not any(own.role != STREAMED for own in given):
+        return function(options, *arguments, **named)
+    progress: Progress = next((own for own in (*arguments, *named.values()) if hasattr(own, "advance")), Silent())
+    outputs, inputs = [own for own in given if own.role == OUTPUT], [own for own in given if not own.role]
+    with ExitStack() as stack:
+        held = [stack.enter_context(claim_remotely(*own.parts)) for own in outputs]
+        request = request_of(function.__name__, options)
+        told = [done_already(*own.parts, request) for own in outputs]
+        if outputs and all(own is not None for own in told):
+            return _replayed(function.__name__, told)
+        scratch = stack.enter_context(
+            scratch_of(function.__name__, *(own.url for own in outputs or given), options.__class__)
+        )
+        for own in inputs:
+            progress.note(f"fetching {own.url}")
+            fetch(own.url, scratch)
+        for own in outputs:
+            fetch_earlier(*own.parts, scratch.path(own.url).parent)
+        found = function(_placed(options, given, scratch), *arguments, **named)
+        for own, claim in zip(outputs, held, strict=True):
+            progress.note(f"publishing {own.url}")
+            _publish(own.url, claim, scratch, request, found)
+    return found
+
+
+def _seen(given: Given) -> Given:
+    """Return a URL with its role: what can be streamed is fetched where it is no store and holds none."""
+    if given.role != STREAMED or given.url.endswith(".zarr"):
+        return given
+    place, name = apart(given.url)
+    below = items_files(place, name)
+    holds = any(key.split("/")[1:2] and key.split("/")[1].endswith(".zarr") for key in below)
+    return given if holds else replace(given, role="")
+
+
+def _check(given: list[Given]) -> None:
+    for own in given:
+        if own.role == LOCAL:
+            raise RequestError(f"{own.spec.shown} {own.url}: expected a path of this machine")
+    if given and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise RequestError(
+            f"{given[0].url}: URLs and torchrun exclude each other: give --nproc, and start one command a node: they "
+            "share the work by claims"
+        )
+
+
+def request_of(stage: str, options: Any, *more: str) -> str:
+    """Return a hash of what is asked: the options, and what the paths and URLs among them lead to."""
+    kind: Any = type(options)
+    told: dict[str, Any] = {"stage": stage, "version": version("gigamil"), "more": more}
+    for spec in specs(kind):
+        value = getattr(options, spec.field)
+        several = value if isinstance(value, tuple) else (value,)
+        told[spec.field] = [str(own) for own in several]
+        if "Path" in str(spec.kind) and spec.mark.remote not in {OUTPUT, ITEMS}:
+            told[spec.field] += [led_to(own) for own in several if own is not None]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def led_to(place: str | Path) -> str:
+    """Return what changes when that changes which a path or URL leads to."""
+    if url := url_of(place):
+        return identity(*apart(url))
+    path = Path(place)
+    below = sorted(path.rglob("*")) if path.is_dir() else [path]
+    return json.dumps([own for file in below if (own := _stamp(file))])
+
+
+def _stamp(file: Path) -> tuple[str, int, int] | None:
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return (str(file), found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else None
+
+
+def done_already(place: Place, name: str, request: str) -> Record | None:
+    """Return the record of an item that the same request made, if all of it lies there."""
+    record = read_record(place, name)
+    return record if record is not None and record.request == request and lies_whole(place, name, record) else None
+
+
+def replayed(record: Record) -> list[Outcome]:
+    """Return what a stage told of an item, as finished by an earlier run."""
+    known = {own.name for own in fields(Outcome)}
+    return [
+        Outcome(str(own["id"]), Status.SKIPPED, "", {key: own[key] for key in own if key not in known | {"id"}})
+        for own in record.outcomes
+    ]
+
+
+def _replayed(stage: str, records: list[Record | None]) -> Any:
+    outcomes = {own.item_id: own for record in records if record for own in replayed(record)}
+    return Summary(stage, list(outcomes.values()), 0.0)
+
+
+def fetch(url: str, scratch: Scratch) -> Path:
+    """Fetch what a URL leads to; return where it lies."""
+    place, name = apart(url)
+    target = scratch.path(url)
+    fetch_item(place, name, target.parent, called=target.name)
+    return target
+
+
+def fetch_earlier(place: Place, name: str, local: Path) -> None:
+    """Fetch an output of an earlier run, so that it is kept, refused or replaced as one of this machine would be.
+
+    What was not published whole is made anew, of what lies in scratch.
+    """
+    record = read_record(place, name)
+    if record is None and not items_files(place, name):
+        return
+    if record is None or record.whole:
+        fetch_item(place, name, local)
+
+
+def _placed(options: Any, given: list[Given], scratch: Scratch) -> Any:
+    """Return the options with this machine's paths in the URLs' place."""
+    here = {own.url: scratch.path(own.url) for own in given if own.role != STREAMED}
+    changed: dict[str, Any] = {}
+    for field in {own.spec.field for own in given}:
+        value = getattr(options, field)
+        changed[field] = tuple(_as(own, here) for own in value) if isinstance(value, tuple) else _as(value, here)
+    return replace(options, **changed)
+
+
+def _as(value: Any, here: Mapping[str, Path]) -> Any:
+    url = url_of(value) if isinstance(value, str | Path) else ""
+    if not url:
+        return value
+    place: Path = here.get(url) or path_of(url)
+    return str(place) if isinstance(value, str) else place
+
+
+def _publish(url: str, held: Held, scratch: Scratch, request: str, found: Any) -> None:
+    local = scratch.path(url)
+    outcomes = found.as_dict()["items"] if isinstance(found, Summary) else []
+    whole = found.exit_code == 0 if isinstance(found, Summary) else found == 0
+    keys = files_of(local.parent, local.name) if local.is_dir() else _of_one_stem(local)
+    if not keys:
+        raise ItemError(f"{url}: the command made nothing")
+    publish(local.parent, keys, held, request if whole else "", outcomes)
+
+
+def _of_one_stem(file: Path) -> list[str]:
+    """Return a file and those beside it that say how it was made: of one name but for the ending."""
+    return sorted(own.name for own in file.parent.glob("*") if own.is_file() and own.stem == file.stem)

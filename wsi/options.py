@@ -290,7 +290,7 @@ def check(options: Any) -> None:
     for spec in specs(kind):
         value = getattr(options, spec.field)
         fitted = spec.read(value)
-        if fitted != value:
+        if fitted != value or repr(fitted) != repr(value):  # a URL that `pathlib` took for a path equals it
             object.__setattr__(options, spec.field, fitted)
 
 

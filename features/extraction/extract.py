@@ -38,6 +38,7 @@ from features.extraction.options import ExtractOptions
 from features.extraction.parts import remove_unfinished
 from features.extraction.plan import Item, Job
 from features.extraction.prepare import Request, prepare, settle
+from features.extraction.remote import extract_to_url
 from features.extraction.stream import GPU_LANES, StreamOptions, Task, TileStream
 from wsi.errors import RequestError
 from wsi.files.atomic import check_folder
@@ -45,6 +46,7 @@ from wsi.interrupt import leave_if_asked
 from wsi.memory import keep_freed_memory
 from wsi.options import stage
 from wsi.outcome import Progress, Silent, Summary
+from wsi.urls import url_of
 
 MIB = 1 << 20
 UNFINISHED = "not finished: run the same command again"
@@ -65,6 +67,13 @@ def extract(options: ExtractOptions, progress: Progress | None = None) -> Summar
         The encoder cannot be had, no store is found, or a bag was made with other settings.
     """
     progress = progress or Silent()
+    if url_of(options.out):
+        return extract_to_url(options, progress, _extract)
+    return _extract(options, progress)
+
+
+def _extract(options: ExtractOptions, progress: Progress) -> Summary:
+    """Extract into a folder of this machine."""
     began = time.perf_counter()
     place = torchrun_place(options.nproc)
     check_folder(options.out)

@@ -22,6 +22,7 @@ from wsi.errors import ManifestError
 from wsi.files.csv_table import DELIMITERS, Table, read_table
 from wsi.options import NAMES
 from wsi.readers.resolution import POSSIBLE_MPP, is_possible_mpp
+from wsi.urls import path_of, url_of
 
 COLUMNS = ("image_id", "patient_id", "label", "center_id", "image_num", "other_specified", "path", "mpp")
 TARGET_COLUMNS = ("value", "time", "event")
@@ -213,6 +214,8 @@ def _path(table: Path, given: str | None) -> Path | None:
     """Return the absolute path of a slide; Windows' way of writing it is read, its drives are not to be had here."""
     if not given:
         return None
+    if url_of(given):
+        return path_of(given)
     if os.name != "nt" and "\\" in given and not (table.parent / given).exists():
         windows = PureWindowsPath(given)
         if windows.drive:

@@ -14,6 +14,7 @@ from wsi.outcome import Outcome, Status
 from wsi.remote.claim import lease_s
 
 _Item = TypeVar("_Item")
+_FIRST_WAIT_S = 0.5
 
 
 def made_once(
@@ -36,35 +37,54 @@ def made_once(
     note
         Takes a line for a person.
     """
-    several = list(items)
-    outcomes: dict[int, Outcome] = {}
+    known = {name(item): item for item in items}
 
-    def one(number: int) -> None:
-        try:
-            outcomes[number] = make(several[number])
-        except ClaimedError:
-            return
-        except (GigamilError, OSError) as error:
-            outcomes[number] = Outcome(name(several[number]), Status.FAILED, told(error))
+    def some(left: list[str]) -> dict[str, Outcome]:
+        outcomes: dict[str, Outcome] = {}
 
-    left, wait = list(range(len(several))), 0.5
-    while left:
+        def one(own: str) -> None:
+            try:
+                outcomes[own] = make(known[own])
+            except ClaimedError:
+                return
+            except (GigamilError, OSError) as error:
+                outcomes[own] = Outcome(own, Status.FAILED, told(error))
+
         _side_by_side(one, left, at_once)
-        remains = [number for number in left if number not in outcomes]
-        if len(remains) == len(left):  # all of them are others': until they are done, or dead
-            time.sleep(random.uniform(wait / 2, wait))
-            wait = min(2 * wait, lease_s() / 4)
-        elif remains:
-            note(f"waiting for {len(remains)} items that other processes make")
-            wait = 0.5
-        left = remains
-    return [outcomes[number] for number in range(len(several))]
+        return outcomes
+
+    outcomes = until_all(some, list(known), note)
+    return [outcomes[own] for own in known]
 
 
-def _side_by_side(one: Callable[[int], None], numbers: list[int], at_once: int) -> None:
+def until_all(
+    some: Callable[[list[str]], dict[str, Outcome]], items: list[str], note: Callable[[str], None]
+) -> dict[str, Outcome]:
+    """Call ``some`` with the items that are left, which returns the outcomes of those it could take, until none is.
+
+    Where it could take none, all of them are others': it is asked again, later and later, until they are done or dead.
+    """
+    outcomes: dict[str, Outcome] = {}
+    left, wait, waits = items, _FIRST_WAIT_S, False
+    while left:
+        came = some(left)
+        outcomes |= came
+        left = [own for own in left if own not in outcomes]
+        if came or not left:
+            wait = _FIRST_WAIT_S
+            continue
+        if not waits:
+            note(f"waiting for {len(left)} items that other processes make")
+        waits = True
+        time.sleep(random.uniform(wait / 2, wait))
+        wait = min(2 * wait, max(_FIRST_WAIT_S, lease_s() / 6))
+    return outcomes
+
+
+def _side_by_side(one: Callable[[str], None], items: list[str], at_once: int) -> None:
     with ThreadPoolExecutor(at_once) as pool:
         try:
-            for _ in pool.map(one, numbers):
+            for _ in pool.map(one, items):
                 pass
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

@@ -73,7 +73,7 @@ def may_pass(error: BaseException | None) -> bool:
 
 
 def _says_final(error: OSError) -> bool:
-    """Tell whether a server understood and refused: S3's answers of the kind 4xx, but for those that ask to come back."""
+    """Tell whether a server understood and refused: S3's answers 4xx, but for those that ask to come back."""
     answer: Any = getattr(error.__cause__, "response", None)
     status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) if isinstance(answer, dict) else 0
     return 400 <= int(status) < 500 and status not in {400, 408, 409, 429}  # 400: also an upload that was cut

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from wsi.errors import RemoteError, RequestError
+from wsi.files.atomic import replacing
 from wsi.remote.connection import Settings, failure, is_absence, open_filesystem
 from wsi.remote.patience import patiently
-from wsi.files.atomic import replacing
 
-_PART = 16 << 20
-"""Bytes of one request: of a large object's download, and of the parts of its upload."""
+_PART, _UPLOADED_PART = 16 << 20, 16 << 20
+"""Bytes of one request: of a large object's download, and of its upload."""
 _AT_ONCE = 8
 """Requests side by side."""
 _WITHOUT_FOLDERS = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory"})
@@ -100,7 +100,9 @@ class Place:
 
         def put(filesystem: Any, path: str) -> None:
             _make_folder(filesystem, path)
-            parts = {"chunksize": _PART, "max_concurrency": 4} if _protocol(filesystem) in {"s3", "s3a"} else {}
+            parts = (
+                {"chunksize": _UPLOADED_PART, "max_concurrency": 4} if _protocol(filesystem) in {"s3", "s3a"} else {}
+            )
             filesystem.put_file(str(file), path, **parts)
             arrived = int(filesystem.info(path)["size"])
             if arrived != size:
@@ -128,7 +130,7 @@ class Place:
             with open(temporary, "wb") as file:
                 file.truncate(found.size)
                 starts = range(0, found.size, _PART)
-                together(lambda start: self._part(key, file.fileno(), start, found.size), starts)
+                together(lambda start: self._land(key, file.fileno(), start, found.size), starts)
             if len(starts) > 1:
                 again = self.info(key)
                 if again is None or (again.size, again.tag) != (found.size, found.tag):
@@ -137,18 +139,21 @@ class Place:
                     )
         return found
 
-    def _part(self, key: str, descriptor: int, start: int, size: int) -> None:
-        stop = min(start + _PART, size)
+    def part(self, key: str, start: int, stop: int, size: int | None = None) -> bytes:
+        """Return the bytes [start, stop) of an object, whose size may be told."""
 
         def part(filesystem: Any, path: str) -> bytes:
             data: bytes = filesystem.cat_file(path, start=start, end=stop)
-            if len(data) == size > stop - start:  # a web server that knows no ranges
+            if size is not None and len(data) == size > stop - start:  # a web server that knows no ranges
                 data = data[start:stop]
             if len(data) != stop - start:
                 raise OSError(errno.EIO, f"{len(data):,} of {stop - start:,} bytes came", path)
             return data
 
-        os.pwrite(descriptor, self._ask(key, part), start)
+        return self._ask(key, part)
+
+    def _land(self, key: str, descriptor: int, start: int, size: int) -> None:
+        os.pwrite(descriptor, self.part(key, start, min(start + _PART, size), size), start)
 
     def _filesystem(self) -> tuple[Any, str]:
         if self._opened is None or self._opened[0] != os.getpid():  # a child that was forked opens its own

@@ -21,7 +21,7 @@ from wsi.urls import is_web
 
 _FORMAT = "gigamil-published-1"
 _DOORS = ("index.html", "config.toml", "metrics.json", "zarr.json")
-"""Files that readers open first, of the last ones that are written: without them, no reader takes a half for a whole."""
+"""Files that readers open first, and that are written last: without them, no reader takes a half for a whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,11 @@ def read_record(place: Place, name: str) -> Record | None:
         return Record(bool(told["whole"]), str(told["request"]), files, list(told["outcomes"]))
     except (ValueError, TypeError, KeyError) as error:
         raise RemoteError(f"{place.at(_key(name))}: expected a record of gigamil: {error}") from None
+
+
+def write_record(place: Place, name: str, record: Record) -> None:
+    """Write the record of an item."""
+    place.write(_key(name), record.as_json())
 
 
 def lies_whole(place: Place, name: str, record: Record) -> bool:

@@ -47,6 +47,8 @@ class Scratch:
     """One command's scratch folder."""
 
     root: Path
+    keep: bool = False
+    """Whether something in it may be taken up by the next run."""
 
     def path(self, url: str) -> Path:
         """Return where what lies behind a URL lies here."""
@@ -85,7 +87,8 @@ def scratch_of(*told: object) -> Iterator[Scratch]:
         except RequestError:
             scratch.discard()
             raise
-        scratch.discard()
+        if not scratch.keep:
+            scratch.discard()
 
 
 def _claimed(folder: Path, name: str, held: ExitStack) -> Scratch:

@@ -8,8 +8,8 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +26,8 @@ from wsi.urls import is_web, path_of, url_of
 
 STREAMED, OUTPUT, ITEMS, LOCAL = "streamed", "output", "items", "local"
 """What a field's mark says of URLs in it: read by ranges; written as one item; the verb's own matter; refused."""
+_SHAPES_NOTHING = frozenset({"workers", "nproc", "prefetch_mib", "no_lock", "overwrite"})
+"""Fields that no output depends on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +61,8 @@ def urls_of(options: Any) -> list[Given]:
         if not (spec.mark.remote or "Path" in str(spec.kind)):
             continue
         value = getattr(options, spec.field)
-        for own in value if isinstance(value, tuple) else (value,):
-            if isinstance(own, str | Path) and (url := url_of(own)):
-                found.append(Given(spec, url, spec.mark.remote))
+        several = [own for own in (value if isinstance(value, tuple) else (value,)) if isinstance(own, str | Path)]
+        found += [Given(spec, url, spec.mark.remote) for own in several if (url := url_of(own))]
     return found
 
 
@@ -130,6 +131,8 @@ def request_of(stage: str, options: Any, *more: str) -> str:
     kind: Any = type(options)
     told: dict[str, Any] = {"stage": stage, "version": version("gigamil"), "more": more}
     for spec in specs(kind):
+        if spec.field in _SHAPES_NOTHING:
+            continue
         value = getattr(options, spec.field)
         several = value if isinstance(value, tuple) else (value,)
         told[spec.field] = [str(own) for own in several]

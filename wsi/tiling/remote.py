@@ -5,14 +5,14 @@ A few slides are under way at once: one is fetched while another is tiled and a 
 
 import hashlib
 import json
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
 from wsi.cohort.remote_slides import RemoteSlides
-from wsi.cohort.slides import Job
+from wsi.cohort.slides import Job, find_jobs
 from wsi.errors import GigamilError
 from wsi.files.regular import file_sha256
 from wsi.files.replace import discard
@@ -21,7 +21,7 @@ from wsi.remote.claim import Held, claim_remotely
 from wsi.remote.items import as_record, made_once
 from wsi.remote.place import Place
 from wsi.remote.published import Record, files_of, publish, read_record, write_record
-from wsi.remote.scratch import Scratch, scratch_items
+from wsi.remote.scratch import Scratch, scratch_items, scratch_of
 from wsi.remote.staged import done_already, fetch_earlier, replayed
 from wsi.store.layout import SUFFIX
 from wsi.store.tile_store import TileStore
@@ -40,12 +40,17 @@ class RemoteTiling:
     """As it was given."""
     slides: RemoteSlides
     scratch: Scratch
-    tile: Callable[[Job], Outcome]
-    """Tiles one slide of this machine into a store of this machine."""
 
-    def run(self, jobs: list[Job], progress: Progress) -> list[Outcome]:
-        """Tile the jobs; return their outcomes in the jobs' order."""
-        outcomes = made_once(self._one, jobs, lambda job: job.image_id, scratch_items(), progress.note)
+    def run(self, jobs: list[Job], tile: Callable[[list[Job]], list[Outcome]], progress: Progress) -> list[Outcome]:
+        """Tile the jobs; return their outcomes in the jobs' order.
+
+        ``tile`` tiles slides of this machine into stores of this machine, and is called from several threads.
+        """
+
+        def one(job: Job) -> Outcome:
+            return self._one(job, tile)
+
+        outcomes = made_once(one, jobs, lambda job: job.image_id, scratch_items(), progress.note)
         self.scratch.keep = any(outcome.status is Status.FAILED for outcome in outcomes)
         return outcomes
 
@@ -54,9 +59,9 @@ class RemoteTiling:
         """The folder of the stores; also of a folder of this machine, where only the request is kept of a store."""
         return Place(url_of(self.wanted.out) or f"file://{self.wanted.out}")
 
-    def _one(self, job: Job) -> Outcome:
+    def _one(self, job: Job, tile: Callable[[list[Job]], list[Outcome]]) -> Outcome:
         if job.problem:
-            return self.tile(job)
+            return tile([job])[0]
         name = f"{job.image_id}{SUFFIX}"
         with ExitStack() as stack:
             held = stack.enter_context(claim_remotely(self._place, name)) if url_of(self.wanted.out) else None
@@ -67,7 +72,7 @@ class RemoteTiling:
             self.slides.fetch(job.path)
             if held:
                 fetch_earlier(held.place, name, self.options.out)
-            outcome = self.tile(job)
+            (outcome,) = tile([job])
             if outcome.status is not Status.FAILED:
                 self._keep(held, name, request, outcome)
             return outcome
@@ -111,8 +116,22 @@ def _content(roi: Path | None) -> list[str]:
     return [f"{own.name} {file_sha256(own)}" for own in files]
 
 
-def with_paths(options: TileOptions, slides: RemoteSlides, scratch: Scratch) -> TileOptions:
-    """Return options with this machine's paths in the URLs' place."""
-    out = url_of(options.out)
-    return replace(options, slides=slides.local(options.slides), out=scratch.path(out) if out else options.out)
+@contextmanager
+def located(options: TileOptions) -> Iterator[tuple[TileOptions, list[Job], RemoteTiling | None]]:
+    """Give the options with this machine's paths, the jobs, and who fetches and publishes; None where no URL is named.
 
+    Raises as `wsi.cohort.slides.find_jobs` does.
+    """
+    named = any(map(url_of, (*options.slides, options.out)))
+    jobs = [] if named else find_jobs(options.slides, options.manifest)
+    if not named and not any(url_of(job.path) for job in jobs):
+        yield options, jobs, None
+        return
+    with scratch_of("tile", options.out, *([] if url_of(options.out) else options.slides)) as scratch:
+        slides = RemoteSlides(scratch)
+        out = scratch.path(url_of(options.out)) if url_of(options.out) else options.out
+        own = replace(options, slides=slides.local(options.slides), out=out)
+        found = find_jobs(own.slides, own.manifest)
+        paths = slides.local([job.path for job in found])
+        jobs = [replace(job, path=path) for job, path in zip(found, paths, strict=True)]
+        yield own, jobs, RemoteTiling(own, options, slides, scratch)

@@ -7,15 +7,16 @@ tissue, make the regions, finish. Workers send small facts back, never pixels.
 import time
 
 from wsi.cohort.fingerprint import slide_bytes
-from wsi.cohort.slides import find_jobs
+from wsi.cohort.slides import Job
 from wsi.cohort.summary_table import write_summary
 from wsi.errors import RecipeMismatchError
 from wsi.files.atomic import make_folder
 from wsi.options import stage
-from wsi.outcome import Progress, Silent, Summary
+from wsi.outcome import Outcome, Progress, Silent, Summary
 from wsi.tiling.cluster import check_dashboard, check_shared, dask_client
 from wsi.tiling.engine import Engine
 from wsi.tiling.options import TileOptions
+from wsi.tiling.remote import located
 
 
 @stage
@@ -36,16 +37,20 @@ def tile(options: TileOptions, progress: Progress | None = None) -> Summary:
     options = options.absolute()  # a worker elsewhere has another working folder
     if options.dashboard:
         check_dashboard()
-    jobs = find_jobs(options.slides, options.manifest)
-    make_folder(options.out)
-    sizes = {job.image_id: 0 if job.problem else slide_bytes(job.path) for job in jobs}
-    progress.begin("tile", sum(sizes.values()), "B")
-    with dask_client(options.workers, options.scheduler) as (client, threads):
-        if options.scheduler is not None:
-            check_shared(client, options.out)
-        if options.dashboard:
-            progress.note(f"Dask's dashboard, while this runs: {client.dashboard_link}")
-        outcomes = Engine(client, threads, options, progress, sizes).run(jobs)
+    with located(options) as (options, jobs, remote):
+        make_folder(options.out)
+        sizes = {job.image_id: 0 if job.problem else slide_bytes(job.path) for job in jobs}
+        progress.begin("tile", sum(sizes.values()), "B")
+        with dask_client(options.workers, options.scheduler) as (client, threads):
+            if options.scheduler is not None:
+                check_shared(client, options.out)
+            if options.dashboard:
+                progress.note(f"Dask's dashboard, while this runs: {client.dashboard_link}")
+
+            def run(some: list[Job]) -> list[Outcome]:
+                return Engine(client, threads, options, progress, sizes).run(some)
+
+            outcomes = remote.run(jobs, run, progress) if remote else run(jobs)
     progress.end()
     mismatches = [o for o in outcomes if o.facts.get("mismatch")]
     if mismatches and len(mismatches) == len(outcomes):

@@ -4,7 +4,6 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -71,4 +70,96 @@ def test_stores_through_a_bad_network_are_those_of_a_local_run(
 
     with pytest.raises(RequestError, match=r"was made with other settings \(min_tissue: found 0.1, wanted 0.5"):
         tile(of_urls(bucket, min_tissue=0.5))
+    assert published(port, bucket, "stores/") == contents(local_stores)
+
+
+def test_a_local_folder_takes_slides_of_urls(
+    slides: Path, local_stores: Path, bucket: str, port: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_bucket(port, bucket, slides, "slides/")
+    signed = client_of(port).generate_presigned_url("get_object", {"Bucket": bucket, "Key": "slides/slide1_0.tif"})
+    table = tmp_path / "train.csv"
+    table.write_text(f"image_id,patient_id,path\none_0,one,{signed}\ntwo_0,two,s3://{bucket}/slides/slide2_0.tif\n")
+    options = TileOptions(manifest=table, out=tmp_path / "stores", workers=0, assume_mpp=0.5)
+    assert [own.status for own in tile(options).outcomes] == [Status.DONE] * 2
+    for here, there in (("one_0", "slide1_0"), ("two_0", "slide2_0")):
+        store, expected = TileStore(tmp_path / f"stores/{here}.zarr"), TileStore(local_stores / f"{there}.zarr")
+        assert store.recipe_hash == expected.recipe_hash
+        assert (store.read_tiles(range(len(store))) == expected.read_tiles(range(len(expected)))).all()
+    assert [own.status for own in tile(options).outcomes] == [Status.SKIPPED] * 2
+
+
+def test_an_anonymous_reader_reads_what_is_public(
+    slides: Path, bucket: str, port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fsspec.config import conf
+
+    make_bucket(port, bucket, slides, "slides/")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    one = path_of(f"s3://{bucket}/slides/slide0_0.tif")
+    options = TileOptions(slides=(one,), out=tmp_path / "stores", workers=0, assume_mpp=0.5)
+    with pytest.raises(RequestError, match="no valid credentials"):
+        tile(options)
+    monkeypatch.setitem(conf, "s3", {"anon": "true"})  # what FSSPEC_S3_ANON=true becomes when fsspec is imported
+    assert [own.status for own in tile(options).outcomes] == [Status.DONE]
+
+
+TILE = """
+import sys
+from wsi.tiling.options import TileOptions
+from wsi.tiling.tiler import tile
+from wsi.urls import path_of
+at = sys.argv[1]
+options = TileOptions(slides=(path_of(f"{at}/slides"),), out=path_of(f"{at}/stores"), workers=0, assume_mpp=0.5)
+summary = tile(options)
+print(" ".join(f"{own.item_id}:{own.status.value}" for own in summary.outcomes))
+sys.exit(summary.exit_code)
+"""
+
+
+def test_killed_while_it_publishes_it_is_taken_up_and_whole(
+    slides: Path, local_stores: Path, bucket: str, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process dies before the door of its first store is written: no reader takes the half for a whole."""
+    make_bucket(port, bucket, slides, "slides/")
+    monkeypatch.setenv("GIGAMIL_REMOTE_LEASE", "2")
+    monkeypatch.setenv("GIGAMIL_SCRATCH_ITEMS", "1")
+    proxy = BadProxy(port, 0)
+    child: list[subprocess.Popen[str]] = []
+
+    def kill(method: str, path: str) -> None:
+        if method == "PUT" and path.endswith("stores/slide0_0.zarr/zarr.json"):
+            child[0].send_signal(signal.SIGKILL)
+
+    proxy.before = kill
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+    child.append(subprocess.Popen([sys.executable, "-c", TILE, f"s3://{bucket}"], text=True, stdout=subprocess.PIPE))
+    child[0].communicate()
+    assert child[0].returncode == -signal.SIGKILL
+    client_of(port).delete_object(Bucket=bucket, Key="stores/slide0_0.zarr/zarr.json")  # the request was under way
+    half = published(port, bucket, "stores/")
+    assert half
+    assert json.loads(objects(port, bucket)["stores/.gigamil/slide0_0.zarr.json"])["whole"] is False
+    proxy.before = lambda method, path: None
+    done = subprocess.run([sys.executable, "-c", TILE, f"s3://{bucket}"], text=True, capture_output=True, check=True)
+    proxy.stop()
+    assert done.stdout.split() == ["slide0_0:skipped", "slide1_0:done", "slide2_0:done"]  # it lay finished in scratch
+    assert published(port, bucket, "stores/") == contents(local_stores)
+
+
+def test_two_at_once_make_each_store_once(
+    slides: Path, local_stores: Path, bucket: str, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_bucket(port, bucket, slides, "slides/")
+    monkeypatch.setenv("GIGAMIL_SCRATCH_ITEMS", "1")
+    monkeypatch.setenv("GIGAMIL_REMOTE_LEASE", "20")
+    command = [sys.executable, "-c", TILE, f"s3://{bucket}"]
+    both = [subprocess.Popen(command, text=True, stdout=subprocess.PIPE) for _ in range(2)]
+    told = [own.communicate()[0].split() for own in both]
+    assert [own.returncode for own in both] == [0, 0]
+    made = sorted(own for one in told for own in one if own.endswith(":done"))
+    assert made == [f"slide{number}_0:done" for number in range(3)], told
     assert published(port, bucket, "stores/") == contents(local_stores)

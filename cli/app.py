@@ -12,14 +12,16 @@ from cli.commands import VERBS, Verb
 from cli.failing import fail, one_line_errors
 from cli.from_dataclass import Command, made, names_of, said
 from wsi.errors import GigamilError
-from wsi.options import specs
 from wsi.option_files import nearest, renamed
+from wsi.options import specs
 
 _CONFIG = (
     "TOML with options, under those of the command line: a table [{0}], or its options alone. Relative paths in it "
     "start at its folder. `gigamil config {0}` prints one."
 )
-_SCRATCH = "Where what comes from and goes to URLs lies meanwhile; otherwise GIGAMIL_SCRATCH, or beside temporary files."
+_SCRATCH = (
+    "Where what comes from and goes to URLs lies meanwhile; otherwise GIGAMIL_SCRATCH, or beside temporary files."
+)
 _SETTINGS = "A tune.json: its settings, over those of --config, where no option here says otherwise."
 
 
@@ -48,7 +50,11 @@ def command_of(verb: Verb) -> click.Command:
     """Return a verb as a command."""
     own = [click.Option(["--config"], metavar="TOML", help=_CONFIG.format(verb.name))]
     own += [click.Option(["--settings"], metavar="PATH", help=_SETTINGS)] if verb.settings else []
-    own += [click.Option(["--scratch"], metavar="FOLDER", help=_SCRATCH)] if any(own.mark.remote for own in specs(verb.load("options"))) else []
+    own += (
+        [click.Option(["--scratch"], metavar="FOLDER", help=_SCRATCH)]
+        if any(own.mark.remote for own in specs(verb.load("options")))
+        else []
+    )
     own += [click.Option(["--json"], is_flag=True, help="Print the summary as JSON on standard output.")]
     return Command(
         verb.name,
@@ -144,7 +150,9 @@ def _refuse(verb: str, error: click.UsageError) -> NoReturn:
     if isinstance(error, click.NoSuchOption):
         name, options = error.option_name, VERBS[verb].load("options") if verb else None
         new = renamed(options).get(name) if options else None
-        known = [*names_of(options), "--config", "--scratch", "--json", "--help"] if options else ["--help", "--version"]
+        known = (
+            [*names_of(options), "--config", "--scratch", "--json", "--help"] if options else ["--help", "--version"]
+        )
         line = f"{name} is now {new}" if new else f"there is no {name}{nearest(name, known)}"
     fail(verb, line, 2)
 

@@ -109,9 +109,7 @@ def _seen(given: Given) -> Given:
     """Return a URL with its role: what can be streamed is fetched where it is no store and holds none."""
     if given.role != STREAMED or given.url.endswith(".zarr"):
         return given
-    place, name = apart(given.url)
-    below = items_files(place, name)
-    holds = any(key.split("/")[1:2] and key.split("/")[1].endswith(".zarr") for key in below)
+    holds = not is_web(given.url) and any(own.endswith(".zarr") for own in Place(given.url).folders())
     return given if holds else replace(given, role="")
 
 

@@ -103,6 +103,7 @@ def test_an_anonymous_reader_reads_what_is_public(
     options = TileOptions(slides=(one,), out=tmp_path / "stores", workers=0, assume_mpp=0.5)
     with pytest.raises(RequestError, match="no valid credentials"):
         tile(options)
+    client_of(port).put_object_acl(Bucket=bucket, Key="slides/slide0_0.tif", ACL="public-read")
     monkeypatch.setitem(conf, "s3", {"anon": "true"})  # what FSSPEC_S3_ANON=true becomes when fsspec is imported
     assert [own.status for own in tile(options).outcomes] == [Status.DONE]
 

@@ -1,4 +1,4 @@
-"""Fixtures: an S3 server of this machine, once directly and once behind a bad proxy; a bucket of its own for each test."""
+"""Fixtures: an S3 server of this machine, directly and behind a bad proxy; a bucket of its own for each test."""
 
 from collections.abc import Iterator
 from itertools import count

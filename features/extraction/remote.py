@@ -49,14 +49,17 @@ def extract_to_url(options: ExtractOptions, progress: Progress, extract: Extract
                 outcomes, taken = _take(options, [stores[own] for own in left], place, out, claims)
                 if taken:
                     paths = tuple(path_of(str(own.store.path)) for own in taken)
-                    summary = extract(replace(options, stores=paths, out=out), progress)
+                    with scratch.telling():
+                        summary = extract(replace(options, stores=paths, out=out), progress)
                     spent.update(summary.spent)
                     outcomes |= _published(taken, summary, out)
                 return outcomes
 
         outcomes = until_all(some, list(stores), progress.note)
         scratch.keep = any(own.status is Status.FAILED for own in outcomes.values())
-    return Summary("extract", [outcomes[own] for own in stores], time.perf_counter() - began, dict(spent))
+    return Summary(
+        "extract", scratch.told_of(outcomes[own] for own in stores), time.perf_counter() - began, dict(spent)
+    )
 
 
 def _take(

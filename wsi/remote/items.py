@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from wsi.errors import ClaimedError, GigamilError
+from wsi.interrupt import leave_if_asked
 from wsi.outcome import Outcome, Status
 from wsi.remote.claim import lease_s
 
@@ -67,6 +68,7 @@ def until_all(
     outcomes: dict[str, Outcome] = {}
     left, wait, waits = items, _FIRST_WAIT_S, False
     while left:
+        leave_if_asked()
         came = some(left)
         outcomes |= came
         left = [own for own in left if own not in outcomes]

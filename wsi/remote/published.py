@@ -35,10 +35,12 @@ class Record:
     """Size and sha256 by key, which starts with the item's name."""
     outcomes: Sequence[Mapping[str, Any]] = field(default=())
     """What the stage told of it."""
+    saved: bool = False
+    """All of it lies there, and it is not whole: the command that makes it was asked to leave, and goes on from it."""
 
     def as_json(self) -> bytes:
         """Return the record's bytes."""
-        told = {"format": _FORMAT, "whole": self.whole, "request": self.request}
+        told = {"format": _FORMAT, "whole": self.whole, "saved": self.saved, "request": self.request}
         return json.dumps(told | {"files": self.files, "outcomes": list(self.outcomes)}).encode()
 
 
@@ -54,7 +56,7 @@ def read_record(place: Place, name: str) -> Record | None:
         if told["format"] != _FORMAT:
             raise ValueError(f"format {told['format']!r}")
         files = {str(key): (int(size), str(sha256)) for key, (size, sha256) in told["files"].items()}
-        return Record(bool(told["whole"]), str(told["request"]), files, list(told["outcomes"]))
+        return Record(bool(told["whole"]), str(told["request"]), files, list(told["outcomes"]), bool(told["saved"]))
     except (ValueError, TypeError, KeyError) as error:
         raise RemoteError(f"{place.at(_key(name))}: expected a record of gigamil: {error}") from None
 
@@ -92,7 +94,13 @@ def _but_records(files: Mapping[str, Found]) -> dict[str, Found]:
 
 
 def publish(
-    local: Path, keys: Sequence[str], held: Held, request: str, outcomes: Sequence[Mapping[str, Any]] = ()
+    local: Path,
+    keys: Sequence[str],
+    held: Held,
+    request: str,
+    outcomes: Sequence[Mapping[str, Any]] = (),
+    *,
+    whole: bool = True,
 ) -> None:
     """Publish an item: its files, those that readers open last, then the record that makes it whole.
 
@@ -106,6 +114,8 @@ def publish(
         Its files, below both.
     held
         The claim on the item.
+    whole
+        False to save what is there for the run that goes on: readers still take nothing.
 
     Raises
     ------
@@ -118,10 +128,10 @@ def publish(
     files = {key: ((local / key).stat().st_size, file_sha256(local / key)) for key in keys}
     before = read_record(place, name)
     there = _there(place, name, {*files, *(before.files if before else ())}) if before else items_files(place, name)
-    known = before.files if before and before.whole else {}
+    known = before.files if before and (before.whole or before.saved) else {}
     kept = {key for key in files if known.get(key) == files[key] and key in there and there[key].size == files[key][0]}
     stale = [key for key in (before.files if before else there) if key not in files]
-    if before and before.whole and before.request == request and len(kept) == len(files) and not stale:
+    if before and whole and before.whole and before.request == request and len(kept) == len(files) and not stale:
         return
     record = Record(False, request, files, outcomes)
     held.check()
@@ -135,7 +145,7 @@ def publish(
     for key in doors[len(first) :]:
         place.put(key, local / key)
     held.check()
-    place.write(_key(name), Record(True, request, files, outcomes).as_json())
+    place.write(_key(name), Record(whole, request, files, outcomes, saved=not whole).as_json())
 
 
 def _is_door(key: str) -> bool:
@@ -162,11 +172,11 @@ def _is_work(part: str) -> bool:
     return part.endswith((PARTIAL, ".lock")) and (part.startswith(".") or part.endswith(PARTIAL))
 
 
-def fetch_item(place: Place, name: str, local: Path, called: str = "") -> Record | None:
+def fetch_item(place: Place, name: str, local: Path, called: str = "", *, saved: bool = False) -> Record | None:
     """Fetch an item into ``local / name``, each file whole and, where there is a record, of its hash; return that.
 
     Files that are there already with that hash are not fetched again. A signed URL's file has another name here:
-    ``called``.
+    ``called``. What was ``saved`` and is not whole is fetched for who goes on with it alone.
 
     Raises
     ------
@@ -176,11 +186,11 @@ def fetch_item(place: Place, name: str, local: Path, called: str = "") -> Record
         It is being published, or publishing it was cut off; it is not what its record says.
     """
     record = read_record(place, name)
-    if record is not None and not record.whole:
+    if record is not None and not record.whole and not (saved and record.saved):
         raise RemoteError(
             f"{place.at(name)} is being published, or publishing it was cut off: run the command that makes it again"
         )
-    if record is not None and record.whole:
+    if record is not None:
         there, wanted = _there(place, name, record.files), dict(record.files)
     else:
         there = items_files(place, name)

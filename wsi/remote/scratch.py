@@ -9,15 +9,16 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from wsi.errors import ClaimedError, RequestError
+from wsi.errors import ClaimedError, GigamilError, RequestError
 from wsi.files.claim import claim
 from wsi.files.replace import PARTIAL, discard
+from wsi.outcome import Outcome
 
 SCRATCH = "GIGAMIL_SCRATCH"
 """Environment variable: the folder; otherwise one of this user's beside the system's temporary files."""
@@ -55,6 +56,24 @@ class Scratch:
         parts = urlsplit(url)
         host = re.sub(r"[^\w.-]", "_", parts.netloc.rpartition("@")[2])
         return self.root / parts.scheme / (host or "_") / _safe(parts.path)
+
+    def told(self, text: str) -> str:
+        """Return a text with URLs where it names what lies here."""
+        return re.sub(re.escape(f"{self.root}/") + r"([a-z][a-z0-9+.-]+)/", r"\1://", text)
+
+    def told_of(self, outcomes: Iterable[Outcome]) -> list[Outcome]:
+        """Return outcomes whose ids and reasons name URLs."""
+        return [replace(own, item_id=self.told(own.item_id), reason=self.told(own.reason)) for own in outcomes]
+
+    @contextmanager
+    def telling(self) -> Iterator[None]:
+        """Let errors of ours that the block raises name URLs."""
+        try:
+            yield
+        except GigamilError as error:
+            if (text := self.told(str(error))) == str(error):
+                raise
+            raise type(error)(text) from None
 
     def discard(self) -> None:
         """Remove everything."""

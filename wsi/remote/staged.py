@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from wsi.errors import ItemError, RequestError
+from wsi.interrupt import Leaving
 from wsi.options import Spec, specs
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.remote.claim import Held, claim_remotely
@@ -87,8 +88,8 @@ def run_staged(function: Callable[..., Any], options: Any, *arguments: Any, **na
     with ExitStack() as stack:
         held = [stack.enter_context(claim_remotely(*own.parts)) for own in outputs]
         request = request_of(function.__name__, options)
-        told = [done_already(*own.parts, request) for own in outputs]
-        if outputs and all(own is not None for own in told):
+        told = [] if _has_items(options) else [done_already(*own.parts, request) for own in outputs]
+        if told and all(own is not None for own in told):
             return _replayed(function.__name__, told)
         scratch = stack.enter_context(
             scratch_of(function.__name__, *(own.url for own in outputs or given), options.__class__)
@@ -98,11 +99,25 @@ def run_staged(function: Callable[..., Any], options: Any, *arguments: Any, **na
             fetch(own.url, scratch)
         for own in outputs:
             fetch_earlier(*own.parts, scratch.path(own.url).parent)
-        found = function(_placed(options, given, scratch), *arguments, **named)
+        try:
+            with scratch.telling():
+                found = function(_placed(options, given, scratch), *arguments, **named)
+        except Leaving:  # perhaps the next run is another machine's
+            for own, claim in zip(outputs, held, strict=True):
+                _save(own.url, claim, scratch)
+            raise
+        if isinstance(found, Summary):
+            found = replace(found, outcomes=scratch.told_of(found.outcomes))
         for own, claim in zip(outputs, held, strict=True):
             progress.note(f"publishing {own.url}")
             _publish(own.url, claim, scratch, request, found)
     return found
+
+
+def _has_items(options: Any) -> bool:
+    """Tell whether a verb looks after the items of a folder itself, which no record of another output vouches for."""
+    kind: Any = type(options)
+    return any(spec.mark.remote == ITEMS for spec in specs(kind))
 
 
 def _seen(given: Given) -> Given:
@@ -192,8 +207,8 @@ def fetch_earlier(place: Place, name: str, local: Path) -> None:
     record = read_record(place, name)
     if record is None and not items_files(place, name):
         return
-    if record is None or record.whole:
-        fetch_item(place, name, local)
+    if record is None or record.whole or (record.saved and not (local / name).exists()):
+        fetch_item(place, name, local, saved=True)
 
 
 def _placed(options: Any, given: list[Given], scratch: Scratch) -> Any:
@@ -222,6 +237,13 @@ def _publish(url: str, held: Held, scratch: Scratch, request: str, found: Any) -
     if not keys:
         raise ItemError(f"{url}: the command made nothing")
     publish(local.parent, keys, held, request if whole else "", outcomes)
+
+
+def _save(url: str, held: Held, scratch: Scratch) -> None:
+    """Save what there is of an output that is not whole."""
+    local = scratch.path(url)
+    if keys := files_of(local.parent, local.name):
+        publish(local.parent, keys, held, "", whole=False)
 
 
 def _of_one_stem(file: Path) -> list[str]:

@@ -52,7 +52,7 @@ class RemoteTiling:
 
         outcomes = made_once(one, jobs, lambda job: job.image_id, scratch_items(), progress.note)
         self.scratch.keep = any(outcome.status is Status.FAILED for outcome in outcomes)
-        return outcomes
+        return self.scratch.told_of(outcomes)
 
     @property
     def _place(self) -> Place:
@@ -134,4 +134,5 @@ def located(options: TileOptions) -> Iterator[tuple[TileOptions, list[Job], Remo
         found = find_jobs(own.slides, own.manifest)
         paths = slides.local([job.path for job in found])
         jobs = [replace(job, path=path) for job, path in zip(found, paths, strict=True)]
-        yield own, jobs, RemoteTiling(own, options, slides, scratch)
+        with scratch.telling():
+            yield own, jobs, RemoteTiling(own, options, slides, scratch)

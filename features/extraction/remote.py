@@ -65,7 +65,7 @@ def extract_to_url(options: ExtractOptions, progress: Progress, extract: Extract
 def _take(
     options: ExtractOptions, stores: list[TileStore], place: Place, out: Path, claims: ExitStack
 ) -> tuple[dict[str, Outcome], list[_Taken]]:
-    """Claim bags to make, as many as may lie in scratch; return also the outcomes of those that are there."""
+    """Claim bags to make, as many as may lie in scratch; return them after the outcomes of those that are there."""
     outcomes: dict[str, Outcome] = {}
     taken: list[_Taken] = []
     for store in stores:

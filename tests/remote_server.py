@@ -132,7 +132,9 @@ def make_bucket(port: int, name: str, folder: Path | None = None, prefix: str = 
     """Make a bucket, unless it is there, with the files of a folder in it."""
     client = client_of(port)
     client.create_bucket(Bucket=name)
-    for file in sorted(folder.rglob("*")) if folder else ():
+    if folder is None:
+        return
+    for file in sorted(folder.rglob("*")):
         if file.is_file():
             client.put_object(Bucket=name, Key=prefix + file.relative_to(folder).as_posix(), Body=file.read_bytes())
 

@@ -21,9 +21,9 @@ def run(tmp_path: Path) -> Path:
     return tmp_path / "here"
 
 
-def put(place: Place, run: Path, **more: bool) -> None:
+def put(place: Place, run: Path, *, whole: bool = True) -> None:
     with claim_remotely(place, "run") as held:
-        publish(run, files_of(run, "run"), held, "asked", **more)
+        publish(run, files_of(run, "run"), held, "asked", whole=whole)
 
 
 def test_a_changed_item_sends_what_changed_and_loses_what_went(

@@ -60,6 +60,8 @@ def run_stages(cohort: str, at: str) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_every_stage(cohort: Path, bucket: str, bad_proxy: BadProxy, port: int, tmp_path: Path) -> None:
     local = run_stages(str(cohort), str(tmp_path / "local"))
     make_bucket(port, bucket, cohort, "cohort/")

@@ -10,6 +10,7 @@ from mil.pipeline.cohort_file import CohortFile, Experiment
 from mil.pipeline.options import RunOptions
 from mil.pipeline.outputs import chosen_experiments, output_of
 from mil.pipeline.tables import VERBS
+from wsi.cohort.slides import find_jobs
 from wsi.errors import ClaimedError, GigamilError
 from wsi.outcome import CLAIMED, Outcome, Progress, Status, Summary
 
@@ -54,12 +55,21 @@ def made_options(file: CohortFile, verb: str, experiment: Experiment, options: R
     pages = output_of(file, "page", experiment.name)
     drawn = {"bags": bags, "stores": stores} if "annotations" in file.after[verb] else {}
     places: dict[str, dict[str, Any]] = {
-        "predict": {"items": bags, "run": (run,), **own},
+        "predict": {"items": _to_predict(file, bags) if verb == "predict" else (), "run": (run,), **own},
         "heatmap": {"run": run, "bags": bags, "stores": stores, **own},
         "page": {"items": (run, *stores, *bags), **own},
         "report": {"run": run, "pages": pages if (pages / "index.html").exists() else None, **drawn},
     }
     return VERBS[verb](**{**file.after[verb], **places[verb]})
+
+
+def _to_predict(file: CohortFile, bags: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Return the folders of bags, of which a manifest tells the new slides; without one, the new slides' own bags."""
+    if file.new is None or file.new.manifest is not None:
+        return bags
+    jobs = find_jobs(file.new.slides, None)
+    found = [folder / f"{job.image_id}.h5" for folder in bags for job in jobs]
+    return tuple(path for path in found if path.exists())
 
 
 def why_not_made(file: CohortFile, verb: str, experiment: str) -> str:

@@ -4,7 +4,7 @@ Its tables hold the verbs' own options (`mil.pipeline.tables`), its experiments 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +65,13 @@ class CohortFile:
 
     @property
     def tilings(self) -> tuple[TileOptions, ...]:
-        """What is tiled: the cohort, then the slides that only [predict] names."""
-        return (self.tile,) if self.new is None else (self.tile, self.new)
+        """What is tiled, all alike: the cohort, slides that experiments only train on, those that [predict] names."""
+        others = dict.fromkeys(own.options.other for own in self.experiments if own.options.other)
+        return (
+            self.tile,
+            *(replace(self.tile, manifest=other) for other in others),
+            *([] if self.new is None else [self.new]),
+        )
 
     @property
     def content_hash(self) -> str:
@@ -109,6 +114,10 @@ def read_cohort_file(path: Path) -> CohortFile:
     )
     experiments = experiments_of(tables, beneath)
     after, chosen, new = _after(tables, tile, {own.name for own in experiments})
+    if new is not None and new.manifest is None and any(len(own.encoders) > 1 for own in experiments):
+        raise RequestError(
+            f"{path}, [predict]: expected a manifest of the new slides beside fused encoders, found none"
+        )
     return CohortFile(
         path=path,
         name=cohort.name or path.stem,
@@ -185,8 +194,6 @@ def _after(
 
 def _new_slides(tables: CohortTables, tile: TileOptions, slides: tuple[Path, ...], predict: Values) -> TileOptions:
     """Return how the slides to predict are tiled: as the cohort is."""
-    from dataclasses import replace
-
     manifest = predict.get("manifest")
     if manifest is None and not slides:
         raise RequestError(f"{tables.path}, [predict]: expected slides or a manifest of new patients, found neither")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mil.pipeline.cohort_file import CohortFile
-from mil.pipeline.experiments import DONE, WAITING, Experiments, Row, row_of
+from mil.pipeline.experiments import DONE, RUNNING, WAITING, Experiments, Row, row_of
 from mil.pipeline.grid import Experiment
 from wsi.errors import RequestError
 from wsi.files.atomic import write_text
@@ -62,7 +62,7 @@ def is_finished(file: CohortFile, name: str) -> bool:
 
 
 def _is_begun(file: CohortFile, row: Row) -> bool:
-    return row.state != WAITING or (file.run_folder(row.name) / "config.toml").exists()
+    return row.state in (RUNNING, DONE) or (file.run_folder(row.name) / "config.toml").exists()
 
 
 def _refusal(table: Experiments, row: Row, wanted: Experiment) -> str:

@@ -124,6 +124,12 @@ def test_slides_to_predict_are_tiled_as_the_cohort_is(read: Read, tmp_path: Path
     assert file.chosen == {"predict": ("all",)}
 
 
+def test_slides_that_are_trained_on_only_are_tiled_too(read: Read, tmp_path: Path) -> None:
+    (tmp_path / "other.csv").write_text("image_id,patient_id,label\nc_0,c,Other\n")
+    file = read('[[experiments]]\nname = "x"\nother = "other.csv"\nother_label = "CE"\n')
+    assert [own.manifest for own in file.tilings] == [tmp_path / "train.csv", tmp_path / "other.csv"]
+
+
 _SEEDS, _RATES = list(range(200)), [i / 1000 for i in range(1, 200)]
 WRONG = [
     ("foldr = 'x'\n", "foldr is no key of a cohort file: did you mean folder?"),

@@ -28,24 +28,37 @@ def make_after(file: CohortFile, options: RunOptions, progress: Progress) -> Ite
     for verb in file.after:
         for name in chosen_experiments(file, verb):
             if verb == "report" and not why_not_made(file, verb, name):
-                yield Outcome(f"report of {name}", Status.SKIPPED)
+                yield Outcome(_item(verb, name), Status.SKIPPED)
                 continue
             try:
                 summary = _function(verb)(made_options(file, verb, known[name], options), progress)
             except (GigamilError, OSError) as error:
                 facts = {CLAIMED: True} if isinstance(error, ClaimedError) else {}
-                yield Outcome(f"{verb} of {name}", Status.FAILED, str(error), facts)
+                yield Outcome(_item(verb, name), Status.FAILED, str(error), facts)
                 continue
             yield from _told(verb, name, summary)
+
+
+def claims_of(file: CohortFile) -> dict[str, Path]:
+    """Return for each item of `make_after` what its verb claims."""
+    return {
+        _item(verb, name): file.run_folder(name) if verb == "report" else output_of(file, verb, name)
+        for verb in file.after
+        for name in chosen_experiments(file, verb)
+    }
+
+
+def _item(verb: str, experiment: str) -> str:
+    return f"{verb} of {experiment}"
 
 
 def _told(verb: str, name: str, summary: Summary) -> Iterator[Outcome]:
     """Give what became of an experiment's output as a whole, and each part of it that failed."""
     bad = summary.ended(Status.FAILED)
-    yield from (replace(own, item_id=f"{verb} of {name}: {own.item_id}") for own in bad)
+    yield from (replace(own, item_id=f"{_item(verb, name)}: {own.item_id}") for own in bad)
     if len(bad) < len(summary.outcomes):
         done = Status.DONE if summary.ended(Status.DONE) else Status.SKIPPED
-        yield Outcome(f"{verb} of {name}", done)
+        yield Outcome(_item(verb, name), done)
 
 
 def made_options(file: CohortFile, verb: str, experiment: Experiment, options: RunOptions) -> Any:

@@ -13,7 +13,7 @@ from functools import wraps
 from pathlib import Path
 
 from features.extraction.options import ExtractOptions
-from mil.pipeline.afterwards import make_after
+from mil.pipeline.afterwards import claims_of, make_after
 from mil.pipeline.cohort_file import CohortFile, read_cohort_file
 from mil.pipeline.experiments import DONE, FAILED, Experiments
 from mil.pipeline.options import RunOptions
@@ -155,7 +155,10 @@ class _Run:
                 yield Outcome(row.name, Status.FAILED, f"is being trained by {holder}", {CLAIMED: True})
         if self.file.after and not any(row.state == DONE for row in rows):
             self.progress.note(f"{', '.join(self.file.after)}: not made, for no experiment is trained")
-        yield from make_after(self.file, self.options, self.progress)
+        claimed = claims_of(self.file)
+        yield from self._shared(
+            lambda: list(make_after(self.file, self.options, self.progress)), claimed.__getitem__, "outputs"
+        )
 
     def _shared(self, do: Callable[[], Sequence[Outcome]], output: Callable[[str], Path], what: str) -> list[Outcome]:
         if self.options.stage != "all":

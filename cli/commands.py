@@ -52,6 +52,11 @@ _ALL = (
         "stage): another process holds work that this one would need; give the command again.",
     ),
     Verb(
+        "submit", COHORTS, "Put what is left to do of a cohort into Slurm's queue, each stage after the one before it.",
+        "mil.slurm.options:SubmitOptions", "cli.submit:submit", shows=True,
+        more="What is done or in the queue is left out. docs/slurm.md says what the file's [slurm] can hold.",
+    ),
+    Verb(
         "doctor", START, "Try installation, GPU, disk, locks, ports, clock: what is wrong, and what to do.",
         "mil.watching.doctor.options:DoctorOptions", "mil.watching.doctor.command:doctor", shows=True,
         more="Exit code 1 where something is wrong. Nothing leaves this machine without --online.",

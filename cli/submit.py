@@ -12,17 +12,26 @@ def submit(options: "SubmitOptions", json: bool) -> int:
     import json as json_module
     import shlex
 
+    from cli.console import stderr
+    from mil.pipeline.cohort_file import read_cohort_file
+    from mil.pipeline.rehearsed import why_not_rehearsed
+    from mil.slurm.scripts import functions
     from mil.slurm.submit import submit as submit_cohort
     from mil.slurm.submit import words
     from wsi.errors import masked
 
+    file = read_cohort_file(options.cohort)
+    if why := "" if options.require_rehearsal else why_not_rehearsed(file):
+        stderr.print(masked(f"note: {why}"), markup=False, soft_wrap=True)
     made = submit_cohort(options)
     if json:
-        text = json_module.dumps([own.as_dict() for own in made], indent=1) + "\n"
-    elif options.dry_run:
+        text = masked(json_module.dumps([own.as_dict() for own in made], indent=1)) + "\n"
+    elif options.dry_run:  # as it is written: an --signal=B:USR1@120 looks like a credential
+        told = [f"# {own.job}: {own.told}\n" for own in made if not own.script]
         scripts = [f"# {shlex.join(words(own))}\n{own.script.text}" for own in made if own.script]
-        text = "\n".join([*(f"# {own.job}: {own.told}" for own in made if not own.script), *scripts])
+        path, shared = functions(file)
+        text = "\n".join([*told, *scripts, f"# {path}\n{shared}"])
     else:
-        text = "".join(f"{own.job}: {own.told}\n" for own in made)
-    sys.stdout.write(masked(text))
+        text = masked("".join(f"{own.job}: {own.told}\n" for own in made))
+    sys.stdout.write(text)
     return 0

@@ -11,10 +11,20 @@ from mil.slurm.queue import WORKERS, job_name, scripts_folder
 from mil.slurm.settings import SlurmSettings, settings_of
 from wsi.errors import RequestError
 
-SCHEDULER_FILE, ENDED = "scheduler.json", "tile-ended"
-"""In the folder of scripts: where the workers find the driver, and that they need not look any more."""
+FUNCTIONS, SCHEDULER_FILE, ENDED = "functions.sh", "scheduler.json", "tile-ended"
+"""In the folder of scripts: what all share, where the workers find the driver, and that they need not look any more."""
+WRITER = "`gigamil submit`, which writes it anew each time."
 _EARLIER_S = 60
 """By which Slurm may send a signal too early."""
+
+_WORKER = """\
+await_scheduler
+{worker} --local-directory "${{TMPDIR:-/tmp}}" &
+program=$!
+await
+[ "$code" -eq 0 ] || [ "$SECONDS" -gt 60 ] || [ -e "$ended" ] || exit "$code" # it did not even start
+no_scheduler
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +46,12 @@ def tile_scripts(file: CohortFile, *, last: bool) -> list[Script]:
     """Return the driver's script and the workers'."""
     workers, driver = settings_of(file.slurm, "tile"), settings_of(file.slurm, "driver")
     places = f"scheduler_file={_quoted(file, SCHEDULER_FILE)}\nended={_quoted(file, ENDED)}\n"
-    begins = shell.DRIVER_BEGINS.format(scheduler=_joined(_scheduler(driver)))
     verb = _program(_run(file, driver, "tile", "--scheduler", "FILE"))
-    body = [places, begins, verb, "await\n", shell.DRIVER_ENDS, _end(last)]
+    leads = [places, f"begin_scheduler {_joined(_scheduler(driver))}\n", verb, "await\nend_scheduler\n", _end(last)]
+    follows = [f"{places}driver={shlex.quote(job_name(file, 'tile'))}\nsoft=TERM\n", _worker(workers)]
     return [
-        _script(file, "tile", driver, body, array=0),
-        _script(file, WORKERS, workers, [places, *_worker_body(file, workers)], array=workers.jobs or 1, soft="TERM"),
+        _script(file, "tile", driver, leads, array=0),
+        _script(file, WORKERS, workers, follows, array=workers.jobs or 1),
     ]
 
 
@@ -88,7 +98,7 @@ def _joined(words: Sequence[str]) -> str:
 
 
 def _end(last: bool) -> str:
-    return f'{"" if last else shell.GOES_ON}leave "$code"\n'
+    return "\n".join(["go_on"] * (not last) + ['leave "$code"', ""])
 
 
 def _network(settings: SlurmSettings) -> list[str]:
@@ -100,13 +110,11 @@ def _scheduler(settings: SlurmSettings) -> list[str]:
     return [*words, "--dashboard-address", ":0", *_network(settings)]
 
 
-def _worker_body(file: CohortFile, settings: SlurmSettings) -> list[str]:
-    cpus = settings.cpus or 1
-    words = [*settings.program, "-m", "dask", "worker", "--scheduler-file", "FILE", "--nanny", "--nworkers", str(cpus)]
-    words += ["--nthreads", "1", "--memory-limit", "0", "--no-dashboard", "--death-timeout", "120"]
-    worker = f'{_joined([*words, *_lifetime(settings), *_network(settings)])} --local-directory "${{TMPDIR:-/tmp}}"'
-    driver = shlex.quote(job_name(file, "tile"))
-    return [shell.NO_SCHEDULER.format(driver=driver), shell.WORKERS.format(worker=worker)]
+def _worker(settings: SlurmSettings) -> str:
+    words = [*settings.program, "-m", "dask", "worker", "--scheduler-file", "FILE", "--nanny"]
+    words += ["--nworkers", str(settings.cpus or 1), "--nthreads", "1", "--memory-limit", "0", "--no-dashboard"]
+    words += ["--death-timeout", "120", *_lifetime(settings), *_network(settings)]
+    return _WORKER.format(worker=_joined(words))
 
 
 def _lifetime(settings: SlurmSettings) -> list[str]:
@@ -132,15 +140,17 @@ def _quoted(file: CohortFile, name: str) -> str:
     return shlex.quote(str(Path(scripts_folder(file)) / name))
 
 
-def _script(
-    file: CohortFile, job: str, settings: SlurmSettings, body: Sequence[str], *, array: int, soft: str = "USR2"
-) -> Script:
-    prologue = shell.PROLOGUE.replace("MOST_REQUEUES", str(settings.requeues))
-    head = "# Written by `gigamil submit`, which writes it anew each time."
-    parts = ["\n".join(["#!/bin/bash", *directives(file, job, settings, array), head]) + "\n"]
-    parts += ["\n".join(settings.setup) + "\n"] if settings.setup else []
-    parts += [prologue, shell.SIGNALS.format(soft=soft), *body]
+def _script(file: CohortFile, job: str, settings: SlurmSettings, body: Sequence[str], *, array: int) -> Script:
+    head = ["#!/bin/bash", *directives(file, job, settings, array), f"# Written by {WRITER}"]
+    shared = f"most_requeues={settings.requeues}\n. {_quoted(file, FUNCTIONS)}\n"
+    setup = ["\n".join(settings.setup) + "\n"] if settings.setup else []
+    parts = ["\n".join(head) + "\n", *setup, shared, *body]
     return Script(job, "\n".join(parts), Path(scripts_folder(file)) / f"{job}.sh")
+
+
+def functions(file: CohortFile) -> tuple[Path, str]:
+    """Return where the functions of all scripts lie, and their text."""
+    return Path(scripts_folder(file)) / FUNCTIONS, shell.FUNCTIONS
 
 
 def directives(file: CohortFile, job: str, settings: SlurmSettings, array: int) -> list[str]:

@@ -1,11 +1,8 @@
-"""The shell that every job script shares: signals passed on, the program's code, and back into the queue."""
+"""The shell of job scripts: signals passed on, the program's code, and back into the queue."""
 
-SIGNALS = """\
-# What the program is told, so that it saves and leaves: NCCL takes USR1 for itself, it gets USR2 in its place.
-trap 'pass_on {soft}' USR1 USR2
-trap 'pass_on TERM' TERM
-"""
-PROLOGUE = """\
+FUNCTIONS = """\
+# What the job scripts beside this share. Written by `gigamil submit`, which writes it anew each time.
+
 job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
 job=${job:-$SLURM_JOB_ID}
 program="" told="" ever=""
@@ -35,8 +32,8 @@ again() {
     RUNNING* | *' INVALID' | *' 0:00') ;;
     *) return ;;
     esac
-    if [ "${SLURM_RESTART_COUNT:-0}" -ge MOST_REQUEUES ]; then
-        echo "gigamil: $job has gone back into the queue MOST_REQUEUES times: not once more"
+    if [ "${SLURM_RESTART_COUNT:-0}" -ge "$most_requeues" ]; then
+        echo "gigamil: $job has gone back into the queue $most_requeues times: not once more"
         return
     fi
     scontrol requeue "$job"
@@ -49,51 +46,55 @@ leave() {
     esac
     exit "$1"
 }
-"""
-GOES_ON = """\
-if [ "$code" -eq 1 ]; then
+
+# Some items failed: the next stage goes on with the others.
+go_on() {
+    [ "$code" -eq 1 ] || return
     echo "gigamil: some items failed, as said above; the next stage goes on with the others"
     code=0
-fi
-"""
-DRIVER_BEGINS = """\
-rm -f "$scheduler_file"
-{scheduler} &
-scheduler=$!
-until [ -s "$scheduler_file" ]; do
-    kill -0 "$scheduler" 2>/dev/null || {{ echo "gigamil: the Dask scheduler did not start"; exit 2; }}
-    sleep 0.2
-done
-"""
-DRIVER_ENDS = """\
-case $code in
-75 | 143 | 140) ;;
-*) : >"$ended" ;; # workers that find no scheduler any more need not wait for one
-esac
-kill "$scheduler"
-wait "$scheduler"
-rm -f "$scheduler_file"
-"""
-WORKERS = """\
-waited=0
-until [ -s "$scheduler_file" ]; do
+}
+
+# No scheduler: the driver waits in the queue, or is gone; the node is given back.
+no_scheduler() {
     [ ! -e "$ended" ] || exit 0
-    [ "$waited" -lt 120 ] || no_scheduler
-    sleep 1
-    waited=$((waited + 1))
-done
-{worker} &
-program=$!
-await
-[ ! -e "$ended" ] || exit 0
-[ "$code" -eq 0 ] || [ "$SECONDS" -gt 60 ] || exit "$code" # it did not even start
-no_scheduler
-"""
-NO_SCHEDULER = """\
-# The driver waits in the queue, or is gone: the node is given back.
-no_scheduler() {{
-    driver=$(squeue --noheader --name={driver} --format=%i) || leave 75
-    [ -n "$driver" ] || exit 0
+    waiting=$(squeue --noheader --name="$driver" --format=%i) || leave 75
+    [ -n "$waiting" ] || exit 0
     leave 75
-}}
+}
+
+# Waits for the scheduler's file, two minutes at most.
+await_scheduler() {
+    waited=0
+    until [ -s "$scheduler_file" ]; do
+        [ ! -e "$ended" ] || exit 0
+        [ "$waited" -lt 120 ] || no_scheduler
+        sleep 1
+        waited=$((waited + 1))
+    done
+}
+
+# Starts what follows as the Dask scheduler, and waits for its file.
+begin_scheduler() {
+    rm -f "$scheduler_file"
+    "$@" &
+    scheduler=$!
+    until [ -s "$scheduler_file" ]; do
+        kill -0 "$scheduler" 2>/dev/null || { echo "gigamil: the Dask scheduler did not start"; exit 2; }
+        sleep 0.2
+    done
+}
+
+end_scheduler() {
+    case $code in
+    75 | 143 | 140) ;;
+    *) : >"$ended" ;; # workers need not look for it any more
+    esac
+    kill "$scheduler"
+    wait "$scheduler"
+    rm -f "$scheduler_file"
+}
+
+# What a program is told so that it saves and leaves: NCCL takes USR1 for itself, it gets USR2 in its place.
+trap 'pass_on "${soft:-USR2}"' USR1 USR2
+trap 'pass_on TERM' TERM
 """

@@ -6,11 +6,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mil.pipeline.cohort_file import CohortFile, read_cohort_file
+from mil.pipeline.rehearsed import check_rehearsal
 from mil.pipeline.stages import states
 from mil.slurm.command import slurm
 from mil.slurm.options import SubmitOptions
 from mil.slurm.queue import WORKERS, SlurmJob, jobs, scripts_folder
-from mil.slurm.scripts import ENDED, SCHEDULER_FILE, Script, after_script, extract_script, tile_scripts, train_script
+from mil.slurm.scripts import (
+    ENDED,
+    SCHEDULER_FILE,
+    Script,
+    after_script,
+    extract_script,
+    functions,
+    tile_scripts,
+    train_script,
+)
 from mil.slurm.settings import STAGES
 from wsi.errors import RequestError
 from wsi.files.atomic import write_text
@@ -57,6 +67,8 @@ def submit(options: SubmitOptions) -> list[Submission]:
         Somebody else is submitting the same cohort.
     """
     file = read_cohort_file(options.cohort)
+    if options.require_rehearsal:
+        check_rehearsal(file)
     wanted = [own for own in STAGES if options.stage in ("all", own)]
     with nullcontext() if options.dry_run else claim(Path(scripts_folder(file)) / "submit"):
         chain = _Chain(file, jobs(file), dry=options.dry_run)
@@ -100,6 +112,7 @@ class _Chain:
 
     def _submitted(self, made: Submission) -> str:
         assert made.script is not None
+        write_text(*functions(self.file))
         write_text(made.script.file, made.script.text)
         try:
             return slurm(words(made)).strip().split(";")[0]

@@ -12,6 +12,7 @@ from mil.pipeline.cohort_file import CohortFile, read_cohort_file
 from mil.slurm.options import SubmitOptions
 from mil.slurm.queue import SlurmJob, job_name, jobs
 from mil.slurm.scripts import Script, extract_script
+from mil.slurm.shell import FUNCTIONS
 from mil.slurm.submit import submit
 from wsi.errors import RequestError
 from wsi.files.atomic import write_text
@@ -64,6 +65,7 @@ def standing_in(tmp_path: Path, program: str, **slurm: Any) -> tuple[CohortFile,
 
 
 def send(slurm: Slurm, script: Script, *words: str) -> str:
+    write_text(script.file.with_name("functions.sh"), FUNCTIONS)
     write_text(script.file, script.text)
     return slurm.run("sbatch", "--parsable", *words, script.file)
 

@@ -104,7 +104,7 @@ def until(ready: Callable[[], object], seconds: float, told: Callable[[], str]) 
     end = time.monotonic() + seconds
     while not ready():
         assert time.monotonic() < end, f"not within {seconds} s: {told()}"
-        time.sleep(0.1)
+        time.sleep(0.25)
 
 
 @contextmanager

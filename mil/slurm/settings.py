@@ -14,7 +14,7 @@ STAGES = ("tile", "extract", "train", "after")
 TABLES = (*STAGES, "driver")
 """Tables in [slurm] that say something else for one stage; the driver is the job that leads the tiling's workers."""
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = {"tile": {"jobs": 4}, "driver": {"cpus": 2}}
-_TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<first>\d+)(?::(?P<second>\d+))?(?::(?P<third>\d+))?")
+_TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<first>\d+)(?::(?P<second>\d+))?(?::(?P<third>\d+))?", re.ASCII)
 
 Word = Annotated[str, Option(check="mil.slurm.settings:check_word")]
 Lines = Annotated[tuple[str, ...], Option(check="mil.slurm.settings:check_lines")]
@@ -63,6 +63,8 @@ class SlurmSettings:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.nodes > 1 and (self.jobs or 1) > 1:
+            raise RequestError("[slurm.extract] nodes or jobs: one job of several nodes, or several jobs of one")
 
     @property
     def seconds(self) -> int | None:
@@ -105,7 +107,8 @@ def _values(table: Mapping[str, Any], name: str, known: Mapping[str, Spec]) -> d
         try:
             values[known[key].field] = known[key].read(value)
         except RequestError as error:
-            raise RequestError(f"[{name}] {str(error).removeprefix('--')}") from None
+            told = str(error).removeprefix("--")
+            raise RequestError(f"[{name}] {told if told.startswith(key) else f'{key} {told}'}") from None
     return values
 
 
@@ -141,9 +144,14 @@ def check_word(word: str) -> None:
         raise RequestError(f"{word!r}: expected one word, without spaces, quotes and #")
 
 
+_OURS = re.compile(r"--(?:job-name|chdir|output|error|array|dependency|signal|requeue|no-requeue|parsable)\b|-[JDoead]")
+
+
 def check_directives(lines: tuple[str, ...]) -> None:
     """Raise `RequestError` where one of the texts is no option of sbatch."""
     for line in lines:
         check_line(line)
         if not re.match(r"--?[A-Za-z]", line):
             raise RequestError(f"sbatch {line!r}: expected an option of sbatch, such as --mail-type=FAIL")
+        if _OURS.match(line):
+            raise RequestError(f"sbatch {line!r}: gigamil sets it itself")

@@ -4,11 +4,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import h5py
+import numpy as np
 import pytest
 import tomli_w
+import zarr
+from making import picture, write_deflate
 from slurm_here import Slurm, logs, running_slurm
 
 from mil.pipeline.cohort_file import CohortFile, read_cohort_file
+from mil.pipeline.options import RunOptions
+from mil.pipeline.run import run
 from mil.slurm.options import SubmitOptions
 from mil.slurm.queue import SlurmJob, job_name, jobs
 from mil.slurm.scripts import Script, extract_script
@@ -159,3 +165,97 @@ def test_what_is_in_the_queue_is_not_submitted_again(slurm: Slurm, tmp_path: Pat
         assert f"{first[0].job_ids[0]} PENDING" in again[0].told
     finally:
         slurm.run("scancel", *(job.job_id for job in jobs(file)))
+
+
+def cohort(folder: Path, slides: int, **tables: Any) -> Path:
+    """A cohort file of small slides; what is made goes to a folder beside it."""
+    (folder / "slides").mkdir(parents=True)
+    rows = ["image_id,center_id,patient_id,image_num,label"]
+    for number in range(slides):
+        write_deflate(folder / "slides" / f"p{number}_0.tif", picture(500, 600, seed=number))
+        rows.append(f"p{number}_0,{number % 2},p{number},0,{('CE', 'LAA')[number % 2]}")
+    (folder / "train.csv").write_text("\n".join(rows) + "\n")
+    table: dict[str, Any] = {
+        "slides": ["slides"],
+        "manifest": "train.csv",
+        "tile": {"assume_mpp": 0.5, "tile_px": 64},
+        "train": {"folds": 2, "epochs": 2, "device": "cpu"},
+        "slurm": {"interface": "lo", "time": "30", "tile": {"jobs": 2}},
+    }
+    for name, own in tables.items():
+        table[name] = {**table.get(name, {}), **own}
+    (folder / "cohort.toml").write_text(tomli_w.dumps(table))
+    return folder / "cohort.toml"
+
+
+def alone(path: Path, folder: Path) -> CohortFile:
+    """The same cohort, all of it by one process, in another folder."""
+    other = path.with_name("alone.toml")
+    other.write_text(f'folder = "{folder}"\n{path.read_text()}')
+    assert run(RunOptions(cohort=other, workers=0, nproc=1)).exit_code == 0
+    return read_cohort_file(other)
+
+
+def contents(file: CohortFile) -> dict[str, Any]:
+    """What was made: arrays of stores as bytes, hashes of bags, tables of scores."""
+    found: dict[str, Any] = {}
+    for store in sorted(file.stores.glob("*.zarr")):
+        for name, array in zarr.open_group(store, mode="r").members(max_depth=None):
+            if isinstance(array, zarr.Array):
+                found[f"{store.name}/{name}"] = np.asarray(array[...]).tobytes()
+    for bag in sorted((file.folder / "bags").rglob("*.h5")):
+        with h5py.File(bag) as opened:
+            found[bag.name] = opened.attrs["content_sha256"]
+    for scores in sorted((file.folder / "runs").rglob("oof.csv")):
+        found[str(scores.relative_to(file.folder))] = scores.read_bytes()
+    return found
+
+
+def check_same(file: CohortFile, path: Path, folder: Path) -> None:
+    expected, found = contents(alone(path, folder)), contents(file)
+    assert set(found) == set(expected)
+    assert len([name for name in found if name.endswith(".h5")]) == len(list(file.slides[0].iterdir()))
+    assert [name for name in found if found[name] != expected[name]] == []
+
+
+@pytest.mark.timeout(900)
+def test_a_chain_makes_what_one_process_makes(slurm: Slurm, tmp_path: Path) -> None:
+    path = cohort(tmp_path / "a cohort", 4)
+    made = submit(SubmitOptions(cohort=path))
+    file = read_cohort_file(path)
+    slurm.ended(400)
+    told = logs(file.folder / "slurm")
+    ids = {own.job: own.job_ids for own in made}
+    assert [slurm.state(ids[name][0]) for name in ("tile", "extract", "train")] == ["COMPLETED"] * 3, told
+    assert told.count("Registered to:") == 2, told
+    check_same(file, path, tmp_path / "alone")
+    assert [(own.job, own.told) for own in submit(SubmitOptions(cohort=path))] == [
+        (name, "nothing left to do") for name in ("tile", "extract", "train", "after")
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_chain_whose_extraction_is_preempted_makes_what_one_process_makes(slurm: Slurm, tmp_path: Path) -> None:
+    path = cohort(
+        tmp_path / "a cohort",
+        8,
+        extract={"nproc": 2, "encoder": "timm:resnet18", "random_weights": 0, "off_recipe": True, "batch_size": 4},
+        grid={"head": ["gated_abmil", "mean_pool"]},
+        report={},
+        slurm={"partition": "low", "extract": {"sbatch": ["--exclusive"]}},
+    )
+    made = {own.job: own.job_ids[0] for own in submit(SubmitOptions(cohort=path))}
+    file = read_cohort_file(path)
+    bags = file.folder / "bags"
+    slurm.until(lambda: any(bags.rglob("*.h5")) or not slurm.queue(), 300)
+    first = {bag: bag.stat().st_mtime_ns for bag in bags.rglob("*.h5")}
+    slurm.run("sbatch", "--partition=high", "--exclusive", "--nodes=2", "--output=/dev/null", "--wrap=true")
+    slurm.ended(1200)
+    told = logs(file.folder / "slurm")
+    assert {name: slurm.state(made[name]) for name in made} == dict.fromkeys(made, "COMPLETED"), told
+    assert slurm.facts(made["extract"])["Restarts"] == "1", told
+    assert 0 < len(first) < 8
+    assert {bag: bag.stat().st_mtime_ns for bag in first} == first
+    assert told.count("Registered to:") == 2, told
+    check_same(file, path, tmp_path / "alone")

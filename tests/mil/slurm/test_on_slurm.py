@@ -55,6 +55,8 @@ def written(folder: Path, slurm: Mapping[str, Any], **more: Any) -> Path:
     folder = folder / "a cohort"
     folder.mkdir()
     (folder / "slides").mkdir()
+    for name in ("a_0", "b_0"):
+        (folder / "slides" / f"{name}.tif").touch()
     (folder / "train.csv").write_text("image_id,center_id,patient_id,image_num,label\na_0,1,a,0,CE\nb_0,1,b,0,LAA\n")
     table = {"slides": ["slides"], "manifest": "train.csv", "slurm": slurm, **more}
     (folder / "cohort.toml").write_text(tomli_w.dumps(table))

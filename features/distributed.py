@@ -1,4 +1,4 @@
-"""Several processes on one request: started here (``--nproc``), or by torchrun on one node or many.
+"""Several processes on one request: started by us (`features.started`), or by torchrun on one node or many.
 
 The ranks share a key-value store, through which rank 0 tells the others the job, and in which each gives signs of life:
 who waits for another waits as long as that one lives. Work is shared by an atomic counter, so a fast rank takes more,
@@ -7,49 +7,29 @@ finished lies on the disk, and the next round does the rest. Ranks that train on
 torch.distributed process group, too: NCCL where each has a GPU of its own, else gloo.
 """
 
-import multiprocessing as mp
 import os
 import pickle
-import signal
 import socket
-import sys
 import threading
 import time
-import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
-from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed import HashStore, PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
+from torch.distributed import HashStore, PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
 from wsi.cpu import usable_cpus
-from wsi.errors import GigamilError, ItemError, RequestError
-from wsi.interrupt import (
-    PASSED_ON,
-    SAVED_CODE,
-    Leaving,
-    ask_to_leave,
-    asked_to_leave,
-    end_with_parent,
-    interrupt_on_signals,
-    interrupts_held,
-    save_on_signals,
-)
+from wsi.errors import ItemError, RequestError
 
 TOGETHER = timedelta(minutes=10)
 """How long a rank that computes something together with others waits for the slowest of them."""
 BEAT_SECONDS, SILENCE_SECONDS, JOINING_SECONDS = 5.0, 180.0, 1200.0
 """Between two signs of life; without one, after which a rank is given up; and that it may take to give its first."""
-SECONDS_TO_END = 1.5
-"""How long ranks that are stopped may take to keep what they have finished."""
 PIECE_BYTES = 4 << 20
 """The store takes no larger values."""
 
@@ -218,191 +198,3 @@ def process_group(place: Place, device: torch.device, store: Store | None = None
             yield group
         finally:
             dist.destroy_process_group()
-
-
-@dataclass(frozen=True, slots=True)
-class RankEnd:
-    """How a started rank ended."""
-
-    rank: int
-    exit_code: int | None
-    error: BaseException | None = None
-    """What it raised, where it could still tell."""
-    joined: bool = True
-    """False where it had not yet told that it had loaded all it needs."""
-    stopped: bool = False
-    """True where it was told to end."""
-
-    @property
-    def died(self) -> bool:
-        """True where it ended without a word, and nobody asked it to."""
-        return self.error is None and self.exit_code != 0 and not self.stopped
-
-    def told(self) -> str:
-        """Return one phrase."""
-        code = self.exit_code or 0
-        when = "" if self.joined else " while it loaded"
-        if code >= 0:
-            return f"rank {self.rank} ended with {code}{when}"
-        why = ": out of memory, most likely" if -code == signal.SIGKILL else ""
-        try:
-            name = signal.Signals(-code).name
-        except ValueError:
-            name = "unknown"
-        return f"rank {self.rank} was stopped by signal {-code} ({name}{why}){when}"
-
-
-JOINED, RAISED, LEAVES = "joined", "raised", "leaves"
-"""Messages to whoever started the rank: it has loaded all it needs and waits for nobody from now on; its last words, an
-error or that it was asked to save and leave."""
-POLL_SECONDS = 0.2
-"""How often it is looked whether somebody asks to save and leave."""
-Message = tuple[str, tuple[Any, ...]]
-"""A method of whoever listens, and its arguments."""
-RankWork = Callable[[Place, Store, Callable[[Message], None]], None]
-"""What a rank does: its place, the shared store, and where it sends messages. Pickles."""
-
-
-class Sender:
-    """Stands for somebody in another process: a call of any of its methods is sent there as a `Message`."""
-
-    def __init__(self, send: Callable[[Message], None]) -> None:
-        self._send = send
-
-    def __getattr__(self, method: str) -> Callable[..., None]:
-        return lambda *arguments: self._send((method, arguments))
-
-
-def hear(listener: object, message: Message) -> None:
-    """Call the method that a message names."""
-    method, arguments = message
-    getattr(listener, method)(*arguments)
-
-
-def run_ranks(work: Sequence[RankWork], listen: Callable[[Message], None], *, together: bool = True) -> list[RankEnd]:
-    """Start one process for each entry of ``work``, hand their messages to ``listen``, return how each ended.
-
-    A rank that raises stops the others; so does one that dies before it has joined, where they work ``together``: the
-    others would wait for it. If this process ends, its ranks end, too, and keep what they have finished. Where it, or a
-    rank, is asked to save and leave, all do, and this raises `Leaving`.
-    """
-    context = mp.get_context("spawn")
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    ranks = []
-    with interrupts_held():  # until a rank can answer in its own way
-        for rank, task in enumerate(work):
-            here, there = context.Pipe(duplex=False)
-            place = Place(rank, len(work), rank, len(work))
-            process = context.Process(
-                target=_rank_main, args=(place, store.port, there, task), name=f"gigamil-rank-{rank}"
-            )
-            process.start()
-            there.close()
-            ranks.append((process, here))
-    errors: dict[int, BaseException] = {}
-    joining = set(range(len(ranks)))
-    stopped: set[int] = set()
-    whole = False
-    try:
-        pipes = {here: rank for rank, (_, here) in enumerate(ranks)}
-        whole = _listen(pipes, listen, errors, joining, together, [process for process, _ in ranks])
-    finally:
-        if not whole:
-            stopped = _stop([process for process, _ in ranks])
-        for process, here in ranks:
-            process.join()
-            here.close()
-    if any(process.exitcode == SAVED_CODE for process, _ in ranks):
-        raise Leaving
-    return [
-        RankEnd(rank, process.exitcode, errors.get(rank), rank not in joining, rank in stopped)
-        for rank, (process, _) in enumerate(ranks)
-    ]
-
-
-def _stop(processes: Sequence[BaseProcess]) -> set[int]:
-    """Ask the processes to end, and end those that take too long; return the numbers of those that still ran."""
-    for process in processes:
-        process.join(0.1)  # one whose pipe has just closed ends by itself
-    running = {number for number, process in enumerate(processes) if process.is_alive()}
-    for number in running:
-        processes[number].terminate()
-    deadline = time.monotonic() + SECONDS_TO_END
-    for number in running:
-        processes[number].join(max(0.0, deadline - time.monotonic()))
-        processes[number].kill()
-    return running
-
-
-def _listen(
-    pipes: dict[Connection, int],
-    listen: Callable[[Message], None],
-    errors: dict[int, BaseException],
-    joining: set[int],
-    together: bool,
-    processes: Sequence[BaseProcess],
-) -> bool:
-    """Pass messages on until every rank has closed its end; False where the others must be stopped."""
-    told = False
-    while pipes:
-        if asked_to_leave() and not told:
-            told = True
-            for process in processes:
-                if process.pid is not None and process.is_alive():
-                    os.kill(process.pid, PASSED_ON)
-        for pipe in wait(list(pipes), POLL_SECONDS):
-            assert isinstance(pipe, Connection)
-            try:
-                name, arguments = pipe.recv()
-            except (EOFError, OSError):
-                rank = pipes.pop(pipe)
-                if together and rank in joining:
-                    return False
-                continue
-            if name == RAISED:
-                errors[pipes[pipe]] = arguments[0]
-                return False
-            if name == LEAVES:
-                ask_to_leave()
-            if name in (JOINED, LEAVES):
-                joining.discard(pipes[pipe])
-            else:
-                with suppress(Leaving):  # the ranks save first
-                    listen((name, arguments))
-    return True
-
-
-def _rank_main(place: Place, port: int, pipe: Connection, work: RankWork) -> None:
-    interrupt_on_signals()
-    save_on_signals()
-    end_with_parent()
-    if sys.platform == "linux":
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        store = TCPStore("127.0.0.1", port, is_master=False, timeout=TOGETHER)
-        work(place, store, pipe.send)
-    except KeyboardInterrupt:
-        os._exit(130)
-    except Leaving:
-        pipe.send((LEAVES, ()))
-        pipe.close()
-        os._exit(SAVED_CODE)
-    except BaseException as error:
-        with suppress(OSError):
-            pipe.send((RAISED, (_sendable(error, place.rank),)))
-        raise SystemExit(1) from None
-    finally:
-        with suppress(OSError):
-            pipe.close()
-
-
-def _sendable(error: BaseException, rank: int) -> BaseException:
-    """Return the error if it pickles back, else its text; an unexpected one brings its traceback as a note."""
-    if not isinstance(error, GigamilError):
-        error.add_note(f"in rank {rank}:\n{''.join(traceback.format_exception(error))}")
-    try:
-        ForkingPickler.loads(ForkingPickler.dumps(error))
-    except Exception:  # anything may go wrong while pickling a foreign exception
-        return RuntimeError(f"rank {rank}: {type(error).__name__}: {error}")
-    return error

@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 
-from features.distributed import JOINED, Place, process_group
+from features.distributed import Place, process_group
+from features.started import JOINED
 from mil.training.fit import new_model
 from mil.training.jobs import FitJob, divide
 from mil.training.loop import Loop

@@ -8,6 +8,7 @@
     ├── ClaimedError (OSError)         another run is writing this output                          exit code 2
     ├── SchedulerLostError (OSError)   the Dask scheduler went away                                exit code 1
     └── ItemError (RuntimeError)       one item failed, the others go on                          exit code 1
+        ├── StalledError               its work lives and moves no more
         ├── SlideError                 a slide cannot be used
         │   ├── UnreadableSlideError   no reader opens it, or none reads its pixels
         │   │   └── NotASlideError     what is asked of it no reader could give: no other is tried
@@ -99,6 +100,10 @@ class SchedulerLostError(GigamilError, OSError):
 
 class ItemError(GigamilError, RuntimeError):
     """One slide, store or bag failed; the others can go on."""
+
+
+class StalledError(ItemError):
+    """Work lives and moves no more: a read from a disk that went away."""
 
 
 class SlideError(ItemError):

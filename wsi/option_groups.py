@@ -61,6 +61,14 @@ class Reading:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Stalls:
+    """Processes."""
+
+    stall: FromZero = 600.0
+    """Seconds without any progress after which a read or a process is given up, and its work done anew; 0: never."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Workers:
     """Processes."""
 

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from wsi.stalls import moved
+
 
 class Reads(Protocol):
     """A slide, as far as it is asked here."""
@@ -36,4 +38,5 @@ class StepTimes:
         self._add("decode", time.perf_counter() - start - reading)
 
     def _add(self, step: str, seconds: float) -> None:
+        moved()
         self.seconds[step] = self.seconds.get(step, 0.0) + seconds

@@ -10,18 +10,7 @@ from typing import Any, cast
 import torch
 from torch.distributed import Store  # type: ignore[attr-defined]
 
-from features.distributed import (
-    JOINED,
-    Group,
-    Place,
-    RankEnd,
-    RankWork,
-    Sender,
-    hear,
-    rank_group,
-    run_ranks,
-    torchrun_place,
-)
+from features.distributed import Group, Place, rank_group, torchrun_place
 from features.encoders.device import (
     check_compilable,
     check_precision,
@@ -40,6 +29,7 @@ from features.extraction.plan import Item, Job
 from features.extraction.prepare import Request, prepare, settle
 from features.extraction.remote import extract_to_url
 from features.extraction.stream import GPU_LANES, StreamOptions, Task, TileStream
+from features.started import JOINED, RankEnd, RankWork, Sender, hear, run_ranks
 from wsi.errors import RequestError
 from wsi.files.atomic import check_folder
 from wsi.interrupt import leave_if_asked
@@ -49,6 +39,8 @@ from wsi.outcome import Progress, Silent, Summary
 from wsi.urls import url_of
 
 MIB = 1 << 20
+RANK_STALLS = 2.0
+"""A rank is given up later than a read in it, which it gives up itself."""
 UNFINISHED = "not finished: run the same command again"
 
 
@@ -130,7 +122,7 @@ def _rounds(options: ExtractOptions, job: Job, ledger: Ledger) -> None:
     while left := sum(slide.missing() for slide in job.slides):
         ranks = min(nproc, len(job.items(nproc)))
         work: list[RankWork] = [partial(_rank, replace(options, nproc=1), job)] * ranks
-        ends = run_ranks(work, partial(hear, ledger), together=False)
+        ends = run_ranks(work, partial(hear, ledger), together=False, stall=RANK_STALLS * options.stall)
         died = [end for end in ends if end.died]
         for slide in job.slides if died else ():
             if slide.wanted:
@@ -213,6 +205,7 @@ def _encode_share(
         readers=max(2, place.cpus()) if on_gpu else max(1, place.cpus() // 2),
         lanes=GPU_LANES if on_gpu else place.cpus(),
         prefetch_bytes=options.prefetch_mib * MIB,
+        stall=options.stall,
     )
     keep_freed_memory()
     collector = Collector(job, items, group, ledger)

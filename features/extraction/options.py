@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from features.option_groups import JOINED, Precision, Prefetching, Ranks, Weights
 from wsi.errors import RequestError
-from wsi.option_groups import Claims, Count, Overwriting
+from wsi.option_groups import Claims, Count, Overwriting, Stalls
 from wsi.options import Option, check
 from wsi.recipe import Recipe
 
@@ -53,7 +53,7 @@ class _Tiles:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExtractOptions(_Encoding, Weights, _Tiles, Precision, Ranks, Prefetching, Overwriting, Claims):
+class ExtractOptions(_Encoding, Weights, _Tiles, Precision, Ranks, Stalls, Prefetching, Overwriting, Claims):
     """What to extract, with which encoder, and how."""
 
     stores: Annotated[tuple[Path, ...], Option(argument="STORES...", remote="streamed")]

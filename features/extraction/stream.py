@@ -29,12 +29,15 @@ from features.extraction.plan import Batch, Job, Span
 from features.stain import Fit, fit_stain
 from features.views import VIEWS
 from wsi.arrays import Features
-from wsi.errors import GigamilError, RequestError, StoreError
+from wsi.errors import GigamilError, RequestError, StalledError, StoreError
+from wsi.stalls import moved, watched
 from wsi.store.tile_store import TileStore
 
 OPEN_STORES = 4
 """Per reader: batches touch neighbours only."""
 GPU_LANES = 2
+READ_TRIES = 2
+"""How often a read is begun that stalls each time."""
 SECONDS_TO_END = 0.7
 """How long threads are waited for once nobody wants their results: longer only one that is in a single product."""
 THREAD_PREFIX = "gigamil-"
@@ -50,6 +53,8 @@ class StreamOptions:
     lanes: int
     prefetch_bytes: int
     """uint8 pixels between reading and their features' arrival; one batch always fits."""
+    stall: float = 0.0
+    """Seconds after which a read that does not move is given up; 0: never."""
 
 
 @dataclass(slots=True)
@@ -148,6 +153,9 @@ class TileStream:
         ]
         for thread in threads:
             thread.start()
+        # On a CPU a batch may take longer than anybody's patience: a layer is a step, too.
+        steps = self._options.device.type == "cpu" and not self._job.compiled
+        hook = register_module_forward_pre_hook(lambda module, inputs: moved()) if steps else None
         whole = False
         try:
             while (task := self._done.get()) is not None:
@@ -159,6 +167,8 @@ class TileStream:
                 self._budget.give(task.batch.nbytes)
             whole = True
         finally:
+            if hook is not None:
+                hook.remove()
             self._end([] if whole else threads)
 
     def _warm_up(self) -> None:
@@ -243,11 +253,24 @@ class TileStream:
             try:
                 if span.slide in self._failed:
                     raise StoreError(self._failed[span.slide])
-                pieces.append(self._span_pixels(span, stores))
+                pieces.append(self._watched_pixels(span, stores))
             except (StoreError, OSError) as error:
                 task.failures[span.slide] = self._failed.setdefault(span.slide, str(error))
                 pieces.append(np.zeros(shape, np.uint8))
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+    def _watched_pixels(self, span: Span, stores: OrderedDict[Path | str, TileStore]) -> npt.NDArray[np.uint8]:
+        """Read a slide's part of a batch; a read that stalls is tried once more."""
+        stall, image_id = self._options.stall, self._job.slides[span.slide].image_id
+        for _ in range(READ_TRIES):
+            try:
+                return watched(image_id, stall, self._span_pixels, span, stores)
+            except StalledError:
+                stores.clear()  # the thread that was left behind keeps the one it reads
+        raise StoreError(
+            f"{image_id}: reading its store stalled {READ_TRIES} times for {stall:g} s: see to its disk, and run the "
+            "same command again"
+        )
 
     def _span_pixels(self, span: Span, stores: OrderedDict[Path | str, TileStore]) -> npt.NDArray[np.uint8]:
         path = self._job.slides[span.slide].store
@@ -274,6 +297,7 @@ class TileStream:
                 began = time.perf_counter()
                 task.features, task.pixels = self._encoded(task), None
                 self._count("encoding", began)
+                moved()
                 self._done.put(task)
 
     def _encoded(self, task: Task) -> Features:

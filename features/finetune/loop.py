@@ -35,6 +35,7 @@ from features.tensors import flat_moments, nested_moments
 from wsi.errors import ItemError, RequestError
 from wsi.interrupt import Leaving, asked_to_leave
 from wsi.outcome import Progress
+from wsi.stalls import moved
 
 VALIDATION_BATCH = 64
 """Tiles validated together, whatever the batch size: the same cuts for any number of ranks."""
@@ -138,6 +139,7 @@ class Trainer:
 
     def _part(self, epoch: int, draw: Draw, piece: Piece, prepare: TrainInput, *, first: bool) -> float:
         """Add one part's gradients; return its summed loss."""
+        moved()
         request, setting = piece.request, self.setting
         tiles, targets = prepare(piece)
         if first:
@@ -254,6 +256,7 @@ class Trainer:
         probs = np.zeros((len(draw), len(self.cohort.classes)))
         with closing(reader.pieces(draw, VALIDATION, wanted, VALIDATION_BATCH, place.cpus())) as pieces:  # type: ignore[type-var]
             for piece in pieces:
+                moved()
                 tiles = prepare(piece.pixels)
                 with autocast(self.setting.device, self.setting.precision):
                     logits = model(tiles)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from features.option_groups import Precision, Prefetching, Ranks, Weights
 from wsi.errors import RequestError
-from wsi.option_groups import Above0, BelowOne, Claims, Columns, Count, Factor, FromZero, Overwriting
+from wsi.option_groups import Above0, BelowOne, Claims, Columns, Count, Factor, FromZero, Overwriting, Stalls
 from wsi.options import Option, at_least, check
 from wsi.recipe import Recipe
 
@@ -89,7 +89,9 @@ class _Steps:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneOptions(Weights, _Held, _Drawn, _Steps, Precision, Ranks, Prefetching, Columns, Overwriting, Claims):
+class FinetuneOptions(
+    Weights, _Held, _Drawn, _Steps, Precision, Ranks, Stalls, Prefetching, Columns, Overwriting, Claims
+):
     """Options of `features.finetune.run.finetune`. Places, device, ``nproc`` and the like do not shape the result."""
 
     stores: Annotated[tuple[Path, ...], Option(argument="STORES...", remote="streamed")]

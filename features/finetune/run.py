@@ -10,18 +10,7 @@ from typing import Any, cast
 import torch
 from torch.distributed import Store  # type: ignore[attr-defined]
 
-from features.distributed import (
-    JOINED,
-    Group,
-    Message,
-    Place,
-    RankEnd,
-    Sender,
-    hear,
-    process_group,
-    run_ranks,
-    torchrun_place,
-)
+from features.distributed import Group, Place, process_group, torchrun_place
 from features.encoders.device import (
     check_precision,
     device_of_rank,
@@ -38,6 +27,7 @@ from features.finetune.loop import Setting, Trainer
 from features.finetune.model import build_model
 from features.finetune.options import FinetuneOptions
 from features.finetune.results import is_made, last_facts, write_results
+from features.started import JOINED, Message, RankEnd, Sender, hear, run_ranks
 from wsi.errors import GigamilError, ItemError, RequestError
 from wsi.files.claim import claim
 from wsi.options import stage
@@ -103,7 +93,8 @@ def _from_here(options: FinetuneOptions, progress: Progress) -> list[Outcome]:
         else:
             del encoder
             own = replace(options, nproc=1)
-            _check_ends(run_ranks([partial(_rank, own, cohort)] * options.nproc, partial(hear, progress)))
+            work = [partial(_rank, own, cohort)] * options.nproc
+            _check_ends(run_ranks(work, partial(hear, progress), stall=options.stall))
     return _outcomes(options, cohort, Status.DONE)
 
 

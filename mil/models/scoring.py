@@ -11,6 +11,7 @@ from mil.models.model import BagModel
 from mil.ragged.packing import Rows, group_by_rows, pack
 from mil.targets import TARGETS
 from wsi.arrays import Floats
+from wsi.stalls import moved
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -45,6 +46,7 @@ def score(model: BagModel, bags: Sequence[Rows], compute: Compute) -> Floats:
     logits = np.zeros((len(bags), told))
     filled = [position for position, bag in enumerate(bags) if len(bag)]
     for group in group_by_rows([len(bags[position]) for position in filled], compute.max_rows):
+        moved()
         chosen = [filled[position] for position in group]
         packed = pack([bags[position] for position in chosen], compute.device)
         with autocast(compute):

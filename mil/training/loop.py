@@ -25,6 +25,7 @@ from mil.training.sharpness import ascended
 from mil.training.soft_targets import Distilled, Mixed, Smoothed
 from wsi.arrays import Floats, Ints
 from wsi.errors import DivergedError
+from wsi.stalls import moved
 
 
 class Loop:
@@ -103,6 +104,7 @@ class Loop:
             self.scaler.scale(torch.zeros((), device=self.device))
         joint = self.target.joint and (len(parts) > 1 or self.ranks.world > 1)
         for losses in self._joint_losses(batch, parts) if joint else self._losses(batch, parts):
+            moved()
             self.scaler.scale(losses.sum() * self.ranks.world / len(batch)).backward()
             total += float(losses.sum().detach())
         self.ranks.average_gradients(self.model.parameters())

@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch.distributed import Store  # type: ignore[attr-defined]
 
-from features.distributed import JOINED, Group, Message, Place, RankWork, process_group, run_ranks
+from features.distributed import Group, Place, process_group
 from features.encoders.device import device_of_rank
+from features.started import JOINED, Message, RankWork, run_ranks
 from mil.data.cohort import Cohort
 from mil.training.fit import fit
 from mil.training.jobs import FitJob
@@ -109,7 +110,7 @@ def device_of_worker(asked: str, worker: int, gpus: int) -> str:
 def _by_ranks(todo: Sequence[FitJob], done: Done) -> None:
     """Train each model by several processes on this machine."""
     work: list[RankWork] = [partial(_rank, todo) for _ in range(todo[0].options.nproc)]
-    ends = run_ranks(work, lambda message: done(*message[1]))
+    ends = run_ranks(work, lambda message: done(*message[1]), stall=todo[0].options.stall)
     for end in ends:
         if end.error is not None:
             raise end.error

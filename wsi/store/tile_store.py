@@ -17,6 +17,7 @@ from wsi.arrays import RGB, Bools, Ints
 from wsi.errors import RequestError, StoreError, masked, one_line, says_damage
 from wsi.files.atomic import PARTIAL
 from wsi.pixels.channels import smallest
+from wsi.stalls import moved
 from wsi.store.codecs import ChunkCodec, codec
 from wsi.store.folder import Location, Options
 from wsi.store.grid import Grid
@@ -274,6 +275,7 @@ class TileStore:
 
         def fill(part: Iterable[tuple[int, Any]]) -> None:
             for i, data in part:
+                moved()
                 try:
                     decode_into(data, out[i])
                 except Exception as error:  # codecs raise nearly anything on damaged bytes

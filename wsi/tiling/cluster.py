@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
+import dask
 from distributed import Client, LocalCluster
 
 from wsi.cpu import usable_cpus
@@ -18,16 +19,18 @@ from wsi.files.replace import discard, temporary_path
 from wsi.interrupt import Leaving, interrupts_held
 
 _CONNECT_SECONDS = 10
+_PATIENCE_SECONDS = 300.0
 _PARTS = ("client", "core", "nanny", "scheduler", "utils", "worker")
 _LOUD = ("distributed", *(f"distributed.{part}" for part in _PARTS))
 """Loggers that would print tracebacks of what is reported in one line."""
 
 
 @contextmanager
-def dask_client(workers: int | None, scheduler: str | None) -> Iterator[tuple[Client, int]]:
+def dask_client(workers: int | None, scheduler: str | None, stall: float = 0) -> Iterator[tuple[Client, int]]:
     """Give a Dask client and its number of threads: ``workers`` local processes of one each, or a scheduler's.
 
-    With 0 workers the tasks run in this process: for debugging, notebooks and tests.
+    With 0 workers the tasks run in this process: for debugging, notebooks and tests. A local worker that gives no sign
+    of life for ``stall`` seconds (0: five minutes) is killed and replaced.
 
     Raises
     ------
@@ -38,7 +41,7 @@ def dask_client(workers: int | None, scheduler: str | None) -> Iterator[tuple[Cl
         for name in _LOUD:
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)
         warnings.filterwarnings("ignore", "Creating scratch directories", UserWarning)  # a busy disk, and no fault
-        with _connected(workers, scheduler) as connected:
+        with _connected(workers, scheduler, stall) as connected:
             yield connected
 
 
@@ -62,7 +65,7 @@ def _settings_kept() -> Iterator[None]:
 
 
 @contextmanager
-def _connected(workers: int | None, scheduler: str | None) -> Iterator[tuple[Client, int]]:
+def _connected(workers: int | None, scheduler: str | None, stall: float) -> Iterator[tuple[Client, int]]:
     if scheduler is not None:
         try:
             client = Client(scheduler, timeout=_CONNECT_SECONDS)
@@ -72,7 +75,11 @@ def _connected(workers: int | None, scheduler: str | None) -> Iterator[tuple[Cli
             yield client, sum(client.nthreads().values())
         return
     count = usable_cpus() if workers is None else max(1, workers)
-    with interrupts_held():  # the cluster's threads, and so its worker processes, leave Ctrl-C to the main thread
+    patience = {"distributed.scheduler.worker-ttl": f"{stall or _PATIENCE_SECONDS} s"}
+    with (
+        dask.config.set(patience),
+        interrupts_held(),
+    ):  # the cluster's threads, and so its worker processes, leave Ctrl-C to the main thread
         cluster = LocalCluster(
             n_workers=0,
             threads_per_worker=1,

@@ -20,6 +20,8 @@ from wsi.errors import (
     RecipeMismatchError,
     RequestError,
     SchedulerLostError,
+    SlideError,
+    StalledError,
     StoreError,
 )
 from wsi.files.claim import claim
@@ -33,6 +35,7 @@ from wsi.store.tile_store import TileStore
 from wsi.store.verify import verify_quickly
 from wsi.tiling.finish import finish
 from wsi.tiling.masking import make_band, make_tissue
+from wsi.tiling.opened import run_watched
 from wsi.tiling.options import TileOptions
 from wsi.tiling.plan import SlidePlan, make_plan, store_path
 from wsi.tiling.region import make_region
@@ -44,6 +47,8 @@ Task = tuple[Callable[..., Any], tuple[Any, ...]]
 _Steps = Generator[tuple[float, list[Task]], Any, Outcome]
 """Gives each step's part of the slide's bytes and its tasks, takes the result of the task that came back last."""
 
+_MOST_TRIES = 3
+"""How often a task is begun that stalls each time."""
 _WINDOW = 3
 """Tasks under way per worker."""
 _PLAN_SHARE, _OVERVIEW_SHARE, _REGION_SHARE = 0.05, 0.30, 0.65
@@ -179,8 +184,9 @@ class Engine:
     progress: Progress
     sizes: dict[str, int]
     """Bytes by image id."""
-    _queue: list[tuple[_Run, Task]] = field(default_factory=list)
-    _flight: dict[str, tuple[_Run, Future]] = field(default_factory=dict)
+    _queue: list[tuple[_Run, Task, int]] = field(default_factory=list)
+    """With how often it has been tried."""
+    _flight: dict[str, tuple[_Run, Task, int, Future]] = field(default_factory=dict)
     _until: float = float("inf")
     """When this process leaves, whatever is under way."""
 
@@ -192,8 +198,8 @@ class Engine:
         try:
             while self._fill(started, finished) or self._flight:
                 future = self._next(finished)
-                run, _ = self._flight.pop(future.key)
-                self._settle(run, future)
+                run, task, tries, _ = self._flight.pop(future.key)
+                self._settle(run, task, tries, future)
                 if run.failure is not None and run.flying == 0:
                     run.fail()
                 if run.outcome is not None:
@@ -203,8 +209,8 @@ class Engine:
             if len(outcomes) < len(jobs):
                 leave_if_asked()
         finally:
-            for run, _ in [*self._flight.values(), *self._queue]:
-                run.held.close()
+            for entry in (*self._flight.values(), *self._queue):
+                entry[0].held.close()
         return [outcomes[job.image_id] for job in jobs]
 
     def _next(self, finished: "as_completed") -> Future:
@@ -245,15 +251,15 @@ class Engine:
                 run = next(started, None)
                 if run is None:
                     break
-                self._queue += [(run, task) for task in run.advance(None)]
-            run, (function, arguments) = self._queue.pop(0)
-            future = self.client.submit(function, *arguments, pure=False)
-            self._flight[future.key] = (run, future)
+                self._queue += [(run, task, 1) for task in run.advance(None)]
+            run, task, tries = self._queue.pop(0)
+            future = self.client.submit(run_watched, run.job.image_id, self.options.stall, *_flat(task), pure=False)
+            self._flight[future.key] = (run, task, tries, future)
             run.flying += 1
             finished.add(future)
         return bool(self._flight)
 
-    def _settle(self, run: _Run, future: Future) -> None:
+    def _settle(self, run: _Run, task: Task, tries: int, future: Future) -> None:
         """Take one finished task's result and queue what follows; after a failure, wait for the slide's other tasks."""
         run.flying -= 1
         run.waiting -= 1
@@ -263,11 +269,30 @@ class Engine:
                 with suppress(Leaving):  # what is under way comes back first
                     self.progress.advance(run.share)
                 if not run.waiting:
-                    self._queue += [(run, task) for task in run.advance(result)]
+                    self._queue += [(run, task, 1) for task in run.advance(result)]
         except (CancelledError, CommClosedError):
             raise SchedulerLostError(
                 "the Dask scheduler went away: start it anew and run the same command again; what is finished is kept"
             ) from None
+        except StalledError as error:
+            self._try_again(run, task, tries, error)
         except Exception as error:  # whatever a worker raises belongs to this slide alone
-            run.failure = run.failure or error
-            self._queue = [(other, task) for other, task in self._queue if other is not run]
+            self._give_up(run, error)
+
+    def _try_again(self, run: _Run, task: Task, tries: int, error: StalledError) -> None:
+        """Give a task that stalled to whoever is free; the slide fails where it does so again and again."""
+        if run.failure is None and tries < _MOST_TRIES:
+            run.waiting += 1
+            self._queue.insert(0, (run, task, tries + 1))
+            self.progress.note(f"{error}: tried anew")
+        else:
+            self._give_up(run, SlideError(f"{error}, {tries} times: see to its disk, and run the same command again"))
+
+    def _give_up(self, run: _Run, error: Exception) -> None:
+        run.failure = run.failure or error
+        self._queue = [entry for entry in self._queue if entry[0] is not run]
+
+
+def _flat(task: Task) -> tuple[Any, ...]:
+    function, arguments = task
+    return (function, *arguments)

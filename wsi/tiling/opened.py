@@ -1,19 +1,22 @@
 """Slides that a worker keeps open between its tasks."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, TypeVar
 
-from wsi.errors import SlideError
+from wsi.errors import SlideError, StalledError
 from wsi.memory import keep_freed_memory
 from wsi.pixels.icc import SRGB
 from wsi.readers.protocol import Slide
 from wsi.slide import open_slide
+from wsi.stalls import watched
 from wsi.tiling.options import TileOptions
 
 _OPEN_SLIDES = 6
+Result = TypeVar("Result")
 
 
 @lru_cache(maxsize=_OPEN_SLIDES)
@@ -31,6 +34,15 @@ def opened_slide(path: Path, reader: str | None, options: TileOptions) -> Slide:
     except OSError:
         return open_slide(path, reader, scene=options.scene)  # raises, with its reason
     return _opened(path, reader, options.scene, options.icc == SRGB, stat.st_size, stat.st_mtime_ns, os.getpid())
+
+
+def run_watched(what: str, seconds: float, task: Callable[..., Result], *arguments: Any) -> Result:
+    """Run a task that is given up once nothing has moved for so long; see `wsi.stalls.watched`."""
+    try:
+        return watched(what, seconds, task, *arguments)
+    except StalledError:
+        _opened.cache_clear()  # one of them is in the hands of a thread that was left behind
+        raise
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from wsi.errors import RequestError
-from wsi.option_groups import Claims, Manifest, Overwriting, Reading, WantedMpp, Workers
+from wsi.option_groups import Claims, Manifest, Overwriting, Reading, Stalls, WantedMpp, Workers
 from wsi.options import Option, check
 from wsi.urls import url_of
 
@@ -41,7 +41,7 @@ class _Tissue:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TileOptions(_Tissue, Reading, Manifest, Workers, Overwriting, Claims):
+class TileOptions(_Tissue, Reading, Manifest, Workers, Stalls, Overwriting, Claims):
     """What `wsi.tiling.tiler.tile` is to do."""
 
     slides: Annotated[tuple[Path, ...], Option(argument="[SLIDES]...", remote="items")] = ()

@@ -22,6 +22,7 @@ from wsi.errors import says_damage
 from wsi.pixels.resample import area_average
 from wsi.readers.protocol import Slide
 from wsi.readers.tiles import DAMAGED_RGB, Tiles, shrunk
+from wsi.stalls import moved
 from wsi.units import YX, Box, ceil_div
 
 TARGET_UM = 8.0
@@ -111,6 +112,7 @@ def overview_band(slide: Slide, plan: OverviewPlan, index: int) -> tuple[RGB, ND
     for x0 in range(0, plan.shape.x, step):
         out = Box(y0, x0, y1, min(x0 + step, plan.shape.x))
         box = Box(*(edge * factor for edge in out)).clipped(source)
+        moved()
         damaged: list[Box] = []
         pixels = _extended(slide.read(plan.level, box, damaged), YX(*(side * factor for side in out.shape)))
         rgb[:, out.x0 : out.x1] = area_average(pixels, YX(box.y0, box.x0), out, factor)
@@ -149,6 +151,7 @@ def average_tiles(
     first = YX(o_corner.y // rows, o_corner.x // columns)
     for row in range(ceil_div(rgb.shape[0], rows)):
         for column in range(ceil_div(rgb.shape[1], columns)):
+            moved()
             place = np.s_[row * rows : (row + 1) * rows, column * columns : (column + 1) * columns]
             view = rgb[place]
             try:

@@ -16,6 +16,7 @@ from wsi.errors import says_damage
 from wsi.readers.mosaic import CACHE_BYTES
 from wsi.readers.protocol import Slide
 from wsi.readers.tiles import Tiles
+from wsi.stalls import moved
 from wsi.store.grid import SHARD_TILES, Grid
 from wsi.tiling.overview import OverviewPlan
 from wsi.tiling.scaling import Scaling
@@ -69,6 +70,7 @@ def _sampled_background(tiles: Tiles, factor: int) -> tuple[tuple[int, int, int]
     size = (tile.x // factor, tile.y // factor)
     patches = []
     for index in chosen.tolist():
+        moved()
         try:
             pixels = tiles.decode(index)
         except Exception as error:  # codecs raise nearly anything on damaged bytes; the pass itself reports it

@@ -41,7 +41,7 @@ def tile(options: TileOptions, progress: Progress | None = None) -> Summary:
         make_folder(options.out)
         sizes = {job.image_id: 0 if job.problem else slide_bytes(job.path) for job in jobs}
         progress.begin("tile", sum(sizes.values()), "B")
-        with dask_client(options.workers, options.scheduler) as (client, threads):
+        with dask_client(options.workers, options.scheduler, options.stall) as (client, threads):
             if options.scheduler is not None:
                 check_shared(client, options.out)
             if options.dashboard:

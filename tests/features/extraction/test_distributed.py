@@ -8,7 +8,8 @@ import pytest
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from features import distributed
-from features.distributed import Group, Place, RankEnd, backend_for, rank_group
+from features.distributed import Group, Place, backend_for, rank_group
+from features.started import RankEnd
 from wsi.errors import ItemError
 
 

@@ -20,7 +20,7 @@ from rank_works import Case, gradients, ranked_gradients
 from torch import nn
 from witness import Witness
 
-from features.distributed import run_ranks
+from features.started import RankEnd, run_ranks
 from mil.train import train
 from mil.training.fit import new_model
 from mil.training.jobs import FitJob, divide
@@ -223,10 +223,9 @@ def test_gpus_are_used_in_turn() -> None:
 
 
 def test_a_dead_process_is_one_line(small: Witness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from features.distributed import RankEnd
     from mil.training import processes
 
-    monkeypatch.setattr(processes, "run_ranks", lambda work, hear: [RankEnd(0, 0), RankEnd(1, -9)])
+    monkeypatch.setattr(processes, "run_ranks", lambda work, hear, stall: [RankEnd(0, 0), RankEnd(1, -9)])
     with pytest.raises(ItemError, match=r"rank 1 was stopped by signal 9.*fewer --nproc"):
         train(quick(small, tmp_path / "run", nproc=2))
     monkeypatch.setenv("RANK", "0")

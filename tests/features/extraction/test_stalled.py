@@ -68,20 +68,21 @@ def ranks_of(parent: int) -> list[int]:
     return sorted(found)
 
 
+@pytest.mark.slow
 def test_a_rank_that_is_paused_is_ended_and_its_work_shared_anew(tmp_path: Path) -> None:
-    slide = write_deflate(tmp_path / "big.tif", picture(2600, 3100), compressionargs={"level": 1})
+    slide = write_deflate(tmp_path / "big.tif", picture(1300, 1500), compressionargs={"level": 1})
     tile(TileOptions(slides=(slide,), out=tmp_path / "stores", assume_mpp=0.5, tile_px=32, workers=0))
     calm, out = tmp_path / "calm", tmp_path / "bags"
-    options = ("extract", tmp_path / "stores", "--batch-size", 4, "--device", "cpu")
-    extract(ExtractOptions(stores=(tmp_path / "stores",), out=calm, batch_size=4, device="cpu"))
-    command = Command(*options, "--out", out, "--nproc", 2, "--stall", 1)
+    options = ("extract", tmp_path / "stores", "--batch-size", 2, "--device", "cpu")
+    extract(ExtractOptions(stores=(tmp_path / "stores",), out=calm, batch_size=2, device="cpu"))
+    command = Command(*options, "--out", out, "--nproc", 2, "--stall", 4)
     try:
         command.wait_for(lambda: any(out.glob(".big.h5.*.parts/*.npy")))
         os.kill(ranks_of(command.process.pid)[0], signal.SIGSTOP)
         _, told = command.process.communicate(timeout=120)
         assert command.process.returncode == 0, told
-        assert "stood still for 2 s, is paused (SIGSTOP), and is ended" in told
-        assert "stood still for 2 s and was ended: what it had not finished is shared anew among 2" in told
+        assert "stood still for 8 s, is paused (SIGSTOP), and is ended" in told
+        assert "stood still for 8 s and was ended: what it had not finished is shared anew among 2" in told
     finally:
         command.kill()
     assert contents(out) == contents(calm)

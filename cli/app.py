@@ -161,4 +161,4 @@ def main() -> None:
     """Run the command line."""
     stopping.listen()
     with stopping.in_one_line():
-        sys.exit(run(sys.argv[1:]))
+        sys.exit(stopping.left_code(run(sys.argv[1:])))

@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -18,6 +19,8 @@ from wsi.interrupt import SAVED_CODE, Leaving, save_on_signals
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _received: list[int] = []
 INTERRUPTED = "interrupted: run the same command again to go on where it stopped"
+CODES = "GIGAMIL_CODES"
+"""Environment variable with a folder in which ranks leave their code, and then end with 0: see `cli.torchrun`."""
 SAVED = "saved: give the same command again"
 
 
@@ -47,8 +50,17 @@ def in_one_line() -> Iterator[None]:
         if _received:
             _leave(INTERRUPTED, 128 + _received[0])
         if isinstance(error, Leaving):
-            _leave(SAVED, SAVED_CODE)
+            _leave(SAVED, left_code(SAVED_CODE))
         raise
+
+
+def left_code(code: int) -> int:
+    """Leave the code for whoever started the ranks, and return 0; where there is nobody, return it."""
+    folder = os.environ.get(CODES)
+    if not folder:
+        return code
+    Path(folder, f"{code}-{os.getpid()}").touch()
+    return 0
 
 
 def _leave(line: str, code: int) -> NoReturn:

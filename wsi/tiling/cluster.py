@@ -19,7 +19,8 @@ from wsi.files.replace import discard, temporary_path
 from wsi.interrupt import Leaving, interrupts_held
 
 _CONNECT_SECONDS = 10
-_PATIENCE_SECONDS = 300.0
+_LEAST_PATIENCE_SECONDS, _PATIENCE_SECONDS = 60.0, 300.0
+"""Without a sign of life of a worker: it may be busy starting on a machine that is busy, too."""
 _PARTS = ("client", "core", "nanny", "scheduler", "utils", "worker")
 _LOUD = ("distributed", *(f"distributed.{part}" for part in _PARTS))
 """Loggers that would print tracebacks of what is reported in one line."""
@@ -30,7 +31,7 @@ def dask_client(workers: int | None, scheduler: str | None, stall: float = 0) ->
     """Give a Dask client and its number of threads: ``workers`` local processes of one each, or a scheduler's.
 
     With 0 workers the tasks run in this process: for debugging, notebooks and tests. A local worker that gives no sign
-    of life for ``stall`` seconds (0: five minutes) is killed and replaced.
+    of life for ``stall`` seconds (at least a minute; 0: five) is killed and replaced.
 
     Raises
     ------
@@ -75,11 +76,9 @@ def _connected(workers: int | None, scheduler: str | None, stall: float) -> Iter
             yield client, sum(client.nthreads().values())
         return
     count = usable_cpus() if workers is None else max(1, workers)
-    patience = {"distributed.scheduler.worker-ttl": f"{stall or _PATIENCE_SECONDS} s"}
-    with (
-        dask.config.set(patience),
-        interrupts_held(),
-    ):  # the cluster's threads, and so its worker processes, leave Ctrl-C to the main thread
+    seconds = max(stall, _LEAST_PATIENCE_SECONDS) if stall else _PATIENCE_SECONDS
+    patience = dask.config.set({"distributed.scheduler.worker-ttl": f"{seconds} s"})
+    with patience, interrupts_held():  # the cluster's threads, and so its worker processes, leave signals to this one
         cluster = LocalCluster(
             n_workers=0,
             threads_per_worker=1,

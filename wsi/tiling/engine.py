@@ -198,6 +198,9 @@ class Engine:
         try:
             while self._fill(started, finished) or self._flight:
                 future = self._next(finished)
+                if future.status == "pending":  # lost with its worker since, and on its way anew
+                    finished.add(future)
+                    continue
                 run, task, tries, _ = self._flight.pop(future.key)
                 self._settle(run, task, tries, future)
                 if run.failure is not None and run.flying == 0:

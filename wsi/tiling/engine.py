@@ -212,8 +212,8 @@ class Engine:
             if len(outcomes) < len(jobs):
                 leave_if_asked()
         finally:
-            for entry in (*self._flight.values(), *self._queue):
-                entry[0].held.close()
+            for run in [*(entry[0] for entry in self._flight.values()), *(entry[0] for entry in self._queue)]:
+                run.held.close()
         return [outcomes[job.image_id] for job in jobs]
 
     def _next(self, finished: "as_completed") -> Future:

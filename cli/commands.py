@@ -67,6 +67,12 @@ _ALL = (
         more="Exit code 0: all is done; 1: something failed and nobody works any more; 75: not everything is done yet.",
     ),
     Verb(
+        "plan", COHORTS, "Say what a cohort will take, before anything runs: time, memory, disk, price; if it fits.",
+        "mil.planning.options:PlanOptions", "cli.plan:plan", shows=True,
+        more="Headers tell sizes; parts of some slides are tiled, an encoder and heads run for some seconds. "
+        "What is done already is not counted.",
+    ),
+    Verb(
         "info", SLIDES, "Say what is in slides, which um/px is believed and why, and what tiling would do.",
         "wsi.qc.options:InfoOptions", "cli.info:info", shows=True,
     ),

@@ -14,11 +14,11 @@ from rich.progress import (
     Task,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.text import Text
 
 from cli.commands import Verb
+from cli.expecting import Remaining, beside_estimate, estimate_of
 from wsi.errors import masked
 from wsi.interrupt import leave_if_asked
 from wsi.outcome import Progress as ProgressSink
@@ -70,17 +70,21 @@ class Bars:
 
 
 @contextmanager
-def progress_bars() -> Iterator[ProgressSink]:
-    """Give a progress sink that draws bars where standard error is a terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), _Amount(), TimeElapsedColumn(), TimeRemainingColumn())
+def progress_bars(estimate: float = 0.0) -> Iterator[ProgressSink]:
+    """Give a progress sink that draws bars where standard error is a terminal.
+
+    ``estimate`` is what the first bar's work is expected to take, seconds, as `gigamil plan` kept it; 0: not known.
+    """
+    columns = (TextColumn("{task.description}"), BarColumn(), _Amount(), TimeElapsedColumn(), Remaining(estimate))
     with Progress(*columns, console=stderr, disable=not stderr.is_terminal) as progress:
         yield Bars(progress)
 
 
 def run_stage(verb: Verb, options: Any, *, json_output: bool, ends: bool = True) -> int:
     """Run a verb with progress bars, print its summary and what it ends with; return its exit code."""
-    with progress_bars() as progress:
+    with progress_bars(estimate_of(verb.name, options)) as progress, beside_estimate(verb.name, options) as account:
         summary: Summary = verb.load("run")(options, progress)
+        account.done = len(summary.ended(Status.DONE))
     told = dict(verb.load("ending")(options, summary)) if verb.ending and ends else {}
     lines = told.pop("lines", [])
     if json_output:
@@ -88,7 +92,7 @@ def run_stage(verb: Verb, options: Any, *, json_output: bool, ends: bool = True)
         sys.stdout.write(masked(json.dumps(content, indent=1, default=str)) + "\n")
     else:
         show(summary)
-        for line in lines:
+        for line in [*lines, *filter(None, [account.line])]:
             stderr.print(masked(line), markup=False, soft_wrap=True)
     return summary.exit_code
 

@@ -3,7 +3,8 @@
     {"made": ..., "stages": {"tile": {"todo": 80, "seconds": {"low", "expected", "high"}, ...}},
      "truths": [{"stage": "tile", "todo": 80, "seconds": {"estimate", "truth", "ratio"}, ...}]}
 
-A ratio is truth divided by estimate.
+A ratio is truth divided by estimate. Times are estimated for an idle machine; ``load`` says how much slower everything
+was when the estimate was made, and the time that is compared is as much longer.
 """
 
 import json
@@ -60,6 +61,7 @@ def keep_truth(folder: Path, stage: str, done: int, spent: Spent) -> dict[str, A
     truth: dict[str, Any] = {"stage": stage, "todo": done, "when": time.time()}
     for name in COMPARED:
         expected, found = float(estimate.get(name, {}).get("expected", 0)), float(getattr(spent, name))
+        expected *= float(estimate.get("load", 1)) if name == "seconds" else 1.0
         if expected > 0 and found > 0:
             truth[name] = {"estimate": expected, "truth": round(found, 3), "ratio": round(found / expected, 3)}
     stages = {name: own for name, own in _stages(kept).items() if name != stage}
@@ -76,6 +78,14 @@ def _stages(kept: Mapping[str, Any]) -> Mapping[str, Any]:
 def _truths(kept: Mapping[str, Any]) -> list[dict[str, Any]]:
     found = kept.get("truths")
     return [own for own in found if isinstance(own, dict)] if isinstance(found, list) else []
+
+
+def expected_seconds(folder: Path, stage: str) -> float:
+    """Return the seconds that a stage is expected to take; 0 where no estimate is kept."""
+    try:
+        return float(_stages(read_kept(folder))[stage]["seconds"]["expected"])
+    except (KeyError, TypeError, ValueError):
+        return 0.0
 
 
 def earlier(folder: Path) -> list[str]:

@@ -13,6 +13,7 @@ from functools import wraps
 from pathlib import Path
 
 from features.extraction.options import ExtractOptions
+from mil.accounting.kept import accounted
 from mil.pipeline.afterwards import claims_of, make_after
 from mil.pipeline.cohort_file import CohortFile, read_cohort_file
 from mil.pipeline.experiments import DONE, FAILED, Experiments
@@ -100,10 +101,12 @@ class _Run:
         """Do one stage; its errors begin with its name."""
         stages = {"tile": self.tile, "extract": self.extract, "train": self.train, "after": self.after}
         try:
-            found = [replace(own, facts=own.facts | {STAGE: name}) for own in stages[name]()]
+            with accounted(self.file.folder, name, [self.file.folder]) as account:  # beside what was planned
+                found = [replace(own, facts=own.facts | {STAGE: name}) for own in stages[name]()]
+                account.done = sum(own.status is Status.DONE for own in found)
         except GigamilError as error:
             raise type(error)(f"{name}: {error}") from None
-        self.progress.note(f"{name}: {counts(found)}")
+        self.progress.note("; ".join(filter(None, [f"{name}: {counts(found)}", account.line])))
         return found
 
     def tile(self) -> Iterable[Outcome]:

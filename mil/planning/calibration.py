@@ -11,8 +11,10 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
+from features.extraction.options import ExtractOptions
 from mil.accounting.ranges import Range
 from mil.planning.machine import Machine
+from mil.training.options import TrainOptions
 from wsi.errors import RequestError
 from wsi.files.atomic import write_text
 from wsi.files.documents import parse_json, read_document
@@ -37,7 +39,7 @@ class _Told:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TilingCost(_Told):
-    """Of slides of one kind; a second is one of a single worker."""
+    """Of slides of one kind; a second is one of a single worker that has a processor to itself."""
 
     kind: str
     slides: int
@@ -48,8 +50,6 @@ class TilingCost(_Told):
     """For each Mpx of the slide's level 0."""
     tile_seconds: Range
     """For each stored tile."""
-    cpu_share: float
-    """Processor time by wall time of a worker."""
     stored_share: Range
     """Stored tiles by tiles of the whole grid."""
     listed_share: Range
@@ -67,6 +67,9 @@ class EncoderCost(_Told):
     """Of one encoder at one precision on one device."""
 
     key: str
+    precision: str
+    device: str
+    """cpu or cuda."""
     dim: int
     start_seconds: float
     """From the command to the first batch: imports, weights, device."""
@@ -115,7 +118,9 @@ class Calibration:
     heads: dict[str, HeadCost] = field(default_factory=dict)
     fixed: dict[str, float] = field(default_factory=dict)
     """Seconds and bytes that each run of a stage takes whatever its size: ``tile_seconds``, ``tile_bytes`` (of the
-    process that leads the workers), ``train_seconds``, ``train_bytes``, ``bag_seconds``, ``bag_bytes``."""
+    process that leads the workers), ``worker_start_seconds``, ``worker_bytes`` (of one that has done nothing yet),
+    ``start_seconds`` and ``epoch_seconds`` (of a training, and of an epoch of each model beside its bags),
+    ``train_seconds``, ``train_bytes``, ``run_bytes``, ``model_bytes``."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return JSON values."""
@@ -127,6 +132,19 @@ class Calibration:
         """Return the two as one; what the other has is taken."""
         both = {name: {**getattr(self, name), **getattr(other, name)} for name in (*_COSTS, "fixed")}
         return Calibration(machine=other.machine, **both)
+
+
+def encoder_key(options: ExtractOptions, tile_px: int) -> str:
+    """Return under what an encoder's cost stands: what is asked, which each machine answers in its own way."""
+    asked = [own for own in (options.precision, options.device) if own != "auto"]
+    asked += ["compiled"] * options.compiled + ["crop"] * options.crop
+    return ", ".join([options.joined, f"tiles of {tile_px} px", *asked])
+
+
+def head_key(options: TrainOptions, head: str, dim: int) -> str:
+    """Return under what a head's cost stands."""
+    asked = [own for own in (options.precision, options.device, options.optimizer) if own not in ("auto", "adamw")]
+    return ", ".join([head, f"{dim} features", f"{options.hidden} and {options.attention} wide", *asked])
 
 
 _COSTS: dict[str, type[_Told]] = {"tiling": TilingCost, "encoders": EncoderCost, "heads": HeadCost}

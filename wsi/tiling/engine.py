@@ -40,6 +40,7 @@ from wsi.tiling.options import TileOptions
 from wsi.tiling.plan import SlidePlan, make_plan, store_path
 from wsi.tiling.region import make_region
 from wsi.tiling.settle import make_region_once, settle_region, unsettled_regions
+from wsi.tiling.shares import PLAN, step_shares
 from wsi.tiling.tile_recipe import wanted_of
 
 Task = tuple[Callable[..., Any], tuple[Any, ...]]
@@ -51,16 +52,15 @@ _MOST_TRIES = 3
 """How often a task is begun that stalls each time."""
 _WINDOW = 3
 """Tasks under way per worker."""
-_PLAN_SHARE, _OVERVIEW_SHARE, _REGION_SHARE = 0.05, 0.30, 0.65
 _SECONDS_TO_SAVE = 10.0
 """How long the tasks under way may take once this process is asked to leave; the next run makes the others anew."""
-_ONCE_SHARE, _SETTLE_SHARE = 0.90, 0.05
-"""Parts of a slide's bytes that the progress bar counts for each step; with a single pass, for it and what follows."""
+_SETTLE_PART = 0.05
+"""Of the regions' work, where they are made in the pass that finds the tissue."""
 
 
 def steps_of(job: Job, options: TileOptions) -> _Steps:
     """Go through the steps of one slide; what is half-written goes when one of them fails."""
-    plan: SlidePlan = yield _PLAN_SHARE, [(make_plan, (job, options))]
+    plan: SlidePlan = yield PLAN, [(make_plan, (job, options))]
     note = ""
     try:
         if plan.out.exists():
@@ -69,17 +69,19 @@ def steps_of(job: Job, options: TileOptions) -> _Steps:
                 return Outcome(job.image_id, Status.SKIPPED, "", found)
             note = found
         plan.start()
+        shares = step_shares(plan)
+        once = shares.overview + shares.regions * (1 - _SETTLE_PART)
         if plan.single_pass:
-            yield _ONCE_SHARE, [(make_region_once, (plan, region)) for region in plan.regions]
+            yield once, [(make_region_once, (plan, region)) for region in plan.regions]
         else:
-            yield _OVERVIEW_SHARE, [(make_band, (plan, i)) for i in range(plan.overview.bands)]
-        regions = yield 0, [(make_tissue, (plan,))]
+            yield shares.overview, [(make_band, (plan, i)) for i in range(plan.overview.bands)]
+        regions = yield shares.tissue, [(make_tissue, (plan,))]
         if plan.single_pass:
             unsettled = yield 0, [(unsettled_regions, (plan,))]
-            yield _SETTLE_SHARE, [(settle_region, (plan, region)) for region in unsettled]
+            yield shares.regions * _SETTLE_PART, [(settle_region, (plan, region)) for region in unsettled]
         else:
-            yield _REGION_SHARE, [(make_region, (plan, region)) for region in regions]
-        facts = yield 0, [(finish, (plan, regions))]
+            yield shares.regions, [(make_region, (plan, region)) for region in regions]
+        facts = yield shares.finish, [(finish, (plan, regions))]
     except RecipeMismatchError:
         raise
     except Exception:

@@ -15,6 +15,7 @@ from typing import Any
 
 from features.extraction.options import ExtractOptions, folder_name
 from mil.pipeline.cohort_file import CohortFile, Experiment, read_cohort_file
+from mil.pipeline.rehearsed import REHEARSAL
 from mil.rehearsal import compare
 from mil.rehearsal.compare import Difference
 from mil.rehearsal.options import Rehearsed, RehearseOptions, rehearsed_of
@@ -30,7 +31,6 @@ from wsi.options import stage
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 
 VERSION = 1
-REHEARSAL = "rehearsal.json"
 _MARK = ".gigamil-rehearsal"
 PLAIN, PRODUCTION = "plain", "production"
 

@@ -10,6 +10,7 @@ import pytest
 from making import picture, write_deflate
 
 from mil.pipeline.cohort_file import read_cohort_file
+from mil.pipeline.rehearsed import why_not_rehearsed
 from mil.rehearsal.compare import scores
 from mil.rehearsal.options import Rehearsed, RehearseOptions, rehearsed_of
 from mil.rehearsal.rehearse import ending_of_rehearsal, rehearse
@@ -121,6 +122,7 @@ def test_ranks_workers_and_bf16_agree_with_one_process_in_fp32(tmp_path: Path, s
     assert summary.exit_code == 0, summary.outcomes
     assert [own.item_id.split()[0] for own in summary.outcomes] == ["tile", "extract", "train", "predict"]
     assert found["passed"]
+    assert why_not_rehearsed(read_cohort_file(path)) == ""
     assert found["of"] == read_cohort_file(path).content_hash
     assert found["patients"] == 8
     assert found["speed"]["tile"]["items"] == found["slides"] == 8
@@ -139,6 +141,7 @@ def test_another_normalisation_of_the_half_precision_path_is_found(tmp_path: Pat
     summary, found = rehearsed(path)
     assert summary.exit_code == 1
     assert not found["passed"]
+    assert "features differ by" in why_not_rehearsed(read_cohort_file(tmp_path / "cohort.toml"))
     stages = {own.item_id: own.status for own in summary.outcomes}
     assert stages["tile"] is stages["train ours-unnormalised-gated_abmil"] is Status.DONE
     assert stages["extract ours:unnormalised"] is Status.FAILED

@@ -9,6 +9,10 @@ CONSTRAINTS ?= $(wildcard constraints.txt)
 NEWEST ?= $(shell for v in 3.15 3.14 3.13 3.12 3.11; do \
 	for p in $$(command -v python$$v) $$(ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$$v.*/bin/python 2>/dev/null | sort -V | tail -1); do \
 	$$p -c 'import sys; sys.exit(sys.version_info.releaselevel != "final")' 2>/dev/null && echo $$p && exit; done; done)
+DEVICE ?= cuda
+TORCH_INDEX ?=
+# What `make test-newest` runs, where not all of it.
+TESTS ?=
 TSC := npx --yes -p typescript@5.9.3 tsc
 # One more than there are cores: tests wait for browsers and other processes a fifth of their time.
 PYTEST := -m pytest -n $(shell expr $$(nproc) + 1) --dist loadfile --no-loadscope-reorder
@@ -18,7 +22,7 @@ QUICK := tests/wsi/cohort tests/wsi/pixels tests/wsi/readers/test_resolution.py 
 	tests/wsi/tissue/test_roi.py tests/features/bags tests/features/extraction/test_feature_plan.py \
 	tests/mil/targets/test_metrics.py tests/test_docs.py
 
-.PHONY: help setup demo test test-quick test-slow test-newest coverage check check-js format docs constraints bench bench-wsi bench-mil \
+.PHONY: help setup demo test test-quick test-slow test-newest coverage check check-js format docs constraints bench bench-wsi bench-mil bench-scale image \
 	bench-features bench-gpu wheelhouse mutants clean
 .DEFAULT_GOAL := help
 
@@ -35,6 +39,8 @@ help:
 	@echo "make docs        the documentation as a site (into ./site)"
 	@echo "make constraints writes constraints.txt: the versions in $(VENV)"
 	@echo "make mutants     small mistakes on purpose, to see that the tests notice (an hour)"
+	@echo "make image       a container, by docker or podman (DEVICE=cpu TORCH_INDEX=... without a GPU)"
+	@echo "make bench-scale from one slide and worker to a cluster: what grows, and what would be in the way first (half an hour)"
 	@echo "make bench       the benchmarks, as ratios to limits measured in the same run"
 	@echo "make bench-gpu   what only a GPU can show: exactness, processes, speed, training (about ten minutes)"
 	@echo "make wheelhouse  the wheels that a machine without a network needs (into ./wheelhouse; FOR=3.12 HAVE=freeze.txt)"
@@ -67,7 +73,7 @@ test-newest:
 	@echo "$(NEWEST), the newest of every dependency, in $(VENV)-newest"
 	@test -x $(VENV)-newest/bin/python || $(NEWEST) -m venv $(VENV)-newest
 	@$(VENV)-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager pip -e '.[dev]'
-	@$(VENV)-newest/bin/python $(PYTEST)
+	@$(VENV)-newest/bin/python $(PYTEST) $(TESTS)
 
 coverage: $(VENV)/.installed
 	@$(BIN)/python $(PYTEST) --cov --cov-report=term:skip-covered --cov-report=html
@@ -116,6 +122,12 @@ bench-gpu: $(VENV)/.installed
 
 wheelhouse: $(VENV)/.installed
 	@$(BIN)/python .ci/wheelhouse.py $(FOR:%=--python %) $(HAVE:%=--have %)
+
+bench-scale: $(VENV)/.installed
+	$(BIN)/python tests/benchmarks/bench_scale.py
+
+image:
+	$(shell command -v docker || command -v podman || echo docker) build --build-arg DEVICE=$(DEVICE) --build-arg TORCH_INDEX=$(TORCH_INDEX) --tag gigamil:$(DEVICE) .
 
 mutants: $(VENV)/.installed
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'cosmic-ray>=8.3'

@@ -34,7 +34,7 @@ from scale_measures import (
     ranks,
     workers,
 )
-from scale_model import WINDOW, Cluster, Costs, Result, Step, lifted, simulate
+from scale_model import STEPS, WINDOW, Cluster, Costs, Result, Step, lifted, simulate
 
 from wsi.cpu import usable_cpus
 
@@ -74,7 +74,7 @@ def at_scale(costs: Costs, arguments: argparse.Namespace, sizes: Sizes) -> dict[
     nodes = [{"nodes": n, **_told(simulate(costs, cluster(n), sizes.sweep))} for n in (1, 10, 25, 50, 100)]
     now, whole = cluster(100), simulate(costs, cluster(100), sizes.slides)
     path: list[dict[str, Any]] = [{"with": "as it is", **_told(whole)}]
-    while path[-1]["bottleneck"] != "workers" and len(path) < 4:
+    while path[-1]["bottleneck"] not in ("workers", STEPS) and len(path) < 4:
         words, costs, now = lifted(costs, now, str(path[-1]["bottleneck"]))
         path.append({"with": words, **_told(simulate(costs, now, sizes.slides))})
     return {"slides": sizes.slides, "workers_per_node": arguments.workers, "nodes": nodes, "lifting": path}

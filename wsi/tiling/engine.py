@@ -226,7 +226,8 @@ class Engine:
             if time.monotonic() > self._until:
                 raise Leaving
             with finished.thread_condition:
-                finished.thread_condition.wait(0.1)
+                if not finished.has_ready():  # one that came back since has told so already
+                    finished.thread_condition.wait(0.1)
         return next(finished)
 
     def _start(self, jobs: list[Job], outcomes: dict[str, Outcome]) -> Iterator[_Run]:
@@ -269,7 +270,9 @@ class Engine:
         run.flying -= 1
         run.waiting -= 1
         try:
-            result = future.result()
+            # a step goes on by its last task's result alone: those of the others stay where they are
+            last = not run.waiting or future.status != "finished"
+            result = future.result() if last else None
             if run.failure is None:
                 with suppress(Leaving):  # what is under way comes back first
                     self.progress.advance(run.share)

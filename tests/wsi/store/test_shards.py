@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-import wsi.zarr_jpeg  # noqa: F401
 from wsi.errors import StoreError
 from wsi.store.codecs import codec
 from wsi.store.grid import Grid
 from wsi.store.layout import image_array, shard_path, write_json
 from wsi.store.shards import ABSENT, ShardFile, write_shard
 from wsi.units import YX
+from wsi.zarr_jpeg import JpegCodec, ZarrJpeg
 
 
 @settings(max_examples=30, deadline=None)
@@ -64,7 +64,15 @@ def test_zarr_python_reads_what_we_write(tmp_path: Path, name: str) -> None:
     assert (array[:, :512] == 255).all()
 
 
-@pytest.mark.parametrize("name", ["zstd", "jpeg"])
+NO_VIEWS = pytest.mark.xfail(
+    JpegCodec is not ZarrJpeg,
+    raises=ValueError,
+    strict=False,
+    reason="imagecodecs' own class encodes no transposed views",
+)
+
+
+@pytest.mark.parametrize("name", ["zstd", pytest.param("jpeg", marks=NO_VIEWS)])
 def test_we_read_what_zarr_python_writes(tmp_path: Path, name: str) -> None:
     grid = Grid(YX(640, 640), 32)
     write_json(tmp_path / "0" / "zarr.json", image_array(grid.shape, grid, 0, name))

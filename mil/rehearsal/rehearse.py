@@ -77,6 +77,7 @@ def rehearse(options: RehearseOptions, progress: Progress | None = None) -> Summ
     make_folder(file.folder)
     with claim(work):
         _empty(work)
+        write_text(file.folder / REHEARSAL, json.dumps(_head(file, passed=False, why="it was not finished")) + "\n")
         course = _Course(file, asked, work, progress or Silent())
         rows = chosen_rows(load_manifest(file.manifest, _columns(file)), asked)
         write_share(work / "share.csv", rows)
@@ -199,15 +200,18 @@ def _predict(course: _Course, experiment: Experiment, run: Path) -> None:
     course.end(name, found, f"the same models tell the same of both kinds of bags, within {largest:.4f}, in one order")
 
 
+def _head(file: CohortFile, *, passed: bool, why: str) -> dict[str, Any]:
+    """Return what `mil.pipeline.rehearsed` reads."""
+    own = file.content_hash
+    told = {"version": VERSION, "of": own, "content_hash": own, "passed": passed}
+    return told if passed else {**told, "why": why}
+
+
 def _write(course: _Course, patients: int, slides: int, seconds: float) -> None:
     """Write what was found."""
-    file, passed = course.file, not course.differences
+    file, why = course.file, str(course.differences[0]) if course.differences else ""
     content: dict[str, Any] = {
-        "version": VERSION,
-        "of": file.content_hash,
-        "content_hash": file.content_hash,
-        "passed": passed,
-        **({} if passed else {"why": str(course.differences[0])}),
+        **_head(file, passed=not why, why=why),
         "differences": [own.as_dict() for own in course.differences],
         "agreed": {own.item_id: own.reason for own in course.outcomes if own.status is not Status.FAILED},
         "tolerances": course.asked.as_dict(),

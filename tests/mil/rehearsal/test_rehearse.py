@@ -165,6 +165,24 @@ def test_a_precision_in_which_the_encoder_overflows_is_found(tmp_path: Path, sli
     assert "tile 0 at level-0 (y, x) = (0, 0) is NaN" in first["what"]
 
 
+def test_a_rehearsal_that_did_not_end_was_not_passed(tmp_path: Path, slides: Path) -> None:
+    path = cohort_file(tmp_path, slides, "texture", "fp32")
+    for name in ("slides", "train.csv"):
+        (tmp_path / name).unlink()
+    (tmp_path / "slides").mkdir()
+    for number in range(8):
+        (tmp_path / "slides" / f"{number}.tif").write_bytes(b"no slide")
+    lines = [f"{number},{number},{'AB'[number % 2]}" for number in range(8)]
+    (tmp_path / "train.csv").write_text("\n".join(["image_id,patient_id,label", *lines]) + "\n")
+    (tmp_path / "work").mkdir()
+    own = read_cohort_file(path).content_hash
+    (tmp_path / "work" / "rehearsal.json").write_text(json.dumps({"content_hash": own, "passed": True}))
+    assert why_not_rehearsed(read_cohort_file(path)) == ""
+    with pytest.raises(RequestError, match="no slide of the rehearsal could be tiled"):
+        rehearse(RehearseOptions(cohort=path))
+    assert "it was not finished" in why_not_rehearsed(read_cohort_file(path))
+
+
 def rows_of(labels: str) -> list[ManifestRow]:
     return [ManifestRow(f"{n:04d}_0", f"{n:04d}", label) for n, label in enumerate(labels)]
 

@@ -33,7 +33,7 @@ from wsi.tiling import engine
 from wsi.tiling.options import TileOptions
 from wsi.tiling.tiler import tile
 
-TISSUE = 0.1
+TISSUE = 0.03
 STEPS = ("make_plan", "make_band", "make_region_once", "make_tissue", "unsettled_regions", "settle_region")
 ORDER = (*STEPS, "make_region", "finish")
 

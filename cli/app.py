@@ -61,6 +61,7 @@ def command_of(verb: Verb) -> click.Command:
         verb.load("options"),
         params=own,
         help="\n\n".join(filter(None, [verb.summary, verb.more])),
+        context_settings={"allow_interspersed_args": not verb.passes_on},
         callback=click.pass_context(lambda ctx, **_: _run(verb, ctx)),
     )
 
@@ -70,10 +71,10 @@ def _run(verb: Verb, ctx: click.Context) -> NoReturn:
     if ctx.params.get("scratch"):
         os.environ["GIGAMIL_SCRATCH"] = ctx.params["scratch"]
     with one_line_errors(verb.name):
-        raise click.exceptions.Exit(_ran(verb, _told(verb, ctx), ctx.params["json"]))
+        raise click.exceptions.Exit(_ran(verb, told_by(verb, ctx), ctx.params["json"]))
 
 
-def _told(verb: Verb, ctx: click.Context) -> Any:
+def told_by(verb: Verb, ctx: click.Context) -> Any:
     """Return the options: what stands on the command line, over `--settings`, over `--config`."""
     kind, values = verb.load("options"), dict[str, Any]()
     if ctx.params["config"]:

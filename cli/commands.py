@@ -23,6 +23,8 @@ class Verb:
     shows: bool = False
     more: str = ""
     """Further text of the help."""
+    passes_on: bool = False
+    """What stands after its first argument is another verb's: options of its own stand before it."""
 
     def load(self, part: str) -> Any:
         """Return the options, the function or the ending."""
@@ -55,6 +57,11 @@ _ALL = (
         "submit", COHORTS, "Put what is left to do of a cohort into Slurm's queue, each stage after the one before it.",
         "mil.slurm.options:SubmitOptions", "cli.submit:submit", shows=True,
         more="What is done or in the queue is left out. docs/slurm.md says what the file's [slurm] can hold.",
+    ),
+    Verb(
+        "profile", START, "Run some seconds of a verb and say where the time goes: reading, decoding, encoding, ...",
+        "mil.watching.profiling.options:ProfileOptions", "cli.profile:profile", shows=True, passes_on=True,
+        more="Its own options stand before the verb. The verb's outputs go to a temporary folder, and are removed.",
     ),
     Verb(
         "doctor", START, "Try installation, GPU, disk, locks, ports, clock: what is wrong, and what to do.",

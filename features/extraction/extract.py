@@ -31,6 +31,7 @@ from features.extraction.remote import extract_to_url
 from features.extraction.stream import GPU_LANES, StreamOptions, Task, TileStream
 from features.started import JOINED, RankEnd, RankWork, Sender, hear, run_ranks
 from wsi.errors import RequestError
+from wsi.events import emit
 from wsi.files.atomic import check_folder
 from wsi.interrupt import leave_if_asked
 from wsi.memory import keep_freed_memory
@@ -218,6 +219,7 @@ def _encode_share(
                     leave_if_asked()
             except BaseException:
                 collector.keep()
+                emit("steps", spent=asdict(stream.times))
                 raise
     ledger.spent(stream.times)
 

@@ -40,7 +40,7 @@ def test_items_go_through_their_states() -> None:
 
 
 def test_what_another_process_holds_has_not_failed() -> None:
-    held = {"status": "failed", "reason": "is being written by process 1 on n1", "claimed": True}
+    held: dict[str, Any] = {"status": "failed", "reason": "is being written by process 1 on n1", "claimed": True}
     begun = [event(0, "stage_started"), event(1, "item_started", id="a")]
     other = [event(2, "item_ended", of="n2/9", id=name, **held) for name in "ab"]
     tally = tally_of(*begun, *other)

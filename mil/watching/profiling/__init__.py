@@ -1,0 +1,1 @@
+"""`gigamil profile`: some seconds of a stage, and where they went."""

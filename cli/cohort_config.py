@@ -5,6 +5,8 @@ from collections.abc import Collection, Iterator
 from cli.config import line_of
 from cli.from_dataclass import texts, title_of
 from mil.pipeline.tables import AFTER, EXPERIMENTS, GRID, LEFT_OUT, VERBS, AfterTable, Cohort, PredictTable
+from mil.rehearsal.options import Rehearsed
+from mil.slurm.settings import SlurmSettings
 from wsi.options import specs
 
 _HEAD = """# What is to become of a cohort: gigamil run THIS_FILE. Relative paths start at its folder."""
@@ -31,6 +33,10 @@ _MEANINGS = {
     "page": "Of a run, pages that open by a double click.",
     "report": "Of a run, its report once more: with the pages linked, as PDF, with annotations.",
 }
+_CLUSTER = """\
+# What the jobs of `gigamil submit` ask for. [slurm.tile], [slurm.driver], [slurm.extract], [slurm.train],
+# [slurm.after] say something else for one stage, with the same keys."""
+_TRIAL = "# What `gigamil rehearse` tries, and what it tolerates."
 _BESIDE: dict[str, tuple[type, ...]] = {"predict": (PredictTable, AfterTable)}
 
 
@@ -39,10 +45,14 @@ def cohort_text() -> str:
     parts = [_HEAD, "\n".join(_lines(Cohort, ()))]
     parts += ["\n".join(_table(verb)) for verb in ("tile", "extract", "train")]
     parts.append(_EXPERIMENTS)
-    for verb in AFTER:
-        lines = "\n".join(_table(verb, _BESIDE.get(verb, (AfterTable,)))).splitlines()
-        parts.append("\n".join(f"# {line}".rstrip() for line in lines))
+    parts += [_as_comment("\n".join(_table(verb, _BESIDE.get(verb, (AfterTable,))))) for verb in AFTER]
+    for title, meaning, kind in (("slurm", _CLUSTER, SlurmSettings), ("rehearse", _TRIAL, Rehearsed)):
+        parts.append(_as_comment("\n".join([meaning, f"[{title}]", *_lines(kind, ())])))
     return "\n\n".join(parts) + "\n"
+
+
+def _as_comment(text: str) -> str:
+    return "\n".join(f"# {line}".rstrip() for line in text.splitlines())
 
 
 def _table(verb: str, beside: Collection[type] = ()) -> list[str]:
@@ -58,5 +68,6 @@ def _lines(options: type, without: Collection[str]) -> Iterator[str]:
         if title_of(spec, options) != title:
             title = title_of(spec, options)
             yield from ["", f"# -- {title}"] if title != "Options" else [""]
-        yield f"# {texts(spec.group)[spec.field]}"
+        if meaning := texts(spec.group)[spec.field]:
+            yield f"# {meaning}"
         yield line_of(spec)

@@ -10,6 +10,8 @@ import pytest
 from cli.cohort_config import cohort_text
 from mil.pipeline.cohort_file import CohortFile, read_cohort_file
 from mil.pipeline.tables import AFTER, VERBS
+from mil.rehearsal.options import Rehearsed, rehearsed_of
+from mil.slurm.settings import SlurmSettings, settings_of
 from mil.training.options import TrainOptions
 from wsi.errors import RequestError
 from wsi.tiling.options import TileOptions
@@ -241,6 +243,19 @@ def test_what_config_prints_as_a_comment_is_taken_too(read: Read, tmp_path: Path
             table += '\nmanifest = "test.csv"\n'
         assert verb in read(table).after
         assert set(own) <= _keys(verb) | {"slides"}
+
+
+def test_tables_of_other_verbs_are_printed_at_their_defaults(read: Read) -> None:
+    def uncommented(name: str) -> str:
+        return "\n".join(
+            line[2:] for line in cohort_text().partition(f"\n# [{name}]\n")[2].partition("\n\n")[0].splitlines()
+        )
+
+    file = read(f"[slurm]\n{uncommented('slurm')}\n[rehearse]\n{uncommented('rehearse')}\n")
+    assert set(file.slurm) >= {"partition", "time", "array", "setup"}
+    assert settings_of(file.slurm, "after") == SlurmSettings()
+    assert set(file.rehearse) >= {"share", "fp32"}
+    assert rehearsed_of(file) == Rehearsed()
 
 
 def _keys(verb: str) -> set[str]:

@@ -21,7 +21,7 @@ from mil.pipeline.options import RunOptions
 from mil.pipeline.outputs import rows_of_file
 from mil.pipeline.patience import is_held, shared_with_others
 from mil.pipeline.rehearsed import check_rehearsal, why_not_rehearsed
-from mil.pipeline.slides import cohort_slides, stores_there, without_store
+from mil.pipeline.slides import bags_under_way, cohort_slides, stores_there, without_store
 from mil.pipeline.training import work_through
 from wsi.errors import GigamilError, ItemError, RequestError
 from wsi.events import EVENTS
@@ -147,17 +147,27 @@ class _Run:
         )
 
     def train(self) -> Iterator[Outcome]:
-        """Train the experiments."""
-        return work_through(self.file, self.options, self.progress, patient=self.options.stage == "all")
+        """Train the experiments; of this stage alone, not before others have made the bags that they are at."""
+        held = bags_under_way(self.file) if self.options.stage == "train" else {}
+        if not held:
+            yield from work_through(self.file, self.options, self.progress, patient=self.options.stage == "all")
+        for image_id, holder in held.items():
+            yield Outcome(image_id, Status.FAILED, f"its bag is being made by {holder}", {CLAIMED: True})
 
     def after(self) -> Iterator[Outcome]:
-        """Make predictions, heat maps, pages and reports."""
+        """Make predictions, heat maps, pages and reports; not while others train: the best may change."""
         table, rows = Experiments(self.file.folder), rows_of_file(self.file)
-        for row in rows:
-            if row.state not in (DONE, FAILED) and self.file.after and (holder := table.holder(row.name)):
-                yield Outcome(row.name, Status.FAILED, f"is being trained by {holder}", {CLAIMED: True})
-        if self.file.after and not any(row.state == DONE for row in rows):
-            self.progress.note(f"{', '.join(self.file.after)}: not made, for no experiment is trained")
+        left = {row.name: table.holder(row.name) for row in rows if row.state not in (DONE, FAILED)}
+        held = {name: holder for name, holder in left.items() if holder and self.file.after}
+        for name, holder in held.items():
+            yield Outcome(name, Status.FAILED, f"is being trained by {holder}", {CLAIMED: True})
+        if held or not self.file.after:
+            return
+        verbs, done = ", ".join(self.file.after), sum(row.state == DONE for row in rows)
+        if not done:
+            self.progress.note(f"{verbs}: not made, for no experiment is trained")
+        elif left:
+            self.progress.note(f"{verbs}: of the {done} experiments that are trained; {len(left)} are not")
         claimed = claims_of(self.file)
         yield from self._shared(
             lambda: list(make_after(self.file, self.options, self.progress)), claimed.__getitem__, "outputs"

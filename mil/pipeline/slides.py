@@ -47,3 +47,14 @@ def without_store(file: CohortFile, jobs: Mapping[str, Job]) -> dict[str, str]:
     """Return the slides that have no tile store: image id -> who is writing it, "" where nobody is."""
     paths = {image_id: file.store(image_id) for image_id in jobs}
     return {image_id: held_by(path) for image_id, path in paths.items() if not path.exists()}
+
+
+def bags_under_way(file: CohortFile) -> dict[str, str]:
+    """Return the slides whose bag, or tile store, another process is making: image id -> who."""
+    found = {}
+    for image_id in cohort_slides(file):
+        for options in file.extract:
+            bag = options.out / f"{image_id}.h5"
+            if not bag.exists() and (holder := held_by(bag) or held_by(file.store(image_id))):
+                found[image_id] = holder
+    return found

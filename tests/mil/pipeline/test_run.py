@@ -14,7 +14,7 @@ from features.extraction.options import ExtractOptions
 from mil.inference.options import PredictOptions
 from mil.inference.predict import predict
 from mil.pipeline.cohort_file import read_cohort_file
-from mil.pipeline.experiments import DONE, FAILED, WAITING, Experiments
+from mil.pipeline.experiments import DONE, FAILED, RUNNING, WAITING, Experiments, lock_of
 from mil.pipeline.options import RunOptions
 from mil.pipeline.run import run
 from mil.pipeline.stages import states
@@ -186,6 +186,18 @@ def test_a_stage_alone_leaves_to_others_what_they_hold(again: Path, capsys: pyte
     told = capsys.readouterr().err
     assert "tile, left out: p1_0: " in told
     assert "is being written by process" in told
+    bag = work / "bags" / "texture" / "p1_0.h5"
+    bag.unlink()
+    before = (work / "experiments.csv").read_bytes()
+    (work / "runs" / NAMES[0] / "metrics.json").unlink()
+    with claim(bag):
+        assert command(["run", str(again), "--stage", "train"]) == 75
+    assert "train, left out: p1_0: its bag is being made by process" in capsys.readouterr().err
+    with claim(lock_of(work, NAMES[0])):
+        Experiments(work).update(NAMES[0], state=RUNNING)
+        assert command(["run", str(again), "--stage", "after"]) == 75
+    assert f"after, left out: {NAMES[0]}: is being trained by process" in capsys.readouterr().err
+    (work / "experiments.csv").write_bytes(before)
     assert command(["run", str(again), "--stage", "extract"]) == 1
     assert "extract, left out: p1_0: left out: it has no tile store" in capsys.readouterr().err
     assert command(["run", str(again), "--stage", "tile"]) == 0

@@ -32,6 +32,9 @@ def rows_of(folder: Path) -> list[Row]:
 def end(commands: list[Command]) -> None:
     for command in commands:
         command.kill()
+        for pipe in (command.process.stdout, command.process.stderr):
+            if pipe is not None:
+                pipe.close()
     assert not [own for command in commands for own in session_members(command.process.pid)]
 
 

@@ -24,6 +24,8 @@ def run(options: RunOptions, json: bool) -> int:
     rank = int(os.environ.get("RANK", "-1"))
     if rank >= 0 and options.stage != "extract":
         raise RequestError(f"torchrun is for extraction alone: expected --stage extract, found {options.stage}")
+    if rank >= 0 and options.take:
+        raise RequestError("--take and torchrun exclude each other: its ranks share all slides at once")
     from mil.pipeline.run import run as do
 
     with progress_bars() as progress:

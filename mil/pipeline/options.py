@@ -41,6 +41,8 @@ class RunOptions(CohortArgument, Shown, Overwriting, Claims):
     """Worker processes of tiling and training, in place of the file's."""
     nproc: Count | None = None
     """Processes of extraction that share the work, in place of the file's. Or start this under torchrun."""
+    take: Annotated[int, at_least(0)] = 0
+    """Slides that extraction takes at a time, so that several processes or nodes share them; 0: all at once."""
     require_rehearsal: bool = False
     """Refuse to begin unless `gigamil rehearse` found this file sound."""
 

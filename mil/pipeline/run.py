@@ -5,6 +5,7 @@ on where it was. What another process is at is waited for, or, of one stage alon
 """
 
 import os
+import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -136,7 +137,21 @@ class _Run:
                 why = f"its tile store is being written by {holder}" if holder else "left out: it has no tile store"
                 yield Outcome(image_id, Status.FAILED, why, {CLAIMED: True} if holder else {})
         for options in self.file.extract:
-            yield from self._extracted(replace(options, stores=stores))
+            for some in self._turns(options, stores):
+                yield from self._extracted(replace(options, stores=some))
+
+    def _turns(self, options: ExtractOptions, stores: Sequence[Path]) -> Iterator[tuple[Path, ...]]:
+        """Give all stores at once, or a few that nobody has in hand until there are no more; then the others."""
+        if not self.options.take:
+            yield tuple(stores)
+            return
+        start = random.randrange(len(stores))  # two jobs that begin together look in different places
+        left = [*stores[start:], *stores[:start]]
+        while some := [store for store in left if _is_free(options.out / f"{store.stem}.h5")][: self.options.take]:
+            left = [store for store in left if store not in some]
+            yield tuple(some)
+        if left:
+            yield tuple(left)
 
     def _extracted(self, options: ExtractOptions) -> list[Outcome]:
         from features.extraction.extract import extract
@@ -241,6 +256,11 @@ def _variable(name: str, value: str) -> Iterator[None]:
             del os.environ[name]
         else:
             os.environ[name] = before
+
+
+def _is_free(bag: Path) -> bool:
+    """Tell whether a bag is still to be made, and nobody makes it."""
+    return not bag.exists() and not held_by(bag)
 
 
 def _once(outcomes: Iterable[Outcome]) -> list[Outcome]:

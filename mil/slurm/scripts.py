@@ -62,7 +62,8 @@ def extract_script(file: CohortFile, *, last: bool) -> Script:
         body = [_on_nodes(file, settings), "await\n", '[ -z "$ever" ] || [ "$code" -ne 1 ] || code=75\n', _end(last)]
     else:
         ranks = ("--nproc", str(settings.gpus)) if settings.gpus else ()
-        body = _one_verb(_run(file, settings, "extract", *ranks), last)
+        share = ("--take", str(settings.take)) if (settings.jobs or 1) > 1 else ()
+        body = _one_verb(_run(file, settings, "extract", *ranks, *share), last)
     return _script(file, "extract", settings, body, array=settings.jobs or 1)
 
 

@@ -42,6 +42,8 @@ class SlurmSettings:
     """Of each job of extraction; of several, torchrun makes one."""
     jobs: Count | None = None
     """Jobs that share the stage's work; otherwise 4 of tiling, 1 of extraction, of training one for each experiment."""
+    take: Count = 16
+    """Slides that a job of extraction takes at a time, where several share them."""
     array: Annotated[int, at_least(0)] = 0
     """How many of them run at once; 0: all."""
     setup: Lines = ()

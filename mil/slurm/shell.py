@@ -84,7 +84,9 @@ begin_scheduler() {
     done
 }
 
+# Where the scheduler died before the driver, the driver is to go on with a new one.
 end_scheduler() {
+    [ "$code" -eq 0 ] || kill -0 "$scheduler" 2>/dev/null || code=75
     case $code in
     75 | 143 | 140) ;;
     *) : >"$ended" ;; # workers need not look for it any more

@@ -307,3 +307,23 @@ def test_a_scheduler_file_that_is_none_is_refused(again: Path, tmp_path: Path) -
     shutil.rmtree(again.parent / "work" / "stores")
     with pytest.raises(ItemError, match="no tile store of the cohort"):
         run(RunOptions(cohort=again, stage="extract"))
+
+
+def test_extraction_takes_a_few_slides_at_a_time_and_leaves_what_others_are_at(
+    again: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bags = sorted((again.parent / "work" / "bags").rglob("*.h5"))
+    before = content(again.parent / "work" / "bags")
+    for bag in bags[1:]:
+        bag.unlink()
+    turns = list[int]()
+    monkeypatch.setattr(
+        "features.extraction.extract.extract",
+        lambda options, progress: turns.append(len(options.stores)) or extract(options, progress),
+    )
+    with claim(bags[2]):
+        assert counts(again, stage="extract", take=4)["extract"] == {"done": len(bags) - 2, "skipped": 1, "failed": 1}
+    assert sum(turns) == len(bags)
+    assert max(turns) == 4
+    assert counts(again, stage="extract", take=4)["extract"] == {"done": 1, "skipped": len(bags) - 1}
+    assert content(again.parent / "work" / "bags") == before

@@ -181,7 +181,7 @@ def cohort(folder: Path, slides: int, **tables: Any) -> Path:
         "slides": ["slides"],
         "manifest": "train.csv",
         "tile": {"assume_mpp": 0.5, "tile_px": 64},
-        "train": {"folds": 2, "epochs": 2, "device": "cpu"},
+        "train": {"folds": 2, "epochs": 2, "device": "cpu", "baselines": [], "hidden": 16, "attention": 8},
         "slurm": {"interface": "lo", "time": "30", "tile": {"jobs": 2}},
     }
     for name, own in tables.items():

@@ -96,7 +96,7 @@ def test_fewer_jobs_than_experiments_take_one_after_the_other(tmp_path: Path) ->
 def test_a_rank_for_each_gpu_and_several_nodes_by_torchrun(tmp_path: Path) -> None:
     one = extract_script(cohort(tmp_path, extract={"gpus": 4, "jobs": 3}), last=False)
     assert {"--gpus-per-node=4", "--array=0-2", "--nodes=1"} <= set(asked(one))
-    assert "--stage extract --nproc 4" in one.text
+    assert "--stage extract --nproc 4 --take 16" in one.text
     several = extract_script(cohort(tmp_path, "other", extract={"gpus": 4, "nodes": 2}), last=False)
     assert {"--gpus-per-node=4", "--array=0-0", "--nodes=2"} <= set(asked(several))
     assert "--nnodes 2 --nproc-per-node 4" in several.text

@@ -12,7 +12,12 @@ from features.encoders.presets import PRESETS
 from mil.heads import HEADS
 
 ROOT = Path(__file__).resolve().parents[1]
-TEXTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")), ROOT / "sample_data" / "README.md"]
+TEXTS = [
+    *sorted(ROOT.glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+    ROOT / "sample_data" / "README.md",
+    ROOT / "examples" / "README.md",
+]
 PACKAGES = ("wsi", "features", "mil", "cli", "sample_data")
 NUMBERS = {16: "sixteen"}
 
@@ -22,10 +27,11 @@ def options_of(verb: str) -> set[str]:
     return {name for parameter in params for name in (*parameter.opts, *parameter.secondary_opts)}
 
 
+EXAMPLES = [path for path in sorted((ROOT / "examples").rglob("*")) if path.is_file() and path not in TEXTS]
 EVERY_TEXT = pytest.mark.parametrize("text", TEXTS, ids=lambda path: path.name)
 
 
-@EVERY_TEXT
+@pytest.mark.parametrize("text", [*TEXTS, *EXAMPLES], ids=lambda path: path.name)
 def test_every_command_has_the_verbs_and_options_that_are_named(text: Path) -> None:
     commands = re.findall(r"gigamil ((?:[a-z]+)\b[^`\n]*)", text.read_text("utf-8"))
     known = [(words[0], words[1:]) for words in (command.split("#")[0].split() for command in commands)]

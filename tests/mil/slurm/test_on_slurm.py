@@ -222,7 +222,7 @@ def check_same(file: CohortFile, path: Path, folder: Path) -> None:
 
 @pytest.mark.timeout(900)
 def test_a_chain_makes_what_one_process_makes(slurm: Slurm, tmp_path: Path) -> None:
-    path = cohort(tmp_path / "a cohort", 4)
+    path = cohort(tmp_path / "a cohort", 8)
     made = submit(SubmitOptions(cohort=path))
     file = read_cohort_file(path)
     slurm.ended(400)

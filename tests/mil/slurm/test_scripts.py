@@ -1,6 +1,8 @@
 """What job scripts ask for and run, and what a cohort file may say of it; no Slurm is needed."""
 
+import re
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,18 @@ from mil.pipeline.cohort_file import CohortFile, read_cohort_file
 from mil.slurm.options import SubmitOptions
 from mil.slurm.queue import jobs
 from mil.slurm.scripts import Script, after_script, extract_script, functions, tile_scripts, train_script
-from mil.slurm.settings import check_directives, check_line, check_word, seconds_of
+from mil.slurm.settings import (
+    TABLES,
+    SlurmSettings,
+    check_directives,
+    check_line,
+    check_word,
+    seconds_of,
+    settings_of,
+)
 from mil.slurm.submit import submit
 from wsi.errors import RequestError
+from wsi.options import specs
 
 
 def cohort(folder: Path, name: str = "cohort", **slurm: Any) -> CohortFile:
@@ -159,3 +170,20 @@ def test_a_dry_run_writes_nothing_and_wants_no_slurm(tmp_path: Path, monkeypatch
 def test_a_rehearsal_can_be_required(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="rehearse"):
         submit(SubmitOptions(cohort=cohort(tmp_path).path, require_rehearsal=True, dry_run=True))
+
+
+def test_the_page_names_every_key() -> None:
+    text = (Path(__file__).resolve().parents[3] / "docs" / "slurm.md").read_text("utf-8")
+    rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    known = {spec.key for spec in specs(SlurmSettings)}
+    assert known <= set(re.findall(r"`(\w+)`", " ".join(rows)))
+    file = tomllib.loads(re.search(r"```toml\n(.*?)```", text, re.DOTALL)[1])["slurm"]  # type: ignore[index]
+    for table in TABLES:
+        settings_of(file, table)
+
+
+def test_the_manifest_of_the_example_fits_the_schema() -> None:
+    validate = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed")
+    yaml = pytest.importorskip("yaml")
+    job = yaml.safe_load((Path(__file__).resolve().parents[3] / "examples/kubernetes/job.yaml").read_text("utf-8"))
+    validate.validate(job, validate.latest_version(), strict=True)

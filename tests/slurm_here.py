@@ -47,6 +47,7 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 JobRequeue=1
 KillWait=5
+MinJobAge=86400
 SchedulerParameters=bf_interval=1,sched_interval=1
 NodeName=n[1-2] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{first}-{second}] CPUs=8 RealMemory=8000
 PartitionName=low Nodes=n[1-2] Default=YES PriorityTier=1 GraceTime=20

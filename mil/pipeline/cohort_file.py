@@ -17,6 +17,7 @@ from wsi.option_files import nearest, table_values
 from wsi.recipe import recipe_hash
 from wsi.store.layout import SUFFIX
 from wsi.tiling.options import TileOptions
+from wsi.urls import url_of
 
 __all__ = ["ALL", "BEST", "CohortFile", "Experiment", "read_cohort_file"]
 
@@ -92,6 +93,12 @@ def read_cohort_file(path: Path) -> CohortFile:
     tables = CohortTables.read(path)
     cohort = tables.cohort()
     folder = cohort.folder or path.with_suffix("")
+    for key, own in (("folder", folder), ("manifest", cohort.manifest)):
+        if url_of(own):
+            raise RequestError(
+                f"{path}: {key} {own}: expected one of this machine, or of a disk that all machines share (the table "
+                "of experiments wants locks): slides may be URLs"
+            )
     if folder == path:
         raise RequestError(f"{path}: folder: expected one, for the file's name has no ending that could be left out")
     tile = tables.make(

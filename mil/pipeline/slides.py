@@ -9,6 +9,7 @@ from wsi.cohort.slides import Job, find_jobs
 from wsi.errors import RequestError
 from wsi.files.claim import held_by
 from wsi.tiling.options import TileOptions
+from wsi.urls import path_of, url_of
 
 
 def cohort_slides(file: CohortFile) -> dict[str, Job]:
@@ -28,6 +29,8 @@ def cohort_slides(file: CohortFile) -> dict[str, Job]:
 
 
 def _jobs(tiling: TileOptions) -> list[Job]:
+    if tiling.manifest is not None and any(map(url_of, tiling.slides)):  # listed when they are tiled
+        return [Job(row.image_id, row.path or path_of(row.image_id), row.mpp) for row in load_manifest(tiling.manifest)]
     try:
         return find_jobs(tiling.slides, tiling.manifest)
     except RequestError as error:

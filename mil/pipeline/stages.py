@@ -14,6 +14,7 @@ from mil.pipeline.slides import cohort_slides
 from wsi.cohort.slides import Job
 from wsi.files.atomic import PARTIAL
 from wsi.options import in_environment
+from wsi.urls import url_of
 
 MISSING = "missing"
 
@@ -74,7 +75,7 @@ def _why_not_store(file: CohortFile, job: Job, thorough: bool) -> str:
     path = file.store(job.image_id)
     if not path.exists():
         return job.problem or (f"{MISSING}, begun" if path.with_name(path.name + PARTIAL).exists() else MISSING)
-    if not thorough:
+    if not thorough or any(map(url_of, file.slides)):
         return ""
     from mil.pipeline.whys import why_not_store
 

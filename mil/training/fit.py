@@ -31,6 +31,8 @@ from wsi.stage_events import item_ended, item_started
 
 FEATURE_LIMIT = 10.0
 """Standard deviations: a feature that hardly varies among the slides trained on would else outshout all others."""
+SHOWN_SECONDS = 1.0
+"""Between two epochs that are told while a model is trained."""
 LEAST_GAIN = 1e-3
 """A validation loss counts as better when it is lower by more than this."""
 
@@ -118,7 +120,7 @@ def _train(loop: Loop) -> Progression:
                 events.add(state.history[-1])
             if leaving:
                 raise Leaving
-            if events is not None and time.monotonic() - shown > 1:
+            if events is not None and time.monotonic() - shown > SHOWN_SECONDS:
                 write_history(folder / "history.csv", state.history)
                 emit("epoch", id=loop.job.name, of=options.epochs, **_which(loop.job), **state.history[-1])
                 shown = time.monotonic()

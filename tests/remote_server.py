@@ -20,7 +20,7 @@ class BadProxy:
     """Passes HTTP requests on, one a connection, and spoils a seeded share of the answers."""
 
     def __init__(self, port: int, share: float, seed: int = 0, stall_s: float = 3.0) -> None:
-        self._upstream, self._share, self._stall_s = port, share, stall_s
+        self._upstream, self.share, self._stall_s = port, share, stall_s
         self._random = random.Random(seed)
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
@@ -70,7 +70,7 @@ class BadProxy:
         assert b"transfer-encoding" not in fields
         body = await reader.readexactly(int(fields.get(b"content-length", b"0")))
         self.before(method, path)
-        fault = self._random.choice(KINDS) if self._random.random() < self._share else ""
+        fault = self._random.choice(KINDS) if self._random.random() < self.share else ""
         self.did[fault or "passed"] += 1
         if fault == "lost request":
             return

@@ -65,7 +65,7 @@ def run_stages(cohort: str, at: str) -> dict[str, Any]:
 def test_every_stage(cohort: Path, bucket: str, bad_proxy: BadProxy, port: int, tmp_path: Path) -> None:
     local = run_stages(str(cohort), str(tmp_path / "local"))
     make_bucket(port, bucket, cohort, "cohort/")
-    bad_proxy._share = 0.02
+    bad_proxy.share = 0.02
     remote = run_stages(f"s3://{bucket}/cohort", f"s3://{bucket}/work")
     for verb, summary in local.items():
         assert summary.exit_code == 0, (verb, summary.outcomes)

@@ -39,8 +39,12 @@ from scale_model import STEPS, WINDOW, Cluster, Costs, Result, Step, lifted, sim
 from wsi.cpu import usable_cpus
 
 
-def costs_of(tiled: Tiled, files: float, row: dict[str, Any], grow: float = 1.0) -> Costs:
-    """Return the model's unit costs of a measured command; its slides ``grow`` times as large."""
+def costs_of(tiled: Tiled, files: float, row: dict[str, Any], grow: float = 1.0, *, by_cpu: bool = False) -> Costs:
+    """Return the model's unit costs of a measured command; its slides ``grow`` times as large.
+
+    ``by_cpu``: tasks take their share of the workers' CPU seconds, not what the clock said of a busy machine.
+    """
+    share = min(1.0, tiled.workers_cpu_s / sum(map(sum, tiled.tasks.values()))) if by_cpu else 1.0
     per_slide = {name: len(seconds) / tiled.slides for name, seconds in tiled.tasks.items()}
     scaled = {"make_band", "make_region_once", "settle_region", "make_region"}
     counts = {
@@ -50,7 +54,11 @@ def costs_of(tiled: Tiled, files: float, row: dict[str, Any], grow: float = 1.0)
     }
     parts = sum(counts.values())
     each = tiled.bytes / tiled.slides * grow / parts
-    steps = [Step(counts[name], tiled.tasks[name], each, files * grow / parts) for name in ORDER if name in counts]
+    steps = [
+        Step(counts[name], [own * share for own in tiled.tasks[name]], each, files * grow / parts)
+        for name in ORDER
+        if name in counts
+    ]
     client, scheduler = float(row["client_ms"]) / 1e3, float(row["scheduler_ms"]) / 1e3
     return Costs(steps, client, scheduler, client)
 
@@ -76,7 +84,7 @@ def at_scale(costs: Costs, arguments: argparse.Namespace, sizes: Sizes) -> dict[
     path: list[dict[str, Any]] = [{"with": "as it is", **_told(whole)}]
     while path[-1]["bottleneck"] not in ("workers", STEPS) and len(path) < 4:
         words, costs, now = lifted(costs, now, str(path[-1]["bottleneck"]))
-        path.append({"with": words, **_told(simulate(costs, now, sizes.slides))})
+        path.append({"with": words, **_told(simulate(costs, now, sizes.sweep))})
     return {"slides": sizes.slides, "workers_per_node": arguments.workers, "nodes": nodes, "lifting": path}
 
 
@@ -137,7 +145,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "model": check_model(by_workers, empty[1]),
         "scale": {
             "gigapixels": arguments.gigapixels,
-            **at_scale(costs_of(source, files / grow, largest, grow), arguments, sizes),
+            **at_scale(costs_of(source, files / grow, largest, grow, by_cpu=True), arguments, sizes),
         },
     }
 

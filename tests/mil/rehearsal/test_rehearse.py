@@ -116,8 +116,9 @@ def rehearsed(path: Path) -> tuple[Summary, dict]:  # type: ignore[type-arg]
 
 
 @pytest.mark.usefixtures("installed")
-def test_ranks_workers_and_bf16_agree_with_one_process_in_fp32(tmp_path: Path, slides: Path) -> None:
-    path = cohort_file(tmp_path, slides, "ours:good", "bf16", nproc=2)
+@pytest.mark.parametrize("nproc", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_bf16_ranks_and_workers_agree_with_one_process_in_fp32(tmp_path: Path, slides: Path, nproc: int) -> None:
+    path = cohort_file(tmp_path, slides, "ours:good", "bf16", nproc=nproc)
     summary, found = rehearsed(path)
     assert summary.exit_code == 0, summary.outcomes
     assert [own.item_id.split()[0] for own in summary.outcomes] == ["tile", "extract", "train", "predict"]

@@ -34,7 +34,7 @@ def page(options: PageOptions, summary: Summary) -> Ending:
 
 
 def rehearse(options: RehearseOptions, summary: Summary) -> Ending:
-    """Return how each stage compares, how fast it was, and what comes next."""
+    """Return how fast each stage was, and what comes next."""
     from mil.rehearsal.rehearse import ending_of_rehearsal
 
     return ending_of_rehearsal(options.cohort, summary)

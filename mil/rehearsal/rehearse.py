@@ -226,11 +226,10 @@ def _write(course: _Course, patients: int, slides: int, seconds: float) -> None:
 
 
 def ending_of_rehearsal(cohort: Path, summary: Summary) -> dict[str, Any]:
-    """Return what is told at the end: how the stages agree, the speed of the production settings, the next command."""
+    """Return what is told at the end: the speed of the production settings, and the next command."""
     file = read_cohort_file(cohort)
     found = parse_json(read_document(file.folder / REHEARSAL, RequestError))
-    lines = [f"{own.item_id}: {own.reason}" for own in summary.ended(Status.DONE)]
-    lines += [f"{name}: {_speed(own)} under the production settings" for name, own in found["speed"].items()]
+    lines = [f"{name}: {_speed(own)} under the production settings" for name, own in found["speed"].items()]
     if file.slurm:
         lines.append("the cluster of [slurm] was not asked: this was the production settings on this machine")
     if summary.exit_code:

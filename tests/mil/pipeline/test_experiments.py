@@ -282,7 +282,7 @@ def check_done_once(file: CohortFile, count: int) -> None:
     assert [row.score for row in rows] == [float(seed) for seed in range(count)]
 
 
-@pytest.mark.parametrize("kills", [0, 2])
+@pytest.mark.parametrize("kills", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_four_processes_do_each_row_once(tmp_path: Path, kills: int) -> None:
     file = cohort(tmp_path, 12)
     assert worked_through(file, kills, seed=kills) == kills

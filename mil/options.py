@@ -6,11 +6,13 @@ from typing import Annotated, Literal
 
 from wsi.options import Option
 
-Head = Literal[
+HeadName = Literal[
     "gated_abmil", "abmil", "mean_pool", "mean_mlp", "max_pool", "additive", "clam_sb", "clam_mb", "dsmil", "transmil",
     "dtfd", "acmil", "transformer",
 ]  # fmt: skip
 """docs/HEADS.md tells them apart."""
+Head = Annotated[HeadName, Option(plugins="gigamil.heads")]
+"""Ours, or another package's."""
 Target = Literal["classes", "labels", "value", "survival"]
 Calibration = Literal["none", "temperature", "prior", "platt", "auto"]
 Fusion = Literal["none", "concat", "late", "folds"]

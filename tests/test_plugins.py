@@ -7,9 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from mil.heads import HeadSpec, check_head, has_attention, make_head
+from mil.heads import HeadSpec, has_attention, head_class, make_head
+from mil.heads import check_head as check_name
+from mil.heads.contract import check_head
 from mil.models.model import BagModel, load_model, save_model
+from mil.training.options import TrainOptions
+from mil.training.tune_options import TuneOptions
 from wsi.errors import RequestError, UnreadableSlideError
+from wsi.qc.options import InfoOptions
+from wsi.readers.contract import check_reader
 from wsi.slide import open_slide
 from wsi.units import Box
 
@@ -59,9 +65,27 @@ def test_a_head_of_another_package(tmp_path: Path) -> None:
     rows = torch.ones(3, 5)
     assert torch.equal(load_model(tmp_path)[0](rows, (0, 3)).logits_BC, model(rows, (0, 3)).logits_BC)
     with pytest.raises(RequestError, match=r"entry point odd of gigamil\.heads .*: expected a class that derives"):
-        check_head("odd", "linear")
+        check_name("odd", "linear")
     with pytest.raises(RequestError, match=r"unknown head 'no': expected one of gated_abmil, .*, ours, odd"):
-        check_head("no", "linear")
+        check_name("no", "linear")
+
+
+@pytest.mark.usefixtures("installed")
+def test_what_others_add_is_a_choice_of_options_and_keeps_the_contracts(tmp_path: Path, deflate_slide: Path) -> None:
+    cohort = {"bags": (tmp_path,), "manifest": tmp_path / "a.csv", "out": tmp_path / "run"}
+    options = TrainOptions(**cohort, head="ours", baselines=("ours", "mean_pool"))  # type: ignore[arg-type]
+    assert (options.head, options.baselines) == ("ours", ("ours", "mean_pool"))
+    assert TuneOptions(**cohort, heads=("dsmil", "ours")).train.head == "dsmil"  # type: ignore[arg-type]
+    with pytest.raises(RequestError, match=r"--heads no: expected one of gated_abmil, .*, transformer, ours, odd"):
+        TuneOptions(**cohort, heads=("no",))  # type: ignore[arg-type]
+    asked = InfoOptions(slides=(deflate_slide,), reader="odd")  # type: ignore[arg-type]
+    assert str(asked.reader) == "odd"
+    with pytest.raises(RequestError, match=r"--reader no: expected .*, openslide, odd, broken"):
+        InfoOptions(slides=(deflate_slide,), reader="no")  # type: ignore[arg-type]
+    check_head(head_class("ours"))
+    slide = tmp_path / "a.odd"
+    slide.write_text(f"odd {deflate_slide}")
+    check_reader(lambda path, opening: open_slide(path, "odd", threads=opening.threads), slide)
 
 
 def test_a_head_whose_package_is_gone_is_told() -> None:

@@ -17,6 +17,7 @@ from features.encoders.presets import PRESETS
 from features.encoders.spec import WeightsChoice
 from features.encoders.tile_input import TileInput
 from mil.heads import HEADS, HeadSpec
+from mil.heads.contract import check_head
 from mil.ragged.instances import Instances
 from wsi.cohort.slides import EXTENSIONS
 
@@ -88,6 +89,7 @@ def test_the_example_of_a_head_gives_logits() -> None:
     output = head(Instances(rows, [0, 3, 7]))
     assert output.logits_BC.shape == (2, 3)
     torch.testing.assert_close(output.logits_BC[1:], head(Instances(rows[3:], [0, 4])).logits_BC)
+    check_head(example(1)["Wide"])
 
 
 @pytest.mark.skipif(shutil.which("split") is None, reason="no split here")

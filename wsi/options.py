@@ -60,6 +60,8 @@ class Option:
     remote: str = ""
     """Of URLs that stand there: streamed (read by ranges), output (written), items (the verb's own matter), local (none
     may); otherwise what they lead to is fetched first."""
+    plugins: str = ""
+    """Group of entry points whose names may stand there, too: other packages' choices beside ours."""
     environment: str = ""
     """Variable by which the value reaches the processes that the verb starts; `stage`."""
 
@@ -149,7 +151,7 @@ class Spec:
         if self.mark.commas and isinstance(value, str) and not self.mark.rest:
             value = [own.strip() for own in value.split(",") if own.strip()]
         try:
-            return self._within(_fitted(self.kind, value, text))
+            return self._within(_fitted(self.kind, value, text, self.mark.plugins))
         except _Unfit as unfit:
             expected, found = unfit.args
             raise RequestError(f"{self.shown} {found}: expected {self.mark.told(expected)}") from None
@@ -176,29 +178,37 @@ def _literals(kind: Any) -> Iterator[str]:
             yield from _literals(typing.get_args(own)[0])
 
 
-def _fitted(kind: Any, value: Any, text: bool) -> Any:
-    """Return the value as the type wants it; `_Unfit` where it cannot be."""
+def _fitted(kind: Any, value: Any, text: bool, group: str = "") -> Any:
+    """Return the value as the type wants it; `_Unfit` where it cannot be. ``group``: `Option.plugins`."""
     kinds = _kinds(kind)
     if len(kinds) > 1:
-        return _fitted_to_one(kinds, value, text)
+        return _fitted_to_one(kinds, value, text, group)
     if typing.get_origin(kind) is tuple:
         several = value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
-        return tuple(_fitted(typing.get_args(kind)[0], own, text) for own in several)
+        return tuple(_fitted(typing.get_args(kind)[0], own, text, group) for own in several)
     if typing.get_origin(kind) is Literal:
-        if value in typing.get_args(kind):
+        names = [*typing.get_args(kind), *(_plugins(group) if value not in typing.get_args(kind) else ())]
+        if value in names:
             return value
-        *others, last = typing.get_args(kind)
+        *others, last = names
         raise _Unfit(f"one of {', '.join([*others, last])}" if len(others) > 1 else " or ".join([*others, last]), value)
     return _SCALARS[kind](value, text)
 
 
-def _fitted_to_one(kinds: Sequence[Any], value: Any, text: bool) -> Any:
+def _plugins(group: str) -> list[str]:
+    """Return the names of a group's entry points; nothing of theirs is imported."""
+    from importlib.metadata import entry_points
+
+    return [point.name for point in entry_points(group=group)] if group else []
+
+
+def _fitted_to_one(kinds: Sequence[Any], value: Any, text: bool, group: str) -> Any:
     if value is None and types.NoneType in kinds:
         return None
     told = []
     for kind in kinds:
         try:
-            return None if kind is types.NoneType and value is None else _fitted(kind, value, text)
+            return None if kind is types.NoneType and value is None else _fitted(kind, value, text, group)
         except (_Unfit, KeyError) as unfit:
             told += [unfit.args[0]] if isinstance(unfit, _Unfit) else []
     raise _Unfit(" or ".join(told), value)
@@ -272,6 +282,9 @@ def _unmarked(hint: Any) -> tuple[Any, tuple[Option, ...]]:
         kind, *marks = typing.get_args(hint)
         inner, more = _unmarked(kind)
         return inner, (*more, *marks)
+    if typing.get_origin(hint) is tuple:
+        inner, marks_of_each = _unmarked(typing.get_args(hint)[0])
+        return types.GenericAlias(tuple, (inner, ...)), marks_of_each
     if len(_kinds(hint)) > 1:
         parts = [_unmarked(own) for own in _kinds(hint)]
         return typing.Union[tuple(own for own, _ in parts)], tuple(mark for _, marks in parts for mark in marks)  # noqa: UP007

@@ -61,7 +61,7 @@ def head_class(name: str) -> type[Head]:
     """Return the head of that name, ours or another package's, or raise `RequestError`.
 
     Other packages add theirs by the entry-point group ``gigamil.heads``, and are imported only where their own is asked
-    for; `tests/mil/heads/test_heads.py` is the suite that each head passes.
+    for; `mil.heads.contract` is the suite that each head passes.
     """
     if name in HEADS:
         return HEADS[name]

@@ -1,8 +1,8 @@
 """Train one model: one head on one fold with one seed, from features to its scores on the slides held out.
 
 The loss weighs patients so that classes count equally and each patient counts once, as the metric does. Training stops
-early on the inner validation patients' weighted log loss. Every epoch ends in a checkpoint; random numbers depend on
-(seed, fold, epoch) alone, so a killed run goes on to the same bits.
+early on the inner validation patients' weighted log loss. An epoch ends in a checkpoint where the last one is
+seconds old; random numbers depend on (seed, fold, epoch) alone, so a killed run goes on to the same bits.
 """
 
 import time
@@ -33,6 +33,8 @@ FEATURE_LIMIT = 10.0
 """Standard deviations: a feature that hardly varies among the slides trained on would else outshout all others."""
 SHOWN_SECONDS = 1.0
 """Between two epochs that are told while a model is trained."""
+CHECKPOINT_SECONDS = 2.0
+"""Between checkpoints: epochs of a small cohort take less time than a file takes to be on the disk."""
 LEAST_GAIN = 1e-3
 """A validation loss counts as better when it is lower by more than this."""
 
@@ -107,7 +109,7 @@ def _train(loop: Loop) -> Progression:
     state = found or Progression()
     if state.history:
         _take_up(loop, state)
-    shown = time.monotonic()
+    shown, kept = time.monotonic(), float("-inf")
     with ExitStack() as files:
         events = files.enter_context(event_file(folder, state.history)) if writes else None
         for epoch in range(len(state.history), options.epochs):
@@ -116,7 +118,9 @@ def _train(loop: Loop) -> Progression:
             _one_epoch(loop, state, epoch)
             leaving = ranks.any(asked_to_leave())
             if events is not None:
-                write_checkpoint(folder, state, loop.job.recipe_hash)
+                if leaving or time.monotonic() - kept > CHECKPOINT_SECONDS:
+                    write_checkpoint(folder, state, loop.job.recipe_hash)
+                    kept = time.monotonic()
                 events.add(state.history[-1])
             if leaving:
                 raise Leaving

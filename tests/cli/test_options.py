@@ -26,7 +26,7 @@ from mil.evaluation.calibrate import AUTO, METHODS
 from mil.heads import HEADS
 from mil.heads.head import OUTPUTS
 from mil.inference.combine import COMBINATIONS
-from mil.options import Calibration, Combination, Fusion, Head, Output, Target
+from mil.options import Calibration, Combination, Fusion, HeadName, Output, Target
 from mil.targets import TARGETS
 from mil.training.options import TrainOptions
 from wsi.errors import RequestError
@@ -159,7 +159,7 @@ def test_choices_are_those_of_the_code() -> None:
     def choices(options: type, field: str) -> set[str]:
         return set(next(spec for spec in specs(options) if spec.field == field).choices)
 
-    assert set(typing.get_args(Head)) == set(HEADS)
+    assert set(typing.get_args(HeadName)) == set(HEADS)
     assert typing.get_args(Target) == tuple(TARGETS)
     assert typing.get_args(Fusion) == FUSIONS
     assert typing.get_args(Output) == OUTPUTS

@@ -149,7 +149,7 @@ def test_a_center_that_predicts_the_label_is_exposed(tmp_path: Path) -> None:
     (tmp_path / "bags").mkdir()
     witness = cohort_of_centers(tmp_path / "bags")
     mixed, held_out = tmp_path / "mixed", tmp_path / "held_out"
-    common = {"epochs": 25, "hidden": 16, "baselines": ("mean_pool",), "folds": 4}
+    common = {"epochs": 25, "hidden": 16, "head": "mean_pool", "baselines": (), "folds": 4}
     assert train(witness.options(mixed, **common)).exit_code == 0
     assert train(witness.options(held_out, split="centers", **common)).exit_code == 0
     found = {run: json.loads((run / "metrics.json").read_text()) for run in (mixed, held_out)}

@@ -34,15 +34,6 @@ def test_both_readers_agree_on_jpeg(pyramid_slide: Path) -> None:
         assert difference.max() <= 1
 
 
-def test_a_box_may_cut_tiles_and_reach_beyond_the_slide(deflate_slide: Path, slide_pixels: RGB) -> None:
-    slide = open_slide(deflate_slide)
-    height, width = slide_pixels.shape[:2]
-    padded = np.pad(slide_pixels, ((50, 50), (50, 50), (0, 0)), constant_values=255)
-    for box in (Box(-50, -50, 70, 90), Box(100, 333, 517, 640), Box(height - 9, width - 9, height + 50, width + 50)):
-        np.testing.assert_array_equal(slide.read(0, box), padded[box.y0 + 50 : box.y1 + 50, box.x0 + 50 : box.x1 + 50])
-    assert (slide.read(0, Box(height + 10, 0, height + 20, 10)) == 255).all()
-
-
 @pytest.mark.parametrize(
     "options",
     [

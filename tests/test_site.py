@@ -7,6 +7,7 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import doc_tables
@@ -83,13 +84,16 @@ def test_the_example_of_an_encoder_encodes() -> None:
     torch.testing.assert_close(features, tiles.float().mean((2, 3)) / 255)
 
 
-def test_the_example_of_a_head_gives_logits() -> None:
-    head = example(1)["Wide"](HeadSpec(name="wide", dim=5, n_classes=3, hidden=4)).eval()
+def test_the_example_of_a_head_gives_logits_and_keeps_the_contract(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("example")  # where pickle looks for the class
+    vars(module).update(example(1))
+    monkeypatch.setitem(sys.modules, "example", module)
+    head = module.Wide(HeadSpec(name="wide", dim=5, n_classes=3, hidden=4)).eval()
     rows = torch.randn(7, 5)
     output = head(Instances(rows, [0, 3, 7]))
     assert output.logits_BC.shape == (2, 3)
     torch.testing.assert_close(output.logits_BC[1:], head(Instances(rows[3:], [0, 4])).logits_BC)
-    check_head(example(1)["Wide"])
+    check_head(module.Wide)
 
 
 @pytest.mark.skipif(shutil.which("split") is None, reason="no split here")

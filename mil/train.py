@@ -11,6 +11,7 @@ from itertools import product
 import numpy as np
 import torch
 
+from features.agreement import agree, facts_of
 from features.distributed import Place, process_group, torchrun_place
 from features.encoders.device import device_of_rank
 from mil.data.cohort import Cohort
@@ -114,6 +115,7 @@ def _train_under_torchrun(data: TrainingData, place: Place, progress: Progress) 
         raise RequestError("torchrun excludes --nproc and --workers: it has started the processes already")
     device = device_of_rank(torch.device(data.options.device), place.local_rank)
     with process_group(place, device) as group, ExitStack() as held:
+        agree(group, facts_of(device, data.options.precision))
         if place.rank > 0:
             todo = group.from_first(None)
             if todo is not None:  # else rank 0 tells why

@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch.distributed import Store  # type: ignore[attr-defined]
 
+from features.agreement import agree, facts_of
 from features.distributed import Group, Place, rank_group, torchrun_place
 from features.encoders.device import (
     check_compilable,
@@ -164,6 +165,7 @@ def _under_torchrun(options: ExtractOptions, place: Place, progress: Progress) -
     torch.set_num_threads(place.cpus())
     with ExitStack() as claims, rank_group(place) as group:
         device, encoder = device_of_rank(resolve_device(options.device), place.local_rank), _encoder(options)
+        agree(group, facts_of(device, resolve_precision(options.precision, device, encoder.spec)))
         if place.rank:
             job = group.from_first(None)
             if job is not None:

@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch.distributed import Store  # type: ignore[attr-defined]
 
+from features.agreement import agree, facts_of
 from features.distributed import Group, Place, process_group, torchrun_place
 from features.encoders.device import (
     check_precision,
@@ -130,6 +131,7 @@ def _under_torchrun(options: FinetuneOptions, place: Place, progress: Progress) 
     device = _device(options, place.local_rank)
     with ExitStack() as claims, process_group(place, device) as group:
         encoder = _encoder(options)
+        agree(group, facts_of(device, resolve_precision(options.precision, device, encoder.spec)))
         if place.rank:
             found = group.from_first(None)
             if found is not None:

@@ -22,7 +22,7 @@ _CONNECT_SECONDS = 10
 _LEAST_PATIENCE_SECONDS, _PATIENCE_SECONDS = 60.0, 300.0
 """Without a sign of life of a worker: it may be busy starting on a machine that is busy, too."""
 _PARTS = ("client", "core", "nanny", "scheduler", "utils", "worker")
-_LOUD = ("distributed", *(f"distributed.{part}" for part in _PARTS))
+_LOUD = ("asyncio", "tornado.application", "distributed", *(f"distributed.{part}" for part in _PARTS))
 """Loggers that would print tracebacks of what is reported in one line."""
 
 

@@ -15,6 +15,7 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+from commanding import Command
 from making import picture, write_deflate
 
 from features.bags.bag import find_bags, read_header
@@ -184,6 +185,29 @@ class Notes(Silent):
 
     def advance(self, amount: float) -> None:
         self.seen += amount
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("nproc", [1, 2])
+def test_saved_on_a_signal_and_run_again_ends_with_the_same_bits(cohort: Path, tmp_path: Path, nproc: int) -> None:
+    """Asked before the first step, it leaves after it, in the middle of the epoch."""
+    out = tmp_path / "out" / "w.safetensors"
+    words = ("--encoder", ENCODER, "--random-weights", 1, "--folds", 3, "--epochs", 2, "--batch-size", 5, "--lr", 1e-3)
+    more = ("--tiles-per-slide", 4, "--sizes", "32,48", "--device", "cpu", "--nproc", nproc)
+    given = ("finetune", cohort / "stores", "--manifest", cohort / "train.csv", "--out", out)
+    command = Command(*given, *words, *more)
+    try:
+        command.wait_for(lambda: any(out.parent.glob(".*.lock")))
+        told = command.stop(signal.SIGUSR2, group=False, soon=100)
+        assert told == (75, "gigamil: saved: give the same command again\n")
+    finally:
+        command.kill()
+    assert out.with_name("w.checkpoint").is_file()
+    tuned(cohort, out, nproc=nproc)
+    whole = tuned(cohort, tmp_path / "whole" / "w.safetensors", nproc=nproc)
+    assert content(out.parent).keys() == content(whole.parent).keys()
+    assert out.read_bytes() == whole.read_bytes()
+    assert curve(out) == curve(whole)
 
 
 def environment() -> dict[str, str]:

@@ -78,7 +78,8 @@ def content(bags: Path) -> str:
         return str(bag.attrs["content_sha256"])
 
 
-@pytest.mark.parametrize("nproc", [pytest.param(1, marks=SLOW), 2])
+@SLOW
+@pytest.mark.parametrize("nproc", [1, 2])
 def test_extraction(start: Start, stores: Path, undisturbed: str, tmp_path: Path, nproc: int) -> None:
     command = start("extract", stores, "--out", tmp_path, "--batch-size", 16, "--device", "cpu", "--nproc", nproc)
     command.wait_for(lambda: any(tmp_path.glob(".*.lock")))

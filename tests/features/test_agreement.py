@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch.distributed import HashStore
+from torch.distributed import HashStore  # type: ignore[attr-defined]
 
 from features.agreement import RankFacts, agree, disagreement, facts_of
 from features.distributed import Group, Place

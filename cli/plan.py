@@ -39,7 +39,7 @@ def show(made: "Plan", console: "Console") -> None:
 
     console.print(f"{made.slides:,} slides, {size(made.slide_bytes)} to be tiled; on {made.machine}", markup=False)
     console.print(_table(made))
-    told = f"all: {span(made.seconds)}, {sizes(made.disk_bytes)} of disk, {size(made.free_bytes)} free"
+    told = f"all: {span(made.seconds)}, {sizes(made.disk_bytes) or '0 B'} of disk, {size(made.free_bytes)} free"
     if made.price:
         told += f"; {made.cost.expected:.2f} ({made.cost.low:.2f} to {made.cost.high:.2f}) at {made.price:g} an hour"
     console.print(told, markup=False)

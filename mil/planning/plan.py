@@ -15,11 +15,11 @@ from mil.planning.extraction import Bags, chosen, plan_extraction
 from mil.planning.headers import Headers, read_headers
 from mil.planning.history import epochs_before
 from mil.planning.machine import free_disk, this_machine
-from mil.planning.measuring import Measuring
 from mil.planning.options import PlanOptions
 from mil.planning.request import Extraction, Request, Training, request_of
 from mil.planning.tiling import Tiles, plan_tiling
 from mil.planning.training import Trained, plan_training
+from mil.planning.trials.measuring import Measuring
 from wsi.cpu import usable_cpus
 from wsi.errors import GigamilError
 from wsi.options import stage
@@ -140,7 +140,7 @@ def _encoder_cost(planned: _Planned, extraction: Extraction) -> EncoderCost | No
         if planned.measuring is not None:
             found = planned.measuring.encoder(options, tuple(planned.request.stores.values()), side)
             planned.calibration = planned.calibration.joined(found)
-        from mil.planning.measuring import known_encoder
+        from mil.planning.trials.measuring import known_encoder
 
         return known_encoder(planned.calibration, options, side)
     except GigamilError as error:

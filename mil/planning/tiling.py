@@ -62,7 +62,7 @@ def plan_tiling(
     start = fixed.get("tile_seconds", 4.0) + fixed.get("worker_start_seconds", 2.0) * (max(1, workers) / at_once - 1)
     last = serial.times((1 - 1 / at_once) / headers.todo)
     spread = (1 + _BUSY) / at_once if workers else 1.0
-    memory = fixed.get("tile_bytes", 2e8) + _of_workers(pairs, fixed, max(1, workers), headers.todo)
+    memory = _memory(pairs, fixed, workers, headers.todo)
     plan = StagePlan(
         stage="tile",
         todo=headers.todo,
@@ -89,13 +89,15 @@ def _start_cpu(fixed: Mapping[str, float], workers: int) -> float:
     return fixed.get("tile_seconds", 4.0) + (workers - 1) * fixed.get("worker_start_seconds", 2.0)
 
 
-def _of_workers(
+def _memory(
     pairs: Sequence[tuple[SlideFacts, TilingCost]], fixed: Mapping[str, float], workers: int, slides: int
 ) -> float:
-    """Return the memory of all workers: of few slides, not each finds tissue and finishes a store."""
-    most = max(cost.worker_bytes for _, cost in pairs)
+    """Return the memory of all processes: of few slides, not each worker finds tissue and finishes a store."""
+    most, own = max(cost.worker_bytes for _, cost in pairs), fixed.get("tile_bytes", 2e8)
+    if workers == 0:
+        return max(most, own)
     idle, busy = min(most, fixed.get("worker_bytes", most)), min(workers, slides)
-    return busy * most + (workers - busy) * (idle + most) / 2
+    return own + busy * most + (workers - busy) * (idle + most) / 2
 
 
 def _count(headers: Headers, kind: str) -> float:

@@ -24,9 +24,9 @@ from mil.planning.extraction import Bags, largest_batch, plan_extraction
 from mil.planning.headers import Headers, SlideFacts
 from mil.planning.machine import Machine, cgroup_limits, free_disk, memory_limit
 from mil.planning.request import Training
-from mil.planning.tile_trial import in_turns
 from mil.planning.tiling import plan_tiling
 from mil.planning.training import Trained, epochs_of, plan_training
+from mil.planning.trials.tiling import in_turns
 from mil.planning.wording import duration, size, span
 from mil.training.options import TrainOptions
 from wsi.cohort.slides import Job

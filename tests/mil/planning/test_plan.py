@@ -14,11 +14,11 @@ from features.extraction.options import ExtractOptions
 from mil.accounting.kept import NAME
 from mil.accounting.spent import disk_use
 from mil.planning.estimate import Plan, StagePlan
-from mil.planning.head_trial import try_heads
 from mil.planning.headers import HEADER_SECONDS, read_headers
 from mil.planning.options import PlanOptions
 from mil.planning.plan import plan
-from mil.planning.tile_sample import sketched
+from mil.planning.trials.heads import try_heads
+from mil.planning.trials.slide import sketched
 from mil.training.options import TrainOptions
 from wsi.cohort.slides import find_jobs
 from wsi.errors import RequestError
@@ -108,7 +108,7 @@ def test_a_calibration_of_another_machine_is_planned_with_and_nothing_runs(
     told = json.loads((folder / "here.json").read_text())
     told["machine"]["name"] = "elsewhere"
     (tmp_path / "there.json").write_text(json.dumps(told))
-    monkeypatch.setattr("mil.planning.measuring.apart", lambda *_: pytest.fail("something is measured"))
+    monkeypatch.setattr("mil.planning.trials.measuring.apart", lambda *_: pytest.fail("something is measured"))
     found = plan(_as(slides, tmp_path / "there.json"))
     assert found.machine.name == "elsewhere"
     assert stage(found, "tile").disk_bytes.expected == pytest.approx(stage(measured, "tile").disk_bytes.expected)

@@ -17,8 +17,8 @@ from mil.accounting.ranges import Range
 from mil.accounting.spent import disk_use, own_peak_bytes
 from mil.data.cohort import Cohort
 from mil.planning.calibration import HeadCost, head_key
-from mil.planning.clock import Clock
-from mil.planning.tile_trial import NOISE
+from mil.planning.trials.clock import Clock
+from mil.planning.trials.tiling import NOISE
 from mil.ragged.packing import group_by_rows
 from mil.train import train
 from mil.training.fit import new_model

@@ -16,7 +16,7 @@ from mil.accounting.ranges import Range
 from mil.accounting.spent import own_peak_bytes
 from mil.planning.calibration import TilingCost
 from mil.planning.headers import SlideFacts
-from mil.planning.tile_sample import Sample, sample_slide
+from mil.planning.trials.slide import Sample, sample_slide
 from wsi.cpu import usable_cpus
 from wsi.files.atomic import make_folder
 from wsi.tiling.cluster import dask_client

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from features.extraction.options import ExtractOptions
 from mil.accounting.ranges import Range
-from mil.planning.apart import apart
 from mil.planning.calibration import Calibration, EncoderCost, encoder_key
 from mil.planning.headers import SlideFacts
 from mil.planning.machine import this_machine
+from mil.planning.trials.apart import apart
 from mil.training.options import TrainOptions
 from wsi.errors import RequestError
 from wsi.outcome import Progress
@@ -39,11 +39,11 @@ class Measuring:
 
     def tiling(self, slides: Sequence[SlideFacts], options: TileOptions) -> tuple[Calibration, dict[str, str]]:
         """Tile parts of slides; return the costs, and why slides failed that no header told of."""
-        from mil.planning.tile_trial import costs_of
+        from mil.planning.trials.tiling import costs_of
 
         self._progress.note("plan: parts of some slides are tiled, to measure")
         told = (slides, options, self._scratch / "stores", self._seconds)
-        trial = apart("mil.planning.tile_trial:try_tiling", *told)
+        trial = apart("mil.planning.trials.tiling:try_tiling", *told)
         self._stores += [sample.store for sample in trial.samples if sample.store is not None]
         self.loads["tile"] = trial.load
         return Calibration(machine=self._machine, tiling=costs_of(trial.samples), fixed=trial.fixed), trial.failures
@@ -52,7 +52,7 @@ class Measuring:
         """Encode some tiles: of stores that are there, else of those that were made for measuring."""
         self._progress.note(f"plan: {options.joined} encodes some tiles, to measure")
         own = [*stores, *self._stores][:8]
-        trial = apart("mil.planning.encoder_trial:try_encoder", options, own, tile_px, self._seconds)
+        trial = apart("mil.planning.trials.encoder:try_encoder", options, own, tile_px, self._seconds)
         self._machine, self.loads["extract"] = trial.machine, trial.load
         return Calibration(machine=self._machine, encoders={trial.cost.key: trial.cost})
 
@@ -61,7 +61,7 @@ class Measuring:
         self._progress.note("plan: heads train for a few epochs, to measure")
         self._parts += 1
         scratch = self._scratch / f"training-{self._parts}"
-        trial = apart("mil.planning.head_trial:try_heads", trainings, sizes, dim, scratch, self._seconds)
+        trial = apart("mil.planning.trials.heads:try_heads", trainings, sizes, dim, scratch, self._seconds)
         self.loads["train"] = trial.load
         costs = {cost.key: cost for cost in trial.costs}
         return Calibration(machine=self._machine, heads=costs, fixed=trial.fixed)
@@ -85,7 +85,7 @@ def known_encoder(calibration: Calibration, options: ExtractOptions, tile_px: in
             f"{told}, nor another network: run gigamil plan --encoder {options.joined} --calibrate there"
         )
     names = [options.joined, *(own.key.partition(",")[0] for own in others)]
-    operations = apart("mil.planning.encoder_trial:operations_of_all", names)
+    operations = apart("mil.planning.trials.encoder:operations_of_all", names)
     known = [(own, count) for own, count in zip(others, operations[1:], strict=True) if count]
     if not operations[0] or not known:
         raise RequestError(f"{told}, and its operations cannot be counted")
@@ -94,7 +94,7 @@ def known_encoder(calibration: Calibration, options: ExtractOptions, tile_px: in
     return replace(
         nearest,
         key=key,
-        dim=apart("mil.planning.encoder_trial:width_of", options.joined),
+        dim=apart("mil.planning.trials.encoder:width_of", options.joined),
         tile_seconds=Range.about(nearest.tile_seconds.expected * factor, 0.5),
         cpu_tile_seconds=nearest.cpu_tile_seconds * (factor if nearest.device == "cpu" else 1.0),
         gpu_base_bytes=nearest.gpu_base_bytes * factor,

@@ -25,9 +25,9 @@ from features.extraction.stream import GPU_LANES
 from mil.accounting.ranges import Range
 from mil.accounting.spent import own_peak_bytes
 from mil.planning.calibration import EncoderCost, encoder_key
-from mil.planning.clock import Clock
 from mil.planning.machine import Machine, this_machine
-from mil.planning.tile_trial import NOISE
+from mil.planning.trials.clock import Clock
+from mil.planning.trials.tiling import NOISE
 from wsi.cpu import usable_cpus
 from wsi.errors import RequestError
 from wsi.memory import keep_freed_memory

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mil.accounting.spent import disk_use, own_peak_bytes
-from mil.planning.clock import Clock
 from mil.planning.headers import SlideFacts, facts_of
+from mil.planning.trials.clock import Clock
 from wsi.arrays import RGB, Bools
 from wsi.cohort.slides import Job
 from wsi.readers.protocol import Slide

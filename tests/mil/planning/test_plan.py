@@ -29,6 +29,8 @@ from wsi.tiling.options import TileOptions
 from wsi.tiling.overview import overview_band, plan_overview
 from wsi.tiling.tiler import tile
 
+pytestmark = pytest.mark.timeout(600)  # processes that start, and measure, on machines that may be busy
+
 
 @pytest.fixture(scope="module")
 def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -160,14 +160,14 @@ def test_metrics_read_by_prometheus_say_what_the_page_says(cohort: Path, monkeyp
     monkeypatch.setenv(EVENTS, str(cohort.parent / "work" / "events.jsonl"))
     tile(read_cohort_file(cohort).tile)
     toml = cohort.with_name("c.toml")
-    toml.write_text('name = "a \\"b\\"\\\\c"\n' + toml.read_text())
+    toml.write_text('name = "a \\"b\\"\\\\name"\n' + toml.read_text())
     found = Watch(cohort).look()
     families = {family.name: family for family in text_string_to_metric_families(metrics_text(found))}
     items = {(s.labels["stage"], s.labels["state"]): s.value for s in families["gigamil_items"].samples}
     assert items["tile", "done"] == 2
     assert items["tile", "failed"] == 1
     assert items["extract", "waiting"] == 3
-    assert {s.labels["cohort"] for family in families.values() for s in family.samples} == {'a "b"\\c'}
+    assert {s.labels["cohort"] for family in families.values() for s in family.samples} == {'a "b"\\name'}
     (read,) = families["gigamil_read_bytes"].samples
     assert read.value == 2 * (cohort.parent / "slides" / "good.tif").stat().st_size
     assert families["gigamil_complete"].samples[0].value == 0

@@ -1,13 +1,15 @@
 """What `gigamil rehearse` can be told, on the command line and in the table [rehearse] of a cohort file."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-from mil.pipeline.cohort_file import CohortFile
 from mil.pipeline.options import CohortArgument
 from wsi.option_files import table_values
 from wsi.option_groups import Above0, Claims, Count, Factor
 from wsi.options import Option, check
+
+if TYPE_CHECKING:
+    from mil.pipeline.cohort_file import CohortFile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +51,7 @@ class Rehearsed:
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
-def rehearsed_of(file: CohortFile) -> Rehearsed:
+def rehearsed_of(file: "CohortFile") -> Rehearsed:
     """Return what the file's [rehearse] says, over the defaults.
 
     Raises

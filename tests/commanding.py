@@ -54,7 +54,7 @@ class Command:
         started = time.monotonic()
         for _ in range(times):
             (os.killpg if group else os.kill)(self.process.pid, number)
-        _, told = self.process.communicate(timeout=60)
+        _, told = self.process.communicate(timeout=max(60, soon))
         assert time.monotonic() - started < soon
         while session_members(self.process.pid):  # those that watch this one end right after it
             assert time.monotonic() - started < soon, session_members(self.process.pid)

@@ -145,7 +145,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "model": check_model(by_workers, empty[1]),
         "scale": {
             "gigapixels": arguments.gigapixels,
-            **at_scale(costs_of(source, files / grow, largest, grow, by_cpu=True), arguments, sizes),
+            **at_scale(costs_of(source, files, largest, grow, by_cpu=True), arguments, sizes),
         },
     }
 

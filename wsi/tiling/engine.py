@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import uuid4
 
 from distributed import CancelledError, Client, Future, as_completed
 from distributed.comm import CommClosedError
@@ -259,7 +260,8 @@ class Engine:
                     break
                 self._queue += [(run, task, 1) for task in run.advance(None)]
             run, task, tries = self._queue.pop(0)
-            future = self.client.submit(run_watched, run.job.image_id, self.options.stall, *_flat(task), pure=False)
+            key = f"{task[0].__name__}-{uuid4().hex}"  # what the dashboard shows
+            future = self.client.submit(run_watched, run.job.image_id, self.options.stall, *_flat(task), key=key)
             self._flight[future.key] = (run, task, tries, future)
             run.flying += 1
             finished.add(future)

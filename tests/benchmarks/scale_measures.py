@@ -79,7 +79,7 @@ def cpu_of(pids: Sequence[int]) -> float:
 
 
 def _hold_cluster(pipe: Connection, workers: int) -> None:
-    options = {"threads_per_worker": 1, "dashboard_address": None, "memory_limit": 0}
+    options = {"threads_per_worker": 1, "dashboard_address": "127.0.0.1:0", "memory_limit": 0}
     with LocalCluster(n_workers=workers, **options) as cluster:
         pipe.send(cluster.scheduler_address)
         pipe.recv()

@@ -129,11 +129,10 @@ def _lifetime(settings: SlurmSettings) -> list[str]:
 
 def _on_nodes(file: CohortFile, settings: SlurmSettings) -> str:
     """Let torchrun start ranks on every node; the batch script's own node is where they meet."""
-    torchrun = [*settings.program, "-m", "torch.distributed.run", "--nnodes", str(settings.nodes)]
+    torchrun = [*settings.program, "-m", "cli.torchrun", "--nnodes", str(settings.nodes)]
     torchrun += ["--nproc-per-node", str(settings.gpus or 1), "--rdzv-backend", "c10d"]
-    torchrun += ["--signals-to-handle", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR2"]
     meeting = '--rdzv-id "$SLURM_JOB_ID" --rdzv-endpoint "$(hostname):$((20000 + SLURM_JOB_ID % 10000))"'
-    verb = ["-m", "cli", "run", str(file.path.absolute()), "--stage", "extract"]
+    verb = ["run", str(file.path.absolute()), "--stage", "extract"]
     return f"srun --kill-on-bad-exit=0 {_joined(torchrun)} {meeting} {_joined(verb)} &\nprogram=$!\n"
 
 

@@ -110,7 +110,7 @@ def test_a_rank_for_each_gpu_and_several_nodes_by_torchrun(tmp_path: Path) -> No
     assert "--stage extract --nproc 4 --take 16" in one.text
     several = extract_script(cohort(tmp_path, "other", extract={"gpus": 4, "nodes": 2}), last=False)
     assert {"--gpus-per-node=4", "--array=0-0", "--nodes=2"} <= set(asked(several))
-    assert "--nnodes 2 --nproc-per-node 4" in several.text
+    assert "-m cli.torchrun --nnodes 2 --nproc-per-node 4" in several.text
 
 
 @pytest.mark.parametrize(

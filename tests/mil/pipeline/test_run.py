@@ -23,6 +23,7 @@ from mil.training.options import TrainOptions
 from wsi.errors import ItemError, RequestError
 from wsi.events import read_events
 from wsi.files.claim import claim
+from wsi.outcome import Progress, Summary
 from wsi.tiling.options import TileOptions
 from wsi.tiling.tiler import tile
 
@@ -317,10 +318,12 @@ def test_extraction_takes_a_few_slides_at_a_time_and_leaves_what_others_are_at(
     for bag in bags[1:]:
         bag.unlink()
     turns = list[int]()
-    monkeypatch.setattr(
-        "features.extraction.extract.extract",
-        lambda options, progress: turns.append(len(options.stores)) or extract(options, progress),
-    )
+
+    def counted(options: ExtractOptions, progress: Progress) -> Summary:
+        turns.append(len(options.stores))
+        return extract(options, progress)
+
+    monkeypatch.setattr("features.extraction.extract.extract", counted)
     with claim(bags[2]):
         assert counts(again, stage="extract", take=4)["extract"] == {"done": len(bags) - 2, "skipped": 1, "failed": 1}
     assert sum(turns) == len(bags)

@@ -8,18 +8,19 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
 
 from wsi.errors import GigamilError, RequestError, one_line
 from wsi.files.atomic import write_bytes
 from wsi.files.documents import check_document, is_of_the_name
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-def read_tensors(path: Path, wrong: type[GigamilError]) -> tuple[dict[str, Tensor], dict[str, str]]:
+
+def read_tensors(path: Path, wrong: type[GigamilError]) -> "tuple[dict[str, Tensor], dict[str, str]]":
     """Return the tensors by name, on the CPU, and the metadata.
 
     Raises
@@ -54,12 +55,14 @@ def read_texts(path: Path, wrong: type[GigamilError]) -> dict[str, str]:
         raise ValueError(one_line(error, 200)) from None
 
 
-def packed(tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> bytes:
+def packed(tensors: "Mapping[str, Tensor]", texts: Mapping[str, str]) -> bytes:
     """Return the file's content, of tensors that may lie anywhere and share their storage."""
+    from safetensors.torch import save
+
     return save({name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}, dict(texts))
 
 
-def write_standing(path: Path, parts: Mapping[str, Mapping[str, Tensor]], texts: Mapping[str, str]) -> None:
+def write_standing(path: Path, parts: "Mapping[str, Mapping[str, Tensor]]", texts: Mapping[str, str]) -> None:
     """Write where a training stands, whole or not at all."""
     tensors = {f"{part}/{name}": value for part, own in parts.items() for name, value in own.items()}
     write_bytes(path, packed(tensors, texts))
@@ -88,12 +91,12 @@ def standing_at(path: Path, remedy: str) -> Iterator[tuple[dict[str, Any], dict[
         raise RequestError(f"{path}: the checkpoint is damaged ({told}): {remedy}") from None
 
 
-def flat_moments(moments: Mapping[int, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+def flat_moments(moments: "Mapping[int, Mapping[str, Tensor]]") -> "dict[str, Tensor]":
     """Return an optimizer's tensors as ``<parameter>/<name>``."""
     return {f"{number}/{name}": value for number, own in moments.items() for name, value in own.items()}
 
 
-def nested_moments(flat: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+def nested_moments(flat: "Mapping[str, Tensor]") -> "dict[int, dict[str, Tensor]]":
     """Return them as the optimizer's ``state_dict`` has them."""
     moments: dict[int, dict[str, Tensor]] = defaultdict(dict)
     for name, value in flat.items():

@@ -2,13 +2,14 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self, runtime_checkable
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 from features.encoders.lineage import Lineage
 from wsi.errors import RequestError
+
+if TYPE_CHECKING:  # options are checked by what stands here, and tiling needs no torch
+    import torch
+    from torch import Tensor
 
 MPP_TOLERANCE = 0.2
 """256-px tiles resized to 224 px, the field's habit, differ by 0.14."""
@@ -108,10 +109,10 @@ class Encoder(Protocol):
     def spec(self) -> EncoderSpec:
         """What is known of it."""
 
-    def to(self, device: torch.device) -> Self:
+    def to(self, device: "torch.device") -> Self:
         """Move its tensors to the device; return itself."""
 
-    def encode(self, tiles_NCHW: Tensor) -> Tensor:
+    def encode(self, tiles_NCHW: "Tensor") -> "Tensor":
         """Return (N, dim) features.
 
         ``tiles_NCHW``: float32 (N, 3, ``input_px``, ``input_px``), RGB, normalised with the spec's mean and std, on the

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mil.accounting.ranges import Range, total
+from mil.evaluation.examples import MOST
 from mil.planning.calibration import Calibration, HeadCost, head_key
 from mil.planning.estimate import StagePlan
 from mil.planning.request import Training
@@ -12,6 +13,9 @@ from mil.training.options import TrainOptions
 
 USUAL = 2.2
 """Epochs that models train for, by the patience: the mean of runs of this house."""
+
+_PICTURE_BYTES = 0.8e6
+"""A heat map of the report, on average of the sample cohort's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +67,7 @@ def plan_training(training: Training, bags: Trained, calibration: Calibration, e
         cpu_seconds=Range.about(start, 0.3) + fits.times(at_once) if not gpu else Range.about(start, 0.3),
         peak_bytes=Range.about(memory * (1 + (at_once if at_once > 1 else 0)), 0.2),
         gpu_bytes=Range.about(step + mapped / max(1, len(bags.sizes)), 0.3) if gpu else Range(0, 0, 0),
-        disk_bytes=Range.about(_disk(options, fixed, models), 0.3),
+        disk_bytes=Range.about(_disk(options, fixed, models, len(bags.sizes)), 0.3),
         parts={"start, evaluation, report": start}
         | {head: own.expected * models * epochs.expected / at_once for head, own in epoch.items()},
         bottleneck=_bottleneck(start, fits, options, at_once),
@@ -96,10 +100,11 @@ def _rows_of_step(options: TrainOptions, sizes: tuple[int, ...]) -> int:
     return max(min(batch, options.max_rows), capped[0] if capped else 0)
 
 
-def _disk(options: TrainOptions, fixed: dict[str, float], models: int) -> float:
+def _disk(options: TrainOptions, fixed: dict[str, float], models: int, slides: int) -> float:
     """Return the bytes of a run, in whole blocks."""
     files = models * len(options.heads) * fixed.get("model_bytes", 60_000.0)
-    return files + fixed.get("run_bytes", 1e6) * options.repeats
+    pictures = min(slides, MOST) * _PICTURE_BYTES if options.stores else 0.0
+    return files + (fixed.get("run_bytes", 1e6) + pictures) * options.repeats
 
 
 def _bottleneck(start: float, fits: Range, options: TrainOptions, at_once: int) -> str:

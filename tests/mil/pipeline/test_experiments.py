@@ -164,7 +164,7 @@ def test_a_table_that_a_spreadsheet_saved_is_understood(tmp_path: Path, delimite
 @pytest.mark.parametrize(
     ("before", "after", "expected"),
     [
-        ("waiting", "wating", "line 2: state wating: expected waiting, running, done or failed"),
+        ("waiting", "idle", "line 2: state idle: expected waiting, running, done or failed"),
         ("name,", "nom,", "expected a column name, found nom"),
         (",0,waiting", ",high,waiting", "line 2: priority high: expected a number"),
         (f"{name(1)},", f"{name(0)},", f"{name(0)} stands there twice"),

@@ -2,7 +2,6 @@
 
 import re
 import runpy
-import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -94,17 +93,6 @@ def test_the_example_of_a_head_gives_logits_and_keeps_the_contract(monkeypatch: 
     assert output.logits_BC.shape == (2, 3)
     torch.testing.assert_close(output.logits_BC[1:], head(Instances(rows[3:], [0, 4])).logits_BC)
     check_head(module.Wide)
-
-
-@pytest.mark.skipif(shutil.which("split") is None, reason="no split here")
-def test_the_manifest_is_divided_as_the_page_on_slurm_says(tmp_path: Path) -> None:
-    rows = [f"{number:06d}_0,{number:06d},CE" for number in range(35)]
-    (tmp_path / "train.csv").write_text("\n".join(["image_id,patient_id,label", *rows]) + "\n")
-    told = (DOCS / "slurm.md").read_text("utf-8").split("write into one folder:\n\n")[1].split("\n\n")[0]
-    subprocess.run(["bash", "-euc", told], cwd=tmp_path, check=True)
-    parts = [path.read_text().splitlines() for path in sorted(tmp_path.glob("part-*.csv"))]
-    assert [part[0] for part in parts] == ["image_id,patient_id,label"] * 16
-    assert sorted(row for part in parts for row in part[1:]) == rows
 
 
 def test_constraints_hold_names_and_versions_only() -> None:

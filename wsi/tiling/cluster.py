@@ -106,6 +106,13 @@ def check_dashboard() -> None:
         raise RequestError("--dashboard needs bokeh: pip install 'gigamil[dashboard]', or leave it out")
 
 
+def dashboard_of(client: Client, scheduler: str | None) -> str:
+    """Return the dashboard's address: of a cluster of our own it is on this machine alone, whatever Dask calls that."""
+    if scheduler is not None:
+        return str(client.dashboard_link)
+    return f"http://127.0.0.1:{client.scheduler_info()['services']['dashboard']}/status"
+
+
 def check_shared(client: Client, folder: Path) -> None:
     """Raise `RequestError` naming the workers of a scheduler that do not see a folder of this machine."""
     probe = temporary_path(folder / "probe")

@@ -13,7 +13,7 @@ from wsi.errors import RecipeMismatchError
 from wsi.files.atomic import make_folder
 from wsi.options import stage
 from wsi.outcome import Outcome, Progress, Silent, Summary
-from wsi.tiling.cluster import check_dashboard, check_shared, dask_client
+from wsi.tiling.cluster import check_dashboard, check_shared, dashboard_of, dask_client
 from wsi.tiling.engine import Engine
 from wsi.tiling.options import TileOptions
 from wsi.tiling.remote import located
@@ -45,7 +45,7 @@ def tile(options: TileOptions, progress: Progress | None = None) -> Summary:
             if options.scheduler is not None:
                 check_shared(client, options.out)
             if options.dashboard:
-                progress.note(f"Dask's dashboard, while this runs: {client.dashboard_link}")
+                progress.note(f"Dask's dashboard, while this runs: {dashboard_of(client, options.scheduler)}")
 
             def run(some: list[Job]) -> list[Outcome]:
                 return Engine(client, threads, options, progress, sizes).run(some)

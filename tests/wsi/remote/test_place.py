@@ -30,7 +30,7 @@ def test_what_goes_through_a_bad_network_is_whole(
     assert (place.read("small/none"), place.info("none")) == (None, None)
     place.remove([f"small/{number}" for number in range(10)])
     assert list(objects(port, bucket)) == ["folder/large"]
-    assert sum(bad_proxy.did[kind] for kind in bad_proxy.did if kind != "passed") >= 5, bad_proxy.did
+    assert sum(bad_proxy.did[kind] for kind in bad_proxy.did if kind != "passed") >= 1, bad_proxy.did
 
 
 def test_a_large_upload_goes_in_parts(bucket: str, port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ pytest.importorskip("moto.server")
 import boto3
 import fsspec
 from moto.server import ThreadedMotoServer
+from remote_server import point_to
 
 from wsi.errors import RequestError, StoreError
 from wsi.outcome import Status
@@ -56,13 +57,7 @@ def server() -> Iterator[tuple[str, Requests]]:
 
 @pytest.fixture
 def credentials(server: tuple[str, Requests], monkeypatch: pytest.MonkeyPatch) -> str:
-    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", server[0])
+    point_to(server[0], monkeypatch)
     return server[0]
 
 

@@ -18,6 +18,10 @@ settings.register_profile("fixed", deadline=None, derandomize=True)
 settings.load_profile("fixed")
 
 LONG = (
+    "tests/test_kills",
+    "tests/mil/slurm/test_on_slurm",
+    "tests/mil/pipeline/",
+    "tests/wsi/remote/",
     "tests/cli/",
     "tests/test_python_door",
     "tests/mil/training/",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from features.bags.bag import BagFacts
+from features.bags.bag import BagFacts, write_bag
 from mil.training.options import TrainOptions
 from wsi.outcome import Summary
 
@@ -57,3 +57,14 @@ def instances(rng: np.random.Generator, n_tiles: int, *, positive: bool) -> np.n
         share = max(2, 2 * round(n_tiles * 0.025))
         rows[:share, 0] += np.where(np.arange(share) % 2 == 0, 9.0, -9.0)
     return rng.permutation(rows).astype(np.float16)
+
+
+def write_noise(folder: Path, patients: int, n_tiles: int) -> None:
+    """Write a bag of noise for each patient, whose labels are CE and LAA in turns, and train.csv."""
+    rng = np.random.default_rng(0)
+    lines = ["image_id,patient_id,label"]
+    for patient in range(patients):
+        rows = rng.normal(size=(n_tiles, DIM)).astype(np.float16)
+        write_bag(folder / f"{patient:02d}_0.h5", [rows], grid(n_tiles), facts(f"{patient:02d}_0"))
+        lines.append(f"{patient:02d}_0,{patient:02d},{('CE', 'LAA')[patient % 2]}")
+    (folder / "train.csv").write_text("\n".join(lines) + "\n")

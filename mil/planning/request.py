@@ -9,6 +9,7 @@ from mil.planning.options import PlanOptions
 from mil.training.options import TrainOptions
 from wsi.cohort.manifest import load_manifest
 from wsi.cohort.slides import Job, find_jobs
+from wsi.options import shared
 from wsi.tiling.options import TileOptions
 from wsi.tiling.plan import store_path
 
@@ -107,32 +108,13 @@ def _labelled(manifest: Path) -> frozenset[str]:
 
 def _of_slides(options: PlanOptions) -> Request:
     folder = options.folder
-    tile = TileOptions(
-        slides=options.what,
-        manifest=options.manifest,
-        columns=options.columns,
-        out=(folder or Path()) / "stores",
-        target_mpp=options.target_mpp,
-        tile_px=options.tile_px,
-        codec=options.codec,
-        workers=options.workers,
-        assume_mpp=options.assume_mpp,
-        reader=options.reader,
-        scene=options.scene,
-    )
+    tile = TileOptions(slides=options.what, out=(folder or Path()) / "stores", **shared(TileOptions, options))
     jobs = find_jobs(tile.slides, tile.manifest)
     there = {job.image_id: store_path(tile.out, job.image_id) for job in jobs} if folder else {}
     there = {name: path for name, path in there.items() if path.exists()}
     extractions: tuple[Extraction, ...] = ()
     if options.encoder:
-        extract = ExtractOptions(
-            stores=(tile.out,),
-            out=(folder or Path()) / "bags",
-            encoder=options.encoder,
-            batch_size=options.batch_size,
-            device=options.device,
-            precision=options.precision,
-        )
+        extract = ExtractOptions(stores=(tile.out,), out=(folder or Path()) / "bags", **shared(ExtractOptions, options))
         ids = {job.image_id for job in jobs}
         left = frozenset(name for name in ids if not (folder and (extract.out / f"{name}.h5").exists()))
         extractions = (Extraction(options=extract, waiting=left, done=len(ids) - len(left)),)

@@ -6,14 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import h5py
-import numpy as np
 import pytest
 from commanding import Command
 from making import picture, write_deflate
-from witness import DIM, facts, grid
+from witness import write_noise
 
 from cli.app import run
-from features.bags.bag import write_bag
 from features.extraction.extract import extract
 from features.extraction.options import ExtractOptions
 from wsi.tiling.options import TileOptions
@@ -93,13 +91,7 @@ def test_extraction(start: Start, stores: Path, undisturbed: str, tmp_path: Path
 @pytest.fixture(scope="module")
 def bags(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bags")
-    rng = np.random.default_rng(0)
-    lines = ["image_id,patient_id,label"]
-    for patient in range(24):
-        rows = rng.normal(size=(100, DIM)).astype(np.float16)
-        write_bag(folder / f"{patient:02d}_0.h5", [rows], grid(100), facts(f"{patient:02d}_0"))
-        lines.append(f"{patient:02d}_0,{patient:02d},{('CE', 'LAA')[patient % 2]}")
-    (folder / "train.csv").write_text("\n".join(lines) + "\n")
+    write_noise(folder, 24, 100)
     return folder
 
 

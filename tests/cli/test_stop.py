@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 from commanding import Command
-from witness import DIM, facts, grid
-
-from features.bags.bag import write_bag
+from witness import write_noise
 
 LINE = "gigamil: interrupted: run the same command again to go on where it stopped\n"
 
@@ -32,13 +30,7 @@ def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def bags(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bags")
-    rng = np.random.default_rng(0)
-    lines = ["image_id,patient_id,label"]
-    for patient in range(12):
-        rows = rng.normal(size=(400, DIM)).astype(np.float16)
-        write_bag(folder / f"{patient:02d}_0.h5", [rows], grid(400), facts(f"{patient:02d}_0"))
-        lines.append(f"{patient:02d}_0,{patient:02d},{('CE', 'LAA')[patient % 2]}")
-    (folder / "train.csv").write_text("\n".join(lines) + "\n")
+    write_noise(folder, 12, 400)
     return folder
 
 

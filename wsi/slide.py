@@ -5,8 +5,9 @@ Readers stand in `wsi.readers`, one file each. `TiffReader` decodes TIFF tiles i
 read a file right takes it; `Slide.chosen_because` says why.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
+from importlib import import_module
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import TypeGuard
@@ -16,19 +17,19 @@ from wsi.files.regular import irregular_below, open_regular
 from wsi.plugins import load_plugin, plugins
 from wsi.readers.protocol import Opener, Opening, Slide
 
+_OPENERS = {
+    "tiff": "wsi.readers.tiff.reader:open_with_tiff",
+    "openslide": "wsi.readers.openslide_reader:open_with_openslide",
+    "dicom": "wsi.readers.dicom.reader:open_with_dicom",
+    "ome-zarr": "wsi.readers.ome_zarr_reader:open_with_ome_zarr",
+}
+"""Ours; a reader's libraries are imported when it is asked."""
 
-def _openers() -> Mapping[str, Opener]:
-    from wsi.readers.dicom.reader import open_with_dicom
-    from wsi.readers.ome_zarr_reader import open_with_ome_zarr
-    from wsi.readers.openslide_reader import open_with_openslide
-    from wsi.readers.tiff.reader import open_with_tiff
 
-    return {
-        "tiff": open_with_tiff,
-        "openslide": open_with_openslide,
-        "dicom": open_with_dicom,
-        "ome-zarr": open_with_ome_zarr,
-    }
+def _opener(name: str) -> Opener:
+    module, _, function = _OPENERS[name].partition(":")
+    opener: Opener = getattr(import_module(module), function)
+    return opener
 
 
 ENTRY_POINTS = "gigamil.readers"
@@ -86,11 +87,10 @@ def open_slide(
 
 def _asked(path: Path, reader: str | None) -> Iterator[tuple[str, Opener]]:
     """Give the readers to be asked; those of other packages are looked for where none of ours can read the file."""
-    openers = _openers()
     for name in _suitable(path) if reader is None else (reader,):
-        if name in openers:
-            yield name, openers[name]
-    if reader not in openers:
+        if name in _OPENERS:
+            yield name, _opener(name)
+    if reader not in _OPENERS:
         for name, point in plugins(ENTRY_POINTS).items():
             if reader in (None, name):
                 yield name, partial(_open_with_plugin, point)

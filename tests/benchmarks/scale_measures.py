@@ -30,6 +30,7 @@ from wsi.cohort.slides import Job
 from wsi.cpu import usable_cpus
 from wsi.outcome import Outcome, Silent, Status
 from wsi.tiling import engine
+from wsi.tiling.cluster import DaskWorkers
 from wsi.tiling.options import TileOptions
 from wsi.tiling.tiler import tile
 
@@ -255,7 +256,7 @@ def our_engine(client: Client, tasks: int, threads: int, out: Path) -> None:
     jobs = [Job(f"empty-{number}", Path(f"/nowhere/empty-{number}.tif")) for number in range(tasks // 100)]
     options = TileOptions(slides=(Path("/nowhere"),), out=out)
     with patch.object(engine, "steps_of", steps_of):
-        engine.Engine(client, threads, options, Silent(), {job.image_id: 0 for job in jobs}).run(jobs)
+        engine.Engine(DaskWorkers(client, threads), options, Silent(), {job.image_id: 0 for job in jobs}).run(jobs)
 
 
 def overhead(sizes: Sizes, out: Path) -> list[dict[str, float | str]]:

@@ -4,17 +4,20 @@ import logging
 import os
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import cv2
 import dask
-from distributed import Client, LocalCluster
+from distributed import CancelledError, Client, Future, LocalCluster, as_completed
+from distributed.comm import CommClosedError
 
 from wsi.cpu import usable_cpus
-from wsi.errors import RequestError
+from wsi.errors import RequestError, SchedulerLostError
 from wsi.files.replace import discard, temporary_path
 from wsi.interrupt import Leaving, interrupts_held
 
@@ -24,6 +27,57 @@ _LEAST_PATIENCE_SECONDS, _PATIENCE_SECONDS = 60.0, 300.0
 _PARTS = ("client", "core", "nanny", "scheduler", "utils", "worker")
 _LOUD = ("asyncio", "tornado.application", "distributed", *(f"distributed.{part}" for part in _PARTS))
 """Loggers that would print tracebacks of what is reported in one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    future: Future
+
+    @property
+    def key(self) -> str:
+        return str(self.future.key)
+
+    @property
+    def status(self) -> str:
+        return str(self.future.status)
+
+    def result(self) -> Any:
+        try:
+            return self.future.result()
+        except (CancelledError, CommClosedError):
+            raise SchedulerLostError(
+                "the Dask scheduler went away: start it anew and run the same command again; what is finished is kept"
+            ) from None
+
+
+class _Arrivals:
+    def __init__(self) -> None:
+        self._finished = as_completed(with_results=False, raise_errors=False)
+
+    def add(self, sent: _Sent) -> None:
+        self._finished.add(sent.future)
+
+    def next(self, seconds: float) -> _Sent | None:
+        with self._finished.thread_condition:
+            if not self._finished.has_ready():  # one that came back since has told so already
+                self._finished.thread_condition.wait(seconds)
+        return _Sent(next(self._finished)) if self._finished.has_ready() else None
+
+
+@dataclass(frozen=True, slots=True)
+class DaskWorkers:
+    """A Dask client as the engine's `wsi.tiling.workers.Workers`."""
+
+    client: Client
+    threads: int
+
+    def submit(self, key: str, function: Callable[..., Any], *arguments: Any) -> _Sent:
+        """See `wsi.tiling.workers.Workers`."""
+        return _Sent(self.client.submit(function, *arguments, key=key))
+
+    def arrivals(self) -> _Arrivals:
+        """See `wsi.tiling.workers.Workers`."""
+        return _Arrivals()
 
 
 @contextmanager

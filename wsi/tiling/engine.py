@@ -10,9 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
-from distributed import CancelledError, Client, Future, as_completed
-from distributed.comm import CommClosedError
-
 from wsi.cohort.slides import Job
 from wsi.errors import (
     ClaimedError,
@@ -43,6 +40,7 @@ from wsi.tiling.region import make_region
 from wsi.tiling.settle import make_region_once, settle_region, unsettled_regions
 from wsi.tiling.shares import PLAN, step_shares
 from wsi.tiling.tile_recipe import wanted_of
+from wsi.tiling.workers import Arrivals, Sent, Workers
 
 Task = tuple[Callable[..., Any], tuple[Any, ...]]
 """A function for a worker, and its arguments."""
@@ -181,15 +179,14 @@ class _Run:
 class Engine:
     """Keeps a bounded window of tasks under way over the whole cohort."""
 
-    client: Client
-    threads: int
+    workers: Workers
     options: TileOptions
     progress: Progress
     sizes: dict[str, int]
     """Bytes by image id."""
     _queue: list[tuple[_Run, Task, int]] = field(default_factory=list)
     """With how often it has been tried."""
-    _flight: dict[str, tuple[_Run, Task, int, Future]] = field(default_factory=dict)
+    _flight: dict[str, tuple[_Run, Task, int, Sent]] = field(default_factory=dict)
     _until: float = float("inf")
     """When this process leaves, whatever is under way."""
 
@@ -197,15 +194,15 @@ class Engine:
         """Tile the jobs; return their outcomes in the jobs' order."""
         outcomes: dict[str, Outcome] = {}
         started = self._start(jobs, outcomes)
-        finished = as_completed(with_results=False, raise_errors=False)
+        finished = self.workers.arrivals()
         try:
             while self._fill(started, finished) or self._flight:
-                future = self._next(finished)
-                if future.status == "pending":  # lost with its worker since, and on its way anew
-                    finished.add(future)
+                sent = self._next(finished)
+                if sent.status == "pending":  # lost with its worker since, and on its way anew
+                    finished.add(sent)
                     continue
-                run, task, tries, _ = self._flight.pop(future.key)
-                self._settle(run, task, tries, future)
+                run, task, tries, _ = self._flight.pop(sent.key)
+                self._settle(run, task, tries, sent)
                 if run.failure is not None and run.flying == 0:
                     run.fail()
                 if run.outcome is not None:
@@ -219,17 +216,14 @@ class Engine:
                 run.held.close()
         return [outcomes[job.image_id] for job in jobs]
 
-    def _next(self, finished: "as_completed") -> Future:
+    def _next(self, finished: Arrivals) -> Sent:
         """Wait for a task that came back; asked to leave, give those under way a last chance to."""
-        while not finished.has_ready():
+        while (sent := finished.next(0.1)) is None:
             if asked_to_leave():
                 self._until = min(self._until, time.monotonic() + _SECONDS_TO_SAVE)
             if time.monotonic() > self._until:
                 raise Leaving
-            with finished.thread_condition:
-                if not finished.has_ready():  # one that came back since has told so already
-                    finished.thread_condition.wait(0.1)
-        return next(finished)
+        return sent
 
     def _start(self, jobs: list[Job], outcomes: dict[str, Outcome]) -> Iterator[_Run]:
         """Yield a run for each job that can be claimed."""
@@ -251,9 +245,9 @@ class Engine:
             item_started(job.image_id, bytes=self.sizes[job.image_id])
             yield _Run(job, steps_of(job, self.options), held, self.sizes[job.image_id])
 
-    def _fill(self, started: Iterator[_Run], finished: "as_completed") -> bool:
+    def _fill(self, started: Iterator[_Run], finished: Arrivals) -> bool:
         """Submit tasks until the window is full; take up further slides when the queue runs dry."""
-        while not asked_to_leave() and len(self._flight) < _WINDOW * max(1, self.threads):
+        while not asked_to_leave() and len(self._flight) < _WINDOW * max(1, self.workers.threads):
             if not self._queue:
                 run = next(started, None)
                 if run is None:
@@ -261,29 +255,27 @@ class Engine:
                 self._queue += [(run, task, 1) for task in run.advance(None)]
             run, task, tries = self._queue.pop(0)
             key = f"{task[0].__name__}-{uuid4().hex}"  # what the dashboard shows
-            future = self.client.submit(run_watched, run.job.image_id, self.options.stall, *_flat(task), key=key)
-            self._flight[future.key] = (run, task, tries, future)
+            sent = self.workers.submit(key, run_watched, run.job.image_id, self.options.stall, *_flat(task))
+            self._flight[sent.key] = (run, task, tries, sent)
             run.flying += 1
-            finished.add(future)
+            finished.add(sent)
         return bool(self._flight)
 
-    def _settle(self, run: _Run, task: Task, tries: int, future: Future) -> None:
+    def _settle(self, run: _Run, task: Task, tries: int, sent: Sent) -> None:
         """Take one finished task's result and queue what follows; after a failure, wait for the slide's other tasks."""
         run.flying -= 1
         run.waiting -= 1
         try:
             # a step goes on by its last task's result alone: those of the others stay where they are
-            last = not run.waiting or future.status != "finished"
-            result = future.result() if last else None
+            last = not run.waiting or sent.status != "finished"
+            result = sent.result() if last else None
             if run.failure is None:
                 with suppress(Leaving):  # what is under way comes back first
                     self.progress.advance(run.share)
                 if not run.waiting:
                     self._queue += [(run, task, 1) for task in run.advance(result)]
-        except (CancelledError, CommClosedError):
-            raise SchedulerLostError(
-                "the Dask scheduler went away: start it anew and run the same command again; what is finished is kept"
-            ) from None
+        except SchedulerLostError:
+            raise
         except StalledError as error:
             self._try_again(run, task, tries, error)
         except Exception as error:  # whatever a worker raises belongs to this slide alone

@@ -5,6 +5,8 @@ tissue, make the regions, finish. Workers send small facts back, never pixels.
 """
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from wsi.cohort.fingerprint import slide_bytes
 from wsi.cohort.slides import Job
@@ -13,10 +15,13 @@ from wsi.errors import RecipeMismatchError
 from wsi.files.atomic import make_folder
 from wsi.options import stage
 from wsi.outcome import Outcome, Progress, Silent, Summary
-from wsi.tiling.cluster import check_dashboard, check_shared, dashboard_of, dask_client
 from wsi.tiling.engine import Engine
 from wsi.tiling.options import TileOptions
 from wsi.tiling.remote import located
+from wsi.tiling.workers import Workers, this_process
+
+_SMALL_BYTES = 16 << 20
+"""A slide of at most so many is done before worker processes would have started."""
 
 
 @stage
@@ -36,19 +41,18 @@ def tile(options: TileOptions, progress: Progress | None = None) -> Summary:
     progress = progress or Silent()
     options = options.absolute()  # a worker elsewhere has another working folder
     if options.dashboard:
+        from wsi.tiling.cluster import check_dashboard
+
         check_dashboard()
     with located(options) as (options, jobs, remote):
         make_folder(options.out)
         sizes = {job.image_id: 0 if job.problem else slide_bytes(job.path) for job in jobs}
         progress.begin("tile", sum(sizes.values()), "B")
-        with dask_client(options.workers, options.scheduler, options.stall) as (client, threads):
-            if options.scheduler is not None:
-                check_shared(client, options.out)
-            if options.dashboard:
-                progress.note(f"Dask's dashboard, while this runs: {dashboard_of(client, options.scheduler)}")
+        small = remote is None and len(jobs) == 1 and sum(sizes.values()) <= _SMALL_BYTES
+        with _workers(options, progress, small=small) as workers:
 
             def run(some: list[Job]) -> list[Outcome]:
-                return Engine(client, threads, options, progress, sizes).run(some)
+                return Engine(workers, options, progress, sizes).run(some)
 
             outcomes = remote.run(jobs, run, progress) if remote else run(jobs)
     progress.end()
@@ -59,3 +63,21 @@ def tile(options: TileOptions, progress: Progress | None = None) -> Summary:
     if options.summary:
         write_summary(options.summary, summary)
     return summary
+
+
+@contextmanager
+def _workers(options: TileOptions, progress: Progress, *, small: bool) -> Iterator[Workers]:
+    """Give those who take the tasks; this process alone where none are wanted, or where the request is ``small``."""
+    here = options.workers == 0 or (small and options.workers is None)
+    if here and options.scheduler is None and not options.dashboard:
+        with this_process() as workers:
+            yield workers
+        return
+    from wsi.tiling.cluster import DaskWorkers, check_shared, dashboard_of, dask_client
+
+    with dask_client(options.workers, options.scheduler, options.stall) as (client, threads):
+        if options.scheduler is not None:
+            check_shared(client, options.out)
+        if options.dashboard:
+            progress.note(f"Dask's dashboard, while this runs: {dashboard_of(client, options.scheduler)}")
+        yield DaskWorkers(client, threads)

@@ -2,14 +2,16 @@
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from wsi.errors import SlideError, one_line, says_damage
 from wsi.files.regular import irregular_below
+
+if TYPE_CHECKING:
+    import zarr
 
 _MOST_BYTES = 1 << 30
 """Of the level that is read."""
@@ -47,6 +49,8 @@ def read_label(path: Path, long_side: int) -> NDArray[np.integer[Any]]:
     SlideError
         It is no OME-Zarr label, or not a plane.
     """
+    import zarr
+
     try:
         if odd := irregular_below(path):
             raise ValueError(odd)
@@ -69,7 +73,9 @@ def read_label(path: Path, long_side: int) -> NDArray[np.integer[Any]]:
     return plane
 
 
-def _array(group: zarr.Group, name: Any) -> zarr.Array:
+def _array(group: "zarr.Group", name: Any) -> "zarr.Array[Any]":
+    import zarr
+
     if not isinstance(name, str) or ".." in name.split("/") or name.startswith("/"):
         raise ValueError(f"path {name!r} leads out of the label")
     array = group[name]

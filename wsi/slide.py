@@ -1,8 +1,8 @@
 """`open_slide`, which picks the reader.
 
-Readers stand in `wsi.readers`, one file each. `TiffReader` decodes TIFF tiles itself, `DicomReader` DICOM frames;
-`OpenSlideReader` takes each format that OpenSlide alone knows; `OmeZarrReader` takes folders. The first reader that can
-read a file right takes it; `Slide.chosen_because` says why.
+Readers stand in `wsi.readers`. `TiffReader` decodes TIFF tiles itself, `DicomReader` DICOM frames, `CziReader` Zeiss's
+subblocks; `OpenSlideReader` takes each format that OpenSlide alone knows; `OmeZarrReader` takes folders. The first
+reader that can read a file right takes it; `Slide.chosen_because` says why.
 """
 
 from collections.abc import Iterator
@@ -22,6 +22,7 @@ _OPENERS = {
     "openslide": "wsi.readers.openslide_reader:open_with_openslide",
     "dicom": "wsi.readers.dicom.reader:open_with_dicom",
     "ome-zarr": "wsi.readers.ome_zarr_reader:open_with_ome_zarr",
+    "czi": "wsi.readers.czi.reader:open_with_czi",
 }
 """Ours; a reader's libraries are imported when it is asked."""
 
@@ -34,7 +35,7 @@ def _opener(name: str) -> Opener:
 
 ENTRY_POINTS = "gigamil.readers"
 """Of other packages' readers."""
-READERS = ("tiff", "openslide", "dicom", "ome-zarr")
+READERS = ("tiff", "openslide", "dicom", "ome-zarr", "czi")
 """In the order in which they are asked."""
 
 
@@ -138,7 +139,9 @@ def _suitable(path: Path) -> tuple[str, ...]:
     if head.startswith(b"version https://git-lfs"):
         raise UnreadableSlideError(f"{path.name} is a Git LFS pointer, not the slide: fetch it with `git lfs pull`")
     # OpenSlide can end the whole process on a damaged DICOM file, and reads none that DicomReader does not.
-    return ("dicom",) if head[128:] == b"DICM" else ("tiff", "openslide")
+    if head[128:] == b"DICM":
+        return ("dicom",)
+    return ("czi",) if head.startswith(b"ZISRAWFILE") else ("tiff", "openslide")
 
 
 _ZARR_MARKERS = ("zarr.json", ".zgroup")

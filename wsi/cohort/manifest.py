@@ -29,7 +29,7 @@ TARGET_COLUMNS = ("value", "time", "event")
 ALIASES = {"image_id": "slide_id", "patient_id": "case_id"}
 """What CLAM calls our columns; ours come first where both stand there."""
 ENDINGS = frozenset(
-    ".svs .tif .tiff .ndpi .mrxs .scn .vms .vmu .bif .dcm .dicom .svslide .czi .qptiff .zarr .h5 .pt".split()  # noqa: SIM905
+    ".svs .tif .tiff .ndpi .mrxs .scn .vms .vmu .bif .dcm .dicom .svslide .czi .qptiff .vsi .zarr .h5 .pt".split()  # noqa: SIM905
 )
 """What an image id may end in, and is not part of it."""
 _MISSING = frozenset({"", "nan", "na", "n/a", "<na>", "#n/a", "null"})

@@ -104,7 +104,7 @@ def _jpegxl_number(bits: _Bits) -> int:
     return bits.take((9, 13, 18, 30)[bits.take(2)]) + 1
 
 
-_XR_WIDTH, _XR_HEIGHT, _XR_OFFSET = 0xBC80, 0xBC81, 0xBCC0
+_XR_WIDTH, _XR_HEIGHT, _XR_OFFSET, _XR_BYTES = 0xBC80, 0xBC81, 0xBCC0, 0xBCC1
 
 
 def jpegxr_size(payload: bytes) -> YX:
@@ -121,6 +121,8 @@ def jpegxr_size(payload: bytes) -> YX:
     stream = payload[values.get(_XR_OFFSET, 0) :][:24]
     if stream[:8] != b"WMPHOTO\0":
         raise ValueError("a JPEG XR file without a codestream")
+    if len(payload) < values.get(_XR_OFFSET, 0) + values.get(_XR_BYTES, 0):
+        raise ValueError("JPEG XR that is cut short")  # its decoder would make up the rest
     width, height = struct.unpack(">HH" if stream[10] & 0x80 else ">II", stream[12 : 16 if stream[10] & 0x80 else 20])
     return YX(max(height + 1, values.get(_XR_HEIGHT, 0)), max(width + 1, values.get(_XR_WIDTH, 0)))
 

@@ -11,6 +11,7 @@ import pytest
 import tifffile
 import zarr
 from making import RGB, picture, write_deflate, write_pyramid
+from making_czi import JPEG_XR, ZSTD, metadata, overlapping, tiled, write_czi
 from making_dicom import JPEG, JPEG_2000, JPEG_LS, write_dicom
 
 CASES = 500
@@ -43,6 +44,8 @@ def write_kinds(folder: Path, pixels: RGB) -> None:
     tifffile.imwrite(folder / "aperio.svs", pixels, **(settings | {"compression": "jpeg", "description": description}))
     for name, syntax in (("jpegls", JPEG_LS), ("jpeg2000", JPEG_2000), ("jpeg", JPEG)):
         write_dicom(folder / f"{name}.dcm", pixels, syntax, SeriesInstanceUID=f"1.2.{len(name)}")
+    for number, blocks in enumerate((tiled(pixels, compression=ZSTD), overlapping(pixels, compression=JPEG_XR)[0])):
+        write_czi(folder / f"{number}.czi", blocks + tiled(pixels[::2, ::2], factor=2), metadata())
     group = zarr.create_group(folder / "picture.zarr", zarr_format=3)
     group.create_array("0", data=pixels.transpose(2, 0, 1), chunks=(3, 128, 128), shards=(3, 384, 512))
     axes = [{"name": "c"}, *({"name": n, "type": "space", "unit": "micrometer"} for n in "yx")]

@@ -1,7 +1,8 @@
 """What slides say of themselves that may tell whose they are: read from the files that a bundle was made of.
 
 Of TIFF: values of ``key = value`` texts, XML and private tags whose name speaks of an id, a person, a date or a device.
-Of DICOM: names, ids, dates, descriptions, instance UIDs. Of every slide: its file's name and its path.
+Of CZI: the same of its XML. Of DICOM: names, ids, dates, descriptions, instance UIDs. Of every slide: its file's name
+and its path.
 """
 
 import re
@@ -14,6 +15,7 @@ from wsi.cohort.fingerprint import slide_files
 from wsi.cohort.manifest import slide_name
 from wsi.errors import says_damage
 from wsi.files.regular import first_bytes
+from wsi.readers.czi.layout import metadata_text
 
 _TELLS = re.compile(
     r"(?:^|[^a-z])id|id(?:$|[^a-z])|id$|s/n|serial|name|user|operator|physician|patient|birth|date|time|bar ?code"
@@ -51,6 +53,8 @@ def _of_file(path: Path) -> Iterator[tuple[str, str, bool]]:
             yield from _of_dicom(path)
         elif head[:2] in (b"II", b"MM"):
             yield from _of_tiff(path)
+        elif head.startswith(b"ZISRAWFILE"):
+            yield from _of_xml(metadata_text(path))
     except Exception as error:  # parsers raise nearly anything on unusual files; name and path are known all the same
         if not says_damage(error):
             raise

@@ -15,7 +15,6 @@ from wsi.cohort.fingerprint import slide_files
 from wsi.cohort.manifest import slide_name
 from wsi.errors import says_damage
 from wsi.files.regular import first_bytes
-from wsi.readers.czi.layout import metadata_text
 
 _TELLS = re.compile(
     r"(?:^|[^a-z])id|id(?:$|[^a-z])|id$|s/n|serial|name|user|operator|physician|patient|birth|date|time|bar ?code"
@@ -54,10 +53,16 @@ def _of_file(path: Path) -> Iterator[tuple[str, str, bool]]:
         elif head[:2] in (b"II", b"MM"):
             yield from _of_tiff(path)
         elif head.startswith(b"ZISRAWFILE"):
-            yield from _of_xml(metadata_text(path))
+            yield from _of_czi(path)
     except Exception as error:  # parsers raise nearly anything on unusual files; name and path are known all the same
         if not says_damage(error):
             raise
+
+
+def _of_czi(path: Path) -> Iterator[tuple[str, str, bool]]:
+    from wsi.readers.czi.layout import metadata_text
+
+    yield from _of_xml(metadata_text(path))
 
 
 def _of_dicom(path: Path) -> Iterator[tuple[str, str, bool]]:

@@ -47,7 +47,7 @@ def open_slide(
     Parameters
     ----------
     path
-        A slide file, or the folder of an OME-Zarr picture.
+        A slide file, the folder of an OME-Zarr picture, or one with the instances of one DICOM series.
     reader
         One of `READERS`, or of another package; None asks each that suits the kind of file, others' last.
     threads
@@ -116,15 +116,17 @@ def _short(text: str) -> str:
 
 
 def _check_kind(path: Path, reader: str) -> None:
-    if path.is_dir() != (reader == "ome-zarr"):
-        raise UnreadableSlideError("expected a folder" if reader == "ome-zarr" else "a folder: expected a slide file")
+    if path.is_dir() and reader not in _OF_FOLDERS:
+        raise UnreadableSlideError("a folder: expected a slide file")
+    if reader == "ome-zarr" and not path.is_dir():
+        raise UnreadableSlideError("expected a folder")
 
 
 def _suitable(path: Path) -> tuple[str, ...]:
     """Return the readers to be asked; refuse what is no slide whoever reads it."""
     if path.is_dir():
         if not any((path / name).is_file() for name in _ZARR_MARKERS):
-            raise UnreadableSlideError(f"{path.name} is a folder: expected a slide file, or an OME-Zarr folder")
+            return ("dicom",)
         if odd := irregular_below(path):
             raise UnreadableSlideError(f"{path.name}: {odd}")
         return ("ome-zarr",)
@@ -145,3 +147,4 @@ def _suitable(path: Path) -> tuple[str, ...]:
 
 
 _ZARR_MARKERS = ("zarr.json", ".zgroup")
+_OF_FOLDERS = frozenset({"ome-zarr", "dicom"})

@@ -54,18 +54,22 @@ def slide_files(path: Path) -> list[tuple[str, Path]]:
     An OME-Zarr folder's; the instances of a DICOM series; the companions of MRXS, VMS and VMU; else the file alone.
     """
     if path.is_dir():
-        return _below(path, "")
+        return _instances(path) or _below(path, "")
     if path.suffix.lower() == ".mrxs" and path.with_suffix("").is_dir():
         return [("", path), *_below(path.with_suffix(""), "data/")]
     if path.suffix.lower() in {".vms", ".vmu"}:
         return [("", path), *_named_in(path)]
-    if first_bytes(path, 132)[128:] == b"DICM":
-        from wsi.readers.dicom.layout import series_files
+    found = _instances(path) if first_bytes(path, 132)[128:] == b"DICM" else []
+    return found or [("", path)]
 
-        with suppress(UnreadableSlideError):
-            files = series_files(path)
-            return [(str(number), file) for number, file in enumerate(sorted(files, key=_size))]
-    return [("", path)]
+
+def _instances(path: Path) -> list[tuple[str, Path]]:
+    """List the instances of a DICOM slide, that of a file or of a folder; none where it is no such slide."""
+    from wsi.readers.dicom.layout import series_files
+
+    with suppress(UnreadableSlideError):
+        return [(str(number), file) for number, file in enumerate(sorted(series_files(path), key=_size))]
+    return []
 
 
 def _below(folder: Path, prefix: str) -> list[tuple[str, Path]]:

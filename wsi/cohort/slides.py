@@ -1,17 +1,20 @@
 """Which slides a request means: files, folders and manifests become one list of jobs with safe, unique ids.
 
 A folder that ends in .zarr is one slide. DICOM instances of one series that lie in one folder are one slide: its
-largest file stands for it, and it is named by the folder where nothing else lies in it, else by that file.
+largest file stands for it, and it is named by the folder where nothing else lies in it, else by that file. Where no
+file of a folder is called as slides are, DICOM is told by what files begin with.
 """
 
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from wsi.cohort.manifest import ManifestRow, check_id, load_manifest, slide_name
 from wsi.errors import ManifestError, RequestError, UnreadableSlideError
 from wsi.files.atomic import PARTIAL
+from wsi.files.regular import first_bytes
 from wsi.readers.dicom.layout import DICOM_ENDINGS, series_of
 from wsi.store.metadata import is_our_store
 
@@ -86,12 +89,13 @@ def _files(path: Path) -> list[tuple[Path, str]]:
         raise RequestError(f"{path} does not exist: expected a slide or a folder of slides")
     if not path.is_dir() or path.suffix.lower() == _ZARR:
         return [(path, _stem(path))]
-    found = sorted(_below(path))
+    called = sorted(_below(path))
+    found = called or sorted(_dicom_below(path))
     if not found:
         endings = ", ".join(sorted(EXTENSIONS | {_ZARR}))
         raise RequestError(f"{path} holds no slide: expected names that end in {endings}")
-    dicom = [file for file in found if file.suffix.lower() in DICOM_ENDINGS]
-    others = [(file, _stem(file)) for file in found if file.suffix.lower() not in DICOM_ENDINGS]
+    dicom = [file for file in found if not called or file.suffix.lower() in DICOM_ENDINGS]
+    others = [(file, _stem(file)) for file in called if file.suffix.lower() not in DICOM_ENDINGS]
     return sorted(others + _dicom_slides(dicom, {file.parent for file, _ in others}))
 
 
@@ -120,6 +124,18 @@ def _below(folder: Path) -> Iterable[Path]:
                 yield path
 
 
+def _dicom_below(folder: Path) -> Iterable[Path]:
+    """Give the DICOM slides under a folder that are called anything: what a PACS exports has numbers for names."""
+    for base, _, names in os.walk(folder):
+        for name in names:
+            path = Path(base, name)
+            if first_bytes(path, 132)[128:] != b"DICM":
+                continue
+            with suppress(UnreadableSlideError):  # DICOMDIR, and pictures that are no slides
+                series_of(path)
+                yield path
+
+
 def _dicom_slides(files: list[Path], shared: set[Path]) -> list[tuple[Path, str]]:
     """Return one file for each series of each folder; a file that cannot be parsed stands for itself."""
     by_series: dict[tuple[Path, str], list[Path]] = {}
@@ -134,7 +150,8 @@ def _dicom_slides(files: list[Path], shared: set[Path]) -> list[tuple[Path, str]
     for (folder, _), group in by_series.items():
         largest = max(group, key=lambda file: file.stat().st_size)
         alone = len(group) > 1 and folders.count(folder) == 1 and folder not in shared
-        slides.append((largest, folder.name if alone else _stem(largest)))
+        own = _stem(largest) if largest.suffix.lower() in DICOM_ENDINGS else largest.name
+        slides.append((largest, folder.name if alone else own))
     return slides
 
 

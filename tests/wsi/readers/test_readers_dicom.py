@@ -15,7 +15,9 @@ from pydicom.dataset import Dataset
 from wsi.cohort.fingerprint import fingerprint, slide_files
 from wsi.cohort.slides import find_jobs
 from wsi.errors import DamagedSlideError, UnreadableSlideError
+from wsi.readers.contract import check_reader
 from wsi.readers.dicom import layout as dicom_layout
+from wsi.readers.dicom.reader import open_with_dicom
 from wsi.readers.protocol import Slide
 from wsi.readers.tiles import DAMAGED_RGB
 from wsi.slide import open_slide
@@ -271,3 +273,44 @@ def test_real_jpeg_ls_is_read_and_frames_without_places_are_not(real_slides: Pat
 def pydicom_frame(path: Path) -> RGB:
     frame = next(pydicom.encaps.generate_frames(pydicom.dcmread(path).PixelData, number_of_frames=25))
     return imagecodecs.jpegls_decode(frame)
+
+
+def write_series(folder: Path, names: tuple[str, str, str], series: str = "1.2.3.4") -> RGB:
+    """Write a slide of two levels and its label; return the pixels of the finest."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pixels = picture(260, 300)
+    write_dicom(folder / names[0], picture(100, 100, seed=8), flavour="LABEL", SeriesInstanceUID=series)
+    write_dicom(folder / names[1], np.ascontiguousarray(pixels[::2, ::2]), SeriesInstanceUID=series)
+    write_dicom(folder / names[2], pixels, SeriesInstanceUID=series)
+    return pixels
+
+
+@pytest.mark.parametrize("names", [("a.dcm", "b.dcm", "c.dcm"), ("IM0001", "1.2.840.5", "1.2.840.6")])
+def test_a_folder_with_one_series_is_a_slide(tmp_path: Path, names: tuple[str, str, str]) -> None:
+    folder = tmp_path / "case 7"
+    pixels = write_series(folder, names)
+    (folder / "notes.txt").write_text("not DICOM")
+    check_reader(open_with_dicom, folder, pixels)
+    with open_slide(folder) as slide, open_slide(folder / names[2]) as same:
+        assert (slide.reader, slide.path, len(slide.levels)) == ("dicom", folder, 2)
+        assert slide.levels == same.levels
+        np.testing.assert_array_equal(whole(slide), pixels)
+    assert fingerprint(folder) == fingerprint(folder / names[2])
+    assert len(slide_files(folder)) == 2
+    assert [(job.image_id, job.path.name) for job in find_jobs([tmp_path], None)] == [("case 7", names[2])]
+    manifest = tmp_path / "slides.csv"
+    manifest.write_text("image_id,path\nx,case 7\n")
+    (job,) = find_jobs([], manifest)
+    assert (job.image_id, job.path, job.problem) == ("x", folder, "")
+
+
+def test_a_folder_with_none_or_several_series_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM" + bytes(100))
+    with pytest.raises(UnreadableSlideError, match="neither OME-Zarr nor a DICOM slide in it: expected a slide file"):
+        open_slide(tmp_path)
+    write_series(tmp_path, ("a", "b", "c"))
+    write_series(tmp_path, ("d", "e", "f"), "1.2.3.5")
+    with pytest.raises(UnreadableSlideError, match="a folder with 2 series of DICOM slides"):
+        open_slide(tmp_path)
+    assert [job.image_id for job in find_jobs([tmp_path], None)] == ["c", "f"]
+    assert len(slide_files(tmp_path / "c")) == 2

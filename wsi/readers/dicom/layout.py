@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from wsi.errors import UnreadableSlideError, told_as
-from wsi.files.regular import irregular
+from wsi.files.regular import first_bytes, irregular
 from wsi.pixels.colour import DICOM_SPACES
 from wsi.readers.tiles import MAX_TILE_BYTES
 from wsi.units import YX, ceil_div
@@ -115,13 +115,18 @@ def _series_of(path: Path, _size: int, _mtime_ns: int) -> tuple[str, str] | str:
 def series_files(path: Path) -> list[Path]:
     """Return the instances of the slide itself that lie beside a file and are of its series, the file included.
 
+    Of a folder, those of the one series in it.
+
     Raises
     ------
     UnreadableSlideError
         The file is broken, no whole-slide image, or a label without its slide.
     """
+    if path.is_dir():
+        path = _one_of(path)
     series, kind = series_of(path)
-    beside = [other for other in dicom_files(path.parent) if other != path] if series else []
+    named = path.suffix.lower() in DICOM_ENDINGS
+    beside = [other for other in dicom_files(path.parent, named=named) if other != path] if series else []
     files = [other for other in beside if _belongs(other, series)]
     if kind in {"", "VOLUME"}:
         files.insert(0, path)
@@ -130,9 +135,30 @@ def series_files(path: Path) -> list[Path]:
     return files
 
 
-def dicom_files(folder: Path) -> list[Path]:
-    """Return the files of a folder that are called as DICOM files are, sorted."""
-    return sorted(f for f in folder.iterdir() if f.suffix.lower() in DICOM_ENDINGS and f.is_file())
+def dicom_files(folder: Path, *, named: bool = True) -> list[Path]:
+    """Return a folder's files with DICOM's endings, sorted; if not ``named``, those too that begin as DICOM does."""
+
+    def fits(file: Path) -> bool:
+        return file.suffix.lower() in DICOM_ENDINGS or (not named and first_bytes(file, 132)[128:] == b"DICM")
+
+    return sorted(file for file in folder.iterdir() if file.is_file() and fits(file))
+
+
+def _one_of(folder: Path) -> Path:
+    """Return a file of the one series that a folder holds: an instance of the slide itself, if there is one."""
+    found: dict[str, list[Path]] = {}
+    for file in dicom_files(folder, named=False):
+        try:
+            series, kind = series_of(file)
+        except UnreadableSlideError:  # DICOMDIR, reports, other modalities
+            continue
+        found.setdefault(series or file.name, []).insert(0 if kind in {"", "VOLUME"} else 1, file)
+    if len(found) != 1:
+        told = f"{len(found)} series of DICOM slides" if found else "neither OME-Zarr nor a DICOM slide in it"
+        raise UnreadableSlideError(
+            f"{folder.name} is a folder with {told}: expected a slide file, or one slide's folder"
+        )
+    return next(iter(found.values()))[0]
 
 
 def _belongs(path: Path, series: str) -> bool:

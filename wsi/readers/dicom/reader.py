@@ -1,7 +1,7 @@
 """DICOM slides, those that OpenSlide refuses too: pydicom parses, imagecodecs decodes, each frame once.
 
-A slide is a series: the instances of one series in one folder, one resolution each. Label, overview and thumbnail
-instances are never read as the slide.
+A slide is a series: the instances of one series in one folder, one resolution each; the folder may stand for it.
+Label, overview and thumbnail instances are never read as the slide.
 """
 
 import os

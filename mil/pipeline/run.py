@@ -28,8 +28,10 @@ from wsi.errors import GigamilError, ItemError, RequestError
 from wsi.events import EVENTS
 from wsi.files.claim import held_by
 from wsi.files.documents import parse_json, read_document
+from wsi.memory import give_back_freed
 from wsi.options import in_environment, stage
 from wsi.outcome import CLAIMED, Outcome, Progress, Silent, Status, Summary
+from wsi.store.shards import open_shard
 from wsi.tiling.options import TileOptions
 
 __all__ = ["RunOptions", "run"]
@@ -107,6 +109,8 @@ class _Run:
                 account.done = sum(own.status is Status.DONE for own in found)
         except GigamilError as error:
             raise type(error)(f"{name}: {error}") from None
+        open_shard.cache_clear()  # the pages of mapped stores count for this process
+        give_back_freed()
         self.progress.note("; ".join(filter(None, [f"{name}: {counts(found)}", account.line])))
         return found
 

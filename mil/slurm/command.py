@@ -28,6 +28,8 @@ def slurm(words: Sequence[str]) -> str:
         ran = subprocess.run(words, capture_output=True, text=True, timeout=_SECONDS, check=False, env=outer)
     except subprocess.TimeoutExpired:
         raise RequestError(f"{name}: Slurm has not answered for {_SECONDS} s: try again later") from None
+    if "Could not establish a configuration source" in ran.stderr:
+        raise RequestError(f"{name}: no cluster known here (no slurm.conf): run this on a node that submits to Slurm")
     if ran.returncode:
         told = "; ".join(line.removeprefix(f"{name}: ") for line in ran.stderr.strip().splitlines())
         raise RequestError(f"{name}: {told or f'ended with {ran.returncode}'}")

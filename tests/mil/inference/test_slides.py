@@ -115,6 +115,24 @@ def test_what_is_not_done_in_time_is_named_and_the_table_is_complete(run: Path, 
     assert late == {"broken_0", "n1_0", "n1_1", "n2_0"}
 
 
+def test_a_slide_that_was_replaced_or_is_read_at_another_scale_is_not_judged_by_its_old_bag(
+    run: Path, new: Path
+) -> None:
+    options = request(run, new, work=new / "work", items=(new / "slides" / "n1_0.tif",), manifest=None)
+    predict(options)
+    old = table(options.out)
+    slide(new / "slides" / "n1_0.tif", SEED + 60)
+    with pytest.raises(RecipeMismatchError, match="n1_0"):
+        predict(replace(options, out=new / "second.csv"))
+    predict(replace(options, overwrite=True))
+    replaced = table(options.out)
+    assert replaced != old
+    with pytest.raises(RecipeMismatchError, match="n1_0"):
+        predict(replace(options, out=new / "third.csv", assume_mpp=0.25))
+    predict(replace(options, overwrite=True, assume_mpp=0.25))
+    assert table(options.out) != replaced
+
+
 @pytest.mark.slow
 def test_with_time_enough_a_budget_changes_nothing(run: Path, new: Path) -> None:
     predict(request(run, new, work=new / "a"))

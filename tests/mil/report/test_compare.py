@@ -48,6 +48,15 @@ def test_delong_on_a_case_by_hand() -> None:
     assert delong(positive, first, 2 * first).p == 1
 
 
+def test_no_p_is_told_of_a_difference_without_variance() -> None:
+    """All pairs are won by one and lost by the other: the formula's p would be 0, of however few patients."""
+    positive = np.array([True, True, False, False])
+    found = delong(positive, positive.astype(float), -positive.astype(float))
+    assert found.difference == -1
+    assert found.deviation == 0
+    assert np.isnan(found.p)
+
+
 def test_delong_keeps_its_level() -> None:
     rng = np.random.default_rng(0)
     hits = 0
@@ -117,6 +126,9 @@ def test_the_command_writes_table_and_page(trained: Trained, other: Path, tmp_pa
 def test_runs_that_cannot_be_compared_are_one_line(trained: Trained, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="expected two or more different runs"):
         CompareOptions(runs=(trained.out, trained.out), out=tmp_path)
+    (tmp_path / "linked").symlink_to(trained.out, target_is_directory=True)
+    with pytest.raises(RequestError, match="expected two or more different runs"):
+        CompareOptions(runs=(trained.out, tmp_path / "linked"), out=tmp_path)
     with pytest.raises(RequestError, match=r"expected a run folder with config\.toml"):
         compare(CompareOptions(runs=(trained.out, tmp_path / "none"), out=tmp_path / "c"))
     assert not (tmp_path / "c").exists()

@@ -187,3 +187,20 @@ def test_the_manifest_of_the_example_fits_the_schema() -> None:
     yaml = pytest.importorskip("yaml")
     job = yaml.safe_load((Path(__file__).resolve().parents[3] / "examples/kubernetes/job.yaml").read_text("utf-8"))
     validate.validate(job, validate.latest_version(), strict=True)
+
+
+def test_slurms_programs_without_a_cluster_are_told_in_one_short_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = tmp_path / "bin" / "squeue"
+    fake.parent.mkdir()
+    fake.write_text(
+        "#!/bin/sh\n"
+        "echo 'squeue: error: resolve_ctls_from_dns_srv: res_nsearch error: Unknown host' >&2\n"
+        "echo 'squeue: fatal: Could not establish a configuration source' >&2\n"
+        "exit 1\n"
+    )
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", str(fake.parent), prepend=":")
+    with pytest.raises(RequestError, match=r"^squeue: no cluster known here \(no slurm.conf\): run this on"):
+        jobs(cohort(tmp_path))

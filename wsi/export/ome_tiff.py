@@ -103,7 +103,7 @@ def _write(options: OmeTiffOptions, store: TileStore, path: Path, recipe: Recipe
         for level, shape in enumerate(levels):
             writer = _LevelWriter(store, level, options.compression)
             used.append(writer.name)
-            per_cm = 1e4 / (store.mpp * 2**level)
+            per_cm = 1e4 / (store.mpp * store.grid.factors()[level])
             tiff.write(
                 writer.tiles(options.threads or usable_cpus(), progress),
                 shape=(*shape, 3),

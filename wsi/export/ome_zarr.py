@@ -26,7 +26,7 @@ from wsi.options import stage
 from wsi.ordered import ordered
 from wsi.outcome import Progress, Summary
 from wsi.recipe import Recipe, recipe_hash
-from wsi.store.layout import FILL, ICC_KEY, multiscales, omero
+from wsi.store.layout import FILL, ICC_KEY, image_multiscales, omero
 from wsi.store.tile_store import TileStore
 from wsi.units import YX, ceil_div
 
@@ -113,7 +113,7 @@ def _array(shape: YX, chunk_px: int) -> dict[str, Any]:
 
 def _multiscales(store: TileStore) -> dict[str, Any]:
     """Return the store's multiscales with the axes t and z before and between, as of version 0.4."""
-    entry = multiscales(store.image_id, store.grid.levels(), store.mpp, "cyx", 0.0)
+    entry = image_multiscales(store.image_id, store.grid, store.mpp)
     for dataset in entry["datasets"]:
         for transform in dataset["coordinateTransformations"]:
             kind = transform["type"]

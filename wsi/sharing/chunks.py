@@ -79,12 +79,12 @@ class Chunks:
 
     def _under(self, level: int, row: int, column: int) -> Bools:
         """Return which level-0 tiles under a chunk are stored, bool (rows, columns), of those that the grid has."""
-        side = 1 << level
+        side = self._store.grid.factors()[level]
         return self._held[row * side : (row + 1) * side, column * side : (column + 1) * side]
 
     def _whitened(self, level: int, held: Bools, chunk: bytes, key: str) -> bytes:
         """Return a chunk whose parts that level 0 does not hold are white, encoded anew."""
-        codec, tile_px, side = self._store.codec_of(level), self._store.tile_px, 1 << level
+        codec, tile_px, side = self._store.codec_of(level), self._store.tile_px, self._store.grid.factors()[level]
         try:
             pixels = codec.pixels(chunk, tile_px)
         except Exception as error:  # codecs raise nearly anything on damaged bytes

@@ -74,6 +74,7 @@ _RECIPE: dict[str, tuple[_Kind, ...]] = _SHARED | {
     "on_damage": (_word("fail", "skip"),),
     "icc": (_word("srgb"),),
     "scene": (_number,),
+    "pyramid": (_word("source"),),
 }
 _EFFECT: dict[str, tuple[_Kind, ...]] = _SHARED | {
     "level": (_number,),
@@ -108,6 +109,7 @@ _PROVENANCE: dict[str, tuple[_Kind, ...]] = _SHARED | {
 _ROOT: dict[str, tuple[_Kind, ...]] = {
     **dict.fromkeys(("format", "tile_px", "mpp", "l0_px_per_px", "mask_mpp", "n_tiles"), (_number,)),
     **dict.fromkeys(("slide_shape_yx", "shape_yx"), (_listed(_number),)),
+    "levels": (_listed(_listed(_number)),),
     "complete": (_flag,),
     "codec": (_CODEC,),
     "codecs": (_listed(_CODEC),),

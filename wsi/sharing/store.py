@@ -28,7 +28,7 @@ from wsi.store.layout import (
     ICC_KEY,
     group,
     image_array,
-    multiscales,
+    image_multiscales,
     omero,
     shard_path,
     write_json,
@@ -76,13 +76,13 @@ def share_store(store: TileStore, folder: Path, image_id: str, secret: bytes, *,
         write_json(folder / str(level) / "zarr.json", array)
     _write_tiles(store, folder / "tiles")
     mask, um = store.tissue_mask()
-    write_tissue_label(folder, (mask > 0).astype(np.uint8), um, store.mpp, len(levels))
+    write_tissue_label(folder, (mask > 0).astype(np.uint8), um, store.mpp, store.grid.factors())
     write_overview(folder, _overview(store, um, secret), um, store.mpp)
     profile = _profile(store) if icc else b""
     if profile:
         write_bytes(folder / ICC_KEY, profile)
     meta = shared_meta(store.meta, image_id, hashlib.sha256(profile).hexdigest() if profile else "")
-    scales = multiscales(image_id, levels, store.mpp, "cyx", 0.0)
+    scales = image_multiscales(image_id, store.grid, store.mpp)
     ome = {"version": "0.5", "multiscales": [scales], "omero": omero()}
     write_json(folder / "zarr.json", group({"ome": ome, "gigamil": meta}))
     return {"tiles": store.n_tiles, "bytes_out": n_bytes, "inked_tiles": _inked(store.scores)}

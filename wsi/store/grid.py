@@ -1,6 +1,6 @@
 """Pure geometry of the tile grid: how large each level is, which chunk lies where, how much tissue a tile holds."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ SHARD_TILES = 16
 """Chunks along one side of a level-0 shard, which is also the region that one task owns."""
 TASK_LEVELS = 5
 """Levels that a task writes: its region is one whole shard on each (16, 8, 4, 2 and 1 chunks a side)."""
+_MOST_FACTOR = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,9 @@ class Grid:
     """Store pixels at level 0."""
     tile_px: int
     """Side of a tile, which is a chunk."""
+    coarser: tuple[tuple[int, YX], ...] = ()
+    """For each further level, where these are the slide's own, how many pixels of level 0 one of it covers along each
+    side, a power of two, and its size. Empty: each level is half the one above."""
 
     @property
     def tiles(self) -> YX:
@@ -38,14 +42,33 @@ class Grid:
 
     def levels(self) -> list[YX]:
         """Return the size of every level: each half the one above, until one fits into a single tile."""
-        sizes = [self.shape]
-        while max(sizes[-1]) > self.tile_px and min(sizes[-1]) > 1:
-            sizes.append(YX(sizes[-1].y // 2, sizes[-1].x // 2))
-        return sizes
+        if self.coarser:
+            return [self.shape, *(shape for _, shape in self.coarser)]
+        return [self.shape, *(shape for _, shape in self.halves(1, self.shape))]
+
+    def halves(self, factor: int, shape: YX) -> list[tuple[int, YX]]:
+        """Return factor and size of the levels below one, each half the one above until one fits into a tile."""
+        sizes = [(factor, shape)]
+        while max(sizes[-1][1]) > self.tile_px and min(sizes[-1][1]) > 1:
+            last, (height, width) = sizes[-1]
+            sizes.append((2 * last, YX(height // 2, width // 2)))
+        return sizes[1:]
+
+    def factors(self) -> list[int]:
+        """Return for each level how many pixels of level 0 one of it covers, along each side."""
+        return (
+            [1, *(factor for factor, _ in self.coarser)]
+            if self.coarser
+            else [1 << k for k in range(len(self.levels()))]
+        )
+
+    def task_levels(self) -> int:
+        """Return how many levels a task writes: those of which its region is one whole shard."""
+        return sum(factor <= SHARD_TILES for factor in self.factors())
 
     def shard_tiles(self, level: int) -> int:
         """Return the chunks along one side of a shard of that level."""
-        return max(1, SHARD_TILES >> level)
+        return max(1, SHARD_TILES // self.factors()[level] if self.coarser else SHARD_TILES >> level)
 
     def has_shard(self, level: int, region: YX) -> bool:
         """Tell whether that level reaches into the region: halving may end just before it."""
@@ -61,6 +84,36 @@ class Grid:
         """Return the tiles of a region as a box in tile indices, cut at the grid's end."""
         y, x = region.y * SHARD_TILES, region.x * SHARD_TILES
         return Box(y, x, y + SHARD_TILES, x + SHARD_TILES).clipped(self.tiles)
+
+
+def with_levels(grid: Grid, found: Iterable[tuple[int, YX]]) -> Grid:
+    """Return the grid with these coarser levels: factor and size of each, the finest first.
+
+    Raises
+    ------
+    ValueError
+        They are no powers of two that grow, or sizes are not level 0's divided by them, rounded down or up.
+    """
+    coarser, least = tuple(found), 2
+    for factor, shape in coarser:
+        if not least <= factor <= _MOST_FACTOR or factor & (factor - 1) or not fits(grid.shape, factor, shape):
+            raise ValueError(f"a level of {list(shape)} at 1/{factor} does not fit {list(grid.shape)}")
+        least = 2 * factor
+    return Grid(grid.shape, grid.tile_px, coarser)
+
+
+def fits(shape: YX, factor: int, coarser: YX) -> bool:
+    """Tell whether a level has the size of another one divided by a factor, rounded down or up."""
+    return all(abs(long / factor - short) < 1 and short > 0 for long, short in zip(shape, coarser, strict=True))
+
+
+def any_under(present: Bools, factor: int) -> Bools:
+    """Return which chunks of a coarser level have anything in them, bool; the last ones are cut off by the edge."""
+    rows, columns = (-side % factor for side in present.shape)
+    padded = np.pad(present, ((0, rows), (0, columns))) if rows or columns else present
+    height, width = (side // factor for side in padded.shape)
+    found: Bools = padded.reshape(height, factor, width, factor).any(axis=(1, 3))
+    return found
 
 
 def runs(wanted: Bools) -> Iterator[tuple[int, int]]:

@@ -13,6 +13,7 @@ Specifications: zarr v3, OME-Zarr (NGFF) 0.5.
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +90,25 @@ def shard_path(store: Path, level: int, row: int, column: int) -> Path:
     return store / shard_key(level, row, column)
 
 
+def image_multiscales(name: str, grid: Grid, mpp: float) -> dict[str, Any]:
+    """Return the OME-Zarr multiscales entry of a store's image.
+
+    The slide's own levels, too, are taken to cover level 0 from its corner, as OpenSlide has it: how a scanner averaged
+    within that is not known.
+    """
+    entry = multiscales(name, grid.levels(), mpp, "cyx", 0.0, factors=grid.factors())
+    return entry | {"type": "the slide's own levels"} if grid.coarser else entry
+
+
 def multiscales(
-    name: str, shapes: list[YX], mpp: float, axes: str, level0_um: float, *, averaged: bool = True
+    name: str,
+    shapes: list[YX],
+    mpp: float,
+    axes: str,
+    level0_um: float,
+    *,
+    averaged: bool = True,
+    factors: Sequence[int] = (),
 ) -> dict[str, Any]:
     """Return one OME-Zarr multiscales entry.
 
@@ -105,14 +123,17 @@ def multiscales(
     averaged
         Averaging 2 x 2 pixels shifts the centre of a coarser level's first pixel; taking one pixel in four, the first
         of each block, does not.
+    factors
+        How many pixels of level 0 one of each level covers, along each side; otherwise each level is half the one
+        above.
     """
     kinds = {"c": {"name": "c", "type": "channel"}}
     spaces = {a: {"name": a, "type": "space", "unit": "micrometer"} for a in "yx"}
     leading = [1.0] * (len(axes) - 2)
     kind = "area average" if averaged else "nearest"
     datasets = []
-    for level in range(len(shapes)):
-        scale, shift = mpp * 2**level, level0_um + (mpp * (2**level - 1) / 2 if averaged else 0.0)
+    for level, factor in enumerate(factors or [2**level for level in range(len(shapes))]):
+        scale, shift = mpp * factor, level0_um + (mpp * (factor - 1) / 2 if averaged else 0.0)
         transforms: list[dict[str, Any]] = [{"type": "scale", "scale": [*leading, scale, scale]}]
         if shift:
             transforms.append({"type": "translation", "translation": [*([0.0] * len(leading)), shift, shift]})

@@ -13,13 +13,14 @@ from typing import Any
 from wsi.errors import StoreError
 from wsi.files.regular import read_regular
 from wsi.store.codecs import CODECS
-from wsi.store.grid import Grid
+from wsi.store.grid import Grid, with_levels
 from wsi.units import YX
 
 FORMAT_VERSION = 1
 _MOST_PX = 1 << 26
 """Longest side of a slide or store."""
 _MOST_TILES = 1 << 26
+_MOST_LEVELS = 32
 _TILE_PX = (16, 8192)
 _SCORE = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _SLACK, _SLACK_PX = 0.05, 2
@@ -62,7 +63,7 @@ def parse_metadata(text: bytes, place: str) -> dict[str, Any]:
 
 def _check(meta: Mapping[str, Any]) -> None:
     """Raise `ValueError` naming the first field that cannot be true."""
-    tile_px = _checked(meta, "tile_px", *_whole(*_TILE_PX))
+    _checked(meta, "tile_px", *_whole(*_TILE_PX))
     for name in ("mpp", "l0_px_per_px", "mask_mpp"):
         _checked(meta, name, "a number above 0", lambda n: type(n) in (int, float) and 1e-4 <= n <= 1e6)
     sides = f"height and width, 1 to {_MOST_PX} pixels"
@@ -71,7 +72,9 @@ def _check(meta: Mapping[str, Any]) -> None:
     for side, whole in zip(shape, slide, strict=True):
         if abs(side * scale - whole) > max(_SLACK * whole, _SLACK_PX * max(1.0, scale)):
             raise ValueError(f"shape_yx {list(shape)} at {scale:g} does not fit slide_shape_yx {list(slide)}")
-    grid = Grid(shape, tile_px)
+    if "levels" in meta:
+        _checked(meta, "levels", "a list of [factor, height, width]", _are_levels)
+    grid = stored_grid(meta)
     if grid.tiles.y * grid.tiles.x > _MOST_TILES:
         raise ValueError(f"shape_yx {list(shape)}: more than {_MOST_TILES:,} tiles")
     _checked(meta, "n_tiles", *_whole(0, grid.tiles.y * grid.tiles.x))
@@ -96,6 +99,23 @@ def _checked(meta: Mapping[str, Any], name: str, expected: str, fits: _Test) -> 
         text = repr(value)
         raise ValueError(f"{name} {text if len(text) <= 60 else text[:57] + '...'}: expected {expected}")
     return value
+
+
+def stored_grid(meta: Mapping[str, Any]) -> Grid:
+    """Return a store's grid; ``levels`` stands there where the image's levels are the slide's own.
+
+    Raises
+    ------
+    ValueError
+        Levels do not fit level 0.
+    """
+    grid = Grid(YX(*meta["shape_yx"]), int(meta["tile_px"]))
+    return with_levels(grid, [(factor, YX(*shape)) for factor, *shape in meta.get("levels", ())])
+
+
+def _are_levels(value: Any) -> bool:
+    whole = _whole(1, _MOST_PX)[1]
+    return _list_of(lambda each: _list_of(whole)(each) and len(each) == 3)(value) and len(value) <= _MOST_LEVELS
 
 
 def _whole(least: int, most: int) -> tuple[str, _Test]:

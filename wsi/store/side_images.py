@@ -1,5 +1,6 @@
 """The small images beside a store's own: the tissue mask as an OME-Zarr label, the overview as an image of its own."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ _OVERVIEW_PX = 1024
 """Longest side of the overview's last level."""
 
 
-def write_tissue_label(store: Path, mask: NDArray[Any], um: float, mpp: float, n_levels: int) -> None:
-    """Write the mask into a store's folder, with as many levels as the image has.
+def write_tissue_label(store: Path, mask: NDArray[Any], um: float, mpp: float, factors: Sequence[int]) -> None:
+    """Write the mask into a store's folder, with as many levels as the image has, as far from each other.
 
     Parameters
     ----------
@@ -23,17 +24,17 @@ def write_tissue_label(store: Path, mask: NDArray[Any], um: float, mpp: float, n
         (h, w) of 0 and 1.
     um, mpp
         um per pixel of the mask, and of the store's level 0.
+    factors
+        Of the image's levels, from 1.
     """
     folder = store / "labels" / "tissue"
-    levels = [mask]
-    while len(levels) < n_levels:
-        levels.append(levels[-1][::2, ::2])
+    levels = [mask[::factor, ::factor] for factor in factors]
     for i, level in enumerate(levels):
         write_small_array(folder / str(i), level, ("y", "x"))
     shapes = [YX(*level.shape) for level in levels]
     label = {
         "version": "0.5",
-        "multiscales": [multiscales("tissue", shapes, um, "yx", (um - mpp) / 2, averaged=False)],
+        "multiscales": [multiscales("tissue", shapes, um, "yx", (um - mpp) / 2, averaged=False, factors=factors)],
         "image-label": {
             "colors": [{"label-value": 1, "rgba": [0, 160, 0, 96]}],
             "properties": [{"label-value": 1, "name": "tissue"}],

@@ -22,7 +22,7 @@ from wsi.store.codecs import ChunkCodec, codec
 from wsi.store.folder import Location, Options
 from wsi.store.grid import Grid
 from wsi.store.layout import FILL, ICC_KEY, SUFFIX, shard_key
-from wsi.store.metadata import parse_metadata
+from wsi.store.metadata import parse_metadata, stored_grid
 from wsi.store.storage import locate, open_folder
 from wsi.units import YX
 
@@ -109,7 +109,7 @@ class TileStore:
     @property
     def grid(self) -> Grid:
         """Geometry of the tiles."""
-        return Grid(self.shape_yx, self.tile_px)
+        return stored_grid(self._meta)
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -312,7 +312,7 @@ class TileStore:
         level = next((i for i, shape in enumerate(levels) if max(shape) <= max_px), len(levels) - 1)
         picture = np.ascontiguousarray(self.read_level(level).transpose(1, 2, 0))
         behind = self.read_array("overview/0").transpose(1, 2, 0)
-        scale = float(self._meta["mask_mpp"]) / (self.mpp * 2**level)
+        scale = float(self._meta["mask_mpp"]) / (self.mpp * self.grid.factors()[level])
         size = (max(1, round(behind.shape[1] * scale)), max(1, round(behind.shape[0] * scale)))
         shown = cv2.resize(np.ascontiguousarray(behind), size, interpolation=cv2.INTER_LINEAR)
         missing = [(0, max(0, a - b)) for a, b in zip(picture.shape[:2], shown.shape[:2], strict=True)]

@@ -17,7 +17,7 @@ from wsi.ordered import ordered
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.pixels.jpeg import ZARR_NAMES
 from wsi.recipe import recipe_hash
-from wsi.store.layout import group, image_array, meta_hash, multiscales, omero, shard_key
+from wsi.store.layout import group, image_array, image_multiscales, meta_hash, omero, shard_key
 from wsi.store.options import VerifyOptions
 from wsi.store.shards import ABSENT, shard_index
 from wsi.store.tile_store import TileStore, find_stores
@@ -89,7 +89,7 @@ def _metadata(store: TileStore) -> Iterator[str]:
     levels = store.grid.levels()
     found = store.folder.read(["zarr.json", *(f"{level}/zarr.json" for level in range(len(levels)))])
     root = json.loads(found[0] or b"{}")
-    scales = multiscales(str(store.meta["image_id"]), levels, store.mpp, "cyx", 0.0)
+    scales = image_multiscales(str(store.meta["image_id"]), store.grid, store.mpp)
     ome = {"version": "0.5", "multiscales": [scales], "omero": omero()}
     if root != group({"ome": ome, "gigamil": store.meta}):
         yield "zarr.json: the OME-Zarr attributes differ from what the store's own say"
@@ -153,8 +153,8 @@ def _tile_list(store: TileStore) -> Iterator[str]:
 def _presence(store: TileStore, stored: list[Bools]) -> list[str]:
     """Name listed tiles that are not stored, and levels that do not show them."""
     problems = []
-    for level, shape in enumerate(store.grid.levels()):
-        yx = np.unique(store.tiles_yx >> level, axis=0)
+    for level, (shape, factor) in enumerate(zip(store.grid.levels(), store.grid.factors(), strict=True)):
+        yx = np.unique(store.tiles_yx // factor, axis=0)
         yx = yx[(yx * store.tile_px < shape).all(axis=1)]  # halving may end just before the last row
         missing = yx[~stored[level][yx[:, 0], yx[:, 1]]]
         if len(missing):

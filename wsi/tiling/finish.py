@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,12 @@ from wsi.scores.artefacts import OVERVIEW_SCORES
 from wsi.scores.drop import Rule, dropped
 from wsi.scores.quality import TILE_SCORES, focus_notes
 from wsi.step_times import StepTimes
-from wsi.store.grid import SHARD_TILES, TASK_LEVELS
+from wsi.store.grid import SHARD_TILES, any_under
 from wsi.store.layout import (
     ICC_KEY,
     group,
+    image_multiscales,
     meta_hash,
-    multiscales,
     omero,
     shard_path,
     write_json,
@@ -33,8 +34,10 @@ from wsi.store.metadata import FORMAT_VERSION, is_our_store
 from wsi.store.pyramid import write_levels
 from wsi.store.shards import ShardFile
 from wsi.store.side_images import write_overview, write_tissue_label
+from wsi.tiling.opened import slide_errors
 from wsi.tiling.options import AREA, DCT
 from wsi.tiling.plan import SlidePlan
+from wsi.tiling.region import copied_tile
 from wsi.tiling.tile_recipe import finished
 from wsi.tiling.work import Receipt
 from wsi.units import YX, ceil_div
@@ -59,7 +62,7 @@ def finish(plan: SlidePlan, regions: Sequence[YX]) -> dict[str, Any]:
     _coarse_levels(plan, receipts)
     listed = _write_tiles(plan, receipts)
     um, mpp = plan.mask_mpp, plan.scaling.mpp
-    write_tissue_label(plan.partial, plan.work.tissue("mask")["mask"], um, mpp, len(plan.grid.levels()))
+    write_tissue_label(plan.partial, plan.work.tissue("mask")["mask"], um, mpp, plan.grid.factors())
     write_overview(plan.partial, plan.work.overview(plan.overview.shape, plan.overview_parts)[0], um, mpp)
     if plan.icc:
         write_bytes(plan.partial / ICC_KEY, plan.icc)
@@ -82,11 +85,32 @@ def _receipt(plan: SlidePlan, region: YX) -> Receipt:
 
 
 def _coarse_levels(plan: SlidePlan, receipts: Sequence[Receipt]) -> None:
-    """Make the levels after the fifth from the fifth, whose shards hold one chunk each."""
-    last = TASK_LEVELS - 1
-    levels = range(last, len(plan.grid.levels()))
-    if len(levels) < 2:
-        return
+    """Copy the levels after those of the tasks where the slide has them, or make them from the tasks' last one."""
+    first, end = plan.grid.task_levels(), len(plan.grid.levels())
+    heads = [level for level in range(first, end) if plan.copies[level] is not None]
+    if first < end and first not in heads:
+        _halve_last(plan, receipts, range(first - 1, heads[0] if heads else end))
+    for head, stop in pairwise([*heads, end]):
+        _copy_level(plan, range(head, stop))
+
+
+def _copy_level(plan: SlidePlan, levels: range) -> None:
+    """Copy the slide's own tiles of a level over the wanted ones, and make the levels below it."""
+    source, slide = plan.copies[levels.start], plan.slide()
+    tiles = None if source is None else slide.tiles(source)
+    assert tiles is not None
+    present = any_under(plan.work.tissue("wanted")["wanted"], plan.grid.factors()[levels.start])
+    end = plan.grid.level_tiles(levels.start)
+    with write_levels(plan.partial, plan.grid, plan.codecs, levels, StepTimes()) as (writer, _):
+        for place in np.argwhere(present[: end.y, : end.x]).tolist():
+            with slide_errors(plan.path):
+                data, pixels, _ = copied_tile(plan, tiles, YX(*place), writer, wanted=writer.wants_pixels)
+            writer.put_stored(YX(*place), data, pixels)
+
+
+def _halve_last(plan: SlidePlan, receipts: Sequence[Receipt], levels: range) -> None:
+    """Make levels from the tasks' last one, the first of them, whose shards hold one chunk each."""
+    last = levels.start
     with write_levels(plan.partial, plan.grid, plan.codecs, levels, StepTimes()) as (writer, _):
         for receipt in receipts:
             if last in receipt.shards:
@@ -153,7 +177,7 @@ def _scores(
 
 
 def _ome(plan: SlidePlan) -> dict[str, Any]:
-    scales = multiscales(plan.image_id, plan.grid.levels(), plan.scaling.mpp, "cyx", 0.0)
+    scales = image_multiscales(plan.image_id, plan.grid, plan.scaling.mpp)
     return {"version": "0.5", "multiscales": [scales], "omero": omero()}
 
 
@@ -196,40 +220,45 @@ def _recipe(plan: SlidePlan, facts: dict[str, Any], listed: _TileList) -> Recipe
 def _meta(plan: SlidePlan, facts: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
     """Return our own attributes: an allow-list; nothing that the scanner wrote as free text is copied."""
     profile = {"sha256": hashlib.sha256(plan.icc).hexdigest(), "applied": "icc" in plan.recipe} if plan.icc else None
-    return ({"icc": profile} if profile else {}) | {
-        "format": FORMAT_VERSION,
-        "complete": True,
-        "image_id": plan.image_id,
-        "tile_px": plan.grid.tile_px,
-        "mpp": plan.scaling.mpp,
-        "l0_px_per_px": plan.scaling.l0_per_s,
-        "slide_shape_yx": list(plan.slide_shape),
-        "shape_yx": list(plan.grid.shape),
-        "mask_mpp": plan.mask_mpp,
-        "codec": plan.codecs[0],
-        "codecs": list(plan.codecs),
-        "jpeg_checksum": "crc32c",
-        "n_tiles": facts["tiles"],
-        "scores": facts["scores"],
-        "recipe": recipe,
-        "recipe_hash": recipe_hash(recipe),
-        "provenance": {
-            "format": plan.format,
-            "reader": plan.reader,
-            "reader_because": plan.chosen_because,
-            "level": plan.scaling.level,
-            "downscale": DCT if plan.reduction > 1 else AREA,
-            "single_pass": plan.single_pass is not None,
-            "mpp_source": plan.resolution.source,
-            "slide_mpp": plan.resolution.mpp,
-            "tissue": facts["tissue"],
-            "damaged_tiles": facts["damaged_tiles"],
-            "warnings": facts["warnings"],
-            "versions": {name: version(name) for name in _PACKAGES},
-            "regions": [
-                SHARD_TILES,
-                ceil_div(plan.grid.tiles.y, SHARD_TILES),
-                ceil_div(plan.grid.tiles.x, SHARD_TILES),
-            ],
-        },
-    }
+    levels = {"levels": [[factor, *shape] for factor, shape in plan.grid.coarser]} if plan.grid.coarser else {}
+    return (
+        ({"icc": profile} if profile else {})
+        | levels
+        | {
+            "format": FORMAT_VERSION,
+            "complete": True,
+            "image_id": plan.image_id,
+            "tile_px": plan.grid.tile_px,
+            "mpp": plan.scaling.mpp,
+            "l0_px_per_px": plan.scaling.l0_per_s,
+            "slide_shape_yx": list(plan.slide_shape),
+            "shape_yx": list(plan.grid.shape),
+            "mask_mpp": plan.mask_mpp,
+            "codec": plan.codecs[0],
+            "codecs": list(plan.codecs),
+            "jpeg_checksum": "crc32c",
+            "n_tiles": facts["tiles"],
+            "scores": facts["scores"],
+            "recipe": recipe,
+            "recipe_hash": recipe_hash(recipe),
+            "provenance": {
+                "format": plan.format,
+                "reader": plan.reader,
+                "reader_because": plan.chosen_because,
+                "level": plan.scaling.level,
+                "downscale": DCT if plan.reduction > 1 else AREA,
+                "single_pass": plan.single_pass is not None,
+                "mpp_source": plan.resolution.source,
+                "slide_mpp": plan.resolution.mpp,
+                "tissue": facts["tissue"],
+                "damaged_tiles": facts["damaged_tiles"],
+                "warnings": facts["warnings"],
+                "versions": {name: version(name) for name in _PACKAGES},
+                "regions": [
+                    SHARD_TILES,
+                    ceil_div(plan.grid.tiles.y, SHARD_TILES),
+                    ceil_div(plan.grid.tiles.x, SHARD_TILES),
+                ],
+            },
+        }
+    )

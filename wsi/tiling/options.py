@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 AREA, DCT = "area", "dct"
 """How pixels are made smaller."""
 NATIVE = "native"
+HALVES, SOURCE = "halves", "source"
+"""Which levels a store has below its level 0."""
 _TILE_PX = f"an even number from 32 to 4096, or {NATIVE}"
 
 
@@ -57,6 +59,9 @@ class TileOptions(_Tissue, Reading, Manifest, Workers, Stalls, Overwriting, Clai
     in zarr-python programs (napari) beside gigamil; auto: the slide's JPEG tiles, copied, where possible, else zstd."""
     downscale: Literal["area", "dct"] = "area"
     """area: pixels are averaged; dct: JPEG tiles are decoded at the wanted size where that is a 2nd to 8th, faster."""
+    pyramid: Literal["halves", "source", "auto"] = "halves"
+    """halves: each level is half the one above; source: levels as the slide has them (4, 16, ...), copied undecoded,
+    quickest; a slide without JPEG tiles to copy fails; auto: source where there are such, else halves."""
     on_damage: Literal["fail", "skip"] = "fail"
     """fail: a slide with pixels that cannot be decoded fails; skip: they are marked and left out."""
     icc: Literal["srgb"] | None = None

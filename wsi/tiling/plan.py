@@ -16,12 +16,12 @@ from wsi.readers.protocol import Slide
 from wsi.readers.resolution import ASSUMED, Resolution, resolve_mpp
 from wsi.recipe import Recipe
 from wsi.store.codecs import AUTO
-from wsi.store.grid import SHARD_TILES, TASK_LEVELS, Grid
+from wsi.store.grid import SHARD_TILES, Grid
 from wsi.store.layout import SUFFIX
 from wsi.tiling.opened import opened_slide
-from wsi.tiling.options import DCT, NATIVE, TileOptions
+from wsi.tiling.options import DCT, HALVES, NATIVE, SOURCE, TileOptions
 from wsi.tiling.overview import OverviewPlan, plan_overview
-from wsi.tiling.scaling import Scaling, choose_scaling, copied_levels
+from wsi.tiling.scaling import Scaling, choose_scaling, copied_levels, copyable_levels, own_levels
 from wsi.tiling.single_pass import SinglePass, plan_single_pass
 from wsi.tiling.tile_recipe import ALGORITHM, effect
 from wsi.tiling.work import Work
@@ -46,7 +46,7 @@ class SlidePlan:
     codecs: tuple[str, ...]
     """Codec of each level's chunks."""
     copies: tuple[int | None, ...]
-    """For each level that a task writes, the slide's level whose JPEG tiles are copied, None where they are made."""
+    """For each level, the slide's level whose JPEG tiles are copied, None where they are made."""
     overview: OverviewPlan
     reduction: int
     """How many times smaller JPEG tiles are decoded for level 0; 1 where pixels are averaged."""
@@ -94,8 +94,8 @@ class SlidePlan:
 
     def task_levels(self, region: YX) -> range:
         """Return the levels of which a region is a shard."""
-        levels = range(min(TASK_LEVELS, len(self.grid.levels())))
-        return range(sum(self.grid.has_shard(level, region) for level in levels))
+        levels = range(self.grid.task_levels())
+        return range(max(level for level in levels if self.grid.has_shard(level, region)) + 1)
 
     @property
     def overview_parts(self) -> YX:
@@ -156,13 +156,13 @@ def make_plan(job: Job, options: TileOptions) -> SlidePlan:
         assume_mpp=options.assume_mpp,
     )
     scaling = choose_scaling(slide.levels, resolution.mpp, options.target_mpp)
-    grid = Grid(scaling.shape, _tile_px(slide, scaling, options))
-    copies, reduction = _copies(slide, scaling, grid, options), _reduction(slide, scaling, options)
+    grid, copies = _pyramid(slide, scaling, Grid(scaling.shape, _tile_px(slide, scaling, options)), options)
+    reduction = _reduction(slide, scaling, options)
     copied = any(source is not None for source in copies)
     # Of other readers' slides only where the recipe tells their stores from those that were made without it.
     by_tiles = slide.reader == "tiff" or reduction > 1 or copied
     overview = plan_overview(slide, resolution.mpp, by_tiles=by_tiles)
-    codecs = _codecs(options.codec, copies, len(grid.levels()))
+    codecs = _codecs(options.codec, copies)
     told = effect(options, scaling, grid.tile_px, codecs, copies, reduction)
     return SlidePlan(
         image_id=job.image_id,
@@ -184,14 +184,34 @@ def make_plan(job: Job, options: TileOptions) -> SlidePlan:
         notes=slide.notes,
         missing=bool(slide.missing),
         chosen_because=slide.chosen_because,
-        recipe=_recipe(job, options, slide, resolution) | {"effect": told},
+        recipe=_recipe(job, options, slide, resolution)
+        | ({"pyramid": SOURCE} if grid.coarser else {})
+        | {"effect": told},
         bytes=slide_bytes(job.path),
     )
 
 
-def _copies(slide: Slide, scaling: Scaling, grid: Grid, options: TileOptions) -> tuple[int | None, ...]:
-    converted = options.icc and slide.icc
-    return (None,) * TASK_LEVELS if options.codec == "zstd" or converted else copied_levels(slide, scaling, grid)
+def _pyramid(slide: Slide, scaling: Scaling, grid: Grid, options: TileOptions) -> tuple[Grid, tuple[int | None, ...]]:
+    """Return the grid with its levels, and what is copied for each of them.
+
+    Raises
+    ------
+    RequestError
+        The slide's own levels are asked for, and not even its level at the store's scale can be copied.
+    """
+    made = options.codec == "zstd" or (options.icc and slide.icc)
+    copyable = {} if made else copyable_levels(slide, grid.tile_px)
+    if options.pyramid != HALVES:
+        own = own_levels(scaling, grid, copyable)
+        copies = copied_levels(scaling, own, copyable)
+        if copies[0] is not None:
+            return own, copies
+        if options.pyramid == SOURCE:
+            raise RequestError(
+                f"--pyramid source: {slide.path.name} has no colour JPEG tiles of {grid.tile_px} px that can be copied "
+                f"at {scaling.mpp:.4g} um/px: give --tile-px native, another --mpp, or --pyramid auto"
+            )
+    return grid, copied_levels(scaling, grid, copyable)
 
 
 def _reduction(slide: Slide, scaling: Scaling, options: TileOptions) -> int:
@@ -218,12 +238,11 @@ def _recipe(job: Job, options: TileOptions, slide: Slide, resolution: Resolution
     return recipe
 
 
-def _codecs(wanted: str, copies: tuple[int | None, ...], n_levels: int) -> tuple[str, ...]:
+def _codecs(wanted: str, copies: tuple[int | None, ...]) -> tuple[str, ...]:
     made = wanted
     if wanted == AUTO:  # what is made from copied JPEG tiles has lost what it can lose, and would be ten times as large
         made = "zstd" if copies[0] is None else "jpeg"
-    copied = [source is not None for source in copies]
-    return tuple("jpeg" if i < len(copied) and copied[i] else made for i in range(n_levels))
+    return tuple(made if source is None else "jpeg" for source in copies)
 
 
 def _tile_px(slide: Slide, scaling: Scaling, options: TileOptions) -> int:

@@ -12,7 +12,7 @@ from wsi.readers.tiles import DAMAGED_RGB, Tiles, damaged_tile
 from wsi.scores.quality import tile_scores
 from wsi.step_times import StepTimes
 from wsi.store.codecs import Jpeg
-from wsi.store.grid import runs
+from wsi.store.grid import any_under, runs
 from wsi.store.layout import FILL
 from wsi.store.pyramid import LevelWriter, write_levels
 from wsi.tiling.plan import SlidePlan
@@ -113,27 +113,38 @@ def _copy_tiles(
     source, slide = plan.copies[level], plan.slide()
     tiles = None if source is None else slide.tiles(source)
     assert tiles is not None
-    for _ in range(level):
-        present = any_of_four(present)
+    present = any_under(present, plan.grid.factors()[level])
     side, end = plan.grid.shard_tiles(level), plan.grid.level_tiles(level)
     for row, column in np.argwhere(present).tolist():
         tile = YX(receipt.region.y * side + row, receipt.region.x * side + column)
         if tile.y >= end.y or tile.x >= end.x:
             continue  # halving may end just before it
         scored = level == 0 and bool(listed[tile]) and _is_sampled(plan, tile)
-        damaged = False
         with times.decoding(slide):
-            try:
-                data = _chunk(tiles, tile)
-                pixels = writer.decoded(tile, data) if scored or writer.wants_pixels else None
-            except Exception as error:  # codecs raise nearly anything on damaged bytes
-                data, damaged = _painted(plan, tiles, tile, error), True
-                pixels = writer.decoded(tile, data)
+            data, pixels, damaged = copied_tile(plan, tiles, tile, writer, wanted=scored or writer.wants_pixels)
         if level == 0 and damaged:
             receipt.damage(tile)
         elif scored and pixels is not None:
             _score(plan, receipt, times, tile, pixels)
         writer.put_stored(tile, data, pixels)
+
+
+def copied_tile(
+    plan: SlidePlan, tiles: Tiles, tile: YX, writer: LevelWriter, *, wanted: bool
+) -> tuple[bytes, RGB | None, bool]:
+    """Return a copied tile's chunk, its pixels where they are wanted, and whether it is damaged: then it is painted.
+
+    Raises
+    ------
+    DamagedSlideError
+        It is damaged, and the options do not allow to skip that.
+    """
+    try:
+        data = _chunk(tiles, tile)
+        return data, writer.decoded(tile, data) if wanted else None, False
+    except Exception as error:  # codecs raise nearly anything on damaged bytes
+        data = _painted(plan, tiles, tile, error)
+        return data, writer.decoded(tile, data), True
 
 
 def _is_sampled(plan: SlidePlan, tile: YX) -> bool:
@@ -162,8 +173,3 @@ def _painted(plan: SlidePlan, tiles: Tiles, tile: YX, error: Exception) -> bytes
     if isinstance(error, DamagedSlideError):
         raise error
     raise damaged_tile(tiles.name, tiles.level, tile.y * tiles.cut.grid.x + tile.x, error) from None
-
-
-def any_of_four(present: Bools) -> Bools:
-    """Return which chunks of the next level have anything in them, bool (n / 2, n / 2)."""
-    return present[::2, ::2] | present[1::2, ::2] | present[::2, 1::2] | present[1::2, 1::2]

@@ -1,11 +1,11 @@
 """From which level of the slide the store's pixels come, by which factor they are averaged, or what is copied."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from wsi.errors import ResolutionError
 from wsi.readers.protocol import Level, Slide
-from wsi.store.grid import TASK_LEVELS, Grid
+from wsi.store.grid import TASK_LEVELS, Grid, fits, with_levels
 from wsi.units import YX
 
 SNAP = 0.03
@@ -64,22 +64,47 @@ def choose_scaling(levels: Sequence[Level], mpp: float, target_mpp: float) -> Sc
     return Scaling(level, factor, l0_per_s, mpp * l0_per_s, shape)
 
 
-def copied_levels(slide: Slide, scaling: Scaling, grid: Grid) -> tuple[int | None, ...]:
-    """Return for each level that a task writes the slide's level whose JPEG tiles can be copied, None where none can.
-
-    That needs baseline colour JPEG tiles of the store's tile size, at just the store's scale, size and orientation.
-    """
-    side = YX(grid.tile_px, grid.tile_px)
-    copyable = {
+def copyable_levels(slide: Slide, tile_px: int) -> dict[int, Level]:
+    """Return the slide's levels of baseline colour JPEG tiles of that size that stand upright, by their index."""
+    side = YX(tile_px, tile_px)
+    return {
         i: level
         for i, level in enumerate(slide.levels)
         if (tiles := slide.tiles(i)) and tiles.jpeg and tiles.cut.tile == side
     }
 
-    def source_of(k: int, shape: YX) -> int | None:
-        scale = scaling.l0_per_s * 2**k
-        fitting = (i for i, own in copyable.items() if abs(own.downsample / scale - 1) < 1e-6 and own.shape == shape)
+
+def copied_levels(scaling: Scaling, grid: Grid, copyable: Mapping[int, Level]) -> tuple[int | None, ...]:
+    """Return for each level of the store the slide's level whose JPEG tiles can be copied, None where none can.
+
+    That needs tiles of the store's tile size, at just the store's scale and size. Of levels that are halves, only those
+    that a task writes are copied.
+    """
+
+    def source_of(factor: int, shape: YX) -> int | None:
+        if factor >= 1 << TASK_LEVELS and not grid.coarser:
+            return None
+        scale = scaling.l0_per_s * factor
+        fitting = (i for i, own in copyable.items() if _is_at(own, scale) and own.shape == shape)
         return next(fitting, None)
 
-    sources = [source_of(k, shape) for k, shape in enumerate(grid.levels()[:TASK_LEVELS])]
-    return tuple(sources)
+    return tuple(source_of(*each) for each in zip(grid.factors(), grid.levels(), strict=True))
+
+
+def own_levels(scaling: Scaling, grid: Grid, copyable: Mapping[int, Level]) -> Grid:
+    """Return the grid with the slide's own levels below level 0 that can be copied, and halves below the last of them.
+
+    A level counts where it is a power of two coarser than the store's level 0, in scale and in size.
+    """
+    found: list[tuple[int, YX]] = []
+    for own in copyable.values():
+        factor = round(own.downsample / scaling.l0_per_s)
+        least = 2 * found[-1][0] if found else 2
+        if factor >= least and not factor & (factor - 1) and _is_at(own, factor * scaling.l0_per_s):
+            found += [(factor, own.shape)] if fits(grid.shape, factor, own.shape) else []
+    own_grid = with_levels(grid, found + (grid.halves(*found[-1]) if found else []))
+    return grid if own_grid.levels() == grid.levels() else own_grid
+
+
+def _is_at(level: Level, l0_per_px: float) -> bool:
+    return abs(level.downsample / l0_per_px - 1) < 1e-6

@@ -68,6 +68,7 @@ def slide_document(picture: Picture, store: TileStore | None) -> Json:
         "width": width,
         "height": height,
         "levels": [list(shape) for shape in picture.levels],
+        "factors": list(picture.factors),
         "tile_px": picture.tile_px,
         "mpp": picture.mpp if math.isfinite(picture.mpp) else None,
         "l0_per_px": picture.l0_px_per_px,

@@ -52,7 +52,7 @@ class LivePicture:
         own = slide.levels[0].tile
         self.tile_px = own.y if own and own.y == own.x and _SIDES[0] <= own.y <= _SIDES[1] else _TILE_PX
         self._grid = Grid(slide.levels[0].shape, self.tile_px)
-        self.levels = tuple(self._grid.levels())
+        self.levels, self.factors = tuple(self._grid.levels()), tuple(self._grid.factors())
         self._kept = Kept(_CACHE_BYTES)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""A slide as pages show it: levels of square JPEG tiles, level 0 the finest, each half of the one before.
+"""A slide as pages show it: levels of square JPEG tiles, level 0 the finest, each a half, a quarter, ... of the last.
 
 Tiles are addressed by level, row and column. Those at the right and lower end are as large as the others: what of them
 lies beyond the level is nobody's, and whoever shows them cuts it off.
@@ -50,6 +50,10 @@ class Picture(Protocol):
         """Height and width of each level, the finest first."""
 
     @property
+    def factors(self) -> tuple[int, ...]:
+        """How many pixels of level 0 one of each level covers, along each side."""
+
+    @property
     def background(self) -> tuple[int, int, int]:
         """Red, green, blue (0 to 255) of the empty slide, for where there is no tile."""
 
@@ -95,6 +99,10 @@ class StorePicture:
     @cached_property
     def levels(self) -> tuple[YX, ...]:
         return tuple(self.store.grid.levels())
+
+    @cached_property
+    def factors(self) -> tuple[int, ...]:
+        return tuple(self.store.grid.factors())
 
     @cached_property
     def background(self) -> tuple[int, int, int]:
@@ -160,7 +168,7 @@ class StorePicture:
 
     def _painted(self, level: int, row: int, column: int, pixels: RGB) -> RGB:
         """Give what of a coarser tile was made from absent ones the background's colour in place of white."""
-        step = 2**level
+        step = self.factors[level]
         held = self.present(0)[row * step : (row + 1) * step, column * step : (column + 1) * step]
         if not level or held.all():
             return pixels

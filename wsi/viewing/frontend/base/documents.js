@@ -12,7 +12,7 @@
  *   blind: boolean, hidden: string | null, classes: string[], siblings: [string, string][], worklist: string | null,
  *   judged: Judgement | null}} SlideApi
  * @typedef {{version: number, id: string, patient: string | null, title: string, width: number, height: number,
- *   levels: [number, number][], tile_px: number, mpp: number, l0_per_px: number, background: [number, number, number],
+ *   levels: [number, number][], factors: number[], tile_px: number, mpp: number, l0_per_px: number, background: [number, number, number],
  *   present: string[], outline: [number, number][][], places: string, n: number, store_tile_px: number,
  *   layers: LayerDoc[], top: number[], bottom: number[], prediction: PredictionDoc | null, facts: [string, string][],
  *   warnings: string[], icc: {applied: boolean} | null, home: string, api?: SlideApi}} SlideDoc

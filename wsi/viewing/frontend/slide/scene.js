@@ -82,6 +82,7 @@ export class Scene {
       tileSize: doc.tile_px,
       minLevel: 0,
       maxLevel: finest,
+      getLevelScale: (/** @type {number} */ level) => 1 / doc.factors[finest - level],
       getTileUrl: (/** @type {number} */ level, /** @type {number} */ x, /** @type {number} */ y) => this.tileAddress(finest - level, y, x),
       tileExists: (/** @type {number} */ level, /** @type {number} */ x, /** @type {number} */ y) => {
         const own = finest - level;

@@ -8,6 +8,7 @@ Sources: ITU-T T.81 annex B, TIFF technical note 2, Adobe TN 5116.
 """
 
 import struct
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -57,14 +58,21 @@ def complete_jpeg(payload: bytes, tables: bytes | None, tag: str, size: YX) -> b
     if header.scan is None:
         raise ValueError("JPEG without a scan")
     check_jpeg(payload, size, tables)
-    adobe = b"\xff\xee" + struct.pack(">H5sHHHB", 14, b"Adobe", 100, 0, 0, TRANSFORM[jpeg_space(header, tag)])
+    head = _complete_head(payload[: header.scan.stop], tables, TRANSFORM[jpeg_space(header, tag)])
+    return head + payload[header.scan.start : end + 2]
+
+
+@lru_cache(64)
+def _complete_head(head: bytes, tables: bytes | None, transform: int) -> bytes:
+    """Return what goes before the scan: the tiles of a level have one head, and joining it costs more than copying."""
+    adobe = b"\xff\xee" + struct.pack(">H5sHHHB", 14, b"Adobe", 100, 0, 0, transform)
     kept = [
         source[each.start : each.stop]
-        for source in (tables or b"", payload)
+        for source in (tables or b"", head)
         for each in segments(source)
         if each.marker in _KEPT
     ]
-    return b"".join([START, adobe, *kept, payload[header.scan.start : end + 2]])
+    return b"".join([START, adobe, *kept])
 
 
 def reduced_jpeg(file: bytes, reduction: int) -> RGB:

@@ -114,12 +114,13 @@ def _copy_tiles(
     tiles = None if source is None else slide.tiles(source)
     assert tiles is not None
     present = any_under(present, plan.grid.factors()[level])
+    every_one = plan.options.scores_every_tile
     side, end = plan.grid.shard_tiles(level), plan.grid.level_tiles(level)
     for row, column in np.argwhere(present).tolist():
         tile = YX(receipt.region.y * side + row, receipt.region.x * side + column)
         if tile.y >= end.y or tile.x >= end.x:
             continue  # halving may end just before it
-        scored = level == 0 and bool(listed[tile]) and _is_sampled(plan, tile)
+        scored = level == 0 and bool(listed[tile]) and (every_one or _is_sampled(tile))
         with times.decoding(slide):
             data, pixels, damaged = copied_tile(plan, tiles, tile, writer, wanted=scored or writer.wants_pixels)
         if level == 0 and damaged:
@@ -147,9 +148,9 @@ def copied_tile(
         return data, writer.decoded(tile, data), True
 
 
-def _is_sampled(plan: SlidePlan, tile: YX) -> bool:
-    """Tell whether a copied tile is decoded for its scores: all of them on request, else a few for the median."""
-    return plan.options.scores_every_tile or (tile.y * 5 + tile.x) % _SAMPLED_EVERY == 0
+def _is_sampled(tile: YX) -> bool:
+    """Tell whether a copied tile is decoded for its scores where not all of them are: a few, for the median."""
+    return (tile.y * 5 + tile.x) % _SAMPLED_EVERY == 0
 
 
 def _chunk(tiles: Tiles, tile: YX) -> bytes:

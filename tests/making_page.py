@@ -87,7 +87,8 @@ def slide_doc(folder: Path, image_id: str, pixels: RGB, mpp: float) -> dict[str,
     height, width = pixels.shape[:2]
     return {
         "version": 1, "id": image_id, "patient": image_id.split("_")[0], "title": f"Slide {image_id}",
-        "width": width, "height": height, "levels": levels, "tile_px": TILE, "mpp": mpp, "l0_per_px": 2.0,
+        "width": width, "height": height, "levels": levels, "tile_px": TILE,
+        "factors": [2**level for level in range(len(levels))], "mpp": mpp, "l0_per_px": 2.0,
         "background": list(BACKGROUND), "present": present,
         "outline": [[[0.1 * width, 0.1 * height], [0.5 * width, 0.1 * height], [0.5 * width, 0.6 * height]]],
         "places": packed(places), "n": n, "store_tile_px": TILE,

@@ -19,6 +19,7 @@ from wsi.readers.protocol import Opener, Opening, Slide
 
 _OPENERS = {
     "tiff": "wsi.readers.tiff.reader:open_with_tiff",
+    "ndpi": "wsi.readers.ndpi.reader:open_with_ndpi",
     "openslide": "wsi.readers.openslide_reader:open_with_openslide",
     "dicom": "wsi.readers.dicom.reader:open_with_dicom",
     "ome-zarr": "wsi.readers.ome_zarr_reader:open_with_ome_zarr",
@@ -35,7 +36,7 @@ def _opener(name: str) -> Opener:
 
 ENTRY_POINTS = "gigamil.readers"
 """Of other packages' readers."""
-READERS = ("tiff", "openslide", "dicom", "ome-zarr", "czi")
+READERS = ("tiff", "ndpi", "openslide", "dicom", "ome-zarr", "czi")
 """In the order in which they are asked."""
 
 
@@ -143,8 +144,12 @@ def _suitable(path: Path) -> tuple[str, ...]:
     # OpenSlide can end the whole process on a damaged DICOM file, and reads none that DicomReader does not.
     if head[128:] == b"DICM":
         return ("dicom",)
-    return ("czi",) if head.startswith(b"ZISRAWFILE") else ("tiff", "openslide")
+    if head.startswith(b"ZISRAWFILE"):
+        return ("czi",)
+    return (*_BY_SUFFIX.get(path.suffix.lower(), ("tiff",)), "openslide")
 
 
+_BY_SUFFIX = {".ndpi": ("ndpi", "tiff")}
+"""The readers that are asked before OpenSlide, where that is not the one of TIFF alone."""
 _ZARR_MARKERS = ("zarr.json", ".zgroup")
 _OF_FOLDERS = frozenset({"ome-zarr", "dicom"})

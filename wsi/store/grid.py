@@ -112,8 +112,7 @@ def any_under(present: Bools, factor: int) -> Bools:
     rows, columns = (-side % factor for side in present.shape)
     padded = np.pad(present, ((0, rows), (0, columns))) if rows or columns else present
     height, width = (side // factor for side in padded.shape)
-    found: Bools = padded.reshape(height, factor, width, factor).any(axis=(1, 3))
-    return found
+    return np.asarray(padded.reshape(height, factor, width, factor).any(axis=(1, 3)), bool)
 
 
 def runs(wanted: Bools) -> Iterator[tuple[int, int]]:

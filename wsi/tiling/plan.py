@@ -28,6 +28,9 @@ from wsi.tiling.work import Work
 from wsi.tissue.roi import roi_file, roi_hash
 from wsi.units import YX
 
+_BY_TILES = ("tiff", "ndpi")
+"""Readers of whose slides the overview is made tile by tile in any case."""
+
 
 @dataclass(frozen=True, slots=True)
 class SlidePlan:
@@ -160,7 +163,7 @@ def make_plan(job: Job, options: TileOptions) -> SlidePlan:
     reduction = _reduction(slide, scaling, options)
     copied = any(source is not None for source in copies)
     # Of other readers' slides only where the recipe tells their stores from those that were made without it.
-    by_tiles = slide.reader == "tiff" or reduction > 1 or copied
+    by_tiles = slide.reader in _BY_TILES or reduction > 1 or copied
     overview = plan_overview(slide, resolution.mpp, by_tiles=by_tiles)
     codecs = _codecs(options.codec, copies)
     told = effect(options, scaling, grid.tile_px, codecs, copies, reduction)

@@ -161,7 +161,7 @@ def test_float_samples_are_refused_and_stacks_are_scenes(tmp_path: Path) -> None
 
 
 def test_an_unknown_reader_is_a_wrong_request(deflate_slide: Path) -> None:
-    with pytest.raises(RequestError, match="expected one of tiff, openslide"):
+    with pytest.raises(RequestError, match="expected one of tiff, ndpi, openslide"):
         open_slide(deflate_slide, "vips")
 
 
@@ -178,7 +178,7 @@ def test_every_real_slide_opens_or_says_why(real_slides: Path) -> None:
         slide.close()
     assert all(reason and "\n" not in reason for reason in reasons)
     assert opened["CMU-1-Small-Region.svs"] == "tiff"
-    assert opened["test3-DAPI-2-(387).ndpi"] == "openslide"
+    assert opened["test3-DAPI-2-(387).ndpi"] == "ndpi"
     assert opened["cmu_truncated_99pct.svs"] == "tiff"
     assert not {"broken.svs", "unreadable.svs", "zero_byte.svs", "libtiff_segfault.tif"} & set(opened)
 

@@ -110,7 +110,7 @@ def test_the_metadata_tell_where_each_level_lies(own_store: TileStore) -> None:
     yaozarrs.validate_zarr_store(str(own_store.path))
     group = zarr.open_group(own_store.path, mode="r")
     for key in ("", "labels/tissue"):
-        datasets: Any = (group[key] if key else group).attrs["ome"]["multiscales"][0]["datasets"]  # type: ignore[index]
+        datasets: Any = (group[key] if key else group).attrs["ome"]["multiscales"][0]["datasets"]
         um = own_store.tissue_mask()[1] if key else own_store.mpp
         for factor, dataset in zip(FACTORS, datasets, strict=True):
             scale, *shift = dataset["coordinateTransformations"]
@@ -119,12 +119,12 @@ def test_the_metadata_tell_where_each_level_lies(own_store: TileStore) -> None:
             found = shift[0]["translation"][-2:] if shift else [0.0, 0.0]
             assert found == pytest.approx([inside] * 2)
     # a pixel of a level is the mean of those of level 0 that the transformation says it covers, and of no others
-    finest = own_store.read_level(0).astype(float)
+    finest: Any = own_store.read_level(0).astype(float)
     for level, factor in enumerate(FACTORS[1:3], 1):
         height, width = own_store.grid.levels()[level]
         own = own_store.read_level(level).astype(float)
-        inside = stored(own_store, 0)[: height * factor, : width * factor]
-        held = inside.reshape(height, factor, width, factor).all((1, 3))
+        pixels = stored(own_store, 0)[: height * factor, : width * factor]
+        held = pixels.reshape(height, factor, width, factor).all((1, 3))
         half = factor // 2
         off = {
             (dy, dx): _mean_difference(finest, own, factor, held, dy, dx)

@@ -26,7 +26,7 @@ from wsi.units import YX, ceil_div
 BAND_BYTES = 1 << 20
 """Uncompressed strips are read in bands of rows of about this size: some files are one single strip."""
 _SAMPLES = {2: "with a sign", 3: "floating point", 5: "complex", 6: "complex"}
-_OTHER_READERS = {"is_ndpi": "NDPI", "is_scn": "Leica SCN"}
+_OTHER_READERS = {"is_ndpi": "NDPI (rename it to *.ndpi for its own reader)", "is_scn": "Leica SCN"}
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it logs about broken files is checked below, and raised
 

@@ -1,0 +1,1 @@
+"""Hamamatsu NDPI, read directly."""

@@ -7,12 +7,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tifffile
 import zarr
 from making import RGB, picture, write_deflate, write_pyramid
 from making_czi import JPEG_XR, ZSTD, metadata, overlapping, tiled, write_czi
 from making_dicom import JPEG, JPEG_2000, JPEG_LS, write_dicom
+from making_ndpi import NdpiPage, halved, write_ndpi
 
 CASES = 500
 SEED = 7
@@ -69,6 +71,15 @@ def test_spoiled_slides_give_clear_errors_only(tmp_path: Path) -> None:
     assert sum(found["ended"].values()) == CASES
     assert min(found["ended"][how] for how in ("read", "refused")) > CASES // 10
     assert found["slowest_s"] < 10
+    assert found["peak_mib"] < 2000
+
+
+def test_spoiled_restart_intervals_give_clear_errors_only(tmp_path: Path) -> None:
+    pixels = np.ascontiguousarray(picture(304, 400))
+    write_ndpi(tmp_path / "stripes.ndpi", [NdpiPage(pixels, 80), NdpiPage(halved(pixels), None, lens=10.0)])
+    found = run(tmp_path, 120)
+    assert found["faults"] == []
+    assert min(found["ended"][how] for how in ("read", "refused")) > 5
     assert found["peak_mib"] < 2000
 
 

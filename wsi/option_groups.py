@@ -55,7 +55,8 @@ class Reading:
     assume_mpp: PossibleMpp | None = None
     """um/px of slides that do not say it, or say nonsense."""
     reader: Annotated[
-        Literal["tiff", "ndpi", "dicom", "czi", "ome-zarr", "openslide"] | None, Option(plugins="gigamil.readers")
+        Literal["tiff", "ndpi", "dicom", "czi", "vsi", "ome-zarr", "openslide"] | None,
+        Option(plugins="gigamil.readers"),
     ] = None
     """Force this reader, or another package's."""
     scene: Annotated[int | None, at_least(0)] = None

@@ -1,8 +1,8 @@
 """`open_slide`, which picks the reader.
 
 Readers stand in `wsi.readers`. `TiffReader` decodes TIFF tiles itself, `DicomReader` DICOM frames, `CziReader` Zeiss's
-subblocks; `OpenSlideReader` takes each format that OpenSlide alone knows; `OmeZarrReader` takes folders. The first
-reader that can read a file right takes it; `Slide.chosen_because` says why.
+subblocks, `VsiReader` Olympus' tiles; `OpenSlideReader` takes each format that OpenSlide alone knows; `OmeZarrReader`
+takes folders. The first reader that can read a file right takes it; `Slide.chosen_because` says why.
 """
 
 from collections.abc import Iterator
@@ -24,6 +24,7 @@ _OPENERS = {
     "dicom": "wsi.readers.dicom.reader:open_with_dicom",
     "ome-zarr": "wsi.readers.ome_zarr_reader:open_with_ome_zarr",
     "czi": "wsi.readers.czi.reader:open_with_czi",
+    "vsi": "wsi.readers.vsi.reader:open_with_vsi",
 }
 """Ours; a reader's libraries are imported when it is asked."""
 
@@ -36,7 +37,7 @@ def _opener(name: str) -> Opener:
 
 ENTRY_POINTS = "gigamil.readers"
 """Of other packages' readers."""
-READERS = ("tiff", "ndpi", "openslide", "dicom", "ome-zarr", "czi")
+READERS = ("tiff", "ndpi", "openslide", "dicom", "ome-zarr", "czi", "vsi")
 """In the order in which they are asked."""
 
 
@@ -121,6 +122,10 @@ def _check_kind(path: Path, reader: str) -> None:
         raise UnreadableSlideError("a folder: expected a slide file")
     if reader == "ome-zarr" and not path.is_dir():
         raise UnreadableSlideError("expected a folder")
+    if path.suffix.lower() == _VSI and reader in set(READERS) - {"vsi"}:
+        raise NotASlideError(
+            f"the pixels of a VSI lie in .ets files of _{path.stem}_/, which the reader vsi alone knows"
+        )
 
 
 def _suitable(path: Path) -> tuple[str, ...]:
@@ -146,10 +151,13 @@ def _suitable(path: Path) -> tuple[str, ...]:
         return ("dicom",)
     if head.startswith(b"ZISRAWFILE"):
         return ("czi",)
+    if path.suffix.lower() == _VSI:
+        return ("vsi",)
     return (*_BY_SUFFIX.get(path.suffix.lower(), ("tiff",)), "openslide")
 
 
 _BY_SUFFIX = {".ndpi": ("ndpi", "tiff")}
 """The readers that are asked before OpenSlide, where that is not the one of TIFF alone."""
 _ZARR_MARKERS = ("zarr.json", ".zgroup")
+_VSI = ".vsi"
 _OF_FOLDERS = frozenset({"ome-zarr", "dicom"})

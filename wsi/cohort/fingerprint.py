@@ -51,12 +51,14 @@ def slide_bytes(path: Path) -> int:
 def slide_files(path: Path) -> list[tuple[str, Path]]:
     """List the files that a slide consists of, each with its name inside the slide, sorted.
 
-    An OME-Zarr folder's; the instances of a DICOM series; the companions of MRXS, VMS and VMU; else the file alone.
+    An OME-Zarr folder's; the instances of a DICOM series; the companions of MRXS, VSI, VMS, VMU; else the file alone.
     """
     if path.is_dir():
         return _instances(path) or _below(path, "")
     if path.suffix.lower() == ".mrxs" and path.with_suffix("").is_dir():
         return [("", path), *_below(path.with_suffix(""), "data/")]
+    if path.suffix.lower() == ".vsi":
+        return [("", path), *_below(path.with_name(f"_{path.stem}_"), "data/")]
     if path.suffix.lower() in {".vms", ".vmu"}:
         return [("", path), *_named_in(path)]
     found = _instances(path) if first_bytes(path, 132)[128:] == b"DICM" else []

@@ -57,6 +57,8 @@ class RemoteSlides:
             return {}
         if ending == ".mrxs":
             return place.files(name[: -len(ending)])
+        if ending == ".vsi":
+            return place.files(f"_{name[: -len(ending)]}_")
         if ending in _INDEXES | DICOM_ENDINGS:
             return {key: own for key, own in place.files().items() if "/" not in key}
         return {}

@@ -142,7 +142,7 @@ def scene_notes(scenes: Sequence[Scene], chosen: Scene) -> tuple[str, ...]:
 
 
 def refuse_without_pixels(path: Path) -> None:
-    """Refuse an Olympus VSI: it holds a thumbnail and points to the folder with the pixels.
+    """Refuse an Olympus VSI without its folder: it holds a thumbnail and points to where the pixels lie.
 
     Raises
     ------
@@ -152,10 +152,9 @@ def refuse_without_pixels(path: Path) -> None:
     if path.suffix.lower() != ".vsi":
         return
     folder = path.with_name(f"_{path.stem}_")
-    there = any(folder.rglob("*.ets")) if folder.is_dir() else False
-    found = "which are not read here" if there else f"and the folder {folder.name} is missing beside it"
-    copy = "" if there else "copy it, and "
+    if folder.is_dir() and any(folder.rglob("*.ets")):
+        return
     raise NotASlideError(
         f"{path.name} is an Olympus VSI with no more than a thumbnail in it: the slide lies in the .ets files of "
-        f"{folder.name}/, {found}: {copy}convert the slide to OME-TIFF (Bio-Formats' bfconvert does)"
+        f"{folder.name}/, and the folder {folder.name} is missing beside it, or holds none: copy it"
     )

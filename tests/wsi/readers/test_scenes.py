@@ -114,10 +114,12 @@ def test_a_vsi_is_no_slide_of_its_own(tmp_path: Path, there: bool) -> None:
     if there:
         (tmp_path / "_s_" / "stack1").mkdir(parents=True)
         (tmp_path / "_s_" / "stack1" / "frame_t.ets").write_bytes(b"SIS")
-    for reader in (None, "tiff", "openslide"):
+    for reader in ("tiff", "openslide"):
         with pytest.raises(NotASlideError, match=r"\.ets files of _s_/") as caught:
             open_slide(path, reader)
         assert ("missing" in str(caught.value)) is not there
+    with pytest.raises(UnreadableSlideError, match="vsi: broken VSI" if there else "_s_ is missing"):
+        open_slide(path)
 
 
 def test_a_real_vsi_is_refused_with_the_folder(real_slides: Path) -> None:

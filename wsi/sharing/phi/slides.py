@@ -1,8 +1,8 @@
 """What slides say of themselves that may tell whose they are: read from the files that a bundle was made of.
 
 Of TIFF: values of ``key = value`` texts, XML and private tags whose name speaks of an id, a person, a date or a device.
-Of CZI: the same of its XML. Of DICOM: names, ids, dates, descriptions, instance UIDs. Of every slide: its file's name
-and its path.
+Of CZI: the same of its XML. Of VSI: all texts. Of DICOM: names, ids, dates, descriptions, instance UIDs. Of every
+slide: its file's name and its path.
 """
 
 import re
@@ -30,6 +30,7 @@ _PUBLIC = re.compile(
     r"ContextUID|MappingResource|UniversalEntityIDType|OpticalPathDescription|DerivationDescription)"
 )
 _STANDARD_UID = re.compile(r"1\.2\.840\.10008\.")
+_UNIT = re.compile(r"10\^-?\d+\w\^\d")
 _MOST_VALUES = 5000
 
 
@@ -52,11 +53,22 @@ def _of_file(path: Path) -> Iterator[tuple[str, str, bool]]:
             yield from _of_dicom(path)
         elif head[:2] in (b"II", b"MM"):
             yield from _of_tiff(path)
+            if path.suffix.lower() == ".vsi":
+                yield from _of_vsi(path)
         elif head.startswith(b"ZISRAWFILE"):
             yield from _of_czi(path)
     except Exception as error:  # parsers raise nearly anything on unusual files; name and path are known all the same
         if not says_damage(error):
             raise
+
+
+def _of_vsi(path: Path) -> Iterator[tuple[str, str, bool]]:
+    """Give all texts: no list says which of its tags name a person."""
+    from wsi.readers.vsi.tags import read_fields
+
+    for field in read_fields(path):
+        if len(field.text) > 2 and not _UNIT.match(field.text):
+            yield f"VSI tag {field.tag}", field.text, False
 
 
 def _of_czi(path: Path) -> Iterator[tuple[str, str, bool]]:

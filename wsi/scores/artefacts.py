@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from wsi.arrays import RGB, Bools, Mask
 from wsi.scores.duplicates import Repeats, find_repeats
 from wsi.tissue.density import densities, least, mean_density, most
+from wsi.tissue.density import mean as mean_of
 from wsi.tissue.mask import Tissue
 from wsi.tissue.pen import pen_mask
-from wsi.tissue.pieces import of_pieces, pieces
+from wsi.tissue.pieces import as_mask, of_pieces, pieces
 
 TileMeans = Callable[[NDArray[Any]], NDArray[np.float32]]
 """Gives the mean of a picture (h, w) over every tile, float32 (rows, columns); of a mask, the share that it covers."""
@@ -59,8 +60,9 @@ def artefact_masks(overview: RGB, tissue: Mask, um_per_px: float, background: tu
         }
     pen = pen_mask(overview, um_per_px, background)
     inks = densities(overview, background)
-    mean = mean_density(overview, background)
-    colour = most(inks) - least(inks)
+    mean = mean_of(inks)
+    colour = most(inks)
+    colour -= least(inks)
     clear = pen == 0
     bubble = clear & (mean > _LEAST_DENSITY) & (colour < _COLOURLESS * mean)
     return {
@@ -112,7 +114,8 @@ def assess(overview: RGB, tissue: Tissue, um_per_px: float, share: NDArray[np.fl
     for number in range(1, len(repeats.groups) + 1):
         covered = means((repeats.labels == number).astype(np.uint8))
         group[(covered > 0) & (covered >= share / 2)] = number
-    parts = {name: float(found[mask > 0].mean()) if mask.any() else 0.0 for name, found in masks.items()}
+    total = np.count_nonzero(mask)
+    parts = {name: np.count_nonzero(found & mask) / total if total else 0.0 for name, found in masks.items()}
     facts = {
         "artefact_shares": {name: round(part, 5) for name, part in parts.items()},
         "pieces": repeats.pieces,
@@ -133,13 +136,16 @@ def _notes(parts: dict[str, float], repeats: Repeats) -> list[str]:
 def _folds(mean: NDArray[np.float32], colour: NDArray[np.float32], tissue: Bools) -> Bools:
     if not tissue.any():
         return tissue
-    middle, usual_colour = float(np.median(mean[tissue])), float(np.median(colour[tissue]))
-    spread = 1.4826 * float(np.median(np.abs(mean[tissue] - middle)))
+    inside = mean[tissue]
+    middle, usual_colour = float(np.median(inside)), float(np.median(colour[tissue]))
+    spread = 1.4826 * float(np.median(np.abs(inside - middle)))
     dense = mean > max(_FOLD_TIMES * middle, middle + _FOLD_SPREADS * spread)
     return np.asarray(tissue & dense & (colour > 1.2 * usual_colour))
 
 
 def _large(mask: Bools, least_px: float) -> Mask:
     """Keep pieces of at least that many pixels."""
+    if not mask.any():
+        return as_mask(mask)
     labels, area = pieces(mask)
-    return of_pieces(labels, area >= least_px).astype(np.uint8)
+    return as_mask(of_pieces(labels, area >= least_px))

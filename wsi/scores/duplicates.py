@@ -6,7 +6,8 @@ share an outline and not the inside.
 """
 
 from dataclasses import dataclass
-from itertools import combinations, product
+from functools import cached_property
+from itertools import chain, combinations, product
 
 import cv2
 import numpy as np
@@ -59,17 +60,35 @@ class Repeats:
         return sum(len(group) - 1 for group in self.groups)
 
 
-@dataclass(frozen=True, slots=True)
 class _Piece:
-    density: FloatImage
-    """float32 (h, w), cut out of the overview; 0 outside of the piece."""
-    inside: FloatImage
-    """float32 (h, w), 1 inside."""
-    centre: tuple[float, float]
-    """(x, y) in the cut."""
-    slenderness: float
-    """Longest over shortest standard deviation of its pixels' places: turning and mirroring do not change it."""
-    area: float
+    """One piece; what comparing it takes is made when it is compared: most slides have no two of one size."""
+
+    def __init__(self, overview: RGB, inside: Bools, background: tuple[int, int, int]) -> None:
+        rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+        box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        self._overview, self._shape, self._background = overview[box], inside[box].astype(np.float32), background
+        y, x = np.nonzero(self._shape)
+        short, long = np.linalg.eigvalsh(np.cov(np.stack([y, x])))
+        self.area = float(len(y))
+        self.centre = (float(x.mean()), float(y.mean()))
+        """(x, y) in the cut."""
+        self.slenderness = float(np.sqrt(long / max(short, 1e-6)))
+        """Longest over shortest standard deviation of its pixels' places: turning and mirroring do not change it."""
+
+    @cached_property
+    def pictures(self) -> tuple[FloatImage, FloatImage]:
+        """Density, 0 outside of the piece, and 1 inside, float32 (h, w) each, cut out of the overview."""
+        shape = self._shape
+        density = largest_density(np.ascontiguousarray(self._overview), self._background) * shape
+        sigma = 0.5 * float(np.sqrt(self.area)) / _SIDE  # every pose shrinks it as much: smoothed once for all
+        if sigma > 0.5:
+            density, shape = (np.asarray(cv2.GaussianBlur(p, (0, 0), sigma), np.float32) for p in (density, shape))
+        return density, shape
+
+    @cached_property
+    def upright(self) -> "_Placed":
+        """It as it lies."""
+        return _placed(self, 0.0, False)
 
 
 def find_repeats(
@@ -97,56 +116,39 @@ def find_repeats(
     """
     if dark_background:
         overview, background = 255 - overview, (255, 255, 255)
-    joined, pieces = _pieces(overview, mask, um_per_px, background)
-    group_of = list(range(len(pieces)))
-    upright = [_placed(piece, 0.0, False) for piece in pieces]
-    for one, two in combinations(range(len(pieces)), 2):
-        fits = _alike(pieces[one].area, pieces[two].area) and _alike(pieces[one].slenderness, pieces[two].slenderness)
-        if fits and group_of[one] != group_of[two] and _same(upright[one], pieces[two]):
+    labels, order, areas = _pieces(mask, um_per_px)
+    fitting = [pair for pair in combinations(range(len(order)), 2) if _alike(*areas[list(pair)].tolist())]
+    pieces = {i: _Piece(overview, (labels == order[i]) & (mask > 0), background) for i in sorted({*chain(*fitting)})}
+    group_of = list(range(len(order)))
+    for one, two in fitting:
+        if not _alike(pieces[one].slenderness, pieces[two].slenderness) or group_of[one] == group_of[two]:
+            continue
+        if _same(pieces[one].upright, pieces[two]):
             joins = group_of[two]
             group_of = [group_of[one] if g == joins else g for g in group_of]
     groups = [tuple(i + 1 for i, g in enumerate(group_of) if g == first) for first in sorted(set(group_of))]
     groups = [group for group in groups if len(group) > 1]
-    labels = np.zeros(mask.shape, np.int32)
+    repeated = np.zeros(mask.shape, np.int32)
     for number, group in enumerate(groups, start=1):
-        labels[np.isin(joined, group[1:])] = number
-    labels[mask == 0] = 0
-    return Repeats(labels, len(pieces), tuple(groups))
+        repeated[np.isin(labels, [order[i - 1] for i in group[1:]])] = number
+    repeated[mask == 0] = 0
+    return Repeats(repeated, len(order), tuple(groups))
 
 
 def _alike(one: float, two: float) -> bool:
     return max(one, two) <= _RATIO * min(one, two)
 
 
-def _pieces(
-    overview: RGB, mask: Mask, um_per_px: float, background: tuple[int, int, int]
-) -> tuple[Labels, list[_Piece]]:
-    """Return the pieces, largest first, and their numbers (from 1) as a picture."""
-    # Where fragments join, the gap between them belongs to no piece: the mask decides what is compared.
+def _pieces(mask: Mask, um_per_px: float) -> tuple[Labels, list[int], NDArray[np.int64]]:
+    """Return labels of what is joined, those of the pieces that are compared, largest first, and their areas.
+
+    Where fragments join, the gap between them has their label and belongs to no piece: the mask decides.
+    """
     count, labels = cv2.connectedComponents(cv2.dilate(mask, disk(odd(JOIN_UM / um_per_px))), connectivity=8)
-    labels[mask == 0] = 0
-    areas = np.bincount(labels.ravel(), minlength=count)
-    areas[0] = 0
+    areas = np.bincount(labels[mask > 0], minlength=count)
     least = max(MIN_AREA_UM2 / um_per_px**2, _SHARE * areas.max())
     order = [int(i) for i in np.argsort(-areas, kind="stable") if areas[i] >= least][:MAX_PIECES]
-    numbered = np.zeros(count, np.int32)
-    numbered[order] = np.arange(1, len(order) + 1)
-    joined = numbered[labels]
-    return joined, [_cut(overview, joined == i + 1, background) for i in range(len(order))]
-
-
-def _cut(overview: RGB, inside: Bools, background: tuple[int, int, int]) -> _Piece:
-    rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
-    box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    shape = inside[box].astype(np.float32)
-    y, x = np.nonzero(shape)
-    density = largest_density(np.ascontiguousarray(overview[box]), background) * shape
-    short, long = np.linalg.eigvalsh(np.cov(np.stack([y, x])))
-    slenderness = float(np.sqrt(long / max(short, 1e-6)))
-    sigma = 0.5 * float(np.sqrt(len(y))) / _SIDE  # every pose shrinks it as much: smoothed once for all
-    if sigma > 0.5:
-        density, shape = (np.asarray(cv2.GaussianBlur(p, (0, 0), sigma), np.float32) for p in (density, shape))
-    return _Piece(density, shape, (float(x.mean()), float(y.mean())), slenderness, float(len(y)))
+    return np.asarray(labels, np.int32), order, areas[order]
 
 
 _Placed = tuple[FloatImage, FloatImage]
@@ -164,7 +166,7 @@ def _placed(piece: _Piece, degrees: float, mirrored: bool, shift: tuple[float, f
     matrix = np.column_stack([turn, offset])
     density, inside = (
         np.asarray(cv2.warpAffine(picture, matrix, (_CANVAS, _CANVAS), flags=cv2.INTER_LINEAR), np.float32)
-        for picture in (piece.density, piece.inside)
+        for picture in piece.pictures
     )
     return density, inside
 

@@ -140,6 +140,8 @@ def tile_means(picture: NDArray[Any], tile_o: float, tiles: YX, extent_o: tuple[
     -------
     float32 (rows, columns), between the least and the most of the picture
     """
+    if not picture.any():  # most artefacts are on few slides
+        return np.zeros(tiles, np.float32)
     table = cv2.integral(picture, sdepth=cv2.CV_32S if picture.dtype == np.uint8 else cv2.CV_64F)
     y = np.minimum(np.arange(tiles.y + 1.0) * tile_o, min(extent_o[0], picture.shape[0]))
     x = np.minimum(np.arange(tiles.x + 1.0) * tile_o, min(extent_o[1], picture.shape[1]))

@@ -197,7 +197,10 @@ def write_small_array(path: Path, data: NDArray[Any], names: tuple[str, ...], fi
         part = data[tuple(slice(i * step, (i + 1) * step) for i, step in zip(place, chunk, strict=True))]
         if (part == fill).all():
             continue
-        whole = np.full(chunk, fill, data.dtype.newbyteorder("<"))
-        whole[tuple(map(slice, part.shape))] = part
+        if part.shape == chunk:
+            whole = np.ascontiguousarray(part, data.dtype.newbyteorder("<"))
+        else:
+            whole = np.full(chunk, fill, data.dtype.newbyteorder("<"))
+            whole[tuple(map(slice, part.shape))] = part
         data_bytes = numcodecs.zstd.compress(whole, _SMALL_ARRAY_LEVEL, checksum=True)
         write_bytes(path.joinpath("c", *map(str, place)), data_bytes)

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 from numpy.typing import NDArray
 
 from wsi.arrays import RGB
@@ -52,7 +54,7 @@ def write_overview(store: Path, rgb: RGB, um: float, mpp: float) -> None:
     while max(levels[-1].shape) > _OVERVIEW_PX and min(levels[-1].shape[:2]) > 1:
         levels.append(halve(levels[-1]))
     for i, level in enumerate(levels):
-        write_small_array(folder / str(i), level.transpose(2, 0, 1), ("c", "y", "x"), FILL)
+        write_small_array(folder / str(i), np.stack(cv2.split(level)), ("c", "y", "x"), FILL)
     shapes = [YX(*level.shape[:2]) for level in levels]
     scales = multiscales("overview", shapes, um, "cyx", (um - mpp) / 2)
     write_json(folder / "zarr.json", group({"ome": {"version": "0.5", "multiscales": [scales], "omero": omero()}}))

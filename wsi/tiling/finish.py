@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from itertools import pairwise
 from typing import Any
@@ -211,6 +212,11 @@ def _facts(plan: SlidePlan, receipts: Sequence[Receipt], listed: _TileList) -> d
     }
 
 
+@cache
+def _versions() -> tuple[tuple[str, str], ...]:
+    return tuple((name, version(name)) for name in _PACKAGES)
+
+
 def _recipe(plan: SlidePlan, facts: dict[str, Any], listed: _TileList) -> Recipe:
     damaged = bool(facts["damaged_tiles"] or facts["tissue"]["damaged_overview"] or plan.missing)
     filled = bool(facts["tissue"]["holes_filled"])
@@ -253,7 +259,7 @@ def _meta(plan: SlidePlan, facts: dict[str, Any], recipe: Recipe) -> dict[str, A
                 "tissue": facts["tissue"],
                 "damaged_tiles": facts["damaged_tiles"],
                 "warnings": facts["warnings"],
-                "versions": {name: version(name) for name in _PACKAGES},
+                "versions": dict(_versions()),
                 "regions": [
                     SHARD_TILES,
                     ceil_div(plan.grid.tiles.y, SHARD_TILES),

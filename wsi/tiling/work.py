@@ -113,9 +113,10 @@ class Work:
             x = 0
             for column in range(parts.x):
                 with np.load(self._part(YX(row, column))) as part:
-                    height, width = part["damaged"].shape
+                    lost = part["damaged"]  # each look reads the file
+                    height, width = lost.shape
                     rgb[y : y + height, x : x + width] = part["rgb"]
-                    damaged[y : y + height, x : x + width] = part["damaged"]
+                    damaged[y : y + height, x : x + width] = lost
                 x += width
             y += height
         return rgb, damaged

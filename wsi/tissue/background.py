@@ -48,24 +48,27 @@ def estimate_background(overview: RGB, usable: Bools) -> tuple[tuple[int, int, i
     flat = usable & (_local_range(overview) <= _FLAT)
     dark = usable & (most < DARK)
     glass = flat & (most >= _BRIGHT)
-    if dark.sum() > 0.5 * usable.sum() and glass.sum() < 0.2 * (usable & ~dark).sum():
+    count = np.count_nonzero
+    if count(dark) > 0.5 * count(usable) and count(glass) < 0.2 * count(usable & ~dark):
         return _commonest(overview[dark]), True
     scanned = usable & (smallest(overview) < UNSCANNED)
     near = _near_structure(usable & ~flat)
     choices = (glass & scanned, glass, flat & scanned, usable)
-    candidates = next((choice for choice in choices if choice.mean() > 0.02), usable)
+    candidates = next((choice for choice in choices if _share(choice) > 0.02), usable)
     colour = _commonest(overview[candidates])
-    if (candidates & near).mean() > 0.02:
+    if _share(candidates & near) > 0.02:
         beside = _commonest(overview[candidates & near])
         colour = colour if _is_stained(beside, colour) else beside
-    around = overview[scanned & near] if near.mean() > 0.02 else overview[scanned]
-    brighter = (
-        (around.astype(np.int16) > np.array(colour) + _BRIGHTER).all(axis=1) if len(around) else np.zeros(1, bool)
-    )
-    if brighter.mean() > 0.05:
+    around = overview[scanned & near] if _share(near) > 0.02 else overview[scanned]
+    above = [around[:, i] > min(colour[i] + _BRIGHTER, 255) for i in range(3)]
+    if len(around) and _share(above[0] & above[1] & above[2]) > 0.05:
         level = int(np.quantile(largest(around[:, None])[:, 0], 0.995))
         return (level, level, level), False
     return colour, max(colour) < DARK
+
+
+def _share(found: Bools) -> float:
+    return np.count_nonzero(found) / found.size
 
 
 def _is_stained(colour: tuple[int, int, int], glass: tuple[int, int, int]) -> bool:
@@ -86,9 +89,18 @@ def _commonest(pixels: RGB) -> tuple[int, int, int]:
     flat = (codes[:, 0] << 10) | (codes[:, 1] << 5) | codes[:, 2]
     mode = int(np.bincount(flat, minlength=1 << 15).argmax())
     centre = np.array([mode >> 10, (mode >> 5) & 31, mode & 31]) * 8 + 4
-    near = pixels[(np.abs(pixels.astype(np.int16) - centre) <= 12).all(axis=1)]
-    red, green, blue = np.median(near if len(near) else pixels, axis=0)
-    return int(red), int(green), int(blue)
+    low, high = np.maximum(centre - 12, 0).tolist(), np.minimum(centre + 12, 255).tolist()
+    close = [(pixels[:, i] >= low[i]) & (pixels[:, i] <= high[i]) for i in range(3)]
+    near = pixels[close[0] & close[1] & close[2]]
+    red, green, blue = (_median((near if len(near) else pixels)[:, i]) for i in range(3))
+    return red, green, blue
+
+
+def _median(values: NDArray[np.uint8]) -> int:
+    """Return the whole part of the median, by counting: many times as fast as sorting."""
+    below = np.cumsum(np.bincount(values, minlength=256))
+    middle = np.searchsorted(below, [(len(values) - 1) // 2, len(values) // 2], side="right")
+    return int(middle.sum()) // 2
 
 
 def _local_range(rgb: RGB) -> NDArray[np.uint8]:

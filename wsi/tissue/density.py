@@ -25,12 +25,14 @@ def densities(rgb: RGB, background: tuple[int, int, int]) -> Inks:
 
 def most(inks: Inks) -> FloatImage:
     """Return the density of the channel that absorbs most."""
-    return np.maximum(np.maximum(inks[0], inks[1]), inks[2])
+    found = np.maximum(inks[0], inks[1])
+    return np.maximum(found, inks[2], out=found)
 
 
 def least(inks: Inks) -> FloatImage:
     """Return the density of the channel that absorbs least."""
-    return np.minimum(np.minimum(inks[0], inks[1]), inks[2])
+    found = np.minimum(inks[0], inks[1])
+    return np.minimum(found, inks[2], out=found)
 
 
 def _channel(rgb: RGB, channel: int, table: NDArray[np.float32]) -> FloatImage:
@@ -49,9 +51,13 @@ def largest_density(rgb: RGB, background: tuple[int, int, int]) -> FloatImage:
 
 def mean_density(rgb: RGB, background: tuple[int, int, int]) -> FloatImage:
     """Return the mean density of the channels, float32 (h, w)."""
-    total = np.zeros(rgb.shape[:2], np.float32)
-    for channel, table in enumerate(density_tables(background)):
-        total += _channel(rgb, channel, table)
+    return mean(densities(rgb, background))
+
+
+def mean(inks: Inks) -> FloatImage:
+    """Return the mean density of the channels."""
+    total = inks[0] + inks[1]
+    total += inks[2]
     total /= 3
     return total
 

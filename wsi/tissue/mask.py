@@ -19,7 +19,7 @@ from wsi.tissue.background import UNSCANNED, estimate_background, uneven_light
 from wsi.tissue.borders import border_mask, border_widths
 from wsi.tissue.density import Inks, densities, largest_density, least, most, texture
 from wsi.tissue.pen import flat_ink
-from wsi.tissue.pieces import disk, odd, of_pieces, pieces
+from wsi.tissue.pieces import as_mask, disk, odd, of_pieces, pieces
 
 MIN_AREA_UM2 = 20_000.0
 """Pieces smaller than this (a circle of 160 um) are dust, unless nothing else is found."""
@@ -255,14 +255,16 @@ def _left_out(border: Bools, ink: Bools, line: Bools, um_per_px: float) -> tuple
 
 def _without_smooth(found: Bools, seen: _Seen, threshold: float) -> Bools:
     """Drop pieces that are both faint and smooth within: grey glass, shadows, smears out of focus."""
-    count, labels = cv2.connectedComponents(found.astype(np.uint8), connectivity=8)
+    count, labels = cv2.connectedComponents(as_mask(found), connectivity=8)
     if count == 1:
         return found
-    inner = cv2.erode(found.astype(np.uint8), np.ones((5, 5), np.uint8), borderValue=1)[found] > 0
-    piece, rough_inside = labels[found], seen.rough[found] & inner
+    eroded = cv2.erode(as_mask(found), np.ones((5, 5), np.uint8), borderValue=1)
+    places = np.flatnonzero(found)
+    piece, inner, signal = (picture.ravel()[places] for picture in (labels, eroded > 0, seen.signal))
+    rough_inside = seen.rough.ravel()[places] & inner
     size = np.maximum(np.bincount(piece, minlength=count), 1)
     deep = np.maximum(np.bincount(piece[inner], minlength=count), 1e-9)
-    strength = np.bincount(piece, seen.signal[found], minlength=count) / size
+    strength = np.bincount(piece, signal, minlength=count) / size
     share = np.bincount(piece[rough_inside], minlength=count) / deep
     smooth = (strength < _SMOOTH_PIECE * threshold) & (share < 0.1) & (deep > 0.3 * size)
     return found & ~of_pieces(labels, smooth)
@@ -271,7 +273,7 @@ def _without_smooth(found: Bools, seen: _Seen, threshold: float) -> Bools:
 def _closed(found: Bools, um_per_px: float) -> Mask:
     """Close narrow gaps; the picture's edge is no gap."""
     shape = disk(odd(_CLOSED_UM / um_per_px))
-    return np.asarray(cv2.morphologyEx(found.astype(np.uint8), cv2.MORPH_CLOSE, shape), np.uint8)
+    return np.asarray(cv2.morphologyEx(as_mask(found), cv2.MORPH_CLOSE, shape), np.uint8)
 
 
 def _intensity(rgb: RGB, background: tuple[int, int, int]) -> FloatImage:
@@ -294,7 +296,7 @@ def clean(mask: Mask, least_px: float) -> Mask:
         labels, area = pieces(mask == value)
         largest = area[1:].max(initial=0)
         enough = least_px if value == 0 or largest < least_px else min(least_px, _PIECE_SHARE * largest)
-        mask = np.where(of_pieces(labels, area < enough), 1 - value, mask).astype(np.uint8)
+        mask = mask ^ as_mask(of_pieces(labels, area < enough))
     return mask
 
 

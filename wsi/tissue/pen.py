@@ -195,6 +195,8 @@ def _black(red: FloatImage, green: FloatImage, blue: FloatImage) -> _Pair:
 
 def _strokes(strong: Mask, weak: Mask, um_per_px: float) -> Mask:
     """Keep strong parts as broad as a stroke, grown into the weak part around them; drop small spots."""
+    if not strong.any():
+        return np.zeros_like(strong)
     width = max(1, round(STROKE_UM / um_per_px))
     seeds = cv2.morphologyEx(strong, cv2.MORPH_OPEN, disk(width)) if width > 1 else strong
     if not seeds.any():

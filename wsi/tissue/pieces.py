@@ -8,21 +8,42 @@ from numpy.typing import NDArray
 
 from wsi.arrays import Bools, Mask
 
+_FEW = 8
+"""Pieces that are compared with one after the other."""
+
 
 def pieces(mask: NDArray[Any], connectivity: int = 8) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Return the number of each pixel's piece, int32 (h, w), 0 outside, and the pieces' areas in pixels, int32 (n,)."""
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=connectivity)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(as_mask(mask), connectivity=connectivity)
     return labels, stats[:, cv2.CC_STAT_AREA]
 
 
 def of_pieces(labels: NDArray[np.int32], chosen: Bools) -> Bools:
     """Return where the chosen pieces lie, bool (h, w); what is outside of all is none of them."""
-    return np.asarray((chosen & (np.arange(len(chosen)) > 0))[labels])
+    wanted = np.flatnonzero(chosen[1:]) + 1
+    if len(wanted) <= _FEW:  # comparing is many times as fast as looking each pixel's label up
+        return _any_of(labels, wanted)
+    others = np.flatnonzero(~chosen[1:]) + 1
+    if len(others) <= _FEW:
+        return np.asarray((labels > 0) & ~_any_of(labels, others))
+    return np.asarray(np.concatenate([[False], chosen[1:]])[labels])
+
+
+def _any_of(labels: NDArray[np.int32], numbers: NDArray[np.int64]) -> Bools:
+    found = np.zeros(labels.shape, bool)
+    for number in numbers.tolist():
+        found |= labels == number
+    return found
+
+
+def as_mask(found: NDArray[Any]) -> Mask:
+    """Return a mask as OpenCV takes it; of a mask or bool picture the same memory."""
+    return found.view(np.uint8) if found.dtype == bool else found.astype(np.uint8, copy=False)
 
 
 def holding(seeds: Bools, mask: NDArray[Any], connectivity: int = 8) -> Bools:
     """Return the pieces of a mask that hold a seed, bool (h, w)."""
-    count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=connectivity)
+    count, labels = cv2.connectedComponents(as_mask(mask), connectivity=connectivity)
     return of_pieces(labels, np.bincount(labels[seeds], minlength=count) > 0)
 
 

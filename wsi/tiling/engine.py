@@ -144,6 +144,8 @@ class _Run:
     held: ExitStack
     """The claim on the output."""
     size: int
+    number: int
+    """In the order in which slides are taken up."""
     waiting: int = 0
     """Tasks of this step that have not come back."""
     flying: int = 0
@@ -227,7 +229,7 @@ class Engine:
 
     def _start(self, jobs: list[Job], outcomes: dict[str, Outcome]) -> Iterator[_Run]:
         """Yield a run for each job that can be claimed."""
-        for job in jobs:
+        for number, job in enumerate(jobs):
             held = ExitStack()
             try:
                 if job.problem:
@@ -243,7 +245,7 @@ class Engine:
                 outcomes[job.image_id] = Outcome(job.image_id, Status.FAILED, reason(error), facts)
                 continue
             item_started(job.image_id, bytes=self.sizes[job.image_id])
-            yield _Run(job, steps_of(job, self.options), held, self.sizes[job.image_id])
+            yield _Run(job, steps_of(job, self.options), held, self.sizes[job.image_id], number)
 
     def _fill(self, started: Iterator[_Run], finished: Arrivals) -> bool:
         """Submit tasks until the window is full; take up further slides when the queue runs dry."""
@@ -252,7 +254,7 @@ class Engine:
                 run = next(started, None)
                 if run is None:
                     break
-                self._queue += [(run, task, 1) for task in run.advance(None)]
+                self._enqueue(run, run.advance(None))
             run, task, tries = self._queue.pop(0)
             key = f"{task[0].__name__}-{uuid4().hex}"  # what the dashboard shows
             sent = self.workers.submit(key, run_watched, run.job.image_id, self.options.stall, *_flat(task))
@@ -260,6 +262,11 @@ class Engine:
             run.flying += 1
             finished.add(sent)
         return bool(self._flight)
+
+    def _enqueue(self, run: _Run, tasks: list[Task]) -> None:
+        """Put a slide's next step before the tasks of later slides: those go on meanwhile, and it is finished soon."""
+        place = next((i for i, entry in enumerate(self._queue) if entry[0].number > run.number), len(self._queue))
+        self._queue[place:place] = [(run, task, 1) for task in tasks]
 
     def _settle(self, run: _Run, task: Task, tries: int, sent: Sent) -> None:
         """Take one finished task's result and queue what follows; after a failure, wait for the slide's other tasks."""
@@ -273,7 +280,7 @@ class Engine:
                 with suppress(Leaving):  # what is under way comes back first
                     self.progress.advance(run.share)
                 if not run.waiting:
-                    self._queue += [(run, task, 1) for task in run.advance(result)]
+                    self._enqueue(run, run.advance(result))
         except SchedulerLostError:
             raise
         except StalledError as error:

@@ -18,6 +18,8 @@ FINE_UM = 0.5
 BLURRED = 0.04
 """At about 0.5 um/px, tiles of less focus are blurred by more than 1.5 um."""
 _BANDS = 4
+_EXACT = (1 << 24) // 255
+"""Pixels of 8 bits whose sum float32 holds exactly."""
 _NOISE = 4.0
 """Variance, in grey levels squared, below which a coarse band is noise."""
 
@@ -63,16 +65,24 @@ def focus_notes(focus: NDArray[np.float32] | None, mpp: float) -> list[str]:
 def _bands(grey: NDArray[np.uint8], mpp: float) -> list[float]:
     """Return the variance that each of four halvings loses, finest first, grey levels squared."""
     pixels = grey.astype(np.float32)
-    pixels -= pixels.mean()
+    pixels -= _mean(grey)
     while mpp * 1.5 < FINE_UM:
         pixels, mpp = _half(pixels), mpp * 2
-    lost = []
+    lost, energy = [], -1.0
     for _ in range(_BANDS):
-        pixels = pixels[: pixels.shape[0] // 2 * 2, : pixels.shape[1] // 2 * 2]
+        cut = pixels[: pixels.shape[0] // 2 * 2, : pixels.shape[1] // 2 * 2]
+        before = energy if energy >= 0 and cut.shape == pixels.shape else _energy(cut)
+        pixels = _half(cut) if min(cut.shape) > 2 else cut
         energy = _energy(pixels)
-        pixels = _half(pixels) if min(pixels.shape) > 2 else pixels
-        lost.append(max(0.0, energy - _energy(pixels)))
+        lost.append(max(0.0, before - energy))
     return lost
+
+
+def _mean(grey: NDArray[np.uint8]) -> np.float32:
+    """Return the mean as float32 arithmetic has it; where its sums are exact in any order, the quickest is taken."""
+    if grey.size <= _EXACT:
+        return np.float32(cv2.sumElems(grey)[0]) / np.float32(grey.size)
+    return np.float32(grey.astype(np.float32).mean())
 
 
 def _half(pixels: NDArray[np.float32]) -> NDArray[np.float32]:

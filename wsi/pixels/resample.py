@@ -119,7 +119,7 @@ def halve(pixels: RGB, first: YX = _NOWHERE) -> RGB:
 
 @lru_cache(maxsize=8)
 def _falling_at(y0: int, x0: int, width: int, channels: int) -> NDArray[np.uint8]:
-    """Return a part of `_falling` by itself: of a picture as small as a tile, short rows far apart take twice as long."""
+    """Return a part of `_falling` by itself: short rows that lie far apart take twice as long."""
     return np.ascontiguousarray(_falling((width + _PERIOD).bit_length(), channels)[y0:, x0 : x0 + 2 * width])
 
 

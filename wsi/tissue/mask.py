@@ -260,7 +260,7 @@ def _without_smooth(found: Bools, seen: _Seen, threshold: float) -> Bools:
         return found
     eroded = cv2.erode(as_mask(found), np.ones((5, 5), np.uint8), borderValue=1)
     places = np.flatnonzero(found)
-    piece, inner, signal = (picture.ravel()[places] for picture in (labels, eroded > 0, seen.signal))
+    piece, inner, signal = labels.ravel()[places], eroded.ravel()[places] > 0, seen.signal.ravel()[places]
     rough_inside = seen.rough.ravel()[places] & inner
     size = np.maximum(np.bincount(piece, minlength=count), 1)
     deep = np.maximum(np.bincount(piece[inner], minlength=count), 1e-9)

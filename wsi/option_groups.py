@@ -55,7 +55,7 @@ class Reading:
     assume_mpp: PossibleMpp | None = None
     """um/px of slides that do not say it, or say nonsense."""
     reader: Annotated[
-        Literal["tiff", "ndpi", "dicom", "czi", "vsi", "ome-zarr", "openslide"] | None,
+        Literal["tiff", "ndpi", "mirax", "dicom", "czi", "vsi", "ome-zarr", "openslide"] | None,
         Option(plugins="gigamil.readers"),
     ] = None
     """Force this reader, or another package's."""

@@ -20,6 +20,7 @@ from wsi.readers.protocol import Opener, Opening, Slide
 _OPENERS = {
     "tiff": "wsi.readers.tiff.reader:open_with_tiff",
     "ndpi": "wsi.readers.ndpi.reader:open_with_ndpi",
+    "mirax": "wsi.readers.mirax.reader:open_with_mirax",
     "openslide": "wsi.readers.openslide_reader:open_with_openslide",
     "dicom": "wsi.readers.dicom.reader:open_with_dicom",
     "ome-zarr": "wsi.readers.ome_zarr_reader:open_with_ome_zarr",
@@ -37,7 +38,7 @@ def _opener(name: str) -> Opener:
 
 ENTRY_POINTS = "gigamil.readers"
 """Of other packages' readers."""
-READERS = ("tiff", "ndpi", "openslide", "dicom", "ome-zarr", "czi", "vsi")
+READERS = ("tiff", "ndpi", "mirax", "openslide", "dicom", "ome-zarr", "czi", "vsi")
 """In the order in which they are asked."""
 
 
@@ -156,7 +157,7 @@ def _suitable(path: Path) -> tuple[str, ...]:
     return (*_BY_SUFFIX.get(path.suffix.lower(), ("tiff",)), "openslide")
 
 
-_BY_SUFFIX = {".ndpi": ("ndpi", "tiff")}
+_BY_SUFFIX = {".ndpi": ("ndpi", "tiff"), ".mrxs": ("mirax",)}
 """The readers that are asked before OpenSlide, where that is not the one of TIFF alone."""
 _ZARR_MARKERS = ("zarr.json", ".zgroup")
 _VSI = ".vsi"

@@ -47,7 +47,7 @@ class OpenSlideReader(Slide):
         self.icc = checked_profile(profile.tobytes()) if profile else b""
         self._colours = to_srgb(self.icc) if srgb and self.icc else None
         background = properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "FFFFFF")
-        self._background = np.array([int(background[i : i + 2], 16) for i in (0, 2, 4)], np.float32)
+        self.background = np.array([int(background[i : i + 2], 16) for i in (0, 2, 4)], np.float32)
         self._probe()
 
     def _level(self, index: int) -> Level:
@@ -111,10 +111,14 @@ class OpenSlideReader(Slide):
             raise
         alpha = rgba[..., 3]
         if alpha.min() == 255:
-            return self._colours(rgba[..., :3]) if self._colours else rgba[..., :3]
+            return self.coloured(rgba[..., :3])
         share = alpha[..., None].astype(np.float32) / 255
-        blended: RGB = np.rint(rgba[..., :3] * share + self._background * (1 - share)).astype(np.uint8)
-        return self._colours(blended) if self._colours else blended
+        blended: RGB = np.rint(rgba[..., :3] * share + self.background * (1 - share)).astype(np.uint8)
+        return self.coloured(blended)
+
+    def coloured(self, pixels: RGB) -> RGB:
+        """Return decoded pixels, uint8 (h, w, 3), in the colours that are asked for."""
+        return self._colours(pixels) if self._colours else pixels
 
     def tiles(self, level: int) -> None:
         """See `wsi.readers.protocol.Slide.tiles`; OpenSlide gives none."""

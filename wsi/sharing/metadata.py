@@ -60,7 +60,7 @@ _SHARED: dict[str, tuple[_Kind, ...]] = {
     "fill_holes": (_flag,),
     "drop": (_listed(_rule),),
     "scores": (_word("auto", "all"),),
-    "reader": (_word("tiff", "ndpi", "dicom", "czi", "vsi", "ome-zarr", "openslide"),),
+    "reader": (_word("tiff", "ndpi", "mirax", "dicom", "czi", "vsi", "ome-zarr", "openslide"),),
     "slide_mpp": (_number,),
 }
 _RECIPE: dict[str, tuple[_Kind, ...]] = _SHARED | {

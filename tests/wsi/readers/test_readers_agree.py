@@ -161,7 +161,7 @@ def test_float_samples_are_refused_and_stacks_are_scenes(tmp_path: Path) -> None
 
 
 def test_an_unknown_reader_is_a_wrong_request(deflate_slide: Path) -> None:
-    with pytest.raises(RequestError, match="expected one of tiff, ndpi, openslide"):
+    with pytest.raises(RequestError, match="expected one of tiff, ndpi, mirax, openslide"):
         open_slide(deflate_slide, "vips")
 
 

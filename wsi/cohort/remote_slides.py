@@ -14,6 +14,7 @@ from wsi.cohort.fingerprint import fingerprint, slide_files
 from wsi.errors import RequestError
 from wsi.files.replace import discard
 from wsi.readers.dicom.layout import DICOM_ENDINGS
+from wsi.readers.dicom.web import DicomWeb, is_dicomweb
 from wsi.remote.place import Found, Place, together
 from wsi.remote.published import items_files
 from wsi.remote.scratch import Scratch
@@ -33,7 +34,7 @@ class RemoteSlides:
     """The slides of a request that lie behind URLs."""
 
     scratch: Scratch
-    _objects: dict[Path, tuple[Place, str, Found]] = field(default_factory=dict)
+    _objects: dict[Path, tuple[Place | DicomWeb, str, Found]] = field(default_factory=dict)
     """What each placeholder stands for."""
 
     def local(self, slides: Sequence[Path]) -> tuple[Path, ...]:
@@ -41,6 +42,8 @@ class RemoteSlides:
         return tuple(self._listed(url) if (url := url_of(path)) else path for path in slides)
 
     def _listed(self, url: str) -> Path:
+        if is_dicomweb(url):
+            return self._listed_dicom(url)
         place, name = apart(url)
         found = items_files(place, name)
         if not found:
@@ -50,6 +53,17 @@ class RemoteSlides:
             self._objects[target if key == name else target.parent / key] = (place, key, own)
         together(self._hold_place, [path for path in self._objects if not path.exists()])
         return target
+
+    def _listed_dicom(self, url: str) -> Path:
+        """List a study or series behind DICOMweb: a folder with one file for each instance."""
+        served, folder = DicomWeb(url), self.scratch.path(url.partition("?")[0])
+        if not (found := served.instances()):
+            raise RequestError(f"{url} holds no whole-slide image")
+        for key, own in found.items():
+            file = folder / f"{key}.dcm" if served.is_study else folder / f"{key.partition('/')[2]}.dcm"
+            self._objects[file] = (served, key, own)
+        together(self._hold_place, [path for path in self._objects if not path.exists()])
+        return folder
 
     def _beside(self, place: Place, name: str, ending: str) -> dict[str, Found]:
         """Return what belongs, or may belong, to a slide that is named outright."""
@@ -65,10 +79,16 @@ class RemoteSlides:
 
     def _hold_place(self, path: Path) -> None:
         place, key, found = self._objects[path]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(place, DicomWeb):
+            header = place.header(key)
+            with open(path, "wb") as file:
+                file.write(header)
+                file.truncate(len(header) + found.size)
+            return
         if path.name in _READ_WHOLE or path.suffix.lower() in _INDEXES:
             place.fetch(key, path, found)
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "wb") as file:
             if path.suffix.lower() in DICOM_ENDINGS:
                 file.write(self._header(place, key, found.size))

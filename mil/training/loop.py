@@ -16,6 +16,7 @@ from mil.ragged.packing import group_by_rows, pack
 from mil.ragged.randomness import Randomness, set_seed
 from mil.run.scores import patient_logits
 from mil.targets.losses import Truths
+from mil.training.adamw import AdamW
 from mil.training.ema import WeightMean
 from mil.training.jobs import FitJob, Parts, seed_of
 from mil.training.ranks import Ranks
@@ -44,9 +45,7 @@ class Loop:
         self.model, self.ranks, self.taught_SC = model, ranks, taught_SC
         self.device = torch.device(job.options.device)
         self.compute = Compute(job.options.device, job.options.precision, job.options.max_rows)
-        self.optimizer = torch.optim.AdamW(
-            model.parameters(), lr=self.options.lr, weight_decay=self.options.weight_decay, fused=True
-        )
+        self.optimizer = AdamW(model.parameters(), self.options.lr, self.options.weight_decay)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.options.precision == "fp16")
         self.mean = WeightMean(model, self.options.ema)
         patients = [cohort.patient_ids[i] for i in parts.train]
@@ -66,9 +65,7 @@ class Loop:
         norms = []
         order = epoch_order(self.parts.train, self.weights, self.options.balance, rng)
         for step, batch in enumerate(np.array_split(order, self.batches)):
-            lr = learning_rate(self.options, epoch + step / self.batches)
-            for group in self.optimizer.param_groups:
-                group["lr"] = lr
+            lr = self.optimizer.lr = learning_rate(self.options, epoch + step / self.batches)
             loss, norm = self._step(draw_batch(self.cohort, batch, self.options, rng))
             total += loss
             norms.append(norm)
@@ -86,16 +83,16 @@ class Loop:
                 self.gradients(batch)
         else:
             total = self.gradients(batch)
-        self.scaler.unscale_(self.optimizer)
+        self.scaler.unscale_(self.optimizer)  # type: ignore[arg-type]
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.options.clip)
-        self.scaler.step(self.optimizer)
+        self.scaler.step(self.optimizer)  # type: ignore[arg-type]
         self.scaler.update()
         self.mean.update()
         return total, float(norm)
 
     def gradients(self, batch: Sequence[Drawn]) -> float:
         """Set the gradients of the batch's mean loss, this rank's bags and all others'; return this rank's sum."""
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         own = self.ranks.share([len(bag) for bag in batch])
         groups = group_by_rows([len(batch[position]) for position in own], self.options.max_rows)
         parts = [[own[place] for place in group] for group in groups]

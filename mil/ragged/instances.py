@@ -19,6 +19,8 @@ STREAM_ABOVE = 20_000
 """Instances in one bag above which heads go over its rows in chunks and compute them again in the backward pass."""
 CHUNK = {"cpu": 2048, "cuda": 32_768}
 """Rows of a chunk by device: what stays near a core's cache, what keeps a GPU busy (128 MiB at 1024 features)."""
+AT_ONCE = 256
+"""Rows that a CPU casts and standardises at once: all of them would go through memory four times."""
 RowFunction = Callable[[Tensor], Tensor]
 """From rows (n, D) to rows (n, ...); a row's result depends on that row alone."""
 
@@ -88,7 +90,12 @@ class Instances:
             return wide(chosen)
         if chosen.dtype in (torch.float32, torch.float64):
             return ((chosen - self.mean_D) * self.scale_D).clamp_(-self.limit, self.limit)
-        return chosen.float().sub_(self.mean_D).mul_(self.scale_D).clamp_(-self.limit, self.limit)
+        if chosen.device.type != "cpu" or torch.compiler.is_compiling() or len(chosen) <= AT_ONCE:
+            return chosen.float().sub_(self.mean_D).mul_(self.scale_D).clamp_(-self.limit, self.limit)
+        ready = torch.empty(chosen.shape)
+        for own, part in zip(ready.split(AT_ONCE), chosen.split(AT_ONCE), strict=True):
+            own.copy_(part).sub_(self.mean_D).mul_(self.scale_D).clamp_(-self.limit, self.limit)
+        return ready
 
     def chunks(self) -> Iterator[tuple[int, int, int]]:
         """Yield (bag, start, stop) of chunks of at most `CHUNK` rows, none across the border of two bags."""

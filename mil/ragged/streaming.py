@@ -2,11 +2,14 @@
 
 Forward, each chunk's scores and values are computed, the running maximum, normaliser and weighted sum are brought up to
 date (online softmax: Milakov and Gimelshein 2018, arXiv 1805.02867), and the chunk is forgotten. Backward, the chunk is
-computed again, as in Dao et al. 2022 (arXiv 2205.14135). Memory: one chunk, and the scores (N, K).
+computed again, as in Dao et al. 2022 (arXiv 2205.14135). Memory: one chunk, the scores (N, K), and while training what
+`KEPT_BYTES` allow: the graphs of the first chunks, which are then not computed again; but for their rows, for to cast
+and standardise those costs little beside the products. The numbers are the same, to the bit.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,6 +20,10 @@ from mil.ragged.randomness import Randomness
 
 Attend = Callable[[Tensor], tuple[Tensor, Tensor]]
 """From rows (n, D) to scores (n, K) and values (n, H); a row's result depends on that row alone."""
+
+
+KEPT_BYTES = {"cpu": 512 << 20, "cuda": 2 << 30}
+"""By device: what the graphs of a pooling may hold. 100,000 rows at widths 512 and 256, 400,000 at 128 and 64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +44,58 @@ class _Surroundings:
     def autocasting(self) -> torch.autocast:
         """Return the autocast of that moment, as a context."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.autocast)
+
+
+@dataclass(slots=True)
+class _Kept:
+    """Scores and values of the first chunks with their graphs, as long as there is room."""
+
+    instances: Instances
+    room: int
+    """Bytes."""
+    outputs: list[tuple[Tensor, Tensor] | None] = field(default_factory=list)
+    """By number of the chunk; each can be gone through once."""
+    randomness: Randomness | None = None
+    """That of the first chunk that was not kept."""
+
+    def attend(self, attend: Attend, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Return scores and values of a chunk, which are kept if there is room."""
+        rows_nD = self.instances.rows(start, stop)
+        if self.room <= 0:
+            self.randomness = self.randomness or Randomness(rows_nD.device)
+            return attend(rows_nD)
+        with torch.enable_grad(), self._holding(rows_nD, start, stop):
+            found = attend(rows_nD)
+        self.outputs.append(found)
+        return found[0].detach(), found[1].detach()
+
+    def _holding(self, rows_nD: Tensor, start: int, stop: int) -> AbstractContextManager[None]:
+        """Count what the graph holds, but for the weights; in place of the chunk's rows it holds none."""
+        place, seen = (rows_nD.data_ptr(), rows_nD.shape, rows_nD.dtype), set[int]()
+
+        def held(tensor: Tensor) -> Tensor | None:
+            if (tensor.data_ptr(), tensor.shape, tensor.dtype) == place:
+                return None
+            storage = tensor.untyped_storage()
+            if not tensor.is_leaf and storage.data_ptr() not in seen:
+                seen.add(storage.data_ptr())
+                self.room -= storage.nbytes()
+            return tensor
+
+        instances = self.instances  # and not self, which holds the graph: it would live until it is collected
+
+        def given(tensor: Tensor | None) -> Tensor:
+            return instances.rows(start, stop) if tensor is None else tensor
+
+        context: AbstractContextManager[None] = torch.autograd.graph.saved_tensors_hooks(held, given)
+        return context
+
+    def take(self, number: int) -> tuple[Tensor, Tensor] | None:
+        """Return what was kept of a chunk, once."""
+        if number >= len(self.outputs):
+            return None
+        found, self.outputs[number] = self.outputs[number], None
+        return found
 
 
 class _Running:
@@ -85,10 +144,20 @@ def stream_pool(
     bias_NK
         Added to the scores before the softmax, without gradient: minus infinity leaves a row out.
     """
+    kept = _Kept(instances, _room(parameters, instances))
     pooled_BKH, scores_NK = _StreamedPool.apply(
-        attend, instances, bias_NK, instances.rows_ND, instances.presence_N, *parameters
+        attend, kept, bias_NK, instances.rows_ND, instances.presence_N, *parameters
     )
     return pooled_BKH, scores_NK
+
+
+def _room(parameters: Sequence[Tensor], instances: Instances) -> int:
+    """Return the bytes of graphs that may be kept: none where nothing is learnt, or where rows want gradients."""
+    rows_ND, presence_N = instances.rows_ND, instances.presence_N
+    of_rows = rows_ND.requires_grad or (presence_N is not None and presence_N.requires_grad)
+    if of_rows or not torch.is_grad_enabled() or not any(own.requires_grad for own in parameters):
+        return 0
+    return KEPT_BYTES.get(rows_ND.device.type, KEPT_BYTES["cpu"])
 
 
 class _StreamedPool(torch.autograd.Function):
@@ -96,19 +165,19 @@ class _StreamedPool(torch.autograd.Function):
     def forward(
         ctx: Any,
         attend: Attend,
-        instances: Instances,
+        kept: _Kept,
         bias_NK: Tensor | None,
         rows_ND: Tensor,
         presence_N: Tensor | None,
         *parameters: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Pool chunk by chunk; keep what the backward pass needs to make the weights again."""
-        ctx.attend, ctx.instances = attend, instances
+        ctx.attend, ctx.kept, instances = attend, kept, kept.instances
         ctx.surroundings = _Surroundings.now(rows_ND.device)
         running = [_Running() for _ in instances.sizes]
         scores = []
         for bag, start, stop in instances.chunks():
-            scores_nK, values_nH = (wide(part) for part in attend(instances.rows(start, stop)))
+            scores_nK, values_nH = (wide(part) for part in kept.attend(attend, start, stop))
             scores.append(scores_nK)
             with torch.autocast(rows_ND.device.type, enabled=False):
                 running[bag].add(scores_nK if bias_NK is None else scores_nK + bias_NK[start:stop], values_nH)
@@ -129,14 +198,20 @@ class _StreamedPool(torch.autograd.Function):
         row_grads: list[Tensor] = []
         presence_grads: list[Tensor] = []
         of_rows, of_presence = ctx.needs_input_grad[3], ctx.needs_input_grad[4]
+        kept, instances, again = ctx.kept, ctx.kept.instances, False
         device = ctx.surroundings.device
         devices = [device] if device.type == "cuda" else []
         with torch.random.fork_rng(devices):
-            ctx.surroundings.randomness.replay()
-            for bag, start, stop in ctx.instances.chunks():
-                with torch.enable_grad(), ctx.surroundings.autocasting():
-                    rows_nD = ctx.instances.rows(start, stop).detach().requires_grad_(of_rows or of_presence)
-                    scores_nK, values_nH = ctx.attend(rows_nD)
+            for number, (bag, start, stop) in enumerate(instances.chunks()):
+                found = kept.take(number)
+                if found is None:
+                    if not again:
+                        (kept.randomness if number else ctx.surroundings.randomness).replay()
+                    again = True
+                    with torch.enable_grad(), ctx.surroundings.autocasting():
+                        rows_nD = instances.rows(start, stop).detach().requires_grad_(of_rows or of_presence)
+                        found = ctx.attend(rows_nD)
+                scores_nK, values_nH = found
                 biased_nK = scores_NK[start:stop] if bias_NK is None else scores_NK[start:stop] + bias_NK[start:stop]
                 weights_nK = (biased_nK - normaliser_BK[bag]).exp()
                 extra_nK = None if grad_NK is None else grad_NK[start:stop]
@@ -145,14 +220,14 @@ class _StreamedPool(torch.autograd.Function):
                 parts = _through((scores_nK, values_nH), upstream, inputs)
                 sums = [_plus(total, part) for total, part in zip(sums, parts, strict=False)]
                 if of_rows:
-                    row_grads.append(_of_rows(parts[-1], rows_nD, ctx.instances))
+                    row_grads.append(_of_rows(parts[-1], rows_nD, instances))
                 if of_presence:
                     own_nD = torch.zeros_like(rows_nD) if parts[-1] is None else parts[-1]
                     presence_grads.append((own_nD * rows_nD.detach()).sum(1))
         found = iter(sums)
         param_grads = [next(found) if needed else None for needed in ctx.needs_input_grad[5:]]
-        rows_grad_ND = _in_place(row_grads, ctx.instances, ctx.instances.rows_ND.dtype)
-        presence_grad_N = _in_place(presence_grads, ctx.instances, torch.float32)
+        rows_grad_ND = _in_place(row_grads, instances, instances.rows_ND.dtype)
+        presence_grad_N = _in_place(presence_grads, instances, torch.float32)
         return None, None, None, rows_grad_ND, presence_grad_N, *param_grads
 
 

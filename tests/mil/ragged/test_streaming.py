@@ -10,7 +10,8 @@ from mil.heads import HEADS, HeadSpec, make_head
 from mil.heads.acmil import Acmil
 from mil.heads.mean_pool import MeanPool
 from mil.heads.parts.attention import AttentionRows
-from mil.ragged import instances
+from mil.models.model import BagModel
+from mil.ragged import instances, streaming
 from mil.ragged.instances import Instances
 from mil.ragged.pooling import pool
 from mil.ragged.segments import segment_softmax, weighted_sums
@@ -28,7 +29,15 @@ def bags() -> Instances:
     return Instances(torch.randn(23, 4, generator=torch.Generator().manual_seed(SEED)), (0, 16, 17, 23))
 
 
-def test_dropout_in_a_chunk_is_the_same_when_it_is_computed_again() -> None:
+@pytest.fixture(params=["all kept", "some kept", "none kept"])
+def kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What of a pooling's graphs there is room for: that of every chunk, of three or so, of none."""
+    room = {"all kept": 1 << 20, "some kept": 500, "none kept": 0}
+    monkeypatch.setitem(streaming.KEPT_BYTES, "cpu", room[request.param])
+    return str(request.param)
+
+
+def test_dropout_in_a_chunk_is_the_same_when_it_is_computed_again(kept: str) -> None:
     layer, drop, held = nn.Linear(4, 5), nn.Dropout(0.5), bags()
 
     def attend(rows_nD: Tensor) -> tuple[Tensor, Tensor]:
@@ -55,7 +64,46 @@ def test_dropout_in_a_chunk_is_the_same_when_it_is_computed_again() -> None:
         torch.testing.assert_close(one, other)
 
 
-def test_a_backward_pass_leaves_the_random_numbers_alone() -> None:
+@pytest.mark.parametrize("head", ["gated_abmil", "acmil", "dtfd", "mean_mlp"])
+def test_what_is_kept_changes_no_bit_and_can_be_gone_through_twice(head: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def bits(room: int) -> tuple[list[Tensor], int]:
+        monkeypatch.setitem(streaming.KEPT_BYTES, "cpu", room)
+        torch.manual_seed(SEED)
+        model = BagModel(HeadSpec(name=head, dim=4, n_classes=2, hidden=8, attention=4, limit=2.0)).train()
+        computed: list[None] = []
+        embed = next(own for own in model.modules() if isinstance(own, nn.Linear))
+        embed.register_forward_hook(lambda *_: computed.append(None))
+        held = bags()
+        output = model(
+            held.rows_ND.half(), held.offsets, ClassTarget(np.array([0, 1, 1]), ("a", "b")).batch(np.arange(3), "cpu")
+        )
+        loss = output.logits_BC.square().sum()
+        first = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True, allow_unused=True)
+        again = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+        return [own for own in (output.logits_BC, *first, *again) if own is not None], len(computed)
+
+    wanted, twice = bits(0)
+    for room in (1, 500, 1 << 20):
+        found, count = bits(room)
+        assert count < twice
+        assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
+
+
+def test_rows_of_kept_chunks_are_made_again_and_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, made = Instances.rows, list[tuple[int, int]]()
+
+    def counted(self: Instances, start: int = 0, stop: int | None = None) -> Tensor:
+        made.append((start, stop or 0))
+        return rows(self, start, stop)
+
+    monkeypatch.setattr(Instances, "rows", counted)
+    layer, held = nn.Linear(4, 5), bags()
+    stream_pool(lambda rows: (rows[:, :1], layer(rows)), list(layer.parameters()), held)[0].sum().backward()
+    places = [(start, stop) for _, start, stop in held.chunks()]
+    assert sorted(made) == sorted([*places, *places])
+
+
+def test_a_backward_pass_leaves_the_random_numbers_alone(kept: str) -> None:
     layer, held = nn.Linear(4, 5), bags()
     pooled, _ = stream_pool(
         lambda rows: (rows[:, :1], nn.functional.dropout(layer(rows))), list(layer.parameters()), held
@@ -66,7 +114,8 @@ def test_a_backward_pass_leaves_the_random_numbers_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_chunks_are_computed_again_in_the_precision_of_the_first_time() -> None:
+def test_chunks_are_computed_again_in_the_precision_of_the_first_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(streaming.KEPT_BYTES, "cpu", 0)
     layer, held, kinds = nn.Linear(4, 5), bags(), []
 
     def attend(rows_nD: Tensor) -> tuple[Tensor, Tensor]:

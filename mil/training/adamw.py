@@ -42,7 +42,8 @@ class AdamW:
         adamw(
             [self.parameters[number] for number in moved],
             [grad for number in moved if (grad := self.parameters[number].grad) is not None],
-            *([own[name] for own in states] for name in ("exp_avg", "exp_avg_sq")),
+            [own["exp_avg"] for own in states],
+            [own["exp_avg_sq"] for own in states],
             max_exp_avg_sqs=[],
             state_steps=[own["step"] for own in states],
             fused=True,

@@ -75,6 +75,7 @@ _RECIPE: dict[str, tuple[_Kind, ...]] = _SHARED | {
     "icc": (_word("srgb"),),
     "scene": (_number,),
     "pyramid": (_word("source"),),
+    "subsampling": (_word("420"),),
 }
 _EFFECT: dict[str, tuple[_Kind, ...]] = _SHARED | {
     "level": (_number,),

@@ -20,6 +20,8 @@ from wsi.errors import RequestError
 ZSTD_LEVEL = -5
 """Stained tissue hardly shrinks without loss: level 1 takes 2.4 times as long for 10 to 15 percent."""
 JPEG_QUALITY = 90
+SUBSAMPLING = "444"
+"""Colours at the picture's own resolution; "420" halves theirs, each way."""
 AUTO = "auto"
 """Copies JPEG tiles as they are where the slide has them at the target scale, else zstd: never loses a bit."""
 _CRC_BYTES = 4
@@ -79,9 +81,12 @@ class Jpeg:
     lossless: ClassVar[bool] = False
     checked: bool = True
     """Whether chunks carry the checksum; those of earlier versions do not."""
+    subsampling: str = SUBSAMPLING
+    """Of what is encoded. Like the quality it is no matter of decoding: metadata tell the usual one, as of copies."""
 
     def encode(self, tile: RGB) -> bytes:
-        return self.chunk(bytes(imagecodecs.jpeg8_encode(np.ascontiguousarray(tile), JPEG_QUALITY, subsampling="444")))
+        file = imagecodecs.jpeg8_encode(np.ascontiguousarray(tile), JPEG_QUALITY, subsampling=self.subsampling)
+        return self.chunk(bytes(file))
 
     def chunk(self, file: bytes) -> bytes:
         """Return the chunk that holds a JPEG file."""
@@ -105,7 +110,7 @@ class Jpeg:
 
     def metadata(self, jpeg_name: str) -> list[dict[str, Any]]:
         transpose = {"name": "transpose", "configuration": {"order": [1, 2, 0]}}
-        jpeg = {"name": jpeg_name, "configuration": {"level": JPEG_QUALITY, "subsampling": "444"}}
+        jpeg = {"name": jpeg_name, "configuration": {"level": JPEG_QUALITY, "subsampling": SUBSAMPLING}}
         return [transpose, jpeg, *([{"name": "crc32c"}] if self.checked else [])]
 
 
@@ -115,8 +120,9 @@ CODEC_CHOICES = (AUTO, *CODECS)
 """What ``--codec`` takes."""
 
 
-def codec(name: str, *, checked: bool = True) -> ChunkCodec:
-    """Return the codec of that name, or raise `RequestError`; ``checked`` as in `Jpeg`."""
+def codec(name: str, *, checked: bool = True, subsampling: str = SUBSAMPLING) -> ChunkCodec:
+    """Return the codec of that name, or raise `RequestError`; ``checked`` and ``subsampling`` as in `Jpeg`."""
     if name not in CODECS:
         raise RequestError(f"codec {name!r} is not known: expected one of {', '.join(CODECS)}")
-    return CODECS[name] if checked or name != "jpeg" else Jpeg(checked=False)
+    usual = checked and subsampling == SUBSAMPLING
+    return CODECS[name] if usual or name != "jpeg" else Jpeg(checked, subsampling)

@@ -15,7 +15,7 @@ import numpy as np
 from wsi.arrays import RGB
 from wsi.pixels.resample import halve
 from wsi.step_times import StepTimes
-from wsi.store.codecs import codec
+from wsi.store.codecs import SUBSAMPLING, codec
 from wsi.store.grid import Grid
 from wsi.store.layout import FILL, shard_path
 from wsi.store.shards import ShardWriter, write_shard, writing_shard
@@ -59,14 +59,23 @@ class LevelWriter:
         Counts the time of the steps ``encode`` and ``scale``.
     coarser
         The next level, which is made from this one.
+    subsampling
+        Of JPEG that is made, as in `wsi.store.codecs.Jpeg`.
     """
 
     def __init__(
-        self, grid: Grid, level: int, codec_name: str, sink: Sink, timed: Timer, coarser: "LevelWriter | None" = None
+        self,
+        grid: Grid,
+        level: int,
+        codec_name: str,
+        sink: Sink,
+        timed: Timer,
+        coarser: "LevelWriter | None" = None,
+        subsampling: str = SUBSAMPLING,
     ) -> None:
         self._shape = grid.levels()[level]
         self._side = grid.tile_px
-        self._codec = codec(codec_name)
+        self._codec = codec(codec_name, subsampling=subsampling)
         self._sink = sink
         self._timed = timed
         self._coarser = coarser
@@ -132,7 +141,14 @@ class LevelWriter:
 
 @contextmanager
 def write_levels(
-    store: Path, grid: Grid, codecs: Sequence[str], levels: range, times: StepTimes, region: YX | None = None
+    store: Path,
+    grid: Grid,
+    codecs: Sequence[str],
+    levels: range,
+    times: StepTimes,
+    region: YX | None = None,
+    *,
+    subsampling: str = SUBSAMPLING,
 ) -> Iterator[tuple[LevelWriter, dict[int, ShardWriter]]]:
     """Give the writer of the first of several levels, each of which is made of the one before, and the shards by level.
 
@@ -144,6 +160,8 @@ def write_levels(
         Without gaps.
     region
         The one that is written, a shard of each level; None: all of them, levels whose shards hold one chunk.
+    subsampling
+        As in `LevelWriter`.
     """
     shards: dict[int, ShardWriter] = {}
     writer: LevelWriter | None = None
@@ -155,7 +173,7 @@ def write_levels(
                 path = shard_path(store, level, *region)
                 shards[level] = opened.enter_context(writing_shard(path, side**2))
                 sink = partial(_put, shards[level], side, times)
-            writer = LevelWriter(grid, level, codecs[level], sink, times.timed, writer)
+            writer = LevelWriter(grid, level, codecs[level], sink, times.timed, writer, subsampling)
         assert writer is not None
         yield writer, shards
         writer.end()

@@ -32,7 +32,6 @@ from wsi.store.layout import (
     write_small_array,
 )
 from wsi.store.metadata import FORMAT_VERSION, is_our_store
-from wsi.store.pyramid import write_levels
 from wsi.store.shards import ShardFile
 from wsi.store.side_images import write_overview, write_tissue_label
 from wsi.tiling.opened import slide_errors
@@ -102,7 +101,7 @@ def _copy_level(plan: SlidePlan, levels: range) -> None:
     assert tiles is not None
     present = any_under(plan.work.tissue("wanted")["wanted"], plan.grid.factors()[levels.start])
     end = plan.grid.level_tiles(levels.start)
-    with write_levels(plan.partial, plan.grid, plan.codecs, levels, StepTimes()) as (writer, _):
+    with plan.writing(levels, StepTimes()) as (writer, _):
         for place in np.argwhere(present[: end.y, : end.x]).tolist():
             with slide_errors(plan.path):
                 data, pixels, _ = copied_tile(plan, tiles, YX(*place), writer, wanted=writer.wants_pixels)
@@ -112,7 +111,7 @@ def _copy_level(plan: SlidePlan, levels: range) -> None:
 def _halve_last(plan: SlidePlan, receipts: Sequence[Receipt], levels: range) -> None:
     """Make levels from the tasks' last one, the first of them, whose shards hold one chunk each."""
     last = levels.start
-    with write_levels(plan.partial, plan.grid, plan.codecs, levels, StepTimes()) as (writer, _):
+    with plan.writing(levels, StepTimes()) as (writer, _):
         for receipt in receipts:
             if last in receipt.shards:
                 data = ShardFile(shard_path(plan.partial, last, *receipt.region), 1).chunk(0)

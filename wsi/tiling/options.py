@@ -57,6 +57,9 @@ class TileOptions(_Tissue, Reading, Manifest, Workers, Stalls, Overwriting, Clai
     codec: Literal["auto", "jpeg", "zstd"] = "auto"
     """zstd opens in napari, neuroglancer, vizarr, tensorstore; jpeg, a fifth the size, only in our pages and viewer and
     in zarr-python programs (napari) beside gigamil; auto: the slide's JPEG tiles, copied, where possible, else zstd."""
+    subsampling: Literal["444", "420"] = "444"
+    """Of JPEG that is made, not of what is copied. 444: colours at full resolution; 420: at half, a third quicker and
+    smaller, colours two to three times as far off."""
     downscale: Literal["area", "dct"] = "area"
     """area: pixels are averaged; dct: JPEG tiles are decoded at the wanted size where that is a 2nd to 8th, faster."""
     pyramid: Literal["halves", "source", "auto"] = "halves"

@@ -1,5 +1,6 @@
 """How one slide is to be tiled: its um/px, the grid, the codecs, and the ways through it."""
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from socket import gethostname
@@ -15,9 +16,12 @@ from wsi.files.atomic import PARTIAL
 from wsi.readers.protocol import Slide
 from wsi.readers.resolution import ASSUMED, Resolution, resolve_mpp
 from wsi.recipe import Recipe
-from wsi.store.codecs import AUTO
+from wsi.step_times import StepTimes
+from wsi.store.codecs import AUTO, SUBSAMPLING
 from wsi.store.grid import SHARD_TILES, Grid
 from wsi.store.layout import SUFFIX
+from wsi.store.pyramid import LevelWriter, write_levels
+from wsi.store.shards import ShardWriter
 from wsi.tiling.opened import opened_slide
 from wsi.tiling.options import DCT, HALVES, NATIVE, SOURCE, TileOptions
 from wsi.tiling.overview import OverviewPlan, plan_overview
@@ -116,6 +120,13 @@ class SlidePlan:
         o_per_s = self.scaling.l0_per_s / self.overview.l0_per_o
         return self.grid.tile_px * o_per_s, (self.grid.shape.y * o_per_s, self.grid.shape.x * o_per_s)
 
+    def writing(
+        self, levels: range, times: StepTimes, region: YX | None = None
+    ) -> AbstractContextManager[tuple[LevelWriter, dict[int, ShardWriter]]]:
+        """Return what writes levels of the unfinished store; see `wsi.store.pyramid.write_levels`."""
+        subsampling = self.options.subsampling
+        return write_levels(self.partial, self.grid, self.codecs, levels, times, region, subsampling=subsampling)
+
     def start(self) -> None:
         """Make the unfinished store, or take up one that an earlier run with the same recipe left."""
         self.work.start(self.recipe | {"on_damage": self.options.on_damage}, self.codecs)
@@ -189,9 +200,17 @@ def make_plan(job: Job, options: TileOptions) -> SlidePlan:
         chosen_because=slide.chosen_because,
         recipe=_recipe(job, options, slide, resolution)
         | ({"pyramid": SOURCE} if grid.coarser else {})
+        | ({"subsampling": options.subsampling} if _subsamples(codecs, copies, options) else {})
         | {"effect": told},
         bytes=slide_bytes(job.path),
     )
+
+
+def _subsamples(codecs: tuple[str, ...], copies: tuple[int | None, ...], options: TileOptions) -> bool:
+    """Tell whether JPEG is made, and not copied, with other subsampling than the usual."""
+    copied = [source is not None for source in copies] + [False] * len(codecs)
+    made = any(name == "jpeg" and not same for name, same in zip(codecs, copied, strict=False))
+    return made and options.subsampling != SUBSAMPLING
 
 
 def _pyramid(slide: Slide, scaling: Scaling, grid: Grid, options: TileOptions) -> tuple[Grid, tuple[int | None, ...]]:

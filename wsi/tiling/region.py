@@ -14,7 +14,7 @@ from wsi.step_times import StepTimes
 from wsi.store.codecs import Jpeg
 from wsi.store.grid import any_under, runs
 from wsi.store.layout import FILL
-from wsi.store.pyramid import LevelWriter, write_levels
+from wsi.store.pyramid import LevelWriter
 from wsi.tiling.plan import SlidePlan
 from wsi.tiling.strips import PIECE_BYTES, read_strip
 from wsi.tiling.work import Receipt
@@ -44,7 +44,7 @@ def make_region(plan: SlidePlan, region: YX) -> None:
     levels = plan.task_levels(region)
     heads = [level for level in levels if level == 0 or plan.copies[level] is not None]
     for head, end in pairwise([*heads, levels.stop]):
-        with write_levels(plan.partial, plan.grid, plan.codecs, range(head, end), times, region) as (writer, shards):
+        with plan.writing(range(head, end), times, region) as (writer, shards):
             if plan.copies[head] is None:
                 make_tiles(plan, receipt, times, present, tissue["listed"], writer)
             else:

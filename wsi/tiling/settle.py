@@ -15,7 +15,6 @@ from wsi.arrays import RGB, Bools
 from wsi.step_times import StepTimes
 from wsi.store.grid import SHARD_TILES
 from wsi.store.layout import shard_path
-from wsi.store.pyramid import write_levels
 from wsi.store.shards import ShardFile
 from wsi.tiling.opened import slide_errors
 from wsi.tiling.overview import average_tiles
@@ -45,7 +44,7 @@ def make_region_once(plan: SlidePlan, region: YX) -> None:
     rgb, damage = np.empty((*part.shape, 3), np.uint8), np.zeros(part.shape, np.uint8)
     rows = _promising(plan, times, region, rgb, damage)
     levels = plan.task_levels(region)
-    with write_levels(plan.partial, plan.grid, plan.codecs, levels, times, region) as (writer, shards):
+    with plan.writing(levels, times, region) as (writer, shards):
         make_tiles(plan, receipt, times, rows, None, writer)
     receipt.wrote(shards)
     plan.work.write_part(region, rgb, damage)
@@ -126,7 +125,7 @@ def _trim(plan: SlidePlan, receipt: Receipt, wanted: Bools) -> None:
     corner, times = plan.grid.region_tiles(receipt.region), StepTimes()
     receipt.bytes_written, receipt.shards = 0, []
     levels = plan.task_levels(receipt.region)
-    with write_levels(plan.partial, plan.grid, plan.codecs, levels, times, receipt.region) as (writer, shards):
+    with plan.writing(levels, times, receipt.region) as (writer, shards):
         for place in np.flatnonzero(wanted).tolist():
             tile, data = YX(corner.y0 + place // SHARD_TILES, corner.x0 + place % SHARD_TILES), shard.chunk(place)
             assert data is not None

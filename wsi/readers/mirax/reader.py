@@ -65,7 +65,10 @@ class MiraxReader(Slide):
         inside = box.clipped(self.levels[level].shape)
         if min(inside.shape) <= 0:
             return out
-        out[inside.y0 - box.y0 : inside.y1 - box.y0, inside.x0 - box.x0 : inside.x1 - box.x0] = self._empty()
+        on_slide = out[inside.y0 - box.y0 : inside.y1 - box.y0, inside.x0 - box.x0 : inside.x1 - box.x0]
+        on_slide[:] = np.tile(
+            self._empty(), (1, inside.shape.x, 1)
+        )  # by rows: pixel by pixel takes NumPy ten times as long
         for number, pixels in self._decoded(level, own, _under(own, inside)):
             y0, x0 = own.corners[number].tolist()
             part = _overlap(Box(y0, x0, y0 + own.image.y, x0 + own.image.x), inside)

@@ -2,7 +2,8 @@
 
     features   (N, D) float16 (or float32), contiguous (so that it can be memory-mapped)   attributes: name, encoder
     coords     (N, 2) int64, (x, y) level-0 pixels of the slide               attributes: as TRIDENT writes them
-    root       format, image_id, mpp, recipe, recipe_hash, provenance, content_sha256
+    moments    (2, D) float64: each feature's sum, and its squared differences from the bag's mean    attribute: sha256
+    root       format, image_id, mpp, recipe, recipe_hash, provenance, content_sha256, finite
 
 CLAM, TRIDENT, Patho-Bench and torchmil open it. Theirs are read, too (see `features.bags.forms`).
 In the file (x, y); everywhere in this software (y, x): the exchange happens here and nowhere else.
@@ -10,7 +11,7 @@ In the file (x, y); everywhere in this software (y, x): the exchange happens her
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,18 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from features.bags.content import content_of, stored_rows
+from features.bags.content import Content, Empty, RowsPlace, content_of, place_of, stored_rows
 from features.bags.forms import OpenBag, header_facts, is_in_um, open_bag, um_coords_message, xy_rows
-from features.bags.hdf5 import Attributes, read_hdf5, writing_hdf5
+from features.bags.hdf5 import Attributes, dataset_of, file_of, read_hdf5, writing_hdf5
+from features.bags.moments import Gathering, Moments, packed, seal, unpacked
 from wsi.arrays import Features, Ints
 from wsi.errors import BagError, RequestError
 from wsi.files.regular import open_regular
 from wsi.recipe import Recipe, canonical, recipe_hash
 
 FORMAT = "gigamil-bag/1"
+MOMENTS = "moments"
+"""Dataset of a bag of ours: older bags are without."""
 _MARK_WITHIN = 1 << 20
 """Bytes from either end of a file among which HDF5 keeps the root's attributes."""
 POWERS = (1.25, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0)
@@ -58,6 +62,10 @@ class BagHeader:
     """Pixels per tile side at that um/px, where the file tells it."""
     content_sha256: str = ""
     """Of features and coordinates, as written; empty in a file of another tool."""
+    moments: Moments | None = field(default=None, compare=False, repr=False)
+    """Of the features; None where the file does not carry them (another tool's, or an older version's)."""
+    place: RowsPlace | None = field(default=None, compare=False, repr=False)
+    """Where the features lie; None of a bag that is not in a file yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +145,7 @@ def _write(
 ) -> None:
     *shape, dtype = form
     coords_xy = np.ascontiguousarray(coords_l0_yx[:, ::-1], dtype=np.int64)
-    digest = hashlib.sha256()
+    digest, gathering = hashlib.sha256(), Gathering(shape[1])
     features = file.create_dataset("features", shape=tuple(shape), dtype=dtype)
     row = 0
     for block in blocks:
@@ -145,12 +153,16 @@ def _write(
         if len(stored):
             features[row : row + len(stored)] = stored
         digest.update(stored.data)
+        gathering.add(stored)
         row += len(stored)
     coords = file.create_dataset("coords", data=coords_xy)
     digest.update(coords_xy.data)
     features.attrs.update({"name": facts.image_id, "encoder": facts.encoder})
     coords.attrs.update(_trident_attributes(facts))
     file.attrs.update(_root_attributes(facts, digest.hexdigest()))
+    table = packed(gathering.moments())
+    moments = file.create_dataset(MOMENTS, data=table, dtype="<f8")
+    moments.attrs["sha256"] = seal(table, digest.hexdigest())
 
 
 def nominal_power(mpp: float) -> float:
@@ -187,6 +199,7 @@ def _root_attributes(facts: BagFacts, content_sha256: str) -> dict[str, Any]:
         "recipe_hash": recipe_hash(facts.recipe),
         "provenance": canonical(facts.provenance),
         "content_sha256": content_sha256,
+        "finite": True,
     }
 
 
@@ -206,7 +219,22 @@ def read_header(path: Path) -> BagHeader:
 
 def _header(bag: OpenBag) -> BagHeader:
     n_tiles, dim = bag.shape
-    return BagHeader(path=bag.path, n_tiles=n_tiles, dim=dim, **header_facts(bag))
+    facts = header_facts(bag)
+    moments = _moments(bag, facts["content_sha256"])
+    return BagHeader(path=bag.path, n_tiles=n_tiles, dim=dim, **facts, moments=moments, place=place_of(bag))
+
+
+def _moments(bag: OpenBag, content_sha256: str) -> Moments | None:
+    """Return the moments that a bag of ours carries, checked against the hash that says whose they are."""
+    if MOMENTS not in bag.file or Attributes(bag.file, bag.path).text("format") != FORMAT:
+        return None
+    n_tiles, dim = bag.shape
+    held = dataset_of(bag.file, MOMENTS, bag.path)
+    if held is not None and held.shape == (2, dim) and held.dtype == np.float64:
+        table = np.asarray(held[()])
+        if Attributes(held, bag.path).text("sha256") == seal(table, content_sha256):
+            return unpacked(n_tiles, table)
+    raise BagError(f"{bag.path}: its moments are not those that were written (sha256): extract it again")
 
 
 def read_features(path: Path) -> Features:
@@ -239,8 +267,8 @@ def read_coords(path: Path, l0_mpp: float | None = None) -> Ints:
     return np.ascontiguousarray(np.rint(read_hdf5(path, read)[:, ::-1]).astype(np.int64))
 
 
-def feature_rows(path: Path) -> Features:
-    """Return the features (N, D), float16 or float32, memory-mapped where the file holds them so, else read.
+def feature_rows(path: Path, *, may_map: bool = True, empty: Empty = np.empty) -> Features:
+    """Return the features (N, D), float16 or float32, memory-mapped where that is allowed and the file holds them so.
 
     All are read once: their content is checked. A memory map holds no open file, and keeps in memory only the rows that
     are in use: a bag larger than the memory can be used.
@@ -253,15 +281,31 @@ def feature_rows(path: Path) -> Features:
     OSError
         The storage fails.
     """
-    return read_hdf5(path, lambda file: _checked_rows(open_bag(file, path)))
+    return read_hdf5(path, lambda file: _checked(open_bag(file, path), may_map=may_map, empty=empty).rows)
 
 
 def content_sha256(header: BagHeader) -> str:
     """Return the hash of features and coordinates: as the bag carries it, or of another tool's bag by reading it."""
     if header.content_sha256:
         return header.content_sha256
-    status = header.path.stat()
+    status = file_of(header.path)[0].stat()
     return _read_sha256(header.path, (status.st_ino, status.st_size, status.st_mtime_ns))
+
+
+def measured(header: BagHeader) -> BagHeader:
+    """Read a bag once and return its header with what the file does not tell: content hash and moments.
+
+    Raises
+    ------
+    BagError
+        As `feature_rows`.
+    OSError
+        The storage fails.
+    """
+    content = read_hdf5(header.path, lambda file: _checked(open_bag(file, header.path), measured=True))
+    if content.rows.shape != (header.n_tiles, header.dim):
+        raise BagError(f"{header.path}: the bag was replaced while it was used: run it again")
+    return replace(header, content_sha256=content.sha256, moments=content.moments)
 
 
 @cache
@@ -270,13 +314,13 @@ def _read_sha256(path: Path, _state: tuple[int, int, int]) -> str:
     return read_hdf5(path, lambda file: content_of(open_bag(file, path)).sha256)
 
 
-def _checked_rows(bag: OpenBag) -> Features:
-    content = content_of(bag)
+def _checked(bag: OpenBag, *, may_map: bool = True, measured: bool = False, empty: Empty = np.empty) -> Content:
+    content = content_of(bag, may_map=may_map, measured=measured, empty=empty)
     root = Attributes(bag.file, bag.path)
     written = root.text("content_sha256")
     if written != content.sha256 and (written or root.text("format") == FORMAT):
         raise BagError(f"{bag.path}: its rows are not those that were written (sha256): extract it again")
-    return content.rows
+    return content
 
 
 def is_intact(path: Path) -> bool:

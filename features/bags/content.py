@@ -1,8 +1,11 @@
 """The rows of a bag: read or mapped, their type, and the hash of what they are."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import io
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -10,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from features.bags.forms import OpenBag, xy_rows
+from features.bags.hdf5 import file_of
+from features.bags.moments import Gathering, Moments
 from wsi.arrays import Features, Ints
 from wsi.errors import BagError
 
@@ -17,37 +22,89 @@ BLOCK_BYTES = 4 << 20
 """Read at once: what stays in a core's cache."""
 
 
+Empty = Callable[[tuple[int, int], np.dtype[Any]], Features]
+"""From shape and type to an array to be filled."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowsPlace:
+    """Where a bag's features lie, and the state of that file: a file of another state is another bag."""
+
+    file: Path
+    """The bag, or the pack that it is in."""
+    offset: int | None
+    """Of the first value, where they lie in one piece as ``dtype``; None: HDF5 has to read them."""
+    dtype: np.dtype[Any]
+    """float16 or float32 of this machine, as they are read."""
+    state: tuple[int, int, int]
+    """The file's number, bytes, and time of change in ns."""
+
+
+def place_of(bag: OpenBag) -> RowsPlace:
+    """Return where an open bag's features lie."""
+    file = file_of(bag.path)[0]
+    offset = int(bag.features.id.get_offset()) if _is_mappable(bag.features) else None
+    return RowsPlace(file, offset, np.dtype(_kind(bag.features.dtype)), state_of(file.stat()))
+
+
+def state_of(status: os.stat_result) -> tuple[int, int, int]:
+    """Return what changes when a file is written or replaced."""
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _kind(dtype: np.dtype[Any]) -> type[np.floating[Any]]:
+    return np.float16 if dtype.itemsize == 2 else np.float32
+
+
 @dataclass(frozen=True, slots=True)
 class Content:
     """What a bag holds."""
 
     rows: Features
-    """(N, D) float16 or float32, memory-mapped where the file holds such in one piece."""
+    """(N, D) float16 or float32; memory-mapped where that was allowed and the file holds such in one piece."""
     sha256: str
     """Of the rows' bytes in that type and of the coordinates' (x, y), where there are any."""
+    moments: Moments | None = None
+    """Of the rows, where they were asked for."""
 
 
-def content_of(bag: OpenBag) -> Content:
+def content_of(bag: OpenBag, *, may_map: bool = True, measured: bool = False, empty: Empty = np.empty) -> Content:
     """Read an open bag's features once, check that they are finite, and hash them.
+
+    Parameters
+    ----------
+    bag
+        An open bag.
+    may_map
+        Give rows that lie in a file of their own in one piece as a map of it, which takes no memory.
+    measured
+        Take the rows' moments, too.
+    empty
+        Gives the memory for rows that are read as they lie in the file.
 
     Raises
     ------
     BagError
         A value is NaN or infinite, or larger than float32 holds.
     """
-    digest = hashlib.sha256()
-    mapped = _is_mappable(bag.features)
-    rows = np.empty((0, bag.shape[1]), np.float16) if mapped else _read(bag)
+    digest, gathering = hashlib.sha256(), Gathering(bag.shape[1]) if measured else None
+    place = place_of(bag)
+    mapped = may_map and place.offset is not None and place.file == bag.path
+    whole = None if mapped else empty(bag.shape, place.dtype) if place.offset is not None else _read(bag)
+    blocks = [whole] if whole is not None and place.offset is None else _stored_blocks(bag, place, whole)
     row = 0
-    for block in _stored_blocks(bag) if mapped else [rows]:
+    for block in blocks:
         check_finite(str(bag.path), block, row)
         digest.update(block.data)
+        if gathering is not None:
+            gathering.add(block)
         row += len(block)
     if bag.coords is not None:
         xy = xy_rows(bag)
-        whole = np.int64 if xy.dtype.kind in "iu" else xy.dtype.newbyteorder("=")
-        digest.update(np.ascontiguousarray(xy, dtype=whole).data)
-    return Content(_mapped(bag) if mapped else rows, digest.hexdigest())
+        kind = np.int64 if xy.dtype.kind in "iu" else xy.dtype.newbyteorder("=")
+        digest.update(np.ascontiguousarray(xy, dtype=kind).data)
+    rows = _mapped(bag) if whole is None else whole
+    return Content(rows, digest.hexdigest(), None if gathering is None else gathering.moments())
 
 
 def sha256_of(arrays: Sequence[npt.NDArray[Any]]) -> str:
@@ -68,28 +125,37 @@ def _is_mappable(features: Any) -> bool:
 def _read(bag: OpenBag) -> Features:
     """Read the features; wider floats become float32, other byte orders this machine's."""
     rows: Features = np.asarray(bag.features[()]).reshape(bag.shape)
-    kind = np.float16 if rows.dtype.itemsize == 2 else np.float32
     with np.errstate(over="ignore"):
-        cast: Features = np.ascontiguousarray(rows, dtype=kind)
+        cast: Features = np.ascontiguousarray(rows, dtype=_kind(rows.dtype))
     check_finite(str(bag.path), cast, original=rows)
     return cast
 
 
-def _stored_blocks(bag: OpenBag) -> Iterator[Features]:
-    """Yield the features in blocks of rows, read from the file as they lie there.
+def _stored_blocks(bag: OpenBag, place: RowsPlace, whole: Features | None) -> Iterator[Features]:
+    """Yield the features in blocks of rows, read from the file as they lie there; into ``whole`` where it is given.
 
     Reading comes before mapping: a disk that fails is an `OSError` here, where a page of a map would end the process.
     """
     n_tiles, dim = bag.shape
-    dtype = bag.features.dtype
-    step = max(1, BLOCK_BYTES // (dim * dtype.itemsize))
-    with bag.path.open("rb") as file:
-        file.seek(bag.features.id.get_offset())
+    step = max(1, BLOCK_BYTES // (dim * place.dtype.itemsize))
+    with place.file.open("rb", buffering=0) as file:
+        file.seek(place.offset or 0)
         for start in range(0, n_tiles, step):
-            block = np.empty((min(step, n_tiles - start), dim), dtype)
-            if file.readinto(block.data.cast("B")) != block.nbytes:
-                raise BagError(f"{bag.path}: expected {n_tiles} rows of features, the file ends before: extract again")
+            count = min(step, n_tiles - start)
+            block = np.empty((count, dim), place.dtype) if whole is None else whole[start : start + count]
+            fill(file, block, bag.path)
             yield block
+
+
+def fill(file: io.FileIO, block: Features, path: Path) -> None:
+    """Read a block of rows from where the file stands; `BagError` where it ends before."""
+    view = block.data.cast("B")
+    done = 0
+    while done < len(view):
+        count = file.readinto(view[done:])
+        if not count:
+            raise BagError(f"{path}: its rows of features are not all there, the file ends before: extract it again")
+        done += count
 
 
 def _mapped(bag: OpenBag) -> Features:

@@ -60,12 +60,22 @@ def read_hdf5(path: Path, read: Callable[[Any], T]) -> T:
     raise AssertionError("unreachable")
 
 
+def file_of(path: Path) -> tuple[Path, str]:
+    """Return the file that holds a bag, and the bag's group in it.
+
+    A bag is a file of its own, or one of many in a pack: then its path goes on below the pack's, as below a folder's.
+    """
+    pack = path.parent
+    return (pack, path.stem) if pack.is_file() else (path, "/")
+
+
 def _read_once(path: Path, read: Callable[[Any], T]) -> T:
+    path_of_file, group = file_of(path)
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
+        if not stat.S_ISREG(path_of_file.stat().st_mode):
             raise BagError(f"{path}: expected a regular file (.h5), found a folder, a pipe or a device")
-        with h5py.File(path, "r", locking=False) as file:
-            return read(file)
+        with h5py.File(path_of_file, "r", locking=False) as file:
+            return read(_group_of(file, group, path))
     except BagError:
         raise
     except OSError as error:
@@ -76,6 +86,14 @@ def _read_once(path: Path, read: Callable[[Any], T]) -> T:
         raise _not_whole(path, error) from None
     except (LookupError, ValueError, TypeError, ArithmeticError, RuntimeError) as error:
         raise _not_whole(path, error) from None
+
+
+def _group_of(file: Any, name: str, path: Path) -> Any:
+    if name == "/":
+        return file
+    if not isinstance(file.get(name, getlink=True), h5py.HardLink) or not isinstance(file[name], h5py.Group):
+        raise BagError(f"{path}: expected a bag of that name in the pack, found none: pack the bags again")
+    return file[name]
 
 
 def _not_whole(path: Path, error: Exception) -> BagError:
@@ -131,7 +149,7 @@ def _check_held(dataset: Any, name: str, path: Path) -> None:
     """Raise `BagError` where a dataset declares more than the file holds."""
     if dataset.shape is None:
         raise BagError(f"{path}: expected values in {name}, found none")
-    file_bytes, held = path.stat().st_size, int(dataset.id.get_storage_size())
+    file_bytes, held = file_of(path)[0].stat().st_size, int(dataset.id.get_storage_size())
     chunk = prod(dataset.chunks or ()) * dataset.dtype.itemsize
     declared = max(prod(dataset.shape) * dataset.dtype.itemsize, chunk if dataset.chunks else 0)
     compressed = dataset.id.get_create_plist().get_nfilters() > 0

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from features.bags.bag import BagHeader, content_sha256, feature_rows, find_bags, read_header
-from mil.ragged.packing import Rows
+from features.bags.rows import FollowingRows, LazyRows
+from mil.ragged.packing import BagRows, Rows
 from mil.targets import Target
 from wsi.arrays import Bools
 from wsi.cohort.manifest import ManifestRow
@@ -72,6 +73,8 @@ class BagSet:
     failures: dict[str, str]
     """Image id -> why its bag cannot be used."""
     making: Making
+    damaged: dict[str, str] = field(default_factory=dict)
+    """Image id -> why the rows of a bag whose header is sound cannot be used, as far as that is known already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +87,8 @@ class Cohort:
     center_ids: tuple[str | None, ...]
     target: Target
     """What is asked for, and what is true of the slides."""
-    bags: tuple[Rows, ...]
-    """(n_i, D) each, memory-mapped where the file allows; (0, D) for a slide without usable tiles."""
+    bags: tuple[BagRows, ...]
+    """(n_i, D) each, read when they are used; (0, D) for a slide without usable tiles."""
     failures: dict[str, str] = field(default_factory=dict)
     """Image id -> reason: the bag is missing or damaged."""
     strata: tuple[str, ...] = ()
@@ -118,7 +121,8 @@ class Cohort:
     def by_patient(self) -> "Cohort":
         """Return the cohort with one bag for each patient, in order of appearance: the tiles of slide after slide.
 
-        Ids are the patients'. Bags of patients with one slide stay memory-mapped, those of others are joined in memory.
+        Ids are the patients'. Bags of patients with one slide stay as they are, those of others are joined when they
+        are read, or at once where they are held.
         """
         members: dict[str, list[int]] = {}
         for position, patient in enumerate(self.patient_ids):
@@ -137,9 +141,12 @@ class Cohort:
         return [i for i, bag in zip(self.image_ids, self.bags, strict=True) if len(bag) == 0 and i not in self.failures]
 
 
-def _joined(bags: Sequence[Rows]) -> Rows:
+def _joined(bags: Sequence[BagRows]) -> BagRows:
     filled = [bag for bag in bags if len(bag)]
-    return np.concatenate(filled) if len(filled) > 1 else filled[0] if filled else bags[0]
+    if len(filled) < 2:
+        return filled[0] if filled else bags[0]
+    lazy = [bag for bag in filled if isinstance(bag, LazyRows)]
+    return FollowingRows(lazy) if len(lazy) == len(filled) else np.concatenate([np.asarray(bag) for bag in filled])
 
 
 def read_headers(

@@ -13,7 +13,7 @@ import numpy as np
 from mil.data.cohort import Cohort
 from mil.evaluation.bootstrap import draw_patients, estimate
 from mil.evaluation.oof import Patients
-from mil.ragged.packing import Rows
+from mil.ragged.packing import BagRows
 from mil.targets.metrics import balanced_accuracy
 from wsi.arrays import Floats, Ints
 from wsi.recipe import Json
@@ -52,7 +52,7 @@ def _patient_means(cohort: Cohort, patients: Patients) -> list[Floats | None]:
     return [np.mean(own[patient], axis=0) if patient in own else None for patient in patients.ids]
 
 
-def _mean(bag: Rows) -> Floats:
+def _mean(bag: BagRows) -> Floats:
     rows = np.unique(np.linspace(0, len(bag) - 1, min(ROWS, len(bag))).astype(np.int64))
     return np.asarray(np.asarray(bag[rows]).mean(axis=0, dtype=np.float64))
 

@@ -11,13 +11,13 @@ import torch
 
 from mil.heads import HEADS, has_embedding
 from mil.models.model import BagModel
-from mil.ragged.packing import Rows, pack
+from mil.ragged.packing import BagRows, pack
 from wsi.arrays import Floats, Ints
 from wsi.errors import RequestError
 
 
 @torch.inference_mode()
-def embed_bags(model: BagModel, bags: Sequence[Rows], device: torch.device | str = "cpu") -> Floats:
+def embed_bags(model: BagModel, bags: Sequence[BagRows], device: torch.device | str = "cpu") -> Floats:
     """Return the unit points (n, H) of bags, one bag at a time, in evaluation mode.
 
     Raises

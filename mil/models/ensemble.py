@@ -12,7 +12,7 @@ from features.encoders.device import resolve_device
 from mil.data.cohort import Making, making_of
 from mil.models.model import BagModel, load_model
 from mil.models.scoring import Compute, autocast, score
-from mil.ragged.packing import Rows, pack
+from mil.ragged.packing import BagRows, pack
 from mil.run.folder import RunFolder
 from mil.targets.calibration import Calibration, calibration_of
 from wsi.arrays import Floats
@@ -41,7 +41,7 @@ class Ensemble:
     calibration: Calibration
     compute: Compute
 
-    def logits(self, bags: Sequence[Rows], *others: Sequence[Rows]) -> Floats:
+    def logits(self, bags: Sequence[BagRows], *others: Sequence[BagRows]) -> Floats:
         """Return the logits (n, C) of bags: the mean over all models, uncalibrated; zeros for an empty bag.
 
         ``others``: the same slides' bags of the other encoders, where the run fuses them late or by folds.
@@ -67,7 +67,7 @@ class Ensemble:
         return replace(self, members=chosen, calibration=calibration)
 
     @torch.inference_mode()
-    def attention(self, bag: Rows) -> Floats | None:
+    def attention(self, bag: BagRows) -> Floats | None:
         """Return the mean attention (n,) over the models, summing to 1; None where the head has none."""
         packed = pack([bag], self.compute.device)
         maps = []

@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from features.bags.moments import moments_of
+from features.bags.rows import LazyRows
 from mil.heads import Explains, HeadOutput, HeadSpec, Truth, make_head
 from mil.ragged.instances import Instances
-from mil.ragged.packing import Rows
+from mil.ragged.packing import BagRows
 from wsi.arrays import Floats
 from wsi.errors import RequestError, one_line
 from wsi.files.atomic import replacing
@@ -64,21 +66,26 @@ class BagModel(nn.Module):
         """Return packed rows as the head takes them."""
         return Instances(rows_ND, offsets, self.mean_D, self.scale_D, self.limit)
 
-    def standardise(self, bags: Sequence[Rows]) -> None:
+    def standardise(self, bags: Sequence[BagRows]) -> None:
         """Take mean and deviation from these bags, each bag counting equally whatever its size."""
         mean_D, std_D = feature_moments(bags)
         self.mean_D.copy_(torch.from_numpy(mean_D))
         self.scale_D.copy_(torch.from_numpy(1 / np.where(std_D > 1e-6, std_D, 1.0)))
 
 
-def feature_moments(bags: Sequence[Rows]) -> tuple[Floats, Floats]:
-    """Return mean and standard deviation (D,) over the bags, each bag weighing the same; empty bags do not count."""
-    filled = [bag for bag in bags if len(bag)]
-    first = np.mean([bag.mean(axis=0, dtype=np.float64) for bag in filled], axis=0)
-    spread = [
-        ((bag.astype(np.float32) - first.astype(np.float32)) ** 2).mean(axis=0, dtype=np.float64) for bag in filled
-    ]
-    return np.asarray(first), np.asarray(np.sqrt(np.mean(spread, axis=0)))
+def feature_moments(bags: Sequence[BagRows]) -> tuple[Floats, Floats]:
+    """Return mean and standard deviation (D,) over the bags, each bag weighing the same; empty bags do not count.
+
+    Bags in files carry their moments: nothing is read for them.
+    """
+    filled = [bag.moments() if isinstance(bag, LazyRows) else moments_of(bag) for bag in bags if len(bag)]
+    mean_D, spread_D = np.zeros(bags[0].shape[1]), np.zeros(bags[0].shape[1])
+    for own in filled:
+        mean_D += own.mean_D
+    mean_D /= len(filled)
+    for own in filled:
+        spread_D += own.spread_around(mean_D)
+    return mean_D, np.asarray(np.sqrt(spread_D / len(filled)))
 
 
 def save_model(folder: Path, model: BagModel, facts: dict[str, Any]) -> None:

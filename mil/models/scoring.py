@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from mil.data.read_ahead import Wanted, device_rows, read_ahead
 from mil.models.model import BagModel
-from mil.ragged.packing import Rows, group_by_rows, pack
+from mil.ragged.packing import BagRows, group_by_rows, pack
 from mil.targets import TARGETS
 from wsi.arrays import Floats
 from wsi.stalls import moved
@@ -36,7 +37,7 @@ def autocast(compute: Compute) -> AbstractContextManager[None]:
 
 
 @torch.inference_mode()
-def score(model: BagModel, bags: Sequence[Rows], compute: Compute) -> Floats:
+def score(model: BagModel, bags: Sequence[BagRows], compute: Compute) -> Floats:
     """Return the logits (n, C) of bags, float64; zeros for an empty bag. In evaluation mode.
 
     Those that are told, in the target's own units, so that several models' can be averaged.
@@ -45,10 +46,12 @@ def score(model: BagModel, bags: Sequence[Rows], compute: Compute) -> Floats:
     told = model.spec.n_classes - model.spec.extra_classes
     logits = np.zeros((len(bags), told))
     filled = [position for position, bag in enumerate(bags) if len(bag)]
-    for group in group_by_rows([len(bags[position]) for position in filled], compute.max_rows):
+    groups = group_by_rows([len(bags[position]) for position in filled], compute.max_rows)
+    steps = [[filled[position] for position in group] for group in groups]
+    ahead = read_ahead(steps, lambda own: [Wanted(bags[position]) for position in own], device_rows(compute.device))
+    for chosen, readings in ahead:
         moved()
-        chosen = [filled[position] for position in group]
-        packed = pack([bags[position] for position in chosen], compute.device)
+        packed = pack([own.take() for own in readings], compute.device)
         with autocast(compute):
             output = model(packed.rows_ND, packed.offsets)
         own = output.logits_BC[:, :told].double().cpu().numpy()

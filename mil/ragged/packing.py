@@ -15,10 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from features.bags.rows import LazyRows
 from wsi.errors import BagError
 
 Rows = NDArray[np.floating[Any]]
 """(n, D) features of one bag, any float type, memory-mapped or not."""
+BagRows = Rows | LazyRows
+"""(n, D) features of one bag, in memory or read when they are used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +38,12 @@ class Packed:
         return [stop - start for start, stop in pairwise(self.offsets)]
 
 
-def pack(bags: Sequence[Rows], device: torch.device | str = "cpu", names: Sequence[str] | None = None) -> Packed:
+def pack(
+    bags: Sequence[BagRows | Tensor], device: torch.device | str = "cpu", names: Sequence[str] | None = None
+) -> Packed:
     """Join bags (n_i, D) into one block on the device, in the type they are stored in; a single bag is not copied.
+
+    Bags that are on the device already (tensors) are joined there.
 
     Raises
     ------
@@ -47,7 +54,10 @@ def pack(bags: Sequence[Rows], device: torch.device | str = "cpu", names: Sequen
     if empty:
         raise BagError(f"bag {', '.join(empty[:5])} is empty: expected one or more tiles; leave it out")
     offsets = tuple(accumulate((len(bag) for bag in bags), initial=0))
-    rows = bags[0] if len(bags) == 1 else np.concatenate([np.asarray(bag) for bag in bags])
+    if any(isinstance(bag, Tensor) for bag in bags):
+        parts = [(bag if isinstance(bag, Tensor) else _as_tensor(np.asarray(bag))).to(device) for bag in bags]
+        return Packed(parts[0] if len(parts) == 1 else torch.cat(parts), offsets)
+    rows = np.asarray(bags[0]) if len(bags) == 1 else np.concatenate([np.asarray(bag) for bag in bags])
     return Packed(_as_tensor(rows).to(device, non_blocking=True), offsets)
 
 
@@ -55,7 +65,7 @@ def _as_tensor(rows: Rows) -> Tensor:
     """Return a tensor on the array's memory; features are only read, so a read-only file map serves as well."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(np.asarray(rows))
+        return torch.from_numpy(rows)
 
 
 def group_by_rows(sizes: Sequence[int], max_rows: int) -> list[list[int]]:

@@ -20,7 +20,7 @@ from mil.training.adamw import AdamW
 from mil.training.ema import WeightMean
 from mil.training.jobs import FitJob, Parts, seed_of
 from mil.training.ranks import Ranks
-from mil.training.sampling import Drawn, draw_batch, epoch_order, slide_weights
+from mil.training.sampling import Drawn, batches_ahead, draw_batch, epoch_order, slide_weights
 from mil.training.schedule import learning_rate
 from mil.training.sharpness import ascended
 from mil.training.soft_targets import Distilled, Mixed, Smoothed
@@ -64,9 +64,10 @@ class Loop:
         total = 0.0
         norms = []
         order = epoch_order(self.parts.train, self.weights, self.options.balance, rng)
-        for step, batch in enumerate(np.array_split(order, self.batches)):
+        drawn = (draw_batch(self.cohort, own, self.options, rng) for own in np.array_split(order, self.batches))
+        for step, batch in enumerate(batches_ahead(self.cohort, drawn, self.ranks.share, self.options)):
             lr = self.optimizer.lr = learning_rate(self.options, epoch + step / self.batches)
-            loss, norm = self._step(draw_batch(self.cohort, batch, self.options, rng))
+            loss, norm = self._step(batch)
             total += loss
             norms.append(norm)
         total = float(self.ranks.total(np.array([total]))[0])

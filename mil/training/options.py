@@ -119,6 +119,8 @@ class Epochs:
     """Probability with which a tile is left out, drawn anew every epoch."""
     max_rows: Count = 65_536
     """Tiles on the device at once; a batch of more is accumulated."""
+    device_cache: Annotated[float | None, at_least(0)] = None
+    """GiB of features that stay on each GPU; otherwise a share of what is free there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,6 +215,13 @@ class TrainOptions(
     def models_per_fold(self) -> int:
         """Return how many models of a head are averaged: the seeds, of every encoder where fused late."""
         return self.seeds * (len(self.bags) if self.fusion == "late" else 1)
+
+    @property
+    def processes_per_gpu(self) -> int:
+        """Return how many of the run's processes share a GPU."""
+        import torch
+
+        return -(-max(self.workers, self.nproc) // max(1, torch.cuda.device_count()))
 
     @property
     def heads(self) -> tuple[str, ...]:

@@ -4,12 +4,15 @@ Nothing is read here: a `Drawn` says what to read. Every process of a model draw
 """
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from mil.data.cohort import Cohort
+from mil.data.read_ahead import Reading, Wanted, device_rows, read_ahead
 from mil.ragged.packing import Rows
 from mil.training.options import TrainOptions
 from wsi.arrays import Floats, Ints
@@ -49,15 +52,49 @@ class Drawn:
     share: float = 1.0
     """How much of the target is this slide's; the rest is ``partner``'s."""
     partner: "Drawn | None" = None
+    reading: Reading | None = field(default=None, compare=False, repr=False)
+    """What has been reading it since before it was needed."""
 
     def __len__(self) -> int:
         return self.size + (len(self.partner) if self.partner else 0)
 
-    def read(self, cohort: Cohort) -> Rows:
+    def wanted(self, cohort: Cohort) -> list[Wanted]:
+        """Return what has to be read: of this bag, then of its partner."""
+        return [Wanted(cohort.bags[self.slide], self.rows), *(self.partner.wanted(cohort) if self.partner else [])]
+
+    def with_readings(self, readings: Iterator[Reading]) -> "Drawn":
+        """Return the drawing with what reads it, and its partner, in the order of `wanted`."""
+        own = next(readings)
+        return replace(self, reading=own, partner=self.partner and self.partner.with_readings(readings))
+
+    def read(self, cohort: Cohort) -> Rows | Tensor:
         """Return the features (len, D); the whole bag as it lies in the file where all of it was drawn."""
-        bag = cohort.bags[self.slide]
-        rows = bag if self.rows is None else np.asarray(bag[self.rows])
-        return np.concatenate([rows, self.partner.read(cohort)]) if self.partner else rows
+        rows = Wanted(cohort.bags[self.slide], self.rows).read() if self.reading is None else self.reading.take()
+        if self.partner is None:
+            return rows
+        both = [rows, self.partner.read(cohort)]
+        tensors = [own for own in both if isinstance(own, Tensor)]
+        return torch.cat(tensors) if len(tensors) == len(both) else np.concatenate([np.asarray(own) for own in both])
+
+
+def batches_ahead(
+    cohort: Cohort,
+    batches: Iterable[list[Drawn]],
+    share: Callable[[Sequence[int]], Sequence[int]],
+    options: TrainOptions,
+) -> Iterator[list[Drawn]]:
+    """Yield the batches while those that follow are being read: the bags whose positions ``share`` gives of sizes."""
+
+    def own(batch: list[Drawn]) -> Sequence[int]:
+        return share([len(bag) for bag in batch])
+
+    def wanted(batch: list[Drawn]) -> list[Wanted]:
+        return [one for position in own(batch) for one in batch[position].wanted(cohort)]
+
+    device = device_rows(options.device, options.device_cache, options.processes_per_gpu)
+    for batch, readings in read_ahead(batches, wanted, device):
+        left, read = iter(readings), set(own(batch))
+        yield [bag.with_readings(left) if number in read else bag for number, bag in enumerate(batch)]
 
 
 def draw_batch(cohort: Cohort, slides: Ints, options: TrainOptions, rng: np.random.Generator) -> list[Drawn]:

@@ -10,6 +10,7 @@ from features.folds import folds_of, patient_folds
 from mil.data.cohort import BagSet, Cohort, cohort_digest
 from mil.data.duplicates import check_pictures
 from mil.data.encoder_lineage import check_unseen
+from mil.data.known_facts import with_facts
 from mil.data.several_encoders import fused, open_cohorts, scan
 from mil.data.splits import center_folds, outer_folds
 from mil.run.folder import versions
@@ -64,7 +65,7 @@ class TrainingData:
 
     def open(self) -> tuple[Cohort, ...]:
         """Open the bags, as one cohort, or where models are to differ in their encoder as one for each."""
-        cohorts = open_cohorts(self.rows, self.sets, self.options.fusion, self.target)
+        cohorts = open_cohorts(self.rows, self.sets, self.options.fusion, self.target, trusting=True)
         judged = (self.options.unit, self.options.aggregate)
         return tuple(replace(own, strata=self.strata).judged(*judged) for own in cohorts)
 
@@ -115,7 +116,8 @@ def gather(options: TrainOptions) -> TrainingData:
     if not known:
         raise RequestError(f"{options.manifest}: expected slides with a {asked.column}, found none")
     others = _others(options, everyone)
-    sets = scan(options.bags, [row.image_id for row in (*known, *others)], options.fusion)
+    scanned = scan(options.bags, [row.image_id for row in (*known, *others)], options.fusion)
+    sets = with_facts(scanned, options.out.parent)
     bags = fused(sets, options.fusion)
     if not bags.headers:
         raise RequestError(f"no bag can be read: {next(iter(bags.failures.values()))}")

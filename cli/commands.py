@@ -110,6 +110,11 @@ _ALL = (
         more="Finished bags are skipped. A run that was stopped goes on where it was.",
     ),
     Verb(
+        "pack", FEATURES, "Put many bags into one file, for disks that count files; read like a folder; --unpack.",
+        "features.bags.options:PackOptions", "features.bags.pack:pack_bags",
+        more="`gigamil train`, `predict`, `verify` and all that take bags take the file in their folder's place.",
+    ),
+    Verb(
         "encoders", FEATURES, "List the encoders that `gigamil extract --encoder` knows.",
         "cli.encoders:EncodersOptions", "cli.encoders:encoders", shows=True,
     ),

@@ -24,13 +24,14 @@ from mil.report.report import report
 from mil.run.evidence import read_history
 from mil.run.folder import RunFolder, prepare_run
 from mil.run.trackers import check_trackers, publish
+from mil.training.checkpoint import remove_checkpoint
 from mil.training.distil import check_teacher
 from mil.training.jobs import FitJob
 from mil.training.options import TrainOptions, resolve
 from mil.training.processes import Done, fit_all, fit_in_group
 from mil.training.training_data import TrainingData, gather
 from wsi.arrays import Ints
-from wsi.errors import GigamilError, RequestError
+from wsi.errors import BagError, GigamilError, RequestError
 from wsi.files.claim import claim
 from wsi.options import stage
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary, failed
@@ -67,9 +68,29 @@ def _train(options: TrainOptions, progress: Progress) -> Summary:
     if place is not None:
         return Summary("train", _train_under_torchrun(data, place, progress), time.monotonic() - start)
     with claim(options.out):
-        run = _prepare(data)
-        outcomes = _finish(run, progress, lambda cohorts, done: fit_all(run.todo, cohorts, data.folds, done))
+        outcomes = _train_without_damaged(data, progress)
     return Summary("train", outcomes, time.monotonic() - start)
+
+
+def _train_without_damaged(data: TrainingData, progress: Progress) -> list[Outcome]:
+    """Train the run; where a bag's rows turn out to be damaged only when they are read, begin anew without them."""
+    while True:
+        run = _prepare(data)
+        try:
+            return _finish(run, progress, partial(_fit_here, run))
+        except BagError as error:
+            again = data.without_damaged(error)
+            if again is None:
+                raise
+            progress.end()
+            progress.note(f"{error}; its slide is left out, and models that are not finished begin anew")
+            for job in run.todo:
+                remove_checkpoint(job.folder)
+            data = again
+
+
+def _fit_here(run: "_Run", cohorts: Sequence[Cohort], done: Done) -> None:
+    fit_all(run.todo, cohorts, run.data.folds, done)
 
 
 @dataclass(frozen=True, slots=True)

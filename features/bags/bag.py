@@ -30,6 +30,8 @@ from wsi.files.regular import open_regular
 from wsi.recipe import Recipe, canonical, recipe_hash
 
 FORMAT = "gigamil-bag/1"
+PACK_FORMAT = "gigamil-bags/1"
+"""Of a file that holds many bags, each in a group of its name (`features.bags.pack`)."""
 MOMENTS = "moments"
 """Dataset of a bag of ours: older bags are without."""
 _MARK_WITHIN = 1 << 20
@@ -339,7 +341,7 @@ def is_intact(path: Path) -> bool:
 
 
 def find_bags(paths: Sequence[Path]) -> list[Path]:
-    """List the bags among files and folders (searched one level deep for ``*.h5``), sorted by stem.
+    """List the bags among files, packs and folders (searched one level deep for ``*.h5``), sorted by stem.
 
     Raises
     ------
@@ -348,9 +350,9 @@ def find_bags(paths: Sequence[Path]) -> list[Path]:
     """
     found: dict[str, Path] = {}
     for path in paths:
-        if not path.exists():
+        if not path.exists() and not path.parent.is_file():
             raise RequestError(f"{path}: expected a bag (.h5) or a folder of bags, found nothing")
-        inside = _bags_in(path) if path.is_dir() else [path]
+        inside = _bags_in(path) if path.is_dir() else _packed_in(path) if is_pack(path) else [path]
         for bag in inside:
             other = found.setdefault(bag.stem, bag)
             if other.resolve() != bag.resolve():
@@ -361,6 +363,18 @@ def find_bags(paths: Sequence[Path]) -> list[Path]:
     if not found:
         raise RequestError(f"no bag (*.h5) in {', '.join(map(str, paths)) or 'an empty list'}: run gigamil extract")
     return [found[stem] for stem in sorted(found)]
+
+
+def is_pack(path: Path) -> bool:
+    """Tell whether a file is a pack of bags."""
+    try:
+        return read_hdf5(path, lambda file: Attributes(file, path).text("format")) == PACK_FORMAT
+    except (BagError, OSError):
+        return False
+
+
+def _packed_in(pack: Path) -> list[Path]:
+    return [pack / f"{name}.h5" for name in read_hdf5(pack, list)]
 
 
 def _bags_in(folder: Path) -> list[Path]:

@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from features.bags.bag import BagHeader, feature_rows, find_bags, read_coords, read_header
+from features.bags.moments import moments_of
 from features.bags.options import VerifyBagsOptions
 from features.views import VIEWS
+from wsi.arrays import Features
 from wsi.cpu import usable_cpus
 from wsi.errors import BagError
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
@@ -42,12 +44,22 @@ def verify_bags(options: VerifyBagsOptions, progress: Progress | None = None) ->
 def _verified(path: Path) -> Outcome:
     try:
         header = read_header(path)
-        feature_rows(path)
+        rows = feature_rows(path)
+        _check_moments(header, rows)
         _check_recipe(header)
         _check_tiles(header)
     except (BagError, OSError) as error:
         return Outcome(path.stem, Status.FAILED, str(error))
     return Outcome(header.image_id, Status.DONE, facts={"tiles": header.n_tiles, "dim": header.dim})
+
+
+def _check_moments(header: BagHeader, rows: Features) -> None:
+    if header.moments is None:
+        return
+    found = moments_of(rows)
+    for own, taken in ((header.moments.sum_D, found.sum_D), (header.moments.spread_D, found.spread_D)):
+        if not np.allclose(own, taken, rtol=1e-9, atol=1e-9 * max(1.0, float(np.abs(taken).max(initial=0.0)))):
+            raise BagError(f"{header.path}: its moments are not those of its rows: extract it again")
 
 
 def _check_recipe(header: BagHeader) -> None:

@@ -3,16 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from features.bags.bag import BagHeader, read_coords
-from mil.data.cohort import load_rows, scan_bags
-from mil.ragged.packing import Packed, Rows, pack
+from features.bags.rows import StoredRows
+from mil.data.cohort import scan_bags
+from mil.ragged.packing import Packed, pack
 from wsi.cohort.manifest import load_manifest
 from wsi.errors import BagError, RequestError
 
@@ -54,8 +54,8 @@ class BagBatch:
 class BagDataset(Dataset[BagItem]):
     """The slides of a manifest that have a bag, in the manifest's order.
 
-    Map-style, picklable; each worker opens the bags by itself. With ``DataLoader(bags, 8, collate_fn=bags.collate)``
-    bags of unequal length are one batch.
+    Map-style, picklable; each worker reads the bags by itself, checks each once and keeps none open. With
+    ``DataLoader(bags, 8, collate_fn=bags.collate)`` bags of unequal length are one batch.
 
     Parameters
     ----------
@@ -88,10 +88,7 @@ class BagDataset(Dataset[BagItem]):
         self.classes = tuple(classes) or tuple(sorted(labels))
         if unknown := sorted(labels - set(self.classes)):
             raise RequestError(f"{manifest}: labels {', '.join(unknown)} are not among {', '.join(self.classes)}")
-        self._mapped: dict[int, Rows] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_mapped": {}}
+        self._stored = tuple(StoredRows(header) for header in self.headers)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -99,17 +96,8 @@ class BagDataset(Dataset[BagItem]):
     def __getitem__(self, index: int) -> BagItem:
         row, header = self.rows[index], self.headers[index]
         label = -1 if row.label is None else self.classes.index(row.label)
-        rows_ND = torch.from_numpy(np.array(self._rows(index)))
+        rows_ND = torch.from_numpy(self._stored[index].read())
         return BagItem(rows_ND, torch.from_numpy(read_coords(header.path)), label, row.patient_id, row.image_id)
-
-    def _rows(self, index: int) -> Rows:
-        """Return a bag's features; those that are memory-mapped are checked once and kept, for they hold no memory."""
-        rows = self._mapped.get(index)
-        if rows is None:
-            rows = load_rows(self.headers[index])
-            if not rows.flags.writeable:  # a map of the file, not a copy of it
-                self._mapped[index] = rows
-        return rows
 
     @staticmethod
     def collate(items: Sequence[BagItem]) -> BagBatch:

@@ -10,7 +10,7 @@ from features.folds import folds_of, patient_folds
 from mil.data.cohort import BagSet, Cohort, cohort_digest
 from mil.data.duplicates import check_pictures
 from mil.data.encoder_lineage import check_unseen
-from mil.data.known_facts import with_facts
+from mil.data.known_facts import note_damage, with_facts
 from mil.data.several_encoders import fused, open_cohorts, scan
 from mil.data.splits import center_folds, outer_folds
 from mil.run.folder import versions
@@ -18,7 +18,7 @@ from mil.targets import TARGETS, Target
 from mil.training.options import TrainOptions
 from wsi.arrays import Ints
 from wsi.cohort.manifest import ManifestRow, check_disjoint, load_manifest
-from wsi.errors import RequestError
+from wsi.errors import BagError, RequestError
 from wsi.recipe import Recipe, canonical, recipe_hash
 
 ALGORITHM = 2
@@ -68,6 +68,19 @@ class TrainingData:
         cohorts = open_cohorts(self.rows, self.sets, self.options.fusion, self.target, trusting=True)
         judged = (self.options.unit, self.options.aggregate)
         return tuple(replace(own, strata=self.strata).judged(*judged) for own in cohorts)
+
+    def without_damaged(self, error: BagError) -> "TrainingData | None":
+        """Return the data without the slide of the bag that an error of reading names, noted as damaged for all runs.
+
+        None where the error names no bag whose damage is news, or that cannot be noted.
+        """
+        sound = [header for own in self.sets for i, header in own.headers.items() if i not in own.damaged]
+        found = next((header for header in sound if str(error).startswith(f"{header.path}: ")), None)
+        if found is None:
+            return None
+        note_damage(self.options.out.parent, found, str(error))
+        again = gather(self.options)
+        return again if any(found.image_id in own.damaged for own in again.sets) else None
 
     def recipe(self) -> Recipe:
         """Return everything that shapes the run: the options, and what they were applied to."""

@@ -1,5 +1,6 @@
 """Rows that are read when they are needed, against the same file read whole."""
 
+import io
 import os
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from witness import facts, grid
 
 from features.bags import rows as rows_module
 from features.bags.bag import read_header, write_bag
+from features.bags.content import fill
 from features.bags.rows import BesideRows, FollowingRows, StoredRows, runs
 from wsi.errors import BagError
 
@@ -52,11 +54,10 @@ def test_runs_hold_neighbours() -> None:
 
 def test_only_what_was_drawn_is_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
-    fill = rows_module.fill
 
-    def counted(file: object, block: np.ndarray, name: Path) -> None:
+    def counted(file: io.FileIO, block: np.ndarray, name: Path) -> None:
         read.append(block.nbytes)
-        fill(file, block, name)  # type: ignore[arg-type]
+        fill(file, block, name)
 
     monkeypatch.setattr(rows_module, "fill", counted)
     monkeypatch.setattr(rows_module, "NEAR_BYTES", 24)  # two rows
@@ -66,7 +67,7 @@ def test_only_what_was_drawn_is_read(path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_it_is_an_array_where_one_is_wanted(path: Path) -> None:
     stored, wanted = StoredRows(read_header(path)), values(200)
-    assert (len(stored), stored.shape, stored.dtype, stored.nbytes) == (200, (200, 6), np.float16, wanted.nbytes)
+    assert (len(stored), stored.shape, stored.dtype, stored.nbytes) == (200, (200, 6), wanted.dtype, wanted.nbytes)
     np.testing.assert_array_equal(np.asarray(stored), wanted)
     np.testing.assert_array_equal(stored[5:9], wanted[5:9])
     np.testing.assert_array_equal(stored[np.array([9, 2, 2])], wanted[[9, 2, 2]])

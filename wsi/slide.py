@@ -154,6 +154,8 @@ def _suitable(path: Path) -> tuple[str, ...]:
         return ("czi",)
     if path.suffix.lower() == _VSI:
         return ("vsi",)
+    if path.suffix.lower() == ".isyntax":
+        raise NotASlideError(f"{path.name}: Philips iSyntax is not read: export the slide as TIFF, or convert it")
     return (*_BY_SUFFIX.get(path.suffix.lower(), ("tiff",)), "openslide")
 
 

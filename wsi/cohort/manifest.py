@@ -29,8 +29,8 @@ TARGET_COLUMNS = ("value", "time", "event")
 ALIASES = {"image_id": "slide_id", "patient_id": "case_id"}
 """What CLAM calls our columns; ours come first where both stand there."""
 ENDINGS = frozenset(
-    ".svs .tif .tiff .ndpi .mrxs .scn .vms .vmu .bif .dcm .dicom .svslide .czi .qptiff .vsi .zarr .h5 .pt".split()  # noqa: SIM905
-)
+    ".svs .tif .tiff .ndpi .mrxs .scn .vms .vmu .bif .dcm .dicom .svslide .czi .qptiff .vsi .isyntax".split()  # noqa: SIM905
+) | {".zarr", ".h5", ".pt"}
 """What an image id may end in, and is not part of it."""
 _MISSING = frozenset({"", "nan", "na", "n/a", "<na>", "#n/a", "null"})
 _SAFE_ID = re.compile(r"[^/\\\0]+")

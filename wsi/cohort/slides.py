@@ -19,7 +19,7 @@ from wsi.readers.dicom.layout import DICOM_ENDINGS, series_of
 from wsi.store.metadata import is_our_store
 
 EXTENSIONS = frozenset(
-    ".svs .tif .tiff .ndpi .mrxs .scn .vms .vmu .bif .dcm .dicom .svslide .czi .qptiff .vsi".split()  # noqa: SIM905
+    ".svs .tif .tiff .ndpi .mrxs .scn .vms .vmu .bif .dcm .dicom .svslide .czi .qptiff .vsi .isyntax".split()  # noqa: SIM905
 )
 """What is taken for a slide in a folder; a file that is named outright may be called anything."""
 _ZARR = ".zarr"

@@ -8,6 +8,7 @@ import tifffile
 import zarr
 from making import picture, write_ome_zarr
 
+from wsi.cohort.slides import find_jobs
 from wsi.errors import NotASlideError, UnreadableSlideError
 from wsi.qc.info import describe_all
 from wsi.qc.options import InfoOptions
@@ -120,6 +121,13 @@ def test_a_vsi_is_no_slide_of_its_own(tmp_path: Path, there: bool) -> None:
         assert ("missing" in str(caught.value)) is not there
     with pytest.raises(UnreadableSlideError, match="vsi: broken VSI" if there else "_s_ is missing"):
         open_slide(path)
+
+
+def test_an_isyntax_in_a_folder_is_named_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "a.isyntax").write_bytes(b"<DataObject>")
+    (job,) = find_jobs([tmp_path], None)
+    with pytest.raises(NotASlideError, match=r"a\.isyntax: Philips iSyntax is not read: export the slide as TIFF"):
+        open_slide(job.path)
 
 
 def test_a_real_vsi_is_refused_with_the_folder(real_slides: Path) -> None:

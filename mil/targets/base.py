@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from mil.targets.calibration import Calibration
 from mil.targets.judged import Breakdown, Judged
 from mil.targets.plot import Plot
+from mil.targets.questions import Question
 from wsi.arrays import Bools, Floats, Ints
 from wsi.cohort.manifest import ManifestRow
 from wsi.recipe import Json
@@ -238,6 +239,13 @@ class Target(ABC):
     @abstractmethod
     def breakdown(self, told_PC: Floats, folds_P: Ints) -> Breakdown:
         """Return where the model is good and where it is not."""
+
+    @abstractmethod
+    def questions(self, told_PC: Floats, prevalence_PC: Floats) -> list[Question]:
+        """Return the yes-or-no questions that the probabilities answer; none where none are told.
+
+        ``prevalence_PC``: shares of the classes where the patients come from, as far as others than they tell them.
+        """
 
     @classmethod
     @abstractmethod

@@ -13,6 +13,7 @@ from mil.targets.calibration import Calibration
 from mil.targets.judged import Breakdown, Judged, entropy, judgements, percent
 from mil.targets.metrics import METRICS, auc, centred, confusion, one_hot, ones, softmax, weighted_log_loss
 from mil.targets.plot import Plot, balanced, calibration_plot, reliability, roc_plot
+from mil.targets.questions import Question, at_prevalence
 from mil.targets.stacking import mean_probs
 from wsi.arrays import Floats, Ints
 from wsi.cohort.manifest import ManifestRow, check_one_label_per_patient
@@ -224,6 +225,15 @@ class ClassTarget(Target):
             hits=hits,
             misses=frozenset(every) - hits,
         )
+
+    def questions(self, told_PC: Floats, prevalence_PC: Floats) -> list[Question]:
+        """Return whether it is the second class, or of more than two classes for each whether it is that one."""
+        real_PC, n_classes = at_prevalence(told_PC, prevalence_PC), len(self.names)
+        known_P = self.labels_N != UNKNOWN
+        return [
+            Question(self.names[c], known_P, self.labels_N == c, told_PC[:, c], real_PC[:, c])
+            for c in range(int(n_classes == 2), n_classes)
+        ]
 
     @classmethod
     def claim(cls, names: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from mil.targets.classes import listed
 from mil.targets.judged import Breakdown, Judged, entropy, judgements, percent
 from mil.targets.metrics import macro_auc, macro_brier
 from mil.targets.plot import Plot, calibration_plot, reliability, roc_plot
+from mil.targets.questions import Question
 from mil.targets.unclassed import Unclassed, alike_strata
 from wsi.arrays import Bools, Floats, Ints
 from wsi.cohort.manifest import ManifestRow
@@ -175,6 +176,11 @@ class LabelsTarget(Unclassed):
             hits=frozenset((row, column) for row in every for column in (1, 4)),
             misses=frozenset((row, column) for row in every for column in (2, 3)),
         )
+
+    def questions(self, told_PC: Floats, prevalence_PC: Floats) -> list[Question]:
+        """Return for each label whether it is there; probabilities of labels stand for the cohort as it is."""
+        truths = zip(self.names, self.present_NC.T, told_PC.T, strict=True)
+        return [Question(name, ~np.isnan(own_P), own_P == 1, told_P, told_P) for name, own_P, told_P in truths]
 
     @classmethod
     def claim(cls, names: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from mil.targets.base import Measure, Words
 from mil.targets.judged import Breakdown, Judged, judgements
 from mil.targets.plot import Line, Plot
+from mil.targets.questions import Question
 from mil.targets.survival_metrics import (
     Followed,
     harrell_c,
@@ -183,6 +184,9 @@ class SurvivalTarget(Unclassed):
             head=("half", "patients", "with the event", "median time to the event"),
             rows=rows,
         )
+
+    def questions(self, told_PC: Floats, prevalence_PC: Floats) -> list[Question]:
+        return []
 
     @classmethod
     def claim(cls, names: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from mil.targets.base import Measure, Words
 from mil.targets.judged import Breakdown, Judged, judgements
 from mil.targets.metrics import r2, r2_over, spearman
 from mil.targets.plot import Line, Plot
+from mil.targets.questions import Question
 from mil.targets.unclassed import BINS, Unclassed, alike_strata, binned, parse_values
 from wsi.arrays import Floats, Ints
 from wsi.cohort.manifest import ManifestRow
@@ -162,6 +163,9 @@ class ValueTarget(Unclassed):
             head=("true value", "patients", "mean true", "mean predicted", "mean error, signed", "mean absolute error"),
             rows=rows,
         )
+
+    def questions(self, told_PC: Floats, prevalence_PC: Floats) -> list[Question]:
+        return []
 
     @classmethod
     def claim(cls, names: Sequence[str]) -> str:

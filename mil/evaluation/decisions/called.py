@@ -1,0 +1,91 @@
+"""How good a yes-or-no answer is: pure functions of who is called, each over many sets of patient weights at once.
+
+Shapes as in `mil.targets.metrics`: every measure returns (B,), NaN where a draw has nobody in its denominator.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import numpy as np
+
+from mil.targets.base import Measure
+from mil.targets.metrics import finite, ones, percentile_interval
+from wsi.arrays import Bools, Floats
+from wsi.recipe import Json
+
+Cells = tuple[Floats, Floats, Floats, Floats]
+"""True and false positives, false and true negatives, (B,) each."""
+
+NAMES: Mapping[str, str] = {
+    "sensitivity": "Sensitivity",
+    "specificity": "Specificity",
+    "ppv": "PPV",
+    "npv": "NPV",
+    "f1": "F1",
+    "mcc": "MCC",
+}
+
+
+def cells(positive_N: Bools, called_N: Bools, weights_BN: Floats) -> Cells:
+    """Return the four cells of the table of truth and answer."""
+    pairs = [(True, True), (False, True), (True, False), (False, False)]
+    counted = [weights_BN @ ((positive_N == has) & (called_N == said)).astype(np.float64) for has, said in pairs]
+    return counted[0], counted[1], counted[2], counted[3]
+
+
+def _over(part_B: Floats, whole_B: Floats) -> Floats:
+    return np.asarray(part_B / np.where(whole_B > 0, whole_B, np.nan))
+
+
+def _mcc(tp: Floats, fp: Floats, fn: Floats, tn: Floats) -> Floats:
+    """Return Matthews' correlation; 0 where one answer is given to all, as its limit is."""
+    spread = np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
+    one_class = (tp + fn == 0) | (tn + fp == 0)
+    found = np.where(spread > 0, (tp * tn - fp * fn) / np.where(spread > 0, spread, 1), 0.0)
+    return np.asarray(np.where(one_class, np.nan, found))
+
+
+_FORMULAS: Mapping[str, Callable[[Floats, Floats, Floats, Floats], Floats]] = {
+    "sensitivity": lambda tp, fp, fn, tn: _over(tp, tp + fn),
+    "specificity": lambda tp, fp, fn, tn: _over(tn, tn + fp),
+    "ppv": lambda tp, fp, fn, tn: _over(tp, tp + fp),
+    "npv": lambda tp, fp, fn, tn: _over(tn, tn + fn),
+    "f1": lambda tp, fp, fn, tn: _over(2 * tp, 2 * tp + fp + fn),
+    "mcc": _mcc,
+}
+_SHARE_OF: Mapping[str, tuple[int, int]] = {"sensitivity": (0, 2), "specificity": (3, 1), "ppv": (0, 1), "npv": (3, 2)}
+"""Of which cells a share is the first over both."""
+
+
+def measures(positive_N: Bools, called_N: Bools) -> dict[str, Measure]:
+    """Return sensitivity, specificity, PPV, NPV, F1 and MCC by name."""
+
+    def measured(name: str, weights_BN: Floats) -> Floats:
+        return _FORMULAS[name](*cells(positive_N, called_N, weights_BN))
+
+    return {name: partial(measured, name) for name in _FORMULAS}
+
+
+def told_of_calls(positive_N: Bools, called_N: Bools, draws_BN: Floats, groups: int | None = None) -> Json:
+    """Return the four cells, and each measure with its 95 % interval over draws of patients.
+
+    A share of 0 or 1 does not change whoever is drawn: in place of an interval without width stands the exact one
+    (Clopper and Pearson, Biometrika 1934) of that share among the patients concerned, or among the ``groups``, where
+    rows that hang together are drawn together and are fewer.
+    """
+    counts = cells(positive_N, called_N, ones(len(positive_N)))
+    found: Json = {name: int(own[0]) for name, own in zip(("tp", "fp", "fn", "tn"), counts, strict=True)}
+    drawn = cells(positive_N, called_N, draws_BN)
+    for name, formula in _FORMULAS.items():
+        value, (low, high) = float(formula(*counts)[0]), percentile_interval(formula(*drawn))
+        if name in _SHARE_OF and value in (0.0, 1.0):
+            size = int(sum(counts[cell][0] for cell in _SHARE_OF[name]))
+            low, high = exact_at_the_end(value, min(size, groups or size))
+        found[name] = finite({"value": value, "low": low, "high": high})
+    return found
+
+
+def exact_at_the_end(share: float, size: int) -> tuple[float, float]:
+    """Return the exact 95 % interval of a share of 0 or 1 of so many."""
+    width = 0.025 ** (1 / size)
+    return (width, 1.0) if share == 1 else (0.0, 1 - width)

@@ -1,0 +1,1 @@
+"""When a run should say no: sets of classes that hold the truth as often as promised, and answers held back."""

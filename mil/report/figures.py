@@ -109,6 +109,8 @@ def plot_figure(plot: Plot) -> str:
     axes.set(xlabel=plot.x_label, ylabel=plot.y_label)
     if plot.shares:
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    if plot.y_range is not None:
+        axes.set(ylim=plot.y_range)
     if plot.legend is not None:
         for text in axes.legend(loc=plot.legend, fontsize=8, handlelength=3.4, frameon=False).get_texts():
             text.set_parse_math(False)
@@ -126,6 +128,8 @@ def _draw_line(axes: "Axes", line: Line, look: dict[str, Any], number: int) -> N
         axes.set(xlim=(0, None), ylim=(0, 1.02))
     else:
         axes.plot(line.x_N, line.y_N, **look)
+    if line.band_2N is not None:
+        axes.fill_between(line.x_N, *line.band_2N, color=look["color"], alpha=0.15, lw=0)
     if line.marks_P is not None:
         at = np.searchsorted(line.x_N, line.marks_P, side="right") - 1
         axes.plot(line.marks_P, line.y_N[at], "|", color=look["color"], ms=5, mew=0.8)

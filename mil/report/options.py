@@ -27,15 +27,24 @@ class ReportOptions(Run, Claims):
     """Folder of <image id>.geojson: tell, slide by slide, whether the attention lies in the drawn regions."""
     annotation_class: tuple[str, ...] = ()
     """Only regions of this class; otherwise all but those that QuPath ignores (*)."""
+    operating: Annotated[tuple[str, ...], Option(commas=True)] = ("youden", "sensitivity=0.95", "specificity=0.95")
+    """Cuts to judge answers by: youden, sensitivity=SHARE, specificity=SHARE, cost=NUMBER (a miss in false alarms)."""
     pdf: bool = False
     """Print it, too, as report.pdf, by the Chromium or Google Chrome of this machine, or what CHROME names."""
 
     def __post_init__(self) -> None:
         check(self)
+        self._check_rules()
         if self.annotations is not None and not (self.bags and self.stores):
             raise RequestError("--annotations: expected --bags and --stores beside it")
         if self.annotation_class and self.annotations is None:
             raise RequestError("--annotation-class: expected --annotations beside it")
+
+    def _check_rules(self) -> None:
+        from mil.evaluation.decisions.rules import parse_rule
+
+        for rule in self.operating:
+            parse_rule(rule)
 
 
 @dataclass(frozen=True, kw_only=True)

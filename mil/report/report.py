@@ -5,10 +5,10 @@ import json
 import time
 from pathlib import Path
 
-import numpy as np
 import tomli_w
 
 from mil.evaluation.bootstrap import draw_patients
+from mil.evaluation.decisions.rules import DEFAULT, parse_rule
 from mil.evaluation.evaluate import heat_map_folder
 from mil.evaluation.examples import choose
 from mil.heads import has_attention
@@ -16,6 +16,7 @@ from mil.heatmaps.heatmap import heatmap
 from mil.heatmaps.options import HeatmapOptions
 from mil.report.card import model_card
 from mil.report.cases import cases_table
+from mil.report.decisions.decided import FILE, Decided, decide_out_of_fold
 from mil.report.figures import history_figures, plot_figure
 from mil.report.localisation import Localisation, localise, read_localisation, write_localisation
 from mil.report.options import ReportOptions
@@ -50,7 +51,9 @@ def report(options: ReportOptions, progress: Progress | None = None) -> Summary:
     write_text(run.path / "model_card.md", model_card(evidence))
     progress.advance(1)
     drawn = [*_draw_examples(options, evidence), *_localise(options, progress)]
-    text = page(evidence, options.pages)
+    decided = decide_out_of_fold(evidence, [parse_rule(own) for own in options.operating])
+    run.write_json(FILE, decided.told)
+    text = page(evidence, options.pages, decided)
     write_text(run.path / "report.html", text)
     progress.advance(1)
     done = [Outcome(str(run.path / "report.html"), Status.DONE)]
@@ -96,14 +99,14 @@ def _draw_examples(options: ReportOptions, evidence: Evidence) -> list[Outcome]:
     return heatmap(request).ended(Status.FAILED)
 
 
-def page(evidence: Evidence, pages: Path | None = None) -> str:
+def page(evidence: Evidence, pages: Path | None = None, decided: Decided | None = None) -> str:
     """Return report.html; ``pages``: the folder of the slides' pages, where it is not beside the report."""
     run, truth, recipe = evidence.run, evidence.truth, evidence.config["recipe"]
+    decided = decided or decide_out_of_fold(evidence, [parse_rule(rule) for rule in DEFAULT])
     keys = [key for key in truth.metrics if key in evidence.own]
     shown = {evidence.title(name): told for name, told in evidence.told.items()}
     draws = draw_patients(len(evidence.patients), 0, CURVE_DRAWS)
-    folds = np.array([int(row["fold"]) for row in evidence.patients])
-    usable = np.array([int(row["n_tiles"]) > 0 for row in evidence.patients])
+    folds, usable = evidence.folds_P, evidence.usable_P
     area = number(evidence.first(evidence.head), ".2f")
     folder = heat_map_folder(run)
     chosen = choose(run.predicts, evidence.slides, evidence.classes, {path.stem for path in folder.glob("*.png")})
@@ -124,6 +127,9 @@ def page(evidence: Evidence, pages: Path | None = None) -> str:
         curves=[
             (plot_figure(plot), plot) for plot in truth.plots(shown, evidence.title(evidence.head), area, draws, folds)
         ],
+        decided=decided,
+        decision_figures=[(plot_figure(plot), plot) for plot in decided.decision_plots],
+        abstention_figures=[(plot_figure(plot), plot) for plot in decided.abstention_plots],
         attention=has_attention(evidence.head),
         maps=[(image_id, caption, _jpeg_uri(folder / f"{image_id}.png")) for image_id, caption in chosen],
         history=history_figures(*losses),

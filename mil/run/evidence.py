@@ -10,7 +10,7 @@ from mil.run.checks import checked_table, damaged
 from mil.run.folder import RunFolder
 from mil.run.protocol import about_encoder, about_few, about_probe
 from mil.targets import Target
-from wsi.arrays import Floats
+from wsi.arrays import Bools, Floats, Ints
 from wsi.errors import RequestError
 from wsi.recipe import Json
 
@@ -73,6 +73,28 @@ class Evidence:
         """Return what the bags tell of their encoder, or of each; empty for bags of other tools."""
         found: Json | list[Json] = json.loads(self.config["about"]["encoder"])
         return found if isinstance(found, list) else [found]
+
+    @property
+    def groups(self) -> list[str]:
+        """Return who hang together and are drawn together: the patients, of slides judged by themselves, too."""
+        person = {row["image_id"]: row["patient_id"] for row in self.slides}
+        by_slide = self.run.unit_column == "image_id"
+        return [person[row["patient_id"]] if by_slide else row["patient_id"] for row in self.patients]
+
+    @property
+    def folds_P(self) -> Ints:
+        """Return the fold of each patient."""
+        return np.array([int(row["fold"]) for row in self.patients], np.int64)
+
+    @property
+    def usable_P(self) -> Bools:
+        """Return which patients have tiles."""
+        return np.array([int(row["n_tiles"]) > 0 for row in self.patients], bool)
+
+    @property
+    def scored_P(self) -> Bools:
+        """Return which patients count in the metrics."""
+        return self.usable_P | self.truth.counts_unjudged
 
     @property
     def scored(self) -> int:

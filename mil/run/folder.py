@@ -7,6 +7,7 @@ fold<f>/seed<s>/                     weights.safetensors  model.json  scores.csv
 baselines/<head>/fold<f>/seed<s>/    the same for the heads trained for comparison
 baselines/oof.csv                    out-of-fold predictions of every model and baseline
 heatmaps/<image_id>.png, .csv        the examples in the report
+decisions.json                       what can be decided by the answers: the report's numbers
 others.csv                           slides that were trained on only, where there are such
 """
 
@@ -31,7 +32,16 @@ from wsi.files.replace import remove
 from wsi.recipe import Recipe, recipe_hash, refuse_other_recipe
 
 _TABLES = ("splits.csv", "others.csv", "oof.csv")
-_TOP = ("config.toml", *_TABLES, "metrics.json", "calibration.json", "report.html", "report.pdf", "model_card.md")
+_TOP = (
+    "config.toml",
+    *_TABLES,
+    "metrics.json",
+    "calibration.json",
+    "decisions.json",
+    "report.html",
+    "report.pdf",
+    "model_card.md",
+)
 _MODEL = ("weights.safetensors", "model.json", "scores.csv", "history.csv", "checkpoint.safetensors", EVENTS)
 _PARTIAL = re.compile(r"\..+\.\d+\.partial")
 

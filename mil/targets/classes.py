@@ -193,7 +193,7 @@ class ClassTarget(Target):
             curves = {name: (self.labels_N == c, first[:, c]) for c, name in enumerate(self.names)}
         weights, asked = balanced(self.labels_N, n_classes), range(int(n_classes == 2), n_classes)
         lines = (reliability(self.names[c], self.labels_N == c, first[:, c], weights, draws_BP) for c in asked)
-        return [roc_plot(curves, area), calibration_plot(tuple(lines), weighted=True)]
+        return [roc_plot(curves, area, folds_P, n_classes == 2), calibration_plot(tuple(lines), weighted=True)]
 
     @classmethod
     def said(cls, told_C: Floats, names: Sequence[str]) -> str:

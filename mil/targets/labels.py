@@ -136,7 +136,7 @@ class LabelsTarget(Unclassed):
             true_P, told_P = self.present_NC[known_P, c] == 1, told[own][known_P, c]
             curves[name] = true_P, told_P
             lines.append(reliability(name, true_P, told_P, np.ones(len(true_P)), draws_BP[:, known_P]))
-        return [roc_plot(curves, area), calibration_plot(tuple(lines), weighted=False)]
+        return [roc_plot(curves, area, folds_P, False), calibration_plot(tuple(lines), weighted=False)]
 
     @classmethod
     def said(cls, told_C: Floats, names: Sequence[str]) -> str:

@@ -28,6 +28,8 @@ class Line:
     """Of patients followed over time, when each was last seen: how many still are stands beneath the figure."""
     marks_P: Floats | None = None
     """Where a small stroke stands on steps."""
+    band_2N: Floats | None = None
+    """Of a line: the lower and the upper end of its interval."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,31 +48,53 @@ class Plot:
     """A dashed line from end to end, on which the two axes are equal."""
     shares: bool = False
     """Both axes are shares from 0 to 1."""
+    y_range: tuple[float, float] | None = None
+    """Ends of the y axis, where what lies beyond them says nothing."""
 
 
-def roc_plot(curves: Mapping[str, tuple[Bools, Floats]], area: str) -> Plot:
-    """Return a ROC curve of each name's truth and scores; ``area`` tells the first one's."""
+def roc_plot(curves: Mapping[str, tuple[Bools, Floats]], area: str, folds_P: Ints, of_one: bool) -> Plot:
+    """Return a ROC curve of each name's truth and scores, patients of all folds together.
+
+    ``area`` tells the run's AUC, which compares patients of one fold; ``of_one``: the first curve is the run's own,
+    else each is one of its outputs.
+    """
+    lines = tuple(Line(name, *roc_curve(*own)) for name, own in curves.items())
+    areas = [float(np.trapezoid(line.y_N, line.x_N)) for line in lines]
+    drawn = f"{areas[0] if of_one else np.mean(areas):.2f}"
+    whose = "of this run's model is" if of_one else "has a mean over the curves of"
+    folds = f", patients of all folds together; the AUC within folds is {area}" if len(np.unique(folds_P)) > 1 else ""
     return Plot(
-        lines=tuple(Line(name, *roc_curve(*own)) for name, own in curves.items()),
+        lines=lines,
         x_label="false positive rate",
         y_label="true positive rate",
-        alt=f"ROC curves; the model of this run has an area of {area}",
-        caption="ROC: true against false positive rate over all thresholds. The dashed line is chance.",
+        alt=f"ROC curves; the area {whose} {drawn}",
+        caption=f"ROC: true against false positive rate over all thresholds. The area {whose} {drawn}{folds}. The "
+        "dashed line is chance.",
         legend="lower right",
         diagonal=True,
         shares=True,
     )
 
 
-def calibration_plot(lines: tuple[Line, ...], weighted: bool) -> Plot:
-    """Return predicted against observed shares; ``weighted`` so that classes count equally."""
+def calibration_plot(lines: tuple[Line, ...], weighted: bool, moved: str = "") -> Plot:
+    """Return predicted against observed shares; ``weighted`` so that classes count equally.
+
+    ``moved``: to which prevalence the probabilities were moved from that for which they are told.
+    """
+    if weighted:
+        holds = (
+            "as told, for classes that are equally common: on the dashed line, of patients told 70 %, 70 % have it, "
+        )
+        holds += "where patients are weighted so that all classes count equally"
+    else:
+        holds = f"{moved or 'patients as they are'}: on the dashed line, of patients told 70 %, 70 % have it"
     return Plot(
         lines=lines,
         x_label="predicted probability",
         y_label="observed share" + " (classes weighted equally)" * weighted,
-        alt="Predicted probability against observed share of patients",
-        caption="Calibration: on the dashed line a stated 70 % is right in 70 %. Bins of equal numbers of patients; "
-        "bars are 95 % intervals" + "; classes are weighted equally" * weighted + ".",
+        alt="Predicted probability against observed share of patients" + ", classes weighted equally" * weighted,
+        caption=f"Calibration {holds}. {BINS} groups of equally many patients, by probability; bars are 95 % "
+        "intervals.",
         legend="upper left",
         diagonal=True,
         shares=True,

@@ -1,4 +1,4 @@
-"""What a decision is made of: yes-or-no questions that a target's probabilities answer, and the prevalence they stand for.
+"""What a decision is made of: yes-or-no questions that probabilities answer, and the prevalence they stand for.
 
 Probabilities of classes are told for equal class priors. What they are where the classes are as frequent as somewhere
 follows from Bayes' rule; the density ratio of the classes, which the features show, stays.
@@ -38,7 +38,7 @@ class Question:
 
 
 def at_prevalence(probs_NC: Floats, prevalence_C: Floats) -> Floats:
-    """Return probabilities (N, C) for classes of this prevalence, (C,) or for each row (N, C), from those for equal ones.
+    """Return probabilities (N, C) for classes of this prevalence, (C,) or (N, C) row by row, from those for equal ones.
 
     Source: Saerens, Latinne and Decaestecker, Neural Computation 2002, equation 2.4.
     """

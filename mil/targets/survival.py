@@ -144,8 +144,8 @@ class SurvivalTarget(Unclassed):
                 alt="Share of patients without the event over time, in the halves of higher and of lower predicted "
                 "risk",
                 caption="Kaplan-Meier curves of the halves of higher and of lower risk, each patient against the "
-                "median of the fold, by models that never saw the patients. Small strokes: last seen without the "
-                "event. Beneath: how many were still followed.",
+                f"median{' of the fold' * (len(np.unique(folds_P)) > 1)}, by models that never saw the patients. Small "
+                "strokes: last seen without the event. Beneath: how many were still followed.",
                 legend="upper right",
             )
         ]

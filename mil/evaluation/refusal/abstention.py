@@ -5,6 +5,7 @@ Source: El-Yaniv and Wiener, JMLR 2010 (risk and coverage); Geifman, Uziel and E
 
 import numpy as np
 
+from mil.evaluation.decisions.called import exact_at_the_end
 from mil.targets.metrics import finite, percentile_interval
 from wsi.arrays import Bools, Floats
 from wsi.recipe import Json
@@ -38,11 +39,18 @@ def area(wrong_N: Bools, doubt_N: Floats) -> float:
     return float(risks(wrong_N, doubt_N, np.ones((1, len(wrong_N))), shares)[0].mean())
 
 
-def told_of_abstention(wrong_N: Bools, doubt_N: Floats, draws_BN: Floats) -> Json:
-    """Return the share of wrong answers where only the surest get one, with 95 % intervals, and the area."""
+def told_of_abstention(wrong_N: Bools, doubt_N: Floats, draws_BN: Floats, groups: int | None = None) -> Json:
+    """Return the share of wrong answers where only the surest get one, with 95 % intervals, and the area.
+
+    Where no answer is wrong, or each, the interval is the exact one, of so many patients or ``groups`` of rows.
+    """
+    size = groups or len(wrong_N)
     shares = np.array(SHOWN)
     values = risks(wrong_N, doubt_N, np.ones((1, len(wrong_N))), shares)[0]
-    ends = [percentile_interval(own_B) for own_B in risks(wrong_N, doubt_N, draws_BN, shares).T]
+    ends = [
+        exact_at_the_end(value, max(1, int(share * size))) if value in (0.0, 1.0) else percentile_interval(own_B)
+        for share, value, own_B in zip(SHOWN, values, risks(wrong_N, doubt_N, draws_BN, shares).T, strict=True)
+    ]
     rows = [
         {"answered": share, **finite({"value": float(value), "low": low, "high": high})}
         for share, value, (low, high) in zip(SHOWN, values, ends, strict=True)

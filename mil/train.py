@@ -220,7 +220,7 @@ def _report(run: _Run, cohort: Cohort, notes: Sequence[str], progress: Progress)
     folds = data.folds[data.folds >= 0]
     tested = cohort.take(range(len(folds)))
     progress.begin("evaluate", 2, "steps")
-    evaluate(run.folder, options, tested, folds, run.stores, notes)
+    evaluate(run.folder, options, tested, folds, run.stores, notes, data.bags.headers)
     progress.advance(1)
     drawn = report(ReportOptions(run=run.folder.path, bags=options.bags, stores=options.stores)).ended(Status.FAILED)
     progress.advance(1)

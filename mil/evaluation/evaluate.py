@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from features.bags.bag import BagHeader
 from mil.data.cohort import Cohort
 from mil.evaluation.baselines import baselines
 from mil.evaluation.bootstrap import REPLICATES, draw_groups, estimates
 from mil.evaluation.oof import OutOfFold, Patients, collect, of_slides, patients_of, write_all_models, write_oof
 from mil.evaluation.probe import center_probe
+from mil.evaluation.refusal.familiar import slides_known
 from mil.run.folder import RunFolder
+from mil.run.known import write_known
 from mil.targets.base import Measure
 from mil.targets.metrics import confusion, ones
 from mil.training.options import TrainOptions
@@ -46,8 +49,12 @@ def evaluate(
     folds: Ints,
     stores: Sequence[TileStore],
     notes: Sequence[str],
+    headers: Mapping[str, BagHeader] | None = None,
 ) -> None:
-    """Write oof.csv, baselines/oof.csv, calibration.json and metrics.json."""
+    """Write oof.csv, baselines/oof.csv, calibration.json, metrics.json, and known.safetensors.
+
+    ``headers``: of the bags, by image id, for what the last one keeps beside their features.
+    """
     patients = patients_of(cohort, folds)
     outs = {head: collect(run, head, cohort, folds, options) for head in options.heads}
     simpler, colour_failures = baselines(cohort, patients, stores)
@@ -58,6 +65,9 @@ def evaluate(
     (run.path / "baselines").mkdir(exist_ok=True)
     write_all_models(run.path / "baselines" / "oof.csv", patients, told)
     run.write_json("calibration.json", _calibration(found))
+    known = slides_known(cohort, headers or {}, stores)
+    if known is not None:
+        write_known(run.path, known)
     run.write_json("metrics.json", _metrics(options, found, warnings, stores))
 
 

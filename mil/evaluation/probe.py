@@ -48,11 +48,12 @@ def _patient_means(cohort: Cohort, patients: Patients) -> list[Floats | None]:
     own: dict[str, list[Floats]] = {}
     for patient, bag in zip(cohort.patient_ids, cohort.bags, strict=True):
         if len(bag):
-            own.setdefault(patient, []).append(_mean(bag))
+            own.setdefault(patient, []).append(mean_of(bag))
     return [np.mean(own[patient], axis=0) if patient in own else None for patient in patients.ids]
 
 
-def _mean(bag: BagRows) -> Floats:
+def mean_of(bag: BagRows) -> Floats:
+    """Return the mean features (D,) of a bag, of at most `ROWS` tiles, evenly spread."""
     rows = np.unique(np.linspace(0, len(bag) - 1, min(ROWS, len(bag))).astype(np.int64))
     return np.asarray(np.asarray(bag[rows]).mean(axis=0, dtype=np.float64))
 

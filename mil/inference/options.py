@@ -43,12 +43,29 @@ class PredictOptions(SlideOptions, Manifest, Overwriting, Claims):
     """Table to write: patient_id, then one column per class. <name>.json beside it says how it was made."""
     combine: Combination = "mean"
     """How several runs are combined, as `gigamil compare` has them."""
+    prevalence: Annotated[tuple[str, ...], Option(commas=True)] = ()
+    """Shares of the classes where the patients come from, CLASS=SHARE,...: for probabilities there; otherwise equal."""
 
     def __post_init__(self) -> None:
         check(self)
+        _ = self.shares
         _check_name(self.out, ".csv")
         if not self.items:
             raise RequestError("expected slides or bags, found none")
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Return the prevalence of the classes that it tells; `RequestError` where it cannot be read."""
+        found = {}
+        for text in self.prevalence:
+            name, sign, share = text.rpartition("=")
+            try:
+                found[name] = float(share)
+            except ValueError:
+                sign = ""
+            if not sign or not name:
+                raise RequestError(f"--prevalence {text}: expected CLASS=SHARE, such as LAA=0.2")
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ fold<f>/seed<s>/                     weights.safetensors  model.json  scores.csv
 baselines/<head>/fold<f>/seed<s>/    the same for the heads trained for comparison
 baselines/oof.csv                    out-of-fold predictions of every model and baseline
 heatmaps/<image_id>.png, .csv        the examples in the report
+known.safetensors                    what is kept of the slides trained on, to tell what is unlike them
 decisions.json                       what can be decided by the answers: the report's numbers
 others.csv                           slides that were trained on only, where there are such
 """
@@ -38,6 +39,7 @@ _TOP = (
     "metrics.json",
     "calibration.json",
     "decisions.json",
+    "known.safetensors",
     "report.html",
     "report.pdf",
     "model_card.md",

@@ -10,6 +10,7 @@ import numpy as np
 
 from mil.evaluation.bootstrap import REPLICATES, draw_groups
 from mil.evaluation.decisions.decide import Answered, Chosen, chosen_on_others, decisions
+from mil.evaluation.decisions.new_patients import answered_by
 from mil.evaluation.decisions.rules import Rule
 from mil.evaluation.refusal.abstention import told_of_abstention
 from mil.evaluation.refusal.conformal import ALPHAS, coverage, sets_by_others
@@ -39,20 +40,6 @@ class Decided:
     """Among whom the classes have the shares to which probabilities "at the cohort's prevalence" are moved."""
     set_by: str
     """Who rules classes out."""
-
-
-def answered_by(evidence: Evidence) -> Answered:
-    """Return what a run's own head tells of its patients out of fold, those that count in the metrics."""
-    chosen_P, truth, folds_P = evidence.scored_P, evidence.truth, evidence.folds_P
-    prevalence_PC = truth.blind(folds_P) if truth.groups else np.zeros((len(folds_P), len(evidence.classes)))
-    return Answered(
-        truth=truth.of(chosen_P),
-        told_PC=evidence.told[evidence.head][chosen_P],
-        prevalence_PC=prevalence_PC[chosen_P],
-        folds_P=folds_P[chosen_P],
-        groups=[own for own, fine in zip(evidence.groups, chosen_P, strict=True) if fine],
-        seed=int(evidence.config["recipe"].get("seed", 0)),
-    )
 
 
 def decide_out_of_fold(evidence: Evidence, rules: Sequence[Rule]) -> Decided:

@@ -1,0 +1,143 @@
+"""Slides unlike all that a run was trained on: how far their mean features lie from those of the known slides.
+
+The distance is the mean to the five nearest known slides of other patients, each feature in units of its spread among
+the known slides (Sun et al., Out-of-Distribution Detection with Deep Nearest Neighbors, ICML 2022). What is unlike is
+decided by how far the known slides lie from each other: of n of them ``floor(0.01 (n + 1))`` may lie further off, so
+that a slide like the known ones is called unlike with a probability of 1 % (conformal; of fewer than 99 known slides
+with 1 / (n + 1), where none may).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import floor
+
+import numpy as np
+
+from features.bags.bag import BagHeader
+from mil.data.cohort import Cohort
+from mil.evaluation.baselines import mean_colours
+from mil.evaluation.probe import mean_of
+from mil.run.folder import RunFolder
+from mil.run.known import KnownSlides, read_known
+from wsi.arrays import Floats
+from wsi.recipe import Json
+from wsi.store.tile_store import TileStore
+
+NEAREST = 5
+REFUSED = 0.01
+"""Share of slides like the known ones that may be called unlike."""
+LEAST_KNOWN = 20
+"""Slides below which nothing is called unlike: the furthest of few is not far."""
+_LEAST_SPREAD = 0.05
+"""Of a feature, as a share of the features' typical spread: one that hardly differs among the known says little."""
+_SLACK = 1e-9
+
+
+def slides_known(cohort: Cohort, headers: Mapping[str, BagHeader], stores: Sequence[TileStore]) -> KnownSlides | None:
+    """Return what is kept of the slides that have tiles; None where none has."""
+    chosen = np.flatnonzero(cohort.usable_N).tolist()
+    if not chosen:
+        return None
+    ids = [cohort.image_ids[i] for i in chosen]
+    colours, _ = mean_colours([store for store in stores if store.image_id in set(ids)])
+    told = [headers.get(image_id) for image_id in ids]
+    return KnownSlides(
+        image_ids=tuple(ids),
+        patient_ids=tuple(cohort.groups[i] for i in chosen),
+        centers=tuple(cohort.center_ids[i] or "" for i in chosen),
+        contents=tuple("" if own is None else own.content_sha256 for own in told),
+        means_SD=np.stack([mean_of(cohort.bags[i]) for i in chosen]),
+        mpp_S=np.array([np.nan if own is None else mpp_of(own) for own in told]),
+        colour_SC=np.array([colours.get(image_id, np.full(3, np.nan)) for image_id in ids]),
+    )
+
+
+def mpp_of(header: BagHeader) -> float:
+    """Return the um/px of the slide's file, as its bag tells it; NaN where it does not."""
+    tiling = header.recipe.get("tiling")
+    found = tiling.get("slide_mpp") if isinstance(tiling, dict) else None
+    return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else float("nan")
+
+
+@dataclass(frozen=True, slots=True)
+class Familiar:
+    """The known slides, ready to be compared with."""
+
+    center_D: Floats
+    spread_D: Floats
+    points_SD: Floats
+    """In units of the spread."""
+    patients: tuple[str, ...]
+    furthest: float
+    """From this distance on a slide is unlike the known ones."""
+    false_alarms: float
+    """The chance that a slide like them is called unlike."""
+
+    def distances(self, means_ND: Floats) -> Floats:
+        """Return how far slides (N,) lie from their nearest known ones."""
+        return nearest_mean((means_ND - self.center_D) / self.spread_D, self.points_SD)
+
+
+def familiar_of(known: KnownSlides) -> Familiar | None:
+    """Return the known slides, ready to be compared with; None of fewer than `LEAST_KNOWN`, or of one patient."""
+    if len(known) < LEAST_KNOWN or len(set(known.patient_ids)) < 2:
+        return None
+    center_D, spread_D = known.means_SD.mean(axis=0), known.means_SD.std(axis=0)
+    spread_D = np.maximum(spread_D, max(_LEAST_SPREAD * float(np.sqrt(np.mean(spread_D**2))), 1e-12))
+    points_SD = (known.means_SD - center_D) / spread_D
+    owners = np.array(known.patient_ids, dtype=object)
+    own_S = np.array(
+        [float(nearest_mean(points_SD[i : i + 1], points_SD[owners != owners[i]])[0]) for i in range(len(owners))]
+    )
+    n = len(own_S)
+    allowed = floor(REFUSED * (n + 1) + _SLACK)
+    furthest = float(np.sort(own_S)[n - allowed]) if allowed else float(own_S.max())
+    return Familiar(center_D, spread_D, points_SD, known.patient_ids, furthest, max(allowed, 1) / (n + 1))
+
+
+def nearest_mean(asked_ND: Floats, known_SD: Floats) -> Floats:
+    """Return the mean Euclidean distance (N,) to the nearest known points."""
+    most = min(NEAREST, len(known_SD))
+    squares_NS = (asked_ND**2).sum(axis=1)[:, None] + (known_SD**2).sum(axis=1)[None] - 2 * asked_ND @ known_SD.T
+    distances_NS = np.sqrt(np.maximum(squares_NS, 0.0))
+    return np.asarray(np.partition(distances_NS, most - 1, axis=1)[:, :most].mean(axis=1))
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """Which of some slides are unlike all that a run knows."""
+
+    told: Json
+    """JSON values; empty where it cannot be told."""
+    notes: tuple[str, ...]
+    """For a person."""
+
+
+def unlike_known(run: RunFolder, asked: Cohort) -> Alarm:
+    """Return which slides are further from the known ones than these are from each other, and what cannot be told."""
+    asked = asked.by_patient() if run.recipe.get("aggregate") == "bag" else asked
+    known = read_known(run.path)
+    if known is None:
+        why = "an earlier version trained the run and kept nothing of its slides"
+        return Alarm({}, (f"slides unlike all known ones cannot be told: {why}",))
+    familiar, chosen = familiar_of(known), np.flatnonzero(asked.usable_N).tolist()
+    if familiar is None:
+        why = f"the run knows {len(known)} slides, expected {LEAST_KNOWN} or more, of two patients"
+        return Alarm({}, (f"slides unlike all known ones cannot be told: {why}",))
+    if not chosen:
+        return Alarm({}, ())
+    distances = familiar.distances(np.stack([mean_of(asked.bags[i]) for i in chosen])).tolist()
+    told = dict(zip((asked.image_ids[i] for i in chosen), distances, strict=True))
+    unlike = [name for name, own in told.items() if own > familiar.furthest]
+    notes: tuple[str, ...] = ()
+    if unlike:
+        shown = f"{', '.join(unlike[:10])}{' ...' if len(unlike) > 10 else ''}"
+        line = (
+            f"{len(unlike)} of {len(told)} slides are like none of the {len(known)} known ones (by chance "
+            f"{familiar.false_alarms:.1%} would be): do not trust what is predicted of them: {shown}"
+        )
+        notes = (line,)
+    return Alarm(
+        {"threshold": familiar.furthest, "false_alarms": familiar.false_alarms, "distances": told, "unlike": unlike},
+        notes,
+    )

@@ -136,6 +136,11 @@ _ALL = (
         "mil.inference.options:PredictOptions", "mil.inference.predict:predict",
     ),
     Verb(
+        "evaluate", RUNS, "Judge a second, labelled cohort by a finished run: the same report, nothing fitted anew.",
+        "mil.external.options:EvaluateOptions", "mil.external.evaluate:evaluate",
+        more="Patients whom the run was trained on are refused, or with --overlap leave-out left out and named.",
+    ),
+    Verb(
         "heatmap", RUNS, "Draw where the model looked: attention over the slide, the tiles it looked at most, a table.",
         "mil.heatmaps.options:HeatmapOptions", "mil.heatmaps.heatmap:heatmap",
         more="Without --image-id or --all: the slides of most interest, up to a dozen: of each class the surest right "

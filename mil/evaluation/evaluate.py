@@ -12,7 +12,7 @@ from features.bags.bag import BagHeader
 from mil.data.cohort import Cohort
 from mil.evaluation.baselines import baselines
 from mil.evaluation.bootstrap import REPLICATES, draw_groups, estimates
-from mil.evaluation.oof import OutOfFold, Patients, collect, of_slides, patients_of, write_all_models, write_oof
+from mil.evaluation.oof import OutOfFold, Patients, collect, of_slides, patients_of, write_oof
 from mil.evaluation.probe import center_probe
 from mil.evaluation.refusal.familiar import slides_known
 from mil.run.folder import RunFolder
@@ -26,7 +26,7 @@ from wsi.store.tile_store import TileStore
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class Found:
     """What a run's models and the baselines tell of the patients."""
 
     cohort: Cohort
@@ -59,7 +59,7 @@ def evaluate(
     outs = {head: collect(run, head, cohort, folds, options) for head in options.heads}
     simpler, colour_failures = baselines(cohort, patients, stores)
     told = {**{head: oof.patient_told_PC for head, oof in outs.items()}, **simpler}
-    found = _Found(cohort, folds, patients, outs[options.head], told)
+    found = Found(cohort, folds, patients, outs[options.head], told)
     warnings = [*notes, *(f"mean colour of {i}: {reason}" for i, reason in sorted(colour_failures.items()))]
     write_oof(run.path / "oof.csv", cohort, folds, patients, found.own)
     (run.path / "baselines").mkdir(exist_ok=True)
@@ -76,7 +76,7 @@ def evidence_of(stores: Sequence[TileStore]) -> list[str]:
     return sorted(store.image_id for store in stores)
 
 
-def _calibration(found: _Found) -> Json:
+def _calibration(found: Found) -> Json:
     own = found.own
     if not found.cohort.target.calibrated:
         return own.calibration.as_dict()
@@ -89,7 +89,7 @@ def _calibration(found: _Found) -> Json:
     }
 
 
-def _metrics(options: TrainOptions, found: _Found, warnings: Sequence[str], stores: Sequence[TileStore]) -> Json:
+def _metrics(options: TrainOptions, found: Found, warnings: Sequence[str], stores: Sequence[TileStore]) -> Json:
     cohort, patients, target = found.cohort, found.patients, found.patients.target
     return {
         "head": options.head,
@@ -100,12 +100,12 @@ def _metrics(options: TrainOptions, found: _Found, warnings: Sequence[str], stor
         **_unjudged(found),
         "unit": options.unit,
         "bootstrap": {"unit": "patient", "replicates": REPLICATES, "interval": "95 % percentile"},
-        "models": _models(found, options.seed),
-        "slide_level": _slide_level(found),
+        "models": metrics_of_models(found, options.seed),
+        "slide_level": metrics_of_slides(found),
         **({"confusion": confusion(target.groups_N, found.own.patient_told_PC).tolist()} if target.groups else {}),
-        "folds": [_group(found, patients.folds_P == fold, fold=fold) for fold in range(options.folds)],
+        "folds": [metrics_of_group(found, patients.folds_P == fold, fold=fold) for fold in range(options.folds)],
         "centers": [
-            _group(found, np.array([own == center for own in patients.centers]), center=center or "(none)")
+            metrics_of_group(found, np.array([own == center for own in patients.centers]), center=center or "(none)")
             for center in sorted(set(patients.centers), key=lambda center: center or "")
         ],
         "center_probe": center_probe(cohort, patients, options.seed),
@@ -115,7 +115,7 @@ def _metrics(options: TrainOptions, found: _Found, warnings: Sequence[str], stor
     }
 
 
-def _unjudged(found: _Found) -> Json:
+def _unjudged(found: Found) -> Json:
     """Return how many count in the metrics, where not all do, and what is told of the others."""
     if found.cohort.target.counts_unjudged:
         return {}
@@ -126,19 +126,19 @@ def _unjudged(found: _Found) -> Json:
     }
 
 
-def _models(found: _Found, seed: int) -> Json:
+def metrics_of_models(found: Found, seed: int) -> Json:
     """Return every metric with its interval, of every model and baseline; whole groups of patients are drawn."""
     groups = [group for group, scored in zip(found.patients.groups, found.scored_P, strict=True) if scored]
     draws = draw_groups(groups, seed)
     return {name: estimates(_measures(found, told_PC, found.scored_P), draws) for name, told_PC in found.told.items()}
 
 
-def _measures(found: _Found, told_PC: Floats, chosen_P: Bools) -> Mapping[str, Measure]:
+def _measures(found: Found, told_PC: Floats, chosen_P: Bools) -> Mapping[str, Measure]:
     own = found.patients
     return own.target.of(chosen_P).measures(told_PC[chosen_P], own.folds_P[chosen_P], own.blind_PC[chosen_P])
 
 
-def _slide_level(found: _Found) -> Json:
+def metrics_of_slides(found: Found) -> Json:
     """Return the metrics of the slides, each by itself."""
     cohort, scored_S = found.cohort, found.cohort.usable_N | found.cohort.target.counts_unjudged
     blind_SC = of_slides(found.patients.blind_PC, found.patients, cohort)
@@ -152,7 +152,7 @@ def _value(measure: Measure, size: int) -> float | None:
     return value if isfinite(value) else None
 
 
-def _group(found: _Found, chosen_P: Bools, **name: Any) -> Json:
+def metrics_of_group(found: Found, chosen_P: Bools, **name: Any) -> Json:
     """Return counts and the first metrics of some patients; None where one is not defined, as a class is missing."""
     scored_P = chosen_P & found.scored_P
     measures = _measures(found, found.own.patient_told_PC, scored_P)

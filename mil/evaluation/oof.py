@@ -146,6 +146,11 @@ def _told(
 
 def write_oof(path: Path, cohort: Cohort, folds: Ints, patients: Patients, oof: OutOfFold) -> None:
     """Write oof.csv: first the slides, then the patients; logits uncalibrated, what is told calibrated."""
+    write_text(path, csv_text(oof_rows(cohort, folds, patients, oof)))
+
+
+def oof_rows(cohort: Cohort, folds: Ints, patients: Patients, oof: OutOfFold) -> list[list[Any]]:
+    """Return the rows of oof.csv, the head first."""
     names = cohort.target.names
     truth = cohort.target.columns(names)
     rows: list[list[Any]] = [
@@ -163,7 +168,7 @@ def write_oof(path: Path, cohort: Cohort, folds: Ints, patients: Patients, oof: 
         row = ["patient", patient, "", patients.centers[p] or "", *patients.target.cells(p)]
         scores = [*oof.patient_logits_PC[p].tolist(), *oof.patient_told_PC[p].tolist()]
         rows.append([*row, int(patients.folds_P[p]), tiles[patient], *scores])
-    write_text(path, csv_text(rows))
+    return rows
 
 
 def write_all_models(path: Path, patients: Patients, told: Mapping[str, Floats]) -> None:

@@ -39,7 +39,7 @@ def center_probe(cohort: Cohort, patients: Patients, seed: int) -> Json | None:
     chosen = [p for p, own in enumerate(means) if own is not None and patients.centers[p] in centers]
     features_PD = np.stack([own for own in (means[p] for p in chosen) if own is not None])
     labels_P = np.array([centers.index(str(patients.centers[p])) for p in chosen], np.int64)
-    probs_PC = _told(features_PD, labels_P, seed)
+    probs_PC = told_apart(features_PD, labels_P, seed)
     found = estimate(partial(balanced_accuracy, labels_P, probs_PC), draw_patients(len(chosen), seed))
     return {"centers": len(centers), "patients": len(chosen), "chance": 1 / len(centers), "balanced_accuracy": found}
 
@@ -58,8 +58,8 @@ def mean_of(bag: BagRows) -> Floats:
     return np.asarray(np.asarray(bag[rows]).mean(axis=0, dtype=np.float64))
 
 
-def _told(features_PD: Floats, labels_P: Ints, seed: int) -> Floats:
-    """Return probabilities of the centers (P, C), each patient's by a model of the others."""
+def told_apart(features_PD: Floats, labels_P: Ints, seed: int) -> Floats:
+    """Return probabilities of the labels (P, C), centers or what else, each patient's by a model of the others."""
     from sklearn.decomposition import PCA
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold

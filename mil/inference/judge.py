@@ -28,6 +28,11 @@ class Judged:
     """Patients of whom a slide could be judged; the others stand at what is best said of anybody."""
     slides: Cohort
     """Those without a finite answer failed, and without tiles."""
+    cohort: Cohort
+    """The same as they are judged: each slide, or a patient's slides as one bag."""
+    logits_SC: Floats
+    """Of what `cohort` holds, uncalibrated; zeros without tiles."""
+    logits_PC: Floats
 
 
 def judge(ensemble: Ensemble, slides: Sequence[Cohort], progress: Progress) -> Judged:
@@ -62,7 +67,8 @@ def judge(ensemble: Ensemble, slides: Sequence[Cohort], progress: Progress) -> J
     if not np.isfinite(values_PC).all():
         raise RequestError(f"{run.path}: its calibration gives no finite number: train the run again")
     default = run.predicts.default(lambda: run.read_json("metrics.json"), len(run.classes))
-    return Judged(patients, np.where(known_P[:, None], values_PC, default), known_P, whole)
+    told_PC = np.where(known_P[:, None], values_PC, default)
+    return Judged(patients, told_PC, known_P, whole, cohort, np.where(finite_N[:, None], logits, 0.0), logits_PC)
 
 
 def _logits(ensemble: Ensemble, cohorts: Sequence[Cohort], progress: Progress) -> Iterator[Floats]:

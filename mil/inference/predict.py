@@ -1,11 +1,11 @@
 """`gigamil predict`: a run and new slides or bags in, one row of probabilities per patient out.
 
-The table has ``patient_id``, then the classes. It is always complete: every patient of the manifest has a row, rows sum
-to 1, and who could not be judged stands at equal probabilities and is named. Of a run whose slides are judged by
-themselves (``--unit slide``) it has ``image_id``, and a row for each slide. With ``--prevalence`` probabilities stand for
-these shares of the classes in place of equal ones, and who could not be judged stands at them. Runs with another target
-give a column for each label (probabilities, each on its own), the value, or the log risk; who could not be judged stands
-at what is best said of anybody.
+The table has ``patient_id``, then the classes. It is always complete: every patient of the manifest has a row, rows
+sum to 1, and who could not be judged stands at equal probabilities and is named. Of a run whose slides are judged by
+themselves (``--unit slide``) it has ``image_id``, and a row for each slide. With ``--prevalence`` probabilities stand
+for these shares of the classes in place of equal ones, and who could not be judged stands at them. Runs with another
+target give a column for each label (probabilities, each on its own), the value, or the log risk; who could not be
+judged stands at what is best said of anybody.
 
 The JSON file beside it tells which slides are unlike all that the run was trained on. By the run's own patients, out of
 fold, it tells from which probability (for equal priors) on a patient counts as positive, and which classes cannot be

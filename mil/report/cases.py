@@ -73,7 +73,7 @@ def cases_table(evidence: Evidence, pages: Path | None) -> CasesTable:
     centers = sorted({case.center for case in found}, key=natural)
     if len(centers) > 1:
         picks.insert(0, ("center", "Center", [(own, own) for own in centers if own]))
-    maps = heat_map_folder(evidence.run)
+    maps, beside = heat_map_folder(evidence.run), not evidence.elsewhere
     return CasesTable(
         by_slide=by_slide,
         rows=[Row(case, _error(case, large), _doubt(case, bound)) for case in found],
@@ -82,8 +82,8 @@ def cases_table(evidence: Evidence, pages: Path | None) -> CasesTable:
             ("Page" if by_slide else "Slides", None),
         ],
         picks=picks,
-        pages=_pages(slides, pages, evidence.run),
-        maps={own: f"{maps.name}/{_quoted(own)}.png" for own in slides if (maps / f"{own}.png").is_file()},
+        pages=_pages(slides, pages, evidence.run) if beside else {},
+        maps={own: f"{maps.name}/{_quoted(own)}.png" for own in slides if beside and (maps / f"{own}.png").is_file()},
         answers=answers,
         doubts=_explained(evidence, found) if bound is not None else "",
         form=".2f" if evidence.truth.words.told == "probabilities" or evidence.truth.joint else ".3g",

@@ -4,6 +4,7 @@ import io
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import tomli_w
 
@@ -99,8 +100,17 @@ def _draw_examples(options: ReportOptions, evidence: Evidence) -> list[Outcome]:
     return heatmap(request).ended(Status.FAILED)
 
 
-def page(evidence: Evidence, pages: Path | None = None, decided: Decided | None = None) -> str:
-    """Return report.html; ``pages``: the folder of the slides' pages, where it is not beside the report."""
+def page(
+    evidence: Evidence,
+    pages: Path | None = None,
+    decided: Decided | None = None,
+    template: str = "mil/report/report.html",
+    **more: Any,
+) -> str:
+    """Return report.html; ``pages``: the folder of the slides' pages, where it is not beside the report.
+
+    ``template``: one that extends the report's, which gets what is given beside.
+    """
     run, truth, recipe = evidence.run, evidence.truth, evidence.config["recipe"]
     decided = decided or decide_out_of_fold(evidence, [parse_rule(rule) for rule in DEFAULT])
     keys = [key for key in truth.metrics if key in evidence.own]
@@ -112,7 +122,7 @@ def page(evidence: Evidence, pages: Path | None = None, decided: Decided | None 
     chosen = choose(run.predicts, evidence.slides, evidence.classes, {path.stem for path in folder.glob("*.png")})
     losses = (evidence.histories, evidence.history_folds, truth.words.loss, len(truth.groups))
     return fill(
-        "mil/report/report.html",
+        template,
         evidence=evidence,
         found=cases_table(evidence, pages),
         localisation=read_localisation(run.path),
@@ -132,10 +142,11 @@ def page(evidence: Evidence, pages: Path | None = None, decided: Decided | None 
         abstention_figures=[(plot_figure(plot), plot) for plot in decided.abstention_plots],
         attention=has_attention(evidence.head),
         maps=[(image_id, caption, _jpeg_uri(folder / f"{image_id}.png")) for image_id, caption in chosen],
-        history=history_figures(*losses),
+        history=history_figures(*losses) if evidence.histories else [],
         making=_making(evidence),
         settings=tomli_w.dumps(recipe),
         features=json.dumps(json.loads(evidence.config["about"]["bag_recipe"]), indent=1),
+        **more,
     )
 
 

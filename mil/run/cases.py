@@ -70,7 +70,7 @@ def cases(evidence: Evidence) -> list[Case]:
 def _slides(evidence: Evidence) -> dict[str, list[CaseSlide]]:
     """Return the slides of each case."""
     run, found = evidence.run, dict[str, list[CaseSlide]]()
-    if evidence.config["recipe"].get("aggregate") == "bag":
+    if evidence.config["recipe"].get("aggregate") == "bag" and not evidence.elsewhere:
         for row in checked_table(run.path / "splits.csv", ("image_id", "patient_id")):
             found.setdefault(row["patient_id"], []).append(CaseSlide(row["image_id"], ""))
         return found
@@ -100,7 +100,7 @@ def least_sure(found: Sequence[Case]) -> float | None:
 def _spreads(evidence: Evidence) -> list[float | None]:
     """Return by how much the models of a patient's fold differ, where there are several."""
     run, recipe = evidence.run, evidence.config["recipe"]
-    if run.models_per_fold < 2:
+    if run.models_per_fold < 2 or evidence.elsewhere:
         return [None] * len(evidence.patients)
     column = run.unit_column
     case_of = {row["image_id"]: row[column] for row in evidence.slides}

@@ -51,6 +51,8 @@ class Evidence:
     """Model or baseline -> what it tells of them out of fold (P, C)."""
     histories: list[list[dict[str, float]]]
     history_folds: list[int]
+    elsewhere: bool = False
+    """Whether the patients are those of another cohort, judged by all models, and not the run's own, out of fold."""
 
     @property
     def head(self) -> str:

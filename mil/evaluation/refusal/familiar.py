@@ -19,7 +19,7 @@ from mil.evaluation.baselines import mean_colours
 from mil.evaluation.probe import mean_of
 from mil.run.folder import RunFolder
 from mil.run.known import KnownSlides, read_known
-from wsi.arrays import Floats
+from wsi.arrays import Floats, Ints
 from wsi.recipe import Json
 from wsi.store.tile_store import TileStore
 
@@ -31,6 +31,8 @@ LEAST_KNOWN = 20
 _LEAST_SPREAD = 0.05
 """Of a feature, as a share of the features' typical spread: one that hardly differs among the known says little."""
 _SLACK = 1e-9
+_ROWS = 1024
+"""Slides compared with all known ones at once."""
 
 
 def slides_known(cohort: Cohort, headers: Mapping[str, BagHeader], stores: Sequence[TileStore]) -> KnownSlides | None:
@@ -85,22 +87,29 @@ def familiar_of(known: KnownSlides) -> Familiar | None:
     center_D, spread_D = known.means_SD.mean(axis=0), known.means_SD.std(axis=0)
     spread_D = np.maximum(spread_D, max(_LEAST_SPREAD * float(np.sqrt(np.mean(spread_D**2))), 1e-12))
     points_SD = (known.means_SD - center_D) / spread_D
-    owners = np.array(known.patient_ids, dtype=object)
-    own_S = np.array(
-        [float(nearest_mean(points_SD[i : i + 1], points_SD[owners != owners[i]])[0]) for i in range(len(owners))]
-    )
+    owner_S = np.unique(np.array(known.patient_ids, dtype=object).astype(str), return_inverse=True)[1]
+    own_S = nearest_mean(points_SD, points_SD, owner_S, owner_S)
     n = len(own_S)
     allowed = floor(REFUSED * (n + 1) + _SLACK)
     furthest = float(np.sort(own_S)[n - allowed]) if allowed else float(own_S.max())
     return Familiar(center_D, spread_D, points_SD, known.patient_ids, furthest, max(allowed, 1) / (n + 1))
 
 
-def nearest_mean(asked_ND: Floats, known_SD: Floats) -> Floats:
-    """Return the mean Euclidean distance (N,) to the nearest known points."""
-    most = min(NEAREST, len(known_SD))
-    squares_NS = (asked_ND**2).sum(axis=1)[:, None] + (known_SD**2).sum(axis=1)[None] - 2 * asked_ND @ known_SD.T
-    distances_NS = np.sqrt(np.maximum(squares_NS, 0.0))
-    return np.asarray(np.partition(distances_NS, most - 1, axis=1)[:, :most].mean(axis=1))
+def nearest_mean(
+    asked_ND: Floats, known_SD: Floats, owner_N: Ints | None = None, owner_S: Ints | None = None
+) -> Floats:
+    """Return the mean Euclidean distance (N,) to the nearest known points, of other owners where they are given."""
+    sizes_S, found = (known_SD**2).sum(axis=1), []
+    for first in range(0, len(asked_ND), _ROWS):
+        part_ND = asked_ND[first : first + _ROWS]
+        squares_NS = (part_ND**2).sum(axis=1)[:, None] + sizes_S[None] - 2 * part_ND @ known_SD.T
+        if owner_N is not None and owner_S is not None:
+            squares_NS[owner_N[first : first + _ROWS][:, None] == owner_S[None]] = np.inf
+        nearest = np.sort(np.partition(squares_NS, min(NEAREST, len(known_SD)) - 1, axis=1)[:, :NEAREST], axis=1)
+        there = np.isfinite(nearest)
+        distances = np.sqrt(np.maximum(np.where(there, nearest, 0.0), 0.0))
+        found.append(distances.sum(axis=1) / np.maximum(there.sum(axis=1), 1))
+    return np.concatenate(found)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -108,3 +109,69 @@ def test_a_folder_that_is_no_run_is_refused(fresh: Path, tmp_path: Path) -> None
         predict(PredictOptions(run=(tmp_path,), items=(fresh,), out=tmp_path / "out.csv"))
     with pytest.raises(RequestError, match=r"ends in \.csv"):
         PredictOptions(run=(tmp_path,), items=(fresh,), out=tmp_path / "out")
+
+
+def test_probabilities_at_a_prevalence_are_those_by_bayes_rule(trained: Trained, fresh: Path, tmp_path: Path) -> None:
+    equal, real = tmp_path / "equal.csv", tmp_path / "real.csv"
+    ids = ["n1_0", "n2_0", "p1_0", "e1_0"]
+    asked = {"run": (trained.out,), "items": (fresh,), "manifest": manifest(tmp_path, *ids)}
+    predict(PredictOptions(out=equal, **asked))  # type: ignore[arg-type]
+    predict(PredictOptions(out=real, prevalence=("LAA=0.1",), **asked))  # type: ignore[arg-type]
+    for patient, row in table(equal).items():
+        odds = float(row["LAA"]) / float(row["CE"]) * 0.1 / 0.9
+        assert float(table(real)[patient]["LAA"]) == pytest.approx(odds / (1 + odds), abs=1e-9)
+    assert float(table(real)["e1"]["LAA"]) == pytest.approx(0.1)
+    notes = json.loads(real.with_suffix(".json").read_text())["notes"]
+    assert any("at the prevalence given" in note for note in notes)
+    with pytest.raises(RecipeMismatchError, match="prevalence"):
+        predict(PredictOptions(out=equal, prevalence=("LAA=0.1",), **asked))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("text", ["0.2", "LAA=x", "LAA=1.2", "XYZ=0.2"])
+def test_another_prevalence_is_refused(trained: Trained, fresh: Path, tmp_path: Path, text: str) -> None:
+    with pytest.raises(RequestError, match="--prevalence"):
+        predict(PredictOptions(run=(trained.out,), items=(fresh,), out=tmp_path / "o.csv", prevalence=(text,)))
+    assert not (tmp_path / "o.csv").exists()
+
+
+def test_a_slide_unlike_all_known_ones_raises_the_alarm(trained: Trained, fresh: Path, tmp_path: Path) -> None:
+    rows = instances(np.random.default_rng(SEED + 2), 60, positive=False) + np.float16(6)
+    write_bag(fresh / "odd_0.h5", [rows], grid(60), facts("odd_0"))
+    (fresh / "d1_0.h5").unlink()
+    out = tmp_path / "out.csv"
+    predict(PredictOptions(run=(trained.out,), items=(fresh,), out=out))
+    told = json.loads(out.with_suffix(".json").read_text())
+    (found,) = told["unlike_known"]
+    assert found["unlike"] == ["odd_0"]
+    assert set(found["distances"]) == {"odd_0", *(f"{p}_{s}" for p in ("n1", "n2", "p1", "p2") for s in (0, 1))}
+    assert any("1 of 9 slides are like none of the" in note and "odd_0" in note for note in told["notes"])
+
+
+def test_an_older_run_says_that_it_cannot_tell_what_is_unlike(trained: Trained, fresh: Path, tmp_path: Path) -> None:
+    older = tmp_path / "older"
+    shutil.copytree(trained.out, older)
+    (older / "known.safetensors").unlink()
+    (fresh / "d1_0.h5").unlink()
+    out = tmp_path / "out.csv"
+    predict(PredictOptions(run=(older,), items=(fresh,), out=out))
+    told = json.loads(out.with_suffix(".json").read_text())
+    assert told["unlike_known"] == []
+    assert any("slides unlike all known ones cannot be told" in note for note in told["notes"])
+
+
+def test_sets_hold_what_the_runs_own_patients_do_not_rule_out(trained: Trained, fresh: Path, tmp_path: Path) -> None:
+    (fresh / "d1_0.h5").unlink()
+    out = tmp_path / "out.csv"
+    predict(PredictOptions(run=(trained.out,), items=(fresh,), out=out))
+    told = json.loads(out.with_suffix(".json").read_text())["decisions"]
+    with (trained.out / "oof.csv").open(newline="") as file:
+        known = [row for row in csv.DictReader(file) if row["level"] == "patient"]
+    for patient, row in table(out).items():
+        wanted = []
+        for name in ("CE", "LAA"):
+            own = [float(other[f"p_{name}"]) for other in known if other["label"] == name]
+            p_value = (1 + sum(value <= float(row[name]) for value in own)) / (len(own) + 1)
+            if p_value > 0.1 or patient == "e1":
+                wanted.append(name)
+        assert told["sets"]["patients"][patient] == wanted
+    assert {own["rule"] for own in told["operating"]} == {"youden", "sensitivity=0.95", "specificity=0.95"}

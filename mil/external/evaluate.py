@@ -1,0 +1,214 @@
+"""`gigamil evaluate`: a finished run on another labelled cohort: the same report, and nothing fitted anew.
+
+    report.html      the report, with how the cohort differs from the training's, and what recalibration would mend
+    scores.csv       what all models together tell of each slide and patient, as oof.csv has it; fold -1: of none
+    evaluation.json  the same as numbers
+
+Probabilities are calibrated, cut and turned into sets of classes by what the run's own patients gave, out of fold.
+"""
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, fields
+
+from mil.data.cohort import Cohort, cohort_digest
+from mil.data.duplicates import check_pictures
+from mil.data.several_encoders import open_cohorts
+from mil.evaluation.oof import oof_rows
+from mil.external.options import EvaluateOptions
+from mil.external.overlap import Overlap, find_overlap, find_same_means, refuse_overlap
+from mil.external.page import External, external_page
+from mil.external.recalibration import recalibrated
+from mil.external.scoring import Elsewhere, scored
+from mil.external.shift import Shift, shift_of
+from mil.inference.inputs import Asked, given_bags, made_bags, sort_items
+from mil.inference.judge import judge
+from mil.inference.options import PredictOptions, SlideOptions
+from mil.models.ensemble import load_ensemble
+from mil.run.evidence import Evidence, read_evidence
+from mil.run.folder import RunFolder
+from mil.run.known import KnownSlides, read_known
+from mil.run.outputs import Tables
+from wsi.cohort.manifest import ManifestRow, load_manifest
+from wsi.errors import RequestError
+from wsi.files.atomic import check_folder, make_folder
+from wsi.files.claim import claim
+from wsi.files.csv_table import csv_text
+from wsi.options import stage
+from wsi.outcome import Outcome, Progress, Silent, Status, Summary, failed
+from wsi.recipe import Recipe, recipe_hash
+from wsi.store.tile_store import TileStore, find_stores
+
+MARK = "gigamil-evaluate-1"
+
+
+@dataclass(frozen=True, slots=True)
+class _Cohort:
+    """The slides that are judged, with what is true of them."""
+
+    rows: tuple[ManifestRow, ...]
+    asked: Asked
+    cohorts: tuple[Cohort, ...]
+    overlap: Overlap
+    """Who was left out."""
+    notes: tuple[str, ...]
+
+
+@stage
+def evaluate(options: EvaluateOptions, progress: Progress | None = None) -> Summary:
+    """Judge the labelled patients of another cohort by all models of a run, and write report, scores and numbers.
+
+    Raises
+    ------
+    RequestError
+        The run is not finished, was trained on patients of the cohort (unless these are to be left out), its bags were
+        made otherwise, nobody of the manifest has a label and a bag, or the folder holds something else.
+    RecipeMismatchError
+        The evaluation is there, of something else, and ``overwrite`` is not given.
+    """
+    start, progress = time.monotonic(), progress or Silent()
+    run = RunFolder(options.run)
+    evidence, rows = read_evidence(run), _labelled(run, options)
+    stores = find_stores(options.stores) if options.stores else []
+    check_folder(options.out)
+    with claim(options.out), ExitStack() as held:
+        asked = _asked(run, options, start, held, progress)
+        known = read_known(run.path)
+        cohort = _without_overlap(run, options, rows, asked, known)
+        outcomes = _evaluated(options, evidence, cohort, known, stores, progress)
+    return Summary("evaluate", outcomes, time.monotonic() - start)
+
+
+def _labelled(run: RunFolder, options: EvaluateOptions) -> list[ManifestRow]:
+    """Return the rows of the manifest of which the truth is known."""
+    rows = [row for row in load_manifest(options.manifest) if getattr(row, run.predicts.column) is not None]
+    if not rows:
+        raise RequestError(f"{options.manifest}: expected slides with a {run.predicts.column}, found none")
+    if run.unit_column == "patient_id":
+        run.predicts.check_patients(rows, str(options.manifest))
+    return rows
+
+
+def _asked(run: RunFolder, options: EvaluateOptions, start: float, held: ExitStack, progress: Progress) -> Asked:
+    """Return the bags of the slides, given or made here as `gigamil predict` makes them."""
+    shared = {field.name: getattr(options, field.name) for field in fields(SlideOptions)}
+    request = PredictOptions(
+        items=options.items,
+        run=(options.run,),
+        out=_tables(options).files[0],
+        manifest=options.manifest,
+        overwrite=options.overwrite,
+        **shared,
+    )
+    _, bags, slides = sort_items(request)
+    make_folder(options.out)
+    found = given_bags((run,), request, bags) if bags else made_bags((run,), request, slides, start, held, progress)
+    return found[0]
+
+
+def _without_overlap(
+    run: RunFolder, options: EvaluateOptions, labelled: Sequence[ManifestRow], asked: Asked, known: KnownSlides | None
+) -> _Cohort:
+    """Return the cohort without the patients whom the run was trained on, which are refused unless left out."""
+    there = {name for own in asked.sets for name in (*own.headers, *own.failures)}
+    rows = [row for row in labelled if row.image_id in there]
+    notes = []
+    if len(rows) < len(labelled):
+        notes.append(f"{len(labelled) - len(rows)} labelled slides without a bag were left out")
+    headers = asked.sets[0].headers
+    overlap = find_overlap(run, rows, headers, known)
+    if options.overlap == "refuse":
+        refuse_overlap(overlap, run)
+    rows = _new(rows, overlap, options)
+    cohorts = _opened(run, rows, asked)
+    overlap = find_same_means(cohorts[0], known, overlap)
+    if options.overlap == "refuse":
+        refuse_overlap(overlap, run)
+    left = _new(rows, overlap, options)
+    if len(left) < len(rows):
+        rows, cohorts = left, _opened(run, left, asked)
+    notes += dict.fromkeys(note for own in asked.sets for note in check_pictures(rows, own.headers))
+    return _Cohort(tuple(rows), asked, cohorts, overlap, tuple(notes))
+
+
+def _new(rows: Sequence[ManifestRow], overlap: Overlap, options: EvaluateOptions) -> list[ManifestRow]:
+    left = [row for row in rows if row.patient_id not in overlap.reasons]
+    if not left:
+        why = "all were trained on" if rows else "none has a bag"
+        raise RequestError(f"{options.manifest}: expected labelled slides of new patients, found none: {why}")
+    return left
+
+
+def _opened(run: RunFolder, rows: Sequence[ManifestRow], asked: Asked) -> tuple[Cohort, ...]:
+    target, _ = run.predicts.read(rows, run.classes, 1)
+    return open_cohorts(rows, asked.sets, run.fusion, target)
+
+
+def _evaluated(
+    options: EvaluateOptions,
+    evidence: Evidence,
+    cohort: _Cohort,
+    known: KnownSlides | None,
+    stores: Sequence[TileStore],
+    progress: Progress,
+) -> list[Outcome]:
+    """Judge, measure, compare, and write, unless it is all there."""
+    run, tables, recipe = evidence.run, _tables(options), _recipe(options, evidence, cohort, stores)
+    earlier = tables.earlier(recipe, overwrite=options.overwrite)
+    if earlier is not None:
+        return [tables.skipped, *failed(earlier["metrics"]["failures"])]
+    judged = judge(load_ensemble(run, options.device), cohort.cohorts, progress)
+    shift = shift_of(cohort.cohorts[0], cohort.asked.sets[0].headers, stores, known, _seed(evidence))
+    notes = [*cohort.notes, *shift.notes, *_told_of_overlap(cohort.overlap)]
+    found = scored(evidence, judged, notes)
+    for note in notes:
+        progress.note(note)
+    external = _external(options, found, cohort, shift)
+    texts = {
+        tables.files[0]: csv_text(oof_rows(judged.cohort, found.folds_S, found.patients, found.oof)),
+        tables.files[1]: external_page(evidence, external),
+    }
+    tables.write(recipe, texts, external.told())
+    first = found.evidence.truth.shown[0]
+    facts = {"patients": found.evidence.metrics["patients"], first: found.evidence.first(found.evidence.head)}
+    return [Outcome(str(options.out), Status.DONE, facts=facts), *failed(judged.slides.failures)]
+
+
+def _external(options: EvaluateOptions, found: Elsewhere, cohort: _Cohort, shift: Shift) -> External:
+    answered = found.answered
+    return External(
+        found=found,
+        name=options.manifest.stem,
+        overlap=tuple(cohort.overlap.lines()),
+        shift=shift.told,
+        recalibration=recalibrated(answered.questions, answered.groups, answered.seed),
+        operating=options.operating,
+    )
+
+
+def _told_of_overlap(overlap: Overlap) -> list[str]:
+    return [f"left out, as the run was trained on them: {line}" for line in overlap.lines()]
+
+
+def _seed(evidence: Evidence) -> int:
+    return int(evidence.config["recipe"].get("seed", 0))
+
+
+def _recipe(options: EvaluateOptions, evidence: Evidence, cohort: _Cohort, stores: Sequence[TileStore]) -> Recipe:
+    """Return what shapes the evaluation."""
+    truth = [[getattr(row, name) for name in evidence.run.predicts.digested] for row in cohort.rows]
+    return {
+        "run": evidence.config["recipe_hash"],
+        "slides": len(cohort.rows),
+        "cohort": [cohort_digest(cohort.rows, own.headers) for own in cohort.asked.sets],
+        "truth": recipe_hash({"truth": truth}),
+        "left_out": len(cohort.overlap.reasons),
+        "operating": list(options.operating),
+        "stores": sorted(store.image_id for store in stores),
+    }
+
+
+def _tables(options: EvaluateOptions) -> Tables:
+    """Return the files to write."""
+    return Tables(options.out / "evaluation.json", (options.out / "scores.csv", options.out / "report.html"), MARK)

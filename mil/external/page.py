@@ -1,0 +1,61 @@
+"""The page of an evaluation on another cohort: the run's report, with what sets the cohort apart."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mil.evaluation.decisions.rules import parse_rule
+from mil.evaluation.refusal.conformal import ALPHAS
+from mil.external.scoring import Elsewhere
+from mil.report.decisions.decided import Decided, decided
+from mil.report.report import page
+from mil.run.evidence import Evidence
+from wsi.recipe import Json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class External:
+    """What the template ``external.html`` shows beside what every report does."""
+
+    found: Elsewhere
+    name: str
+    """Of the cohort."""
+    overlap: Sequence[str]
+    """Who was left out, one line for each way."""
+    shift: Json
+    recalibration: Sequence[Json]
+    operating: Sequence[str]
+
+    @property
+    def decided(self) -> Decided:
+        """Return what can be decided, by what was chosen on the run's own patients."""
+        answered, by_run = self.found.answered, self.found.by_run
+        sets = {alpha: by_run.sets(answered.told_PC, alpha) for alpha in ALPHAS} if answered.truth.groups else {}
+        return decided(
+            answered,
+            by_run.chosen([parse_rule(text) for text in self.operating]),
+            sets,
+            chosen_on="on the run's own patients, out of fold, and applied to these as it was",
+            prevalence="among the run's own patients",
+            set_by="the run's own patients, out of fold",
+        )
+
+    def told(self) -> Json:
+        """Return the numbers, for evaluation.json."""
+        return {
+            "metrics": self.found.evidence.metrics,
+            "decisions": self.decided.told,
+            "left_out": list(self.overlap),
+            "shift": self.shift,
+            "recalibration_in_the_large": list(self.recalibration),
+        }
+
+
+def external_page(own: Evidence, external: External) -> str:
+    """Return report.html of the other cohort; ``own``: the run's evidence of its own patients."""
+    return page(
+        external.found.evidence,
+        decided=external.decided,
+        template="mil/external/external.html",
+        external=external,
+        within=own,
+    )

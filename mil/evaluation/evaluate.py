@@ -12,7 +12,7 @@ from features.bags.bag import BagHeader
 from mil.data.cohort import Cohort
 from mil.evaluation.baselines import baselines
 from mil.evaluation.bootstrap import REPLICATES, draw_groups, estimates
-from mil.evaluation.oof import OutOfFold, Patients, collect, of_slides, patients_of, write_oof
+from mil.evaluation.oof import OutOfFold, Patients, collect, of_slides, patients_of, write_all_models, write_oof
 from mil.evaluation.probe import center_probe
 from mil.evaluation.refusal.familiar import slides_known
 from mil.run.folder import RunFolder

@@ -9,8 +9,8 @@ import numpy as np
 from mil.data.cohort import Cohort
 from mil.evaluation.bootstrap import REPLICATES
 from mil.evaluation.decisions.decide import Answered
-from mil.evaluation.decisions.new_patients import ByTheRun, answered_by
 from mil.evaluation.evaluate import Found, metrics_of_group, metrics_of_models, metrics_of_slides
+from mil.evaluation.new_patients import ByTheRun, answered_by
 from mil.evaluation.oof import OutOfFold, Patients, nobody, of_slides, oof_rows
 from mil.inference.judge import Judged
 from mil.run.evidence import Evidence

@@ -21,7 +21,7 @@ import numpy as np
 
 from mil.data.duplicates import notes_of_training, pictures
 from mil.data.several_encoders import open_cohorts
-from mil.evaluation.decisions.new_patients import ByTheRun, answered_by
+from mil.evaluation.new_patients import ByTheRun, answered_by
 from mil.evaluation.refusal.familiar import Alarm, unlike_known
 from mil.inference.combine import Combiner, combiner, runs_of
 from mil.inference.inputs import Asked, given_bags, made_bags, sort_items

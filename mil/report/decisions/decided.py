@@ -10,8 +10,8 @@ import numpy as np
 
 from mil.evaluation.bootstrap import REPLICATES, draw_groups
 from mil.evaluation.decisions.decide import Answered, Chosen, chosen_on_others, decisions
-from mil.evaluation.decisions.new_patients import answered_by
 from mil.evaluation.decisions.rules import Rule
+from mil.evaluation.new_patients import answered_by
 from mil.evaluation.refusal.abstention import told_of_abstention
 from mil.evaluation.refusal.conformal import ALPHAS, coverage, sets_by_others
 from mil.report.decisions.plots import plots_of_abstention, plots_of_decisions

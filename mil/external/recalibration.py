@@ -11,7 +11,7 @@ import numpy as np
 from mil.evaluation.decisions.recalibration import log_odds, slope_and_intercept
 from mil.targets.metrics import CLIP
 from mil.targets.questions import Question
-from wsi.arrays import Bools, Floats
+from wsi.arrays import Bools, Floats, Ints
 from wsi.recipe import Json
 
 PARTS = 10
@@ -24,7 +24,7 @@ def recalibrated(questions: Sequence[Question], groups: Sequence[str], seed: int
     return [_one(q, part_G[numbers]) for q in questions]
 
 
-def _one(q: Question, part_P: Floats) -> Json:
+def _one(q: Question, part_P: Ints) -> Json:
     positive, told, parts = q.positive_P[q.known_P], q.real_P[q.known_P], part_P[q.known_P]
     both = bool(positive.any() and not positive.all())
     own = float(slope_and_intercept(positive, told, np.ones((1, len(told))))[1][0]) if both else None
@@ -40,7 +40,7 @@ def _one(q: Question, part_P: Floats) -> Json:
     return found if moved is None else {**found, "after": _errors(positive, moved)}
 
 
-def _moved_by_others(positive_P: Bools, told_P: Floats, part_P: Floats) -> Floats | None:
+def _moved_by_others(positive_P: Bools, told_P: Floats, part_P: Ints) -> Floats | None:
     """Return the probabilities moved by the number that the other parts' patients give; None where one lacks a kind."""
     parts = np.unique(part_P)
     if len(parts) < 2:

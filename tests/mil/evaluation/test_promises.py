@@ -1,4 +1,4 @@
-"""Simulated cohorts whose truth is known: intervals hold it, cuts and sets keep their promise. docs/EVIDENCE.md shows it.
+"""Simulated cohorts whose truth is known: intervals hold it, cuts and sets keep their promise (docs/EVIDENCE.md).
 
 python tests/mil/evaluation/test_promises.py      prints the tables
 
@@ -106,9 +106,10 @@ def kept_by_sets(
         held = sets_by_others(probs, labels, own.folds_P, alpha)[np.arange(patients), labels]
         new_labels = own.new_positive_N.astype(np.int64)
         sets = sets_of(new, least_probabilities(probs, labels, alpha))[np.arange(len(new)), new_labels]
-        found.append([held[labels == 1].mean(), held[labels == 0].mean()]
-                     + [sets[new_labels == 1].mean(), sets[new_labels == 0].mean()])  # fmt: skip
-    return tuple(np.mean(found, axis=0).tolist())
+        by_class = ((held, labels), (sets, new_labels))
+        found.append([inside[whose == c].mean() for inside, whose in by_class for c in (1, 0)])
+    rare, common, new_rare, new_common = np.mean(found, axis=0).tolist()
+    return rare, common, new_rare, new_common
 
 
 Interval = tuple[float | None, float | None]

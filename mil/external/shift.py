@@ -13,7 +13,7 @@ from mil.evaluation.probe import told_apart
 from mil.evaluation.refusal.familiar import familiar_of, slides_known
 from mil.run.known import KnownSlides
 from mil.targets.metrics import binary_auc, finite, percentile_interval
-from wsi.arrays import Floats, Ints
+from wsi.arrays import Bools, Floats, Ints
 from wsi.recipe import Json
 from wsi.store.tile_store import TileStore
 
@@ -79,7 +79,7 @@ def _features(known: KnownSlides, own: KnownSlides, seed: int) -> Json:
     }
 
 
-def _unlike(unlike_S: Floats, own: KnownSlides) -> Json:
+def _unlike(unlike_S: Bools, own: KnownSlides) -> Json:
     """Return the share of slides that are like none of the known ones, with its interval over patients."""
     share, patients = float(unlike_S.mean()), len(set(own.patient_ids))
     draws_BS = draw_groups(own.patient_ids, 0)

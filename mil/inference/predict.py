@@ -126,7 +126,7 @@ def _write(
     failures = {image_id: why for one in told for image_id, why in one.slides.failures.items()}
     patients, known_RP = told[0].patients, np.stack([one.known_P for one in told])
     values_PC = combine([one.values_PC for one in told], known_RP)
-    decided, lost = _decided(asked, patients, values_PC, known_RP.any(axis=0))
+    decided, lost = _decided(asked, patients, values_PC, np.any(known_RP, axis=0))
     if prevalence_C is not None:
         values_PC = at_prevalence(values_PC, prevalence_C)
     notes = list(dict.fromkeys(note for _, own, alarm in answers for note in (*own, *alarm.notes)))

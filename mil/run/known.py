@@ -2,14 +2,16 @@
 
 Tensors, a row for each slide with tiles: ``means`` (S, D) float32, the mean of its features; ``mpp`` (S,) float64, the
 um/px of its file; ``colour`` (S, 3) float64, the mean colour of its tissue in [0, 1]; NaN where not known. The
-metadata's ``slides`` are JSON: image id, patient, center, and the hash of the bag's content.
+metadata's ``known`` is JSON: format, and for each slide image id, patient, center, and the hash of the bag's content.
 """
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from features.tensors import read_tensors
 from mil.run.checks import damaged
@@ -20,6 +22,8 @@ from wsi.files.documents import parse_json
 
 FILE = "known.safetensors"
 FORMAT = "gigamil-known-1"
+KEY = "known"
+"""Of the metadata: one, as their order in the file is not fixed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,12 +49,12 @@ def write_known(run: Path, known: KnownSlides) -> None:
     from safetensors.numpy import save
 
     rows = zip(known.image_ids, known.patient_ids, known.centers, known.contents, strict=True)
-    tensors = {
+    tensors: dict[str, NDArray[Any]] = {
         "means": known.means_SD.astype(np.float32),
         "mpp": known.mpp_S.astype(np.float64),
         "colour": known.colour_SC.astype(np.float64),
     }
-    write_bytes(run / FILE, save(tensors, {"format": FORMAT, "slides": json.dumps([list(row) for row in rows])}))
+    write_bytes(run / FILE, save(tensors, {KEY: json.dumps({"format": FORMAT, "slides": [list(row) for row in rows]})}))
 
 
 def read_known(run: Path) -> KnownSlides | None:
@@ -66,10 +70,11 @@ def read_known(run: Path) -> KnownSlides | None:
         return None
     try:
         tensors, texts = read_tensors(path, RequestError)
-        rows = parse_json(texts["slides"])
+        told: Any = parse_json(texts[KEY])
+        rows = told["slides"]
         image_ids, patients, centers, contents = ([str(row[i]) for row in rows] for i in range(4))
         means, mpp, colour = (tensors[name].double().numpy() for name in ("means", "mpp", "colour"))
-        if texts.get("format") != FORMAT or {len(means), len(mpp), len(colour)} != {len(rows)} or means.ndim != 2:
+        if told["format"] != FORMAT or {len(means), len(mpp), len(colour)} != {len(rows)} or means.ndim != 2:
             raise ValueError(f"expected format {FORMAT} and a row for each slide")
         if not np.isfinite(means).all() or not rows:
             raise ValueError("expected finite features of one slide or more")

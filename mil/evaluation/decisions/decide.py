@@ -109,7 +109,7 @@ def _operating(q: Question, chosen: Chosen, folds_P: Ints, draws_BP: Floats, gro
 
 def _calibration(q: Question, draws_BN: Floats) -> Json:
     """Return slope and intercept as told, and where that stands for equal priors at the cohort's prevalence, too."""
-    positive, told, real = (own[q.known_P] for own in (q.positive_P, q.told_P, q.real_P))
+    positive, told, real = q.positive_P[q.known_P], q.told_P[q.known_P], q.real_P[q.known_P]
     cohort = told_of_calibration(positive, real, draws_BN, balanced=False)
     if not q.balanced:
         return {"cohort": cohort}

@@ -16,6 +16,7 @@ from mil.data.cohort import Cohort, cohort_digest
 from mil.data.duplicates import check_pictures
 from mil.data.several_encoders import open_cohorts
 from mil.evaluation.oof import oof_rows
+from mil.evaluation.subgroups import columns_of
 from mil.external.options import EvaluateOptions
 from mil.external.overlap import Overlap, find_overlap, find_same_means, refuse_overlap
 from mil.external.page import External, external_page
@@ -177,7 +178,12 @@ def _evaluated(
 
 def _external(options: EvaluateOptions, found: Elsewhere, cohort: _Cohort, shift: Shift) -> External:
     answered = found.answered
+    fine = found.evidence.scored_P
+    ids = [row["patient_id"] for row, own in zip(found.evidence.patients, fine, strict=True) if own]
+    by_slide = found.evidence.run.unit_column == "image_id"
+    source = str(options.manifest)
     return External(
+        columns=columns_of(cohort.rows, ids, options.subgroups, by_slide=by_slide, source=source),
         found=found,
         name=options.manifest.stem,
         overlap=tuple(cohort.overlap.lines()),
@@ -205,6 +211,7 @@ def _recipe(options: EvaluateOptions, evidence: Evidence, cohort: _Cohort, store
         "truth": recipe_hash({"truth": truth}),
         "left_out": len(cohort.overlap.reasons),
         "operating": list(options.operating),
+        "subgroups": [list(options.subgroups), recipe_hash({"facts": [dict(row.facts) for row in cohort.rows]})],
         "stores": sorted(store.image_id for store in stores),
     }
 

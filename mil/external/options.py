@@ -26,6 +26,8 @@ class EvaluateOptions(SlideOptions, Columns, Overwriting, Claims):
     """Tile stores of its slides: to compare the stain with that of the training."""
     overlap: Literal["refuse", "leave-out"] = "refuse"
     """Of patients whom the run was trained on, known by id, picture or features: refuse all, or leave them out."""
+    subgroups: Annotated[tuple[str, ...], Option(commas=True)] = ()
+    """Further columns of the table by which groups are judged; otherwise all that make groups."""
     operating: Annotated[tuple[str, ...], Option(commas=True)] = ("youden", "sensitivity=0.95", "specificity=0.95")
     """Cuts, chosen on the run's own patients: youden, sensitivity=SHARE, specificity=SHARE, cost=NUMBER."""
 

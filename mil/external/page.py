@@ -2,17 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
-from mil.evaluation.decisions.rules import parse_rule
+from mil.evaluation.decisions.rules import Rule, parse_rule
 from mil.evaluation.refusal.conformal import ALPHAS
+from mil.evaluation.subgroups import Column
 from mil.external.scoring import Elsewhere
-from mil.report.decisions.decided import Decided, decided
+from mil.report.decisions.decided import Decided, decided, subgrouped
 from mil.report.report import page
 from mil.run.evidence import Evidence
 from wsi.recipe import Json
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class External:
     """What the template ``external.html`` shows beside what every report does."""
 
@@ -24,8 +26,10 @@ class External:
     shift: Json
     recalibration: Sequence[Json]
     operating: Sequence[str]
+    columns: Sequence[Column]
+    """Of the manifest, by which patients are grouped; for those who count."""
 
-    @property
+    @cached_property
     def decided(self) -> Decided:
         """Return what can be decided, by what was chosen on the run's own patients."""
         answered, by_run = self.found.answered, self.found.by_run
@@ -37,6 +41,12 @@ class External:
             chosen_on="on the run's own patients, out of fold, and applied to these as it was",
             prevalence="among the run's own patients",
             set_by="the run's own patients, out of fold",
+            grouped=subgrouped(
+                answered,
+                self.found.patients.blind_PC[self.found.evidence.scored_P],
+                by_run.chosen([Rule("youden")])[0][1],
+                self.columns,
+            ),
         )
 
     def told(self) -> Json:

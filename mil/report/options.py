@@ -29,6 +29,10 @@ class ReportOptions(Run, Claims):
     """Only regions of this class; otherwise all but those that QuPath ignores (*)."""
     operating: Annotated[tuple[str, ...], Option(commas=True)] = ("youden", "sensitivity=0.95", "specificity=0.95")
     """Cuts to judge answers by: youden, sensitivity=SHARE, specificity=SHARE, cost=NUMBER (a miss in false alarms)."""
+    manifest: Annotated[Path | None, Option(short="-m")] = None
+    """Cohort table: tell group by group of its further columns (sex, age, scanner, ...) how good the run is."""
+    subgroups: Annotated[tuple[str, ...], Option(commas=True)] = ()
+    """Only by these columns; otherwise by all that make groups. Groups of few are not judged."""
     pdf: bool = False
     """Print it, too, as report.pdf, by the Chromium or Google Chrome of this machine, or what CHROME names."""
 
@@ -37,6 +41,8 @@ class ReportOptions(Run, Claims):
         self._check_rules()
         if self.annotations is not None and not (self.bags and self.stores):
             raise RequestError("--annotations: expected --bags and --stores beside it")
+        if self.subgroups and self.manifest is None:
+            raise RequestError("--subgroups: expected --manifest beside it")
         if self.annotation_class and self.annotations is None:
             raise RequestError("--annotation-class: expected --annotations beside it")
 

@@ -12,6 +12,7 @@ from mil.evaluation.bootstrap import draw_patients
 from mil.evaluation.decisions.rules import DEFAULT, parse_rule
 from mil.evaluation.evaluate import heat_map_folder
 from mil.evaluation.examples import choose
+from mil.evaluation.subgroups import LEAST, LEAST_OF_EACH, Column, columns_of
 from mil.heads import has_attention
 from mil.heatmaps.heatmap import heatmap
 from mil.heatmaps.options import HeatmapOptions
@@ -25,6 +26,7 @@ from mil.report.printing import find_browser, print_pdf
 from mil.run.evidence import Evidence, read_evidence
 from mil.run.folder import RunFolder
 from mil.run.protocol import divided, put_together
+from wsi.cohort.manifest import load_manifest
 from wsi.files.atomic import write_text
 from wsi.options import stage
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
@@ -52,7 +54,8 @@ def report(options: ReportOptions, progress: Progress | None = None) -> Summary:
     write_text(run.path / "model_card.md", model_card(evidence))
     progress.advance(1)
     drawn = [*_draw_examples(options, evidence), *_localise(options, progress)]
-    decided = decide_out_of_fold(evidence, [parse_rule(own) for own in options.operating])
+    columns = _columns(options, evidence)
+    decided = decide_out_of_fold(evidence, [parse_rule(own) for own in options.operating], columns)
     run.write_json(FILE, decided.told)
     text = page(evidence, options.pages, decided)
     write_text(run.path / "report.html", text)
@@ -64,6 +67,19 @@ def report(options: ReportOptions, progress: Progress | None = None) -> Summary:
         progress.advance(1)
     progress.end()
     return Summary("report", [*done, *drawn], time.monotonic() - start)
+
+
+def _columns(options: ReportOptions, evidence: Evidence) -> list[Column]:
+    """Return the further columns of the manifest, for the run's patients, where it is given."""
+    if options.manifest is None:
+        return []
+    return columns_of(
+        load_manifest(options.manifest),
+        [row["patient_id"] for row in evidence.patients],
+        options.subgroups,
+        by_slide=evidence.run.unit_column == "image_id",
+        source=str(options.manifest),
+    )
 
 
 def _localise(options: ReportOptions, progress: Progress) -> list[Outcome]:
@@ -140,6 +156,10 @@ def page(
         decided=decided,
         decision_figures=[(plot_figure(plot), plot) for plot in decided.decision_plots],
         abstention_figures=[(plot_figure(plot), plot) for plot in decided.abstention_plots],
+        subgrouped=decided.subgroups,
+        least=LEAST,
+        least_of_each=LEAST_OF_EACH,
+        asked=decided.told["questions"][0]["question"] if len(decided.told["questions"]) == 1 else "",
         attention=has_attention(evidence.head),
         maps=[(image_id, caption, _jpeg_uri(folder / f"{image_id}.png")) for image_id, caption in chosen],
         history=history_figures(*losses) if evidence.histories else [],

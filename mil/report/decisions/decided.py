@@ -14,6 +14,7 @@ from mil.evaluation.decisions.rules import Rule
 from mil.evaluation.new_patients import answered_by
 from mil.evaluation.refusal.abstention import told_of_abstention
 from mil.evaluation.refusal.conformal import ALPHAS, coverage, sets_by_others
+from mil.evaluation.subgroups import Column, subgroups
 from mil.report.decisions.plots import plots_of_abstention, plots_of_decisions
 from mil.run.evidence import Evidence
 from mil.targets.plot import Plot
@@ -41,20 +42,51 @@ class Decided:
     set_by: str
     """Who rules classes out."""
 
+    @property
+    def subgroups(self) -> list[Json]:
+        """Return the groups by further columns of the manifest; none where it was not given."""
+        found: list[Json] = self.told.get("subgroups", [])
+        return found
 
-def decide_out_of_fold(evidence: Evidence, rules: Sequence[Rule]) -> Decided:
-    """Return what can be decided by a run's own answers, each patient's by what the other folds' patients say."""
+
+def decide_out_of_fold(evidence: Evidence, rules: Sequence[Rule], columns: Sequence[Column] = ()) -> Decided:
+    """Return what can be decided by a run's own answers, each patient's by what the other folds' patients say.
+
+    ``columns``: of the manifest, by which patients are grouped; for all patients of the evidence.
+    """
     answered = answered_by(evidence)
-    sets = _sets_of_others(answered)
+    sets, chosen_P = _sets_of_others(answered), evidence.scored_P
     return decided(
         answered,
         [(rule, chosen_on_others(answered, rule)) for rule in rules],
         sets,
+        grouped=subgrouped(
+            answered,
+            evidence.truth.blind(evidence.folds_P)[chosen_P] if columns else np.zeros((0, 0)),
+            chosen_on_others(answered, Rule("youden")),
+            _of(columns, chosen_P),
+        ),
         chosen_on="on the patients of the other folds, told by models that had not seen them, and applied to those of "
         "the fold, who play no part in the choice",
         prevalence="among the patients of the other folds",
         set_by="the patients of the other folds",
     )
+
+
+def subgrouped(answered: Answered, blind_PC: Floats, youden: Sequence[Chosen], columns: Sequence[Column]) -> list[Json]:
+    """Return the groups of patients by further columns; ``youden``: the cuts of each question by that rule."""
+    if not columns:
+        return []
+    questions, called_P = answered.questions, None
+    if len(questions) == 1:
+        cuts_P = youden[0].cuts_P(answered.folds_P)
+        called_P = questions[0].told_P >= np.where(np.isfinite(cuts_P), cuts_P, np.inf)
+    return subgroups(answered, blind_PC, called_P, columns)
+
+
+def _of(columns: Sequence[Column], chosen_P: Bools) -> list[Column]:
+    kept = np.flatnonzero(chosen_P).tolist()
+    return [Column(own.name, tuple(own.values_P[i] for i in kept)) for own in columns]
 
 
 def _sets_of_others(answered: Answered) -> dict[float, Bools]:
@@ -72,10 +104,13 @@ def decided(
     chosen_on: str,
     prevalence: str,
     set_by: str,
+    grouped: Sequence[Json] = (),
 ) -> Decided:
     """Put the numbers and figures together, of what was chosen on others."""
     truth, questions = answered.truth, answered.questions
     told: Json = {"bootstrap": {"unit": "patient", "replicates": REPLICATES}, "questions": [], "sets": []}
+    if grouped:
+        told["subgroups"] = list(grouped)
     if questions:
         told["questions"] = decisions(answered, [own for _, own in chosen])
     told["sets"] = [

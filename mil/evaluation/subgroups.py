@@ -127,7 +127,7 @@ def _column(
         if not few:
             row["metric"] = _estimate(measure, own_P, draws_BP)
             if asked is not None:
-                row |= _answers(asked, own_P, called_P, draws_BP)
+                row |= _answers(asked, own_P, called_P, draws_BP, answered.groups)
             if value not in (NOT_KNOWN, SEVERAL):
                 judged.append(own_P)
         rows.append(row)
@@ -148,12 +148,14 @@ def _estimate(measure: Measure, own_P: Bools, draws_BP: Floats) -> Json:
     return estimate(of_own, draws_BP)
 
 
-def _answers(asked: Question, own_P: Bools, called_P: Bools | None, draws_BP: Floats) -> Json:
+def _answers(asked: Question, own_P: Bools, called_P: Bools | None, draws_BP: Floats, groups: Sequence[str]) -> Json:
     """Return how many have it, who of them are called, and by how much more is told than there is."""
     positive_P = asked.positive_P[own_P]
     found: Json = {"positive": int(positive_P.sum())}
     if called_P is not None:
-        calls = told_of_calls(positive_P, called_P[own_P], draws_BP[:, own_P])
+        fewer = len({groups[i] for i in np.flatnonzero(own_P).tolist()})
+        alone = fewer == int(own_P.sum())
+        calls = told_of_calls(positive_P, called_P[own_P], draws_BP[:, own_P], None if alone else fewer)
         found |= {name: calls[name] for name in ("sensitivity", "specificity")}
     found["excess"] = float(asked.real_P[own_P].mean() - positive_P.mean())
     return found

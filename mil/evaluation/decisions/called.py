@@ -16,14 +16,8 @@ from wsi.recipe import Json
 Cells = tuple[Floats, Floats, Floats, Floats]
 """True and false positives, false and true negatives, (B,) each."""
 
-NAMES: Mapping[str, str] = {
-    "sensitivity": "Sensitivity",
-    "specificity": "Specificity",
-    "ppv": "PPV",
-    "npv": "NPV",
-    "f1": "F1",
-    "mcc": "MCC",
-}
+_Z = 1.959963984540054
+"""Of the normal distribution's 97.5 %."""
 
 
 def cells(positive_N: Bools, called_N: Bools, weights_BN: Floats) -> Cells:
@@ -67,11 +61,12 @@ def measures(positive_N: Bools, called_N: Bools) -> dict[str, Measure]:
 
 
 def told_of_calls(positive_N: Bools, called_N: Bools, draws_BN: Floats, groups: int | None = None) -> Json:
-    """Return the four cells, and each measure with its 95 % interval over draws of patients.
+    """Return the four cells, and each measure with its 95 % interval.
 
-    A share of 0 or 1 does not change whoever is drawn: in place of an interval without width stands the exact one
-    (Clopper and Pearson, Biometrika 1934) of that share among the patients concerned, or among the ``groups``, where
-    rows that hang together are drawn together and are fewer.
+    Shares have Wilson's score interval (JASA 1927), which holds the truth as often as it says of few patients, too; F1
+    and MCC that over draws of patients. ``groups``: how many there are where rows hang together; then shares have
+    theirs over the draws. A share of 0 or 1 has the exact one (Clopper and Pearson, Biometrika 1934) of the patients
+    concerned, or of the groups where these are fewer: whoever is drawn does not change it.
     """
     counts = cells(positive_N, called_N, ones(len(positive_N)))
     found: Json = {name: int(own[0]) for name, own in zip(("tp", "fp", "fn", "tn"), counts, strict=True)}
@@ -81,8 +76,19 @@ def told_of_calls(positive_N: Bools, called_N: Bools, draws_BN: Floats, groups: 
         if name in _SHARE_OF and value in (0.0, 1.0):
             size = int(sum(counts[cell][0] for cell in _SHARE_OF[name]))
             low, high = exact_at_the_end(value, min(size, groups or size))
+        elif name in _SHARE_OF and groups is None:
+            low, high = wilson(value, int(sum(counts[cell][0] for cell in _SHARE_OF[name])))
         found[name] = finite({"value": value, "low": low, "high": high})
     return found
+
+
+def wilson(share: float, size: int) -> tuple[float, float]:
+    """Return Wilson's 95 % score interval of a share of so many; NaN of none."""
+    if not size:
+        return float("nan"), float("nan")
+    middle = (share + _Z**2 / (2 * size)) / (1 + _Z**2 / size)
+    reach = _Z * (share * (1 - share) / size + _Z**2 / (4 * size**2)) ** 0.5 / (1 + _Z**2 / size)
+    return middle - reach, middle + reach
 
 
 def exact_at_the_end(share: float, size: int) -> tuple[float, float]:

@@ -65,6 +65,18 @@ def test_a_share_that_no_draw_moves_has_the_exact_interval() -> None:
     assert grouped["sensitivity"]["low"] == pytest.approx(0.025 ** (1 / 6))  # ten slides of six patients at most
 
 
+def test_shares_have_wilsons_interval_and_grouped_rows_that_of_the_draws() -> None:
+    positive, probs = told(60)
+    called, draws = probs >= 0.45, draw_patients(60, 0, 300)
+    own = told_of_calls(positive, called, draws)
+    wanted = proportion_confint(own["tp"], own["tp"] + own["fp"], 0.05, "wilson")
+    assert (own["ppv"]["low"], own["ppv"]["high"]) == pytest.approx(wanted, abs=1e-9)
+    grouped = told_of_calls(positive, called, draws, groups=40)
+    values = measures(positive, called)["ppv"](draws)
+    assert (grouped["ppv"]["low"], grouped["ppv"]["high"]) == pytest.approx(tuple(np.percentile(values, [2.5, 97.5])))
+    assert own["mcc"] == grouped["mcc"]
+
+
 def test_nobody_called_is_told_as_not_defined() -> None:
     own = told_of_calls(np.arange(10) < 4, np.zeros(10, bool), draw_patients(10, 0, 50))
     assert own["ppv"] == {"value": None, "low": None, "high": None}

@@ -22,7 +22,7 @@ QUICK := tests/wsi/cohort tests/wsi/pixels tests/wsi/readers/test_resolution.py 
 	tests/wsi/tissue/test_roi.py tests/features/bags tests/features/extraction/test_feature_plan.py \
 	tests/mil/targets/test_metrics.py tests/test_docs.py
 
-.PHONY: help setup demo test test-quick test-slow test-newest coverage check check-js format docs constraints bench bench-wsi bench-mil bench-scale image \
+.PHONY: help setup demo test test-quick test-slow test-newest coverage check check-js format docs constraints bench bench-wsi bench-mil bench-train bench-scale image \
 	bench-features bench-gpu wheelhouse mutants clean
 .DEFAULT_GOAL := help
 
@@ -40,6 +40,7 @@ help:
 	@echo "make constraints writes constraints.txt: the versions in $(VENV)"
 	@echo "make mutants     small mistakes on purpose, to see that the tests notice (an hour)"
 	@echo "make image       a container, by docker or podman (DEVICE=cpu TORCH_INDEX=... without a GPU)"
+	@echo "make bench-train training from disk: until the first step, an epoch, bytes, memory, open files"
 	@echo "make bench-scale from one slide and worker to a cluster: what grows, and what would be in the way first (half an hour)"
 	@echo "make bench       the benchmarks, as ratios to limits measured in the same run"
 	@echo "make bench-gpu   what only a GPU can show: exactness, processes, speed, training (about ten minutes)"
@@ -105,7 +106,7 @@ docs: $(VENV)/.docs
 constraints: $(VENV)/.installed $(VENV)/.docs
 	@$(BIN)/python .ci/constraints.py > constraints.new && mv constraints.new constraints.txt
 
-bench: bench-wsi bench-features bench-mil
+bench: bench-wsi bench-features bench-mil bench-train
 
 bench-wsi: $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/bench_wsi.py
@@ -116,6 +117,9 @@ bench-features: $(VENV)/.installed
 
 bench-mil: $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/bench_mil.py
+
+bench-train: $(VENV)/.installed
+	PYTHONPATH=tests $(BIN)/python tests/benchmarks/bench_train.py
 
 bench-gpu: $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/bench_gpu.py

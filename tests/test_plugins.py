@@ -16,7 +16,7 @@ from mil.training.tune_options import TuneOptions
 from wsi.errors import RequestError, UnreadableSlideError
 from wsi.qc.options import InfoOptions
 from wsi.readers.contract import check_reader
-from wsi.slide import open_slide
+from wsi.slide import READERS, open_slide
 from wsi.units import Box
 
 HEAD = """
@@ -113,5 +113,5 @@ def test_readers_that_cannot_be_had_are_named(tmp_path: Path, deflate_slide: Pat
         open_slide(nothing)
     with pytest.raises(UnreadableSlideError, match=r"entry point broken of gigamil\.readers"):
         open_slide(deflate_slide, "broken")
-    with pytest.raises(RequestError, match="expected one of tiff, openslide, dicom, ome-zarr, odd, broken"):
+    with pytest.raises(RequestError, match=f"expected one of {', '.join(READERS)}, odd, broken"):
         open_slide(shutil.copy(deflate_slide, tmp_path / "a.tif"), "no")

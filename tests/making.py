@@ -1,11 +1,16 @@
 """Small slides with known content, made by the tests."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import tifffile
 import zarr
 from numpy.typing import NDArray
+
+from wsi.units import YX
 
 SEED = 20240817
 
@@ -54,6 +59,25 @@ def write_pyramid(path: Path, pixels: RGB, mpp: float = 0.5, levels: int = 3, **
                 subfiletype=1 if level else 0,
                 **settings,
             )
+    return path
+
+
+def write_own_levels(path: Path, pixels: RGB, shapes: Sequence[YX], side: int = 64) -> Path:
+    """Write an Aperio slide of 0.5 um/px with levels of those sizes, each averaged, in JPEG tiles."""
+    jpeg: dict[str, Any] = {
+        "photometric": "rgb",
+        "compression": "jpeg",
+        "compressionargs": {"outcolorspace": "ycbcr", "level": 90},
+    }
+    with tifffile.TiffWriter(path) as tiff:
+        for number, shape in enumerate(shapes):
+            factor = round(pixels.shape[1] / shape.x)
+            whole = pixels[: shape.y * factor, : shape.x * factor]
+            shown = cv2.resize(np.ascontiguousarray(whole), shape[::-1], interpolation=cv2.INTER_AREA)
+            about = f"Aperio Image Library\r\n{shape.x}x{shape.y}|AppMag = 20|MPP = 0.5"
+            tiff.write(shown, tile=(side, side), description=about, metadata=None, **jpeg)
+            if not number:  # as the second page Aperio writes a thumbnail
+                tiff.write(shown[::32, ::32], description="Aperio Image Library", metadata=None, **jpeg)
     return path
 
 

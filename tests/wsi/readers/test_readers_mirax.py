@@ -122,7 +122,7 @@ def test_spoiled_indices_are_refused_in_a_line(tmp_path: Path) -> None:
     for name in ("Index.dat", "Slidedat.ini"):
         file = tmp_path / "a" / name
         good = file.read_bytes()
-        for _ in range(150):
+        for _ in range(60):
             spoiled = bytearray(good)
             for place in rng.integers(0, len(good), 1 + rng.integers(4)):
                 spoiled[place] = rng.integers(256)
@@ -134,7 +134,7 @@ def test_spoiled_indices_are_refused_in_a_line(tmp_path: Path) -> None:
                 lines += len(str(error).splitlines())
                 ended["refused"] += 1
         file.write_bytes(good)
-    assert min(ended.values()) > 20
+    assert min(ended.values()) > 10
     assert lines == ended["refused"]
 
 

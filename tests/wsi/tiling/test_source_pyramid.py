@@ -5,14 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import openslide
 import pytest
 import tifffile
 import yaozarrs
 import zarr
-from making import RGB, picture, write_deflate, write_pyramid
+from making import picture, write_deflate, write_own_levels, write_pyramid
 
 import wsi.zarr_jpeg  # noqa: F401
 from wsi.errors import RecipeMismatchError, StoreError
@@ -34,21 +33,6 @@ from wsi.viewing.picture import StorePicture
 
 Tiled = Callable[..., TileStore]
 FACTORS, SIDE = (1, 4, 16, 32), 64
-
-
-def write_own_levels(path: Path, pixels: RGB, shapes: Sequence[YX], side: int = SIDE) -> Path:
-    """Write an Aperio slide of 0.5 um/px with levels of those sizes, each averaged, in JPEG tiles."""
-    jpeg = {"photometric": "rgb", "compression": "jpeg", "compressionargs": {"outcolorspace": "ycbcr", "level": 90}}
-    with tifffile.TiffWriter(path) as tiff:
-        for number, shape in enumerate(shapes):
-            factor = round(pixels.shape[1] / shape.x)
-            whole = pixels[: shape.y * factor, : shape.x * factor]
-            shown = cv2.resize(np.ascontiguousarray(whole), shape[::-1], interpolation=cv2.INTER_AREA)
-            about = f"Aperio Image Library\r\n{shape.x}x{shape.y}|AppMag = 20|MPP = 0.5"
-            tiff.write(shown, tile=(side, side), description=about, metadata=None, **jpeg)
-            if not number:  # as the second page Aperio writes a thumbnail
-                tiff.write(shown[::32, ::32], description="Aperio Image Library", metadata=None, **jpeg)
-    return path
 
 
 def sizes(height: int, width: int, factors: Sequence[int]) -> list[YX]:

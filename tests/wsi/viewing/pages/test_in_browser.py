@@ -1,17 +1,20 @@
 """Pages as `gigamil page` writes them, opened by file:// in a real browser: the slide's own pixels at their place."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from browsing import Visits
-from making import RGB
+from making import RGB, picture, write_own_levels
 from PIL import Image
 
 from wsi.errors import RequestError
 from wsi.outcome import Silent, Status
 from wsi.store.tile_store import TileStore
+from wsi.units import YX
 from wsi.viewing.frontend import openseadragon
 from wsi.viewing.pages.folder import Wanted, write_pages
 from wsi.viewing.pages.stores_alone import StoresAlone
@@ -49,3 +52,31 @@ def test_from_the_list_to_the_slides_pixels_and_to_a_tile(
     row, column = small_store.tiles_yx[small_store.scores["focus"].argmax()].tolist()
     assert list(map(float, at.split(",")))[:2] == pytest.approx([(column + 0.5) * 256, (row + 0.5) * 256], abs=1)
     assert {own.split(":")[0] for own in window.requests} <= {"file", "data", "blob"}
+
+
+@pytest.mark.slow
+def test_levels_in_steps_of_four_are_shown_where_halves_are(
+    tmp_path: Path, tiled: Callable[..., TileStore], visit: Visits
+) -> None:
+    """At 1:4 a slide's own second level is shown, a quarter of its size: a pixel further it fits worse."""
+    sizes = [YX(2048, 2304), YX(512, 576), YX(128, 144)]
+    path = write_own_levels(tmp_path / "own.svs", picture(2048, 2304), sizes, 256)
+    seen = {}
+    for pyramid in ("halves", "source"):
+        store = tiled(path, tmp_path / pyramid, pyramid=pyramid, assume_mpp=None)
+        out = tmp_path / f"{pyramid}-page"
+        write_pages(Wanted(out, [store], False, 1, 1), StoresAlone([store]), Silent())
+        page = (out / "slides" / "own" / "index.html").as_uri()
+        window = visit(height=901).open(f"{page}#at=700,720,0.25&heat=off&outline=0").settled()
+        assert any("/tiles/1/" in own for own in window.requests)
+        view = window.page.locator(".viewer").first.screenshot()
+        grey = np.asarray(Image.open(io.BytesIO(view)).convert("L"))[300:550, 400:650]
+        seen[pyramid] = cv2.GaussianBlur(grey, (0, 0), 2).astype(int)
+    middle = seen["halves"][9:-9, 9:-9]
+    height, width = middle.shape
+    off = {
+        (dy, dx): float(np.abs(seen["source"][9 + dy : 9 + dy + height, 9 + dx : 9 + dx + width] - middle).mean())
+        for dy in (-2, 0, 2)
+        for dx in (-2, 0, 2)
+    }
+    assert min(off, key=lambda shift: off[shift]) == (0, 0), off

@@ -132,8 +132,10 @@ def _prepare(data: TrainingData) -> _Run:
 
 def _train_under_torchrun(data: TrainingData, place: Place, progress: Progress) -> list[Outcome]:
     """Train as one of the ranks that torchrun started: all fit together, rank 0 writes and tells."""
-    if data.options.nproc > 1 or data.options.workers > 1:
-        raise RequestError("torchrun excludes --nproc and --workers: it has started the processes already")
+    if max(data.options.nproc, data.options.workers, data.options.together) > 1:
+        raise RequestError(
+            "torchrun excludes --nproc, --workers and --together: its processes train each model together"
+        )
     device = device_of_rank(torch.device(data.options.device), place.local_rank)
     with process_group(place, device) as group, ExitStack() as held:
         agree(group, facts_of(device, data.options.precision))

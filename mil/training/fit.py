@@ -23,6 +23,7 @@ from mil.training.distil import teach
 from mil.training.jobs import FitJob, Parts, divide, seed_of
 from mil.training.loop import Loop
 from mil.training.ranks import Ranks
+from mil.training.together import Steps, to_the_end
 from wsi.arrays import Bools, Ints
 from wsi.events import emit
 from wsi.interrupt import Leaving, asked_to_leave
@@ -49,6 +50,11 @@ def fit(job: FitJob, cohort: Cohort, folds: Ints, ranks: Ranks | None = None) ->
     BagError
         The loss of a bag is not finite; the message names it.
     """
+    return to_the_end(fitting(job, cohort, folds, ranks))
+
+
+def fitting(job: FitJob, cohort: Cohort, folds: Ints, ranks: Ranks | None = None) -> Steps[dict[str, float]]:
+    """Do as `fit`; yield between steps, and after an epoch, how many epochs are done, so that others can have a turn."""
     ranks = ranks or Ranks()
     began = time.monotonic()
     if ranks.rank == 0:
@@ -56,7 +62,7 @@ def fit(job: FitJob, cohort: Cohort, folds: Ints, ranks: Ranks | None = None) ->
     parts = divide(cohort, folds, job)
     model = new_model(job, cohort, parts, ranks)
     loop = Loop(job, cohort, parts, model, ranks, teach(job.options, job.fold, cohort, folds))
-    state = _train(loop)
+    state = yield from _train(loop)
     model.load_state_dict(state.best)
     facts = {"best_epoch": state.best_epoch, "epochs_run": len(state.history), "best_val_loss": state.best_loss}
     _finish(loop, state, facts)
@@ -102,7 +108,7 @@ def _margins(cohort: Cohort, parts: Parts) -> tuple[float, ...]:
     return dynamic_margins(np.bincount(target.groups_N[parts.train], minlength=target.n_outputs).tolist())
 
 
-def _train(loop: Loop) -> Progression:
+def _train(loop: Loop) -> Steps[Progression]:
     options, folder, ranks = loop.options, loop.job.folder, loop.ranks
     writes = ranks.rank == 0
     found: Progression | None = ranks.from_first(read_checkpoint(folder, loop.job.recipe_hash) if writes else None)
@@ -115,7 +121,8 @@ def _train(loop: Loop) -> Progression:
         for epoch in range(len(state.history), options.epochs):
             if epoch - state.best_epoch > options.patience and state.best_epoch >= 0:
                 break
-            _one_epoch(loop, state, epoch)
+            yield from _one_epoch(loop, state, epoch)
+            yield epoch + 1.0
             leaving = ranks.any(asked_to_leave())
             if events is not None:
                 if leaving or time.monotonic() - kept > CHECKPOINT_SECONDS:
@@ -139,8 +146,8 @@ def _take_up(loop: Loop, state: Progression) -> None:
     loop.mean.restore(state.mean, state.mean_steps)
 
 
-def _one_epoch(loop: Loop, state: Progression, epoch: int) -> None:
-    row = loop.epoch(epoch)
+def _one_epoch(loop: Loop, state: Progression, epoch: int) -> Steps[None]:
+    row = yield from loop.steps(epoch)
     with loop.mean.applied():
         row |= loop.validate()
         if row["val_loss"] < state.best_loss - LEAST_GAIN:

@@ -20,10 +20,11 @@ from mil.training.adamw import AdamW
 from mil.training.ema import WeightMean
 from mil.training.jobs import FitJob, Parts, seed_of
 from mil.training.ranks import Ranks
-from mil.training.sampling import Drawn, batches_ahead, draw_batch, epoch_order, slide_weights
+from mil.training.sampling import Drawn, batches_ahead, draw_batch, epoch_order, shared_order, slide_weights
 from mil.training.schedule import learning_rate
 from mil.training.sharpness import ascended
 from mil.training.soft_targets import Distilled, Mixed, Smoothed
+from mil.training.together import Steps, to_the_end
 from wsi.arrays import Floats, Ints
 from wsi.errors import DivergedError
 from wsi.stalls import moved
@@ -57,6 +58,10 @@ class Loop:
 
     def epoch(self, epoch: int) -> dict[str, float]:
         """Train one epoch; return its part of the history's row."""
+        return to_the_end(self.steps(epoch))
+
+    def steps(self, epoch: int) -> Steps[dict[str, float]]:
+        """Train one epoch; yield before every step but the first how far it is, and return its part of the history."""
         seed = seed_of(self.job, epoch, "epoch")
         set_seed(seed + self.ranks.rank, self.device)
         rng = np.random.default_rng(seed)
@@ -64,8 +69,12 @@ class Loop:
         total = 0.0
         norms = []
         order = epoch_order(self.parts.train, self.weights, self.options.balance, rng)
+        if self.options.order == "shared":
+            order = shared_order(self.parts.train, len(self.cohort), self.options.seed, epoch)
         drawn = (draw_batch(self.cohort, own, self.options, rng) for own in np.array_split(order, self.batches))
         for step, batch in enumerate(batches_ahead(self.cohort, drawn, self.ranks.share, self.options)):
+            if step:
+                yield epoch + step / self.batches
             lr = self.optimizer.lr = learning_rate(self.options, epoch + step / self.batches)
             loss, norm = self._step(batch)
             total += loss

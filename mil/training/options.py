@@ -14,7 +14,7 @@ from wsi.recipe import Recipe
 _SHAPING = (
     "target", "split", "calibrate", "unit", "aggregate", "output", "other_label", "fusion", "head", "baselines",
     "classes", "folds", "seeds", "seed", "epochs", "warmup_epochs", "patience", "inner_share", "lr", "weight_decay",
-    "clip", "hidden", "attention", "dropout", "batch_bags", "max_tiles", "optimizer", "sam_rho", "balance",
+    "clip", "hidden", "attention", "dropout", "batch_bags", "max_tiles", "optimizer", "sam_rho", "order", "balance",
     "label_smoothing", "mixup", "ema", "instance_dropout", "distil_weight", "distil_temperature",
 )  # fmt: skip
 """What the recipe holds, in the order of config.toml: not places, devices, processes, trackers and ``max_rows``."""
@@ -23,7 +23,7 @@ _FOR_CLASSES = {"label_smoothing": 0.0, "mixup": 0.0, "balance": "weights", "tea
 _FOR_CLASSES |= {"calibrate": "temperature", "aggregate": "mean", "other": None}
 """Options that mean something for classes alone, at their defaults."""
 _SILENT = {
-    *("optimizer", "sam_rho", "balance", "fusion", "target", "split", "calibrate", "aggregate", "output"),
+    *("optimizer", "sam_rho", "order", "balance", "fusion", "target", "split", "calibrate", "aggregate", "output"),
     *("other_label", "unit", *_SOFT),
 }
 """Not in the recipe where they are at their defaults: runs made before they existed keep their hash."""
@@ -107,6 +107,8 @@ class Epochs:
     """adamw; sam (sharpness-aware): AdamW on the gradient at the worst point near by."""
     sam_rho: Above0 = 0.05
     """How near, for sam."""
+    order: Literal["own", "shared"] = "own"
+    """Of the slides in an epoch: each model's own, or one for all models, which --together then read once."""
     balance: Literal["weights", "sampling"] = "weights"
     """Classes count equally by weights of the loss, or by sampling: bags drawn by weight, with replacement."""
     label_smoothing: BelowOne = 0.0
@@ -121,6 +123,8 @@ class Epochs:
     """Tiles on the device at once; a batch of more is accumulated."""
     device_cache: Annotated[float | None, at_least(0)] = None
     """GiB of features that stay on each GPU; otherwise a share of what is free there."""
+    together: Count = 1
+    """Models that one process trains in turns; changes no result."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,6 +208,14 @@ class TrainOptions(
         if self.nproc > 1 and self.workers > 1:
             raise RequestError(
                 "--workers and --nproc exclude each other: models side by side, or processes on one model"
+            )
+        if self.nproc > 1 and self.together > 1:
+            raise RequestError(
+                "--together and --nproc exclude each other: models in turns in one process, or processes on one model"
+            )
+        if self.order == "shared" and self.balance == "sampling":
+            raise RequestError(
+                "--order shared and --balance sampling exclude each other: every model draws other slides"
             )
         if self.repeats > 1 and (self.splits is not None or self.split == "centers"):
             raise RequestError(

@@ -1,6 +1,6 @@
-"""Models trained one after the other, side by side in their own processes, or each by several processes together.
+"""Models trained one after the other or in turns, in one process or several, or each by several processes together.
 
-The result depends neither on whether models stand side by side nor on the number of cores. Processes that train one
+The result depends neither on whether models take turns or stand side by side nor on the number of cores. Processes that train one
 model together add numbers in another order, so theirs agrees within rounding.
 """
 
@@ -21,10 +21,11 @@ from features.distributed import Group, Place, process_group
 from features.encoders.device import device_of_rank
 from features.started import JOINED, Message, RankWork, run_ranks
 from mil.data.cohort import Cohort
-from mil.training.fit import fit
+from mil.training.fit import fit, fitting
 from mil.training.jobs import FitJob
 from mil.training.options import TrainOptions
 from mil.training.ranks import Ranks
+from mil.training.together import fit_in_turns
 from mil.training.training_data import gather
 from wsi.arrays import Ints
 from wsi.errors import ItemError
@@ -32,6 +33,8 @@ from wsi.interrupt import PASSED_ON, Leaving, end_with_parent, interrupts_held, 
 
 POLL_SECONDS = 0.2
 """How often it is looked whether somebody asks to save and leave."""
+_Facts = list[dict[str, float]]
+"""Of each model of a group."""
 Done = Callable[[FitJob, dict[str, float]], None]
 """Called with each model and its facts as it is finished."""
 
@@ -46,28 +49,42 @@ def fit_all(todo: Sequence[FitJob], cohorts: Sequence[Cohort], folds: Ints, done
     ItemError
         A training process died.
     """
+    groups = in_groups(todo)
     if todo and todo[0].options.nproc > 1:
         _by_ranks(todo, done)
-    elif len(todo) > 1 and todo[0].options.workers > 1:
-        _side_by_side(todo, min(todo[0].options.workers, len(todo)), done)
+    elif len(groups) > 1 and todo[0].options.workers > 1:
+        _side_by_side(groups, min(todo[0].options.workers, len(groups)), done)
     else:
-        with deterministic(todo):
-            for job in todo:
-                done(job, fit(job, job.cohort_of(cohorts), folds))
+        for group in groups:
+            _fit_group(group, cohorts, folds, done)
 
 
-def _side_by_side(todo: Sequence[FitJob], workers: int, done: Done) -> None:
+def in_groups(todo: Sequence[FitJob]) -> list[list[FitJob]]:
+    """Return the models that are trained in turns by one process: those of one fold after another, a seed at a time."""
+    size = todo[0].options.together if todo else 1
+    return [list(todo[first : first + size]) for first in range(0, len(todo), size)]
+
+
+def _fit_group(group: Sequence[FitJob], cohorts: Sequence[Cohort], folds: Ints, done: Done) -> None:
+    """Train the models of a group in turns; one alone goes through as it is."""
+    with deterministic(group):
+        fittings = [(job, fitting(job, job.cohort_of(cohorts), folds)) for job in group]
+        fit_in_turns(fittings, torch.device(group[0].options.device), done)
+
+
+def _side_by_side(groups: Sequence[list[FitJob]], workers: int, done: Done) -> None:
     """Train in processes, which gather their data themselves: little goes through the pipes."""
-    options, context = todo[0].options, get_context("spawn")
+    options, context = groups[0][0].options, get_context("spawn")
     devices: SimpleQueue[str] = context.SimpleQueue()
     for worker in range(workers):
         devices.put(device_of_worker(options.device, worker, torch.cuda.device_count()))
     with ProcessPoolExecutor(workers, context, _begin_worker, (options, devices)) as pool:
         with interrupts_held():  # the processes leave Ctrl-C to this one
-            running = {pool.submit(_fit_in_worker, job): job for job in todo}
+            running = {pool.submit(_fit_in_worker, group): group for group in groups}
         try:
             for future in _finished(running):
-                done(running[future], future.result())
+                for job, facts in zip(running[future], future.result(), strict=True):
+                    done(job, facts)
         except Leaving:
             _leave(pool)
             raise
@@ -83,7 +100,7 @@ def _side_by_side(todo: Sequence[FitJob], workers: int, done: Done) -> None:
             raise
 
 
-def _finished(running: Collection[Future[dict[str, float]]]) -> Iterator[Future[dict[str, float]]]:
+def _finished(running: Collection[Future[_Facts]]) -> Iterator[Future[_Facts]]:
     """Yield the models that are finished, as they are; `Leaving` where this process is asked to."""
     left = set(running)
     while left:
@@ -178,7 +195,8 @@ def _begin_worker(options: TrainOptions, devices: "SimpleQueue[str]") -> None:
     _WORKER.update(cohorts=data.open(), folds=data.folds, device=devices.get())
 
 
-def _fit_in_worker(job: FitJob) -> dict[str, float]:
-    own = job.on(_WORKER["device"])
-    with deterministic([own]):
-        return fit(own, job.cohort_of(_WORKER["cohorts"]), _WORKER["folds"])
+def _fit_in_worker(group: Sequence[FitJob]) -> _Facts:
+    facts: dict[str, dict[str, float]] = {}
+    own = [job.on(_WORKER["device"]) for job in group]
+    _fit_group(own, _WORKER["cohorts"], _WORKER["folds"], lambda job, found: facts.update({job.name: found}))
+    return [facts[job.name] for job in group]

@@ -41,6 +41,16 @@ def epoch_order(slides: Ints, weights: Floats, balance: str, rng: np.random.Gene
     return np.asarray(slides[shuffled])
 
 
+def shared_order(slides: Ints, n_slides: int, seed: int, epoch: int) -> Ints:
+    """Return the slides in the order of an epoch that is the same for all models of a run, whatever their slides are.
+
+    ``n_slides``: of the whole cohort.
+    """
+    key = [seed, epoch, *b"order"]
+    place_N = np.random.default_rng(np.random.SeedSequence(key)).permutation(n_slides)
+    return np.asarray(slides[np.argsort(place_N[slides])])
+
+
 @dataclass(frozen=True, slots=True)
 class Drawn:
     """The instances of one bag of a batch, and those of the bag mixed with it."""

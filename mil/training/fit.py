@@ -54,7 +54,7 @@ def fit(job: FitJob, cohort: Cohort, folds: Ints, ranks: Ranks | None = None) ->
 
 
 def fitting(job: FitJob, cohort: Cohort, folds: Ints, ranks: Ranks | None = None) -> Steps[dict[str, float]]:
-    """Do as `fit`; yield between steps, and after an epoch, how many epochs are done, so that others can have a turn."""
+    """Do as `fit`; yield how many epochs are done between steps and after an epoch: others can have a turn."""
     ranks = ranks or Ranks()
     began = time.monotonic()
     if ranks.rank == 0:

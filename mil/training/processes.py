@@ -1,7 +1,7 @@
 """Models trained one after the other or in turns, in one process or several, or each by several processes together.
 
-The result depends neither on whether models take turns or stand side by side nor on the number of cores. Processes that train one
-model together add numbers in another order, so theirs agrees within rounding.
+The result depends neither on whether models take turns or stand side by side nor on the number of cores. Processes that
+train one model together add numbers in another order, so theirs agrees within rounding.
 """
 
 import os

@@ -91,6 +91,7 @@ def test_left_and_killed_in_the_middle_they_go_on_to_the_same_bits(
     assert fitted(quick(small, tmp_path, together=2)) == alone
 
 
+@pytest.mark.slow
 def test_in_processes_side_by_side_models_take_turns_too(
     small: Witness, alone: dict[str, bytes], tmp_path: Path
 ) -> None:

@@ -88,8 +88,13 @@ class _Ahead(Generic[Step]):
     """What of a sequence of steps is being read."""
 
     def __init__(
-        self, steps: Iterable[Step], wanted: Callable[[Step], Sequence[Wanted]], device: DeviceRows | None
+        self,
+        steps: Iterable[Step],
+        wanted: Callable[[Step], Sequence[Wanted]],
+        device: DeviceRows | None,
+        sharing: int,
     ) -> None:
+        self._most = AHEAD_BYTES // sharing
         self._steps, self._wanted, self._device = iter(steps), wanted, device
         self.drawn: deque[tuple[Step, list[Reading]]] = deque()
         self._waiting: deque[Reading] = deque()
@@ -97,7 +102,7 @@ class _Ahead(Generic[Step]):
 
     def fill(self) -> None:
         """Draw further steps and begin to read, as far as the bytes allow."""
-        while self._bytes < AHEAD_BYTES:
+        while self._bytes < self._most:
             if self._waiting:
                 self._begin(self._waiting.popleft())
             elif len(self.drawn) >= STEPS_AHEAD or not self._draw():
@@ -162,7 +167,10 @@ def device_rows(device: torch.device | str, cache_gib: float | None = None, proc
 
 
 def read_ahead(
-    steps: Iterable[Step], wanted: Callable[[Step], Sequence[Wanted]], device: DeviceRows | None = None
+    steps: Iterable[Step],
+    wanted: Callable[[Step], Sequence[Wanted]],
+    device: DeviceRows | None = None,
+    sharing: int = 1,
 ) -> Iterator[tuple[Step, list[Reading]]]:
     """Yield the steps in their order with their readings, while what follows is being read.
 
@@ -174,8 +182,10 @@ def read_ahead(
         What a step reads, in the order in which it is used.
     device
         Where rows are brought to; None: they stay in memory, as arrays.
+    sharing
+        Readers at work at the same time, which share the bytes that may be ahead.
     """
-    ahead = _Ahead(steps, wanted, device)
+    ahead = _Ahead(steps, wanted, device, sharing)
     try:
         ahead.fill()
         while ahead.drawn:

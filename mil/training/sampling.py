@@ -102,7 +102,7 @@ def batches_ahead(
         return [one for position in own(batch) for one in batch[position].wanted(cohort)]
 
     device = device_rows(options.device, options.device_cache, options.processes_per_gpu)
-    for batch, readings in read_ahead(batches, wanted, device):
+    for batch, readings in read_ahead(batches, wanted, device, options.together):
         left, read = iter(readings), set(own(batch))
         yield [bag.with_readings(left) if number in read else bag for number, bag in enumerate(batch)]
 

@@ -65,7 +65,7 @@ def test_left_and_killed_in_the_middle_they_go_on_to_the_same_bits(
     small: Witness, alone: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Asked to leave, every model saves at the end of its epoch; killed, each goes on from its own checkpoint."""
-    from mil.training import fit
+    from mil.training import checkpoint, fit
 
     class Killed(BaseException):
         pass
@@ -76,7 +76,7 @@ def test_left_and_killed_in_the_middle_they_go_on_to_the_same_bits(
         if len(written) > 5:
             raise Killed
 
-    write, written = fit.write_checkpoint, list[None]()
+    write, written = checkpoint.write_checkpoint, list[None]()
     asked = iter([False] * 11)
     with monkeypatch.context() as patched:
         patched.setattr(fit, "asked_to_leave", lambda: next(asked, True))

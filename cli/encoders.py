@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from features.encoders.registry import EncoderEntry
 
 Row = dict[str, Any]
-"""Name, dim, input_px, mpp (um/px), crop_pct, gated, licence, description; None where it is not one for all models."""
+"""Name, dim, input_px, mpp (um/px), crop_pct, gated, licence, description, hub, source, needs; None where it is not one
+for all models."""
+SHOWN = ("name", "dim", "input_px", "mpp", "crop_pct", "needs", "licence", "description")
 WIDTH = 200
 """Columns: one line for each encoder; a narrower terminal breaks them."""
 
@@ -42,10 +44,10 @@ def encoders(options: EncodersOptions, json: bool) -> int:
     if json:
         sys.stdout.write(json_module.dumps(rows, indent=1) + "\n")
         return 0
-    columns = ("dim", "px", "um/px", "crop", "gated", "licence", "what it is")
+    columns = ("dim", "px", "um/px", "crop", "needs", "licence", "what it is")
     table = Table(Column("encoder", no_wrap=True), *columns, box=None, pad_edge=False)
     for row in rows:
-        table.add_row(*map(_cell, row.values()))
+        table.add_row(*(_cell(row[key]) for key in SHOWN))
     Console(width=WIDTH, soft_wrap=True).print(table)
     return 0
 
@@ -68,6 +70,9 @@ def _row(entry: "EncoderEntry") -> Row:
         "gated": entry.gated,
         "licence": entry.licence,
         "description": entry.description,
+        "hub": entry.hub,
+        "source": entry.source,
+        "needs": entry.needs,
     }
 
 
@@ -88,6 +93,9 @@ def _timm_rows(search: str) -> list[Row]:
                 "gated": False,
                 "licence": (config.license if known else None) or "see its card",
                 "description": "",
+                "hub": (config.hf_hub_id if known else None) or "",
+                "source": "",
+                "needs": "a download",
             }
         )
     return rows

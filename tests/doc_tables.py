@@ -12,6 +12,7 @@ from pathlib import Path
 from colour_cells import J2K_CELLS, JPEG_CELLS, apart, j2k, jpeg, read, smooth, write_tiff
 
 from features.encoders.presets import PRESETS, Preset
+from features.encoders.published.preset import FEATURES
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 COMPRESSIONS = {33003: "Aperio 33003", 33005: "Aperio 33005", 34712: "TIFF 34712"}
@@ -40,7 +41,7 @@ def encoders() -> str:
 
 def _known(name: str, preset: Preset) -> str:
     hub = f"[{preset.hub}](https://huggingface.co/{preset.hub})"
-    mpps = ", ".join(f"{mpp:g}" for mpp in preset.mpps)
+    mpps = ", ".join(f"{mpp:g}" for mpp in preset.mpps) or "none"
     return (
         f"| `{name}` | {hub} | {preset.dim} | {preset.input_px} | {mpps} | {preset.licence} "
         f"| {'yes' if preset.gated else 'no'} |"
@@ -50,11 +51,10 @@ def _known(name: str, preset: Preset) -> str:
 def _made(name: str, preset: Preset) -> str:
     given = {**preset.arguments, **{own: path.partition(":")[2] for own, path in preset.named_layers.items()}}
     arguments = ", ".join(f"`{own}={value!r}`" for own, value in given.items()) or "none"
-    pooled = "class token, mean of patch tokens" if preset.class_and_mean else "the model's pooled one"
     resized = f"{preset.resize_px} px, middle {preset.input_px}" if preset.resize_px else f"{preset.input_px} px"
     shown = "; ".join(" ".join(f"{own:.9g}" for own in three) for three in (preset.mean, preset.std))
     return (
-        f"| `{name}` | `{preset.model}` | {arguments} | {pooled} | {resized}, {preset.interpolation} "
+        f"| `{name}` | `{preset.model}` | {arguments} | {FEATURES[preset.feature]} | {resized}, {preset.interpolation} "
         f"| {shown} | {preset.source} |"
     )
 

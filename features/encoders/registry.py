@@ -37,6 +37,12 @@ class EncoderEntry:
     """um/px of the tiles it was made for."""
     gated: bool = False
     """The hub gives the weights only to accounts that have accepted the terms."""
+    hub: str = ""
+    """Repository on the Hugging Face hub, where there is one."""
+    source: str = ""
+    """The publication."""
+    needs: str = "nothing"
+    """What must be had before it encodes."""
 
 
 def _texture(name: str, weights: WeightsChoice) -> Encoder:
@@ -61,6 +67,9 @@ def _published(name: str, preset: Preset) -> EncoderEntry:
         preset.input_px,
         preset.mpps,
         preset.gated,
+        preset.hub,
+        preset.source,
+        preset.needs,
     )
 
 
@@ -77,6 +86,7 @@ _BUILT_IN = {
         "crop_pct applied with --crop only",
         "per model; see its card",
         _timm,
+        needs="a download",
     ),
     **{name: _published(name, preset) for name, preset in PRESETS.items()},
 }

@@ -23,26 +23,12 @@ from torch import Tensor, nn
 
 from features.encoders.lineage import read_lineage
 from features.encoders.presets import PRESETS, Preset
+from features.encoders.published.poolers import as_published, pooled
 from features.encoders.spec import EncoderSpec, WeightsChoice
 from features.encoders.weights import load_weights, weights_sha256
 from wsi.errors import RequestError
 
 HUB_PREFIXES = ("hf-hub:", "hf_hub:")
-TRANSFORMERS_FILE = "model.safetensors"
-
-
-class ClassAndMean(nn.Module):
-    """A vision transformer's class token beside the mean of its patch tokens."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-        self._prefix_tokens = int(model.num_prefix_tokens)  # type: ignore[arg-type]
-
-    def forward(self, tiles_NCHW: Tensor) -> Tensor:
-        """Return (N, 2 D) from tokens (N, prefix + patches, D); registers are left out."""
-        tokens = self.model(tiles_NCHW)
-        return torch.cat([tokens[:, 0], tokens[:, self._prefix_tokens :].mean(1)], dim=1)
 
 
 class TimmEncoder:
@@ -125,15 +111,24 @@ class Architecture:
     def create(self, *, published: bool = False, **changes: Any) -> nn.Module:
         """Return the model without its classifier, with published weights or random ones."""
         preset = self.preset
-        from_hub = published and preset is not None and not preset.transformers_keys
+        from_hub = published and preset is not None and not preset.hub_file
         name = f"hf-hub:{preset.hub}" if preset and from_hub else self.model
         arguments = {**self.arguments, **changes}
         model: nn.Module = timm.create_model(
             name, pretrained=published and (from_hub or preset is None), num_classes=0, **arguments
         )
-        if published and preset and preset.transformers_keys:
-            load_weights(model, Path(hf_hub_download(preset.hub, TRANSFORMERS_FILE)))
-        return ClassAndMean(model) if preset and preset.class_and_mean else model
+        if preset is None:
+            return model
+        model = pooled(model, preset.feature)
+        if published and preset.hub_file:
+            self.load(model, Path(hf_hub_download(preset.hub, preset.hub_file)))
+        return model
+
+    def load(self, model: nn.Module, file: Path) -> str:
+        """Load a file in the authors' layout, or timm's, into what `create` gave; return what was chosen of it."""
+        own, preset = as_published(model), self.preset
+        unused, positions = (preset.unused, preset.positions) if preset else ((), "")
+        return load_weights(own, file, (*_classifier_prefixes(own), *unused), positions)
 
 
 def _class(where: str) -> Any:
@@ -157,8 +152,7 @@ def build(name: str, weights: WeightsChoice) -> TimmEncoder:
     model = _create(architecture, weights)
     note = ""
     if weights.file is not None:
-        own = model.model if isinstance(model, ClassAndMean) else model
-        note = load_weights(own, weights.file, _classifier_prefixes(own))
+        note = architecture.load(model, weights.file)
     return TimmEncoder(model, _spec(architecture, model, weights, note), architecture)
 
 

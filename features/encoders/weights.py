@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from features.encoders.transformers_keys import timm_keys
+from features.encoders.published.key_maps import timm_keys
+from features.encoders.published.positions import fitted
+from features.encoders.published.preset import Positions
 from features.tensors import read_tensors
 from wsi.errors import RequestError, one_line, says_damage
 from wsi.files.documents import check_document
@@ -46,12 +48,15 @@ def weights_sha256(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def load_weights(model: nn.Module, file: Path, ignored_prefixes: tuple[str, ...] = ()) -> str:
+def load_weights(
+    model: nn.Module, file: Path, ignored_prefixes: tuple[str, ...] = (), positions: Positions = ""
+) -> str:
     """Load a state dict from a file into the model, every key and shape checked; return what was chosen of it.
 
     What stands before the keys may be any of `WRAPPERS`, one after the other: those tensors are taken that are a whole
     model's, a moving average first. Keys under ``ignored_prefixes`` (the classifier, where the model has none) and
-    `UNUSED` ones may differ; the transformers library's keys of vision transformers are translated.
+    `UNUSED` ones may differ; the layouts of `published.key_maps` are translated, and position embeddings of another
+    grid enlarged where ``positions`` says how.
 
     Raises
     ------
@@ -62,6 +67,7 @@ def load_weights(model: nn.Module, file: Path, ignored_prefixes: tuple[str, ...]
     choices = []
     for prefix in _prefixes(found):
         own = timm_keys({key.removeprefix(prefix): value for key, value in found.items() if key.startswith(prefix)})
+        own = fitted(own, wanted, positions)
         choices.append((_problems(own, wanted, ignored_prefixes), prefix, own))
     problems, prefix, own = min(choices, key=lambda choice: (sum(map(len, choice[0].values())), *_rank(choice[1])))
     told = "; ".join(f"{len(keys)} {what} ({_some(keys)})" for what, keys in problems.items() if keys)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -18,7 +19,8 @@ import torch
 
 from features.bags.bag import read_header
 from features.encoders.presets import PRESETS
-from features.encoders.registry import build_encoder
+from features.encoders.published.photographs import PHOTOGRAPHS
+from features.encoders.registry import build_encoder, entries
 from features.encoders.spec import EncoderSpec, WeightsChoice
 from features.encoders.tile_input import TileInput
 from features.encoders.timm_encoder import Architecture
@@ -33,6 +35,7 @@ MILLIONS = {
     "uni2-h": 681.4,
     "virchow": 631.2,
     "virchow2": 631.2,
+    "virchow2-cls": 631.2,
     "gigapath": 1135.0,
     "h-optimus-0": 1134.8,
     "h-optimus-1": 1134.8,
@@ -45,11 +48,47 @@ MILLIONS = {
     "kaiko-vitl14": 304.4,
     "lunit-vits16": 21.7,
     "lunit-vits8": 21.7,
+    "gigapath-flash": 21.7,
+    "h0-mini": 85.7,
+    "h0-mini-mean": 85.7,
+    "midnight-12k": 1134.8,
+    "midnight-12k-cls": 1134.8,
+    "openmidnight": 1134.8,
+    "hibou-b": 85.7,
+    "hibou-l": 303.7,
+    "gpfm": 303.2,
+    "ctranspath": 27.5,
+    "conch": 87.6,
+    "conch-v1.5": 306.7,
+    "keep": 304.7,
+    "musk": 303.9,
+    "dinov2-vits14": 22.1,
+    "dinov2-vitb14": 86.6,
+    "dinov2-vitl14": 304.4,
+    "dinov2-vitg14": 1136.5,
+    "dinov2-vits14-reg4": 22.1,
+    "dinov2-vitb14-reg4": 86.6,
+    "dinov2-vitl14-reg4": 304.4,
+    "dinov2-vitg14-reg4": 1136.5,
+    "dinov3-vits16": 21.6,
+    "dinov3-vitb16": 85.7,
+    "dinov3-vitl16": 303.1,
+    "siglip-vitb16": 92.9,
+    "siglip-so400m14": 427.7,
+    "siglip2-vitb16": 92.9,
+    "siglip2-so400m14": 427.7,
 }
-"""Parameters, as the cards tell them."""
+"""Parameters, as the cards tell them, or as follow from the layers that cards and papers tell."""
+SEEN_OTHERWISE = {
+    *("virchow2-cls", "h0-mini", "midnight-12k-cls", "openmidnight", "gpfm", "keep", "siglip-so400m14"),
+    *(name for name in PRESETS if re.match(r"dinov[23]-vit[blg]|siglip2", name)),
+}
+"""Architectures of which another one of the list differs in width, depth or pooling alone."""
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SEEN_OTHERWISE)) for name in PRESETS]
+)
 def test_the_architecture_is_the_published_one(name: str) -> None:
     preset = PRESETS[name]
     with torch.device("meta"):
@@ -57,6 +96,25 @@ def test_the_architecture_is_the_published_one(name: str) -> None:
         features = model.eval()(torch.zeros(2, 3, preset.input_px, preset.input_px))
     assert tuple(features.shape) == (2, preset.dim)
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(MILLIONS[name], abs=0.1)
+
+
+@pytest.mark.parametrize("name", PHOTOGRAPHS)
+def test_timm_says_the_same_of_photographs(name: str) -> None:
+    preset, told = PRESETS[name], timm.get_pretrained_cfg(PHOTOGRAPHS[name].hub.removeprefix("timm/"))
+    assert told is not None, "timm knows no such weights"
+    assert (preset.mean, preset.std, preset.interpolation) == (told.mean, told.std, told.interpolation)
+    assert preset.input_px == (224 if "dinov2" in name else told.input_size[-1])  # 518 px at training: see the docs
+    assert preset.licence.lower().replace(" ", "-") == told.license
+
+
+def test_every_published_encoder_tells_what_it_needs() -> None:
+    for name, entry in entries()[0].items():
+        assert entry.licence, name
+        if name in PRESETS:
+            assert entry.hub, name
+            assert entry.source, name
+            assert entry.needs == ("an account that accepted the terms" if entry.gated else "a download")
+            assert bool(entry.mpps) is (name not in PHOTOGRAPHS)
 
 
 def test_class_and_mean_leave_the_registers_out() -> None:
@@ -89,7 +147,8 @@ import sys
 import numpy as np
 import torch
 from features.encoders.spec import WeightsChoice
-from features.encoders.registry import build_encoder
+from features.encoders.published.photographs import PHOTOGRAPHS
+from features.encoders.registry import build_encoder, entries
 from wsi.errors import RequestError
 name, out, *missing = sys.argv[1:]
 for other in missing:

@@ -1,0 +1,1 @@
+"""Published encoders: their cards' facts, their file layouts, and pools and stems that timm lacks."""

@@ -99,7 +99,7 @@ def _from_beit3(found: State) -> dict[str, Tensor]:
 
 
 def _from_old_swin(found: State) -> dict[str, Tensor]:
-    """Swin transformers of old, halved at the end of a stage, where timm now does so at the next's start: CTransPath."""
+    """Swin transformers of old, halved at the end of a stage, where timm does so at the next's start: CTransPath."""
     result = {}
     for key, tensor in found.items():
         if SWIN_LEFT_OUT.match(key):

@@ -1,8 +1,8 @@
 """Published encoders by name, with the exact arguments, pooling and recommended um/px of their public cards.
 
 Every one is an architecture of timm, with a pool or projection of ours where its authors have one
-(`published.poolers`): local files of weights, in the authors' own layout, load without a network and without anybody's code. What needs more
-is left to packages that register it by the entry-point group of `features.encoders.registry`.
+(`published.poolers`): local files of weights, in the authors' own layout, load without a network and without anybody's
+code. What needs more is left to packages that register it by the entry-point group of `features.encoders.registry`.
 """
 
 from features.encoders.published.pathology import PATHOLOGY

@@ -114,14 +114,15 @@ class Architecture:
         from_hub = published and preset is not None and not preset.hub_file
         name = f"hf-hub:{preset.hub}" if preset and from_hub else self.model
         arguments = {**self.arguments, **changes}
+        file = Path(hf_hub_download(preset.hub, preset.hub_file)) if published and preset and preset.hub_file else None
         model: nn.Module = timm.create_model(
             name, pretrained=published and (from_hub or preset is None), num_classes=0, **arguments
         )
         if preset is None:
             return model
         model = pooled(model, preset.feature)
-        if published and preset.hub_file:
-            self.load(model, Path(hf_hub_download(preset.hub, preset.hub_file)))
+        if file is not None:
+            self.load(model, file)
         return model
 
     def load(self, model: nn.Module, file: Path) -> str:

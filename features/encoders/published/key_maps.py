@@ -73,7 +73,7 @@ def _from_dinov2(found: State) -> dict[str, Tensor]:
 
 def _from_dinov3(found: State) -> dict[str, Tensor]:
     """Meta's DINOv3: biases of queries and values apart, none of keys."""
-    result = {}
+    result: dict[str, Tensor] = {}
     for key, tensor in found.items():
         if DINOV3_LEFT_OUT.match(key):
             continue

@@ -72,7 +72,8 @@ class BiaslessAttentionPool(nn.Module):
         """Return (N, dim)."""
         keys, values = self.to_kv(self.ln_k(tokens_NLD)).chunk(2, dim=-1)
         queries = self.to_q(self.ln_q(self.query)).expand(len(keys), 1, -1)
-        pooled = scaled_dot_product_attention(*map(self._by_head, (queries, keys, values)))
+        by_head = self._by_head
+        pooled = scaled_dot_product_attention(by_head(queries), by_head(keys), by_head(values))
         out: Tensor = self.to_out(pooled.transpose(1, 2).flatten(-2)[:, 0])
         return out
 

@@ -147,8 +147,7 @@ import sys
 import numpy as np
 import torch
 from features.encoders.spec import WeightsChoice
-from features.encoders.published.photographs import PHOTOGRAPHS
-from features.encoders.registry import build_encoder, entries
+from features.encoders.registry import build_encoder
 from wsi.errors import RequestError
 name, out, *missing = sys.argv[1:]
 for other in missing:

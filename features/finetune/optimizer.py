@@ -7,6 +7,7 @@ import torch
 from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 
+from features.adamw import AdamW
 from features.finetune.model import TileClassifier
 from features.finetune.options import FinetuneOptions
 
@@ -23,7 +24,7 @@ def build_optimizer(options: FinetuneOptions, model: TileClassifier) -> torch.op
     )
     head = {"lr_scale": 1.0, "params": [model.head.weight], "weight_decay": options.weight_decay}
     bias = {"lr_scale": 1.0, "params": [model.head.bias], "weight_decay": 0.0}
-    return torch.optim.AdamW([*groups, head, bias], lr=options.lr)
+    return AdamW([*groups, head, bias], lr=options.lr)
 
 
 def _undecayed(backbone: nn.Module) -> frozenset[str]:

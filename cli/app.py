@@ -1,5 +1,6 @@
 """The command line's door: verbs by name, the version, completion. What a verb needs is imported when it is used."""
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -92,6 +93,9 @@ def _ran(verb: Verb, options: Any, json: bool) -> int:
     if hasattr(options, "nproc") and int(os.environ.get("RANK", "0")) > 0:
         verb.load("run")(options)  # rank 0 tells for all, and its exit code is that of the run
         return 0
+    from features.fork_server import start_for
+
+    start_for(options, verb.run.partition(":")[0])
     from cli.console import run_stage
 
     return run_stage(verb, options, json_output=json)
@@ -162,4 +166,6 @@ def main() -> None:
     """Run the command line."""
     stopping.listen()
     with stopping.in_one_line():
-        sys.exit(stopping.left_code(run(sys.argv[1:])))
+        code = stopping.left_code(run(sys.argv[1:]))
+    gc.freeze()  # with torch, looking for rubbish at the very end takes a second
+    sys.exit(code)

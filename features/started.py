@@ -1,7 +1,6 @@
 """Ranks that this process starts (``--nproc``): listened to, told to save and leave, ended where they stand still."""
 
 import faulthandler
-import multiprocessing as mp
 import os
 import signal
 import sys
@@ -11,7 +10,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from ctypes import c_uint64
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -20,7 +21,8 @@ from typing import Any
 from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
 from features.distributed import JOINING_SECONDS, TOGETHER, Place
-from wsi.errors import GigamilError
+from features.fork_server import begin_process, fresh_processes
+from wsi.errors import GigamilError, ItemError
 from wsi.events import emit
 from wsi.interrupt import (
     PASSED_ON,
@@ -162,20 +164,27 @@ def run_ranks(
 
 
 def _started(work: Sequence[RankWork], port: int, stall: float) -> list[_Rank]:
-    context = mp.get_context("spawn")
+    context = fresh_processes()
     ranks = []
     with interrupts_held():  # until a rank can answer in its own way
         for number, task in enumerate(work):
             here, there = context.Pipe(duplex=False)
             steps = context.RawValue(c_uint64, 0)
             place = Place(number, len(work), number, len(work))
-            process = context.Process(
-                target=_rank_main, args=(place, port, there, task, steps), name=f"gigamil-rank-{number}"
-            )
-            process.start()
+            process = _process(context, number, (place, port, there, task, steps, dict(os.environ)))
             there.close()
             ranks.append(_Rank(number, process, here, steps, Patience(stall) if stall else None))
     return ranks
+
+
+def _process(context: BaseContext, number: int, arguments: tuple[Any, ...]) -> BaseProcess:
+    """Start a rank; as a new interpreter where somebody has just killed the server."""
+    for way in (context, get_context("spawn")):
+        process: BaseProcess = way.Process(target=_rank_main, args=arguments, name=f"gigamil-rank-{number}")  # type: ignore[attr-defined]
+        with suppress(OSError, EOFError):
+            process.start()
+            return process
+    raise ItemError(f"rank {number} cannot be started: the system lets no process begin: run the same command again")
 
 
 @dataclass(slots=True)
@@ -262,9 +271,12 @@ def _stop(ranks: Sequence[_Rank]) -> None:
         rank.process.kill()
 
 
-def _rank_main(place: Place, port: int, pipe: Connection, work: RankWork, steps: Any) -> None:
+def _rank_main(
+    place: Place, port: int, pipe: Connection, work: RankWork, steps: Any, environment: dict[str, str]
+) -> None:
     interrupt_on_signals()
     save_on_signals()
+    begin_process(environment)
     end_with_parent()
     with suppress(OSError, ValueError, AttributeError):  # a standard error that is no file
         faulthandler.register(signal.SIGQUIT, sys.stderr, all_threads=True)

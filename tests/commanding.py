@@ -6,7 +6,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
 SOON = 10.0
@@ -24,6 +27,19 @@ def session_members(leader: int) -> list[str]:
         except (OSError, ValueError):
             continue
     return found
+
+
+def workers_of(parent: int) -> list[int]:
+    """Return the workers and ranks of a process: those that it started, and those that its fork server forked."""
+    found = []
+    for child in psutil.Process(parent).children():
+        with suppress(psutil.Error):
+            started = " ".join(child.cmdline())
+            if "spawn_main" in started:
+                found.append(child.pid)
+            elif "forkserver" in started:
+                found += [own.pid for own in child.children()]
+    return sorted(found)
 
 
 class Command:

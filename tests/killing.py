@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
-from commanding import ROOT, Command, session_members
+from commanding import ROOT, Command, session_members, workers_of
 from making import picture, write_deflate
 
 from cli.app import run
@@ -131,17 +131,6 @@ def wait_for(happened: Callable[[], bool], seconds: float = 90) -> None:
         time.sleep(0.01)
 
 
-def children_of(parent: int) -> list[int]:
-    """Return the worker processes and ranks that a command started itself."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            own = int(stat.read_text().rpartition(")")[2].split()[1]) == parent
-            if own and b"spawn_main" in (stat.parent / "cmdline").read_bytes():
-                found.append(int(stat.parent.name))
-    return sorted(found)
-
-
 def one_kill(stage: Stage, victim: str, out: Path, rng: random.Random) -> str:
     """Start the stage, hit the victim at a random moment, give the command again until it is done; tell what happened.
 
@@ -154,7 +143,7 @@ def one_kill(stage: Stage, victim: str, out: Path, rng: random.Random) -> str:
     def targets(command: Command) -> list[int]:
         if victim in ("driver", "tree"):
             return [command.process.pid]
-        return rng.sample(children, 1) if (children := children_of(command.process.pid)) else []
+        return rng.sample(children, 1) if (children := workers_of(command.process.pid)) else []
 
     number = signal.SIGSTOP if victim == "paused" else signal.SIGKILL
     return _hit(stage, stage.several, targets, number, out, rng, group=victim == "tree")

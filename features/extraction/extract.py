@@ -30,6 +30,7 @@ from features.extraction.plan import Item, Job
 from features.extraction.prepare import Request, prepare, settle
 from features.extraction.remote import extract_to_url
 from features.extraction.stream import GPU_LANES, StreamOptions, Task, TileStream
+from features.fork_server import start_for
 from features.started import JOINED, RankEnd, RankWork, Sender, hear, run_ranks
 from wsi.errors import RequestError
 from wsi.events import emit
@@ -95,6 +96,7 @@ def _prepared(
 
 def _from_here(options: ExtractOptions, progress: Progress) -> Ledger:
     """Extract in this process, or in several that it starts."""
+    start_for(options, __name__)
     with ExitStack() as claims:
         device, encoder = device_of_rank(resolve_device(options.device), 0), _encoder(options)
         job, ledger = _prepared(options, encoder.spec, device, progress, claims)

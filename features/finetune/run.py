@@ -28,6 +28,7 @@ from features.finetune.loop import Setting, Trainer
 from features.finetune.model import build_model
 from features.finetune.options import FinetuneOptions
 from features.finetune.results import is_made, last_facts, write_results
+from features.fork_server import start_for
 from features.started import JOINED, Message, RankEnd, Sender, hear, run_ranks
 from wsi.errors import GigamilError, ItemError, RequestError
 from wsi.files.claim import claim
@@ -84,6 +85,7 @@ def _outcomes(options: FinetuneOptions, cohort: Cohort, status: Status) -> list[
 
 
 def _from_here(options: FinetuneOptions, progress: Progress) -> list[Outcome]:
+    start_for(options, __name__)
     device, encoder = _device(options, 0), _encoder(options)
     cohort = _gathered(options, encoder.spec, device, progress)
     with claim(options.out):

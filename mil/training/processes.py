@@ -10,7 +10,6 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
-from multiprocessing import get_context
 from multiprocessing.queues import SimpleQueue
 from typing import Any
 
@@ -19,6 +18,7 @@ from torch.distributed import Store  # type: ignore[attr-defined]
 
 from features.distributed import Group, Place, process_group
 from features.encoders.device import device_of_rank
+from features.fork_server import begin_process, fresh_processes
 from features.started import JOINED, Message, RankWork, run_ranks
 from mil.data.cohort import Cohort
 from mil.training.fit import fit, fitting
@@ -74,11 +74,11 @@ def _fit_group(group: Sequence[FitJob], cohorts: Sequence[Cohort], folds: Ints, 
 
 def _side_by_side(groups: Sequence[list[FitJob]], workers: int, done: Done) -> None:
     """Train in processes, which gather their data themselves: little goes through the pipes."""
-    options, context = groups[0][0].options, get_context("spawn")
+    options, context = groups[0][0].options, fresh_processes(__name__)
     devices: SimpleQueue[str] = context.SimpleQueue()
     for worker in range(workers):
         devices.put(device_of_worker(options.device, worker, torch.cuda.device_count()))
-    with ProcessPoolExecutor(workers, context, _begin_worker, (options, devices)) as pool:
+    with ProcessPoolExecutor(workers, context, _begin_worker, (dict(os.environ), options, devices)) as pool:
         with interrupts_held():  # the processes leave Ctrl-C to this one
             running = {pool.submit(_fit_in_worker, group): group for group in groups}
         try:
@@ -126,6 +126,7 @@ def device_of_worker(asked: str, worker: int, gpus: int) -> str:
 
 def _by_ranks(todo: Sequence[FitJob], done: Done) -> None:
     """Train each model by several processes on this machine."""
+    fresh_processes(__name__)
     work: list[RankWork] = [partial(_rank, todo) for _ in range(todo[0].options.nproc)]
     ends = run_ranks(work, lambda message: done(*message[1]), stall=todo[0].options.stall)
     for end in ends:
@@ -188,7 +189,8 @@ _WORKER: dict[str, Any] = {}
 """In a worker process: the cohorts it opened, the folds, and its device."""
 
 
-def _begin_worker(options: TrainOptions, devices: "SimpleQueue[str]") -> None:
+def _begin_worker(environment: dict[str, str], options: TrainOptions, devices: "SimpleQueue[str]") -> None:
+    begin_process(environment)
     end_with_parent()
     save_on_signals()
     data = gather(options)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from commanding import workers_of
 
 from features.bags.bag import find_bags, is_intact, read_coords, read_features, read_header
 from features.distributed import Place
@@ -258,16 +259,6 @@ def start_slowly(stores: Path, folder: Path, nproc: int) -> tuple[subprocess.Pop
     return run, out
 
 
-def ranks_of(run: "subprocess.Popen[str]") -> list[int]:
-    """Return the processes that a run has started as ranks."""
-    children = Path(f"/proc/{run.pid}/task/{run.pid}/children")
-    if not children.exists():
-        run.kill()
-        pytest.skip("needs /proc to find the ranks")
-    pids = [int(pid) for pid in children.read_text().split()]
-    return [pid for pid in pids if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-
-
 def test_killed_and_run_again_gives_the_same_bytes(stores: Path, tmp_path: Path, texture_reference: Path) -> None:
     run, out = start_slowly(stores, tmp_path, nproc=1)
     run.send_signal(signal.SIGKILL)
@@ -283,7 +274,7 @@ def test_killed_and_run_again_gives_the_same_bytes(stores: Path, tmp_path: Path,
 
 def test_a_killed_rank_costs_only_its_unfinished_items(stores: Path, tmp_path: Path, texture_reference: Path) -> None:
     run, out = start_slowly(stores, tmp_path, nproc=2)
-    os.kill(ranks_of(run)[-1], signal.SIGKILL)
+    os.kill(workers_of(run.pid)[-1], signal.SIGKILL)
     output, errors = run.communicate(timeout=200)
     assert run.returncode == 0, errors
     assert "'done': 3" in output
@@ -309,7 +300,7 @@ def test_a_stopped_run_stops_its_ranks_which_keep_their_rows(
     stores: Path, tmp_path: Path, texture_reference: Path
 ) -> None:
     run, out = start_slowly(stores, tmp_path, nproc=2)
-    ranks = ranks_of(run)
+    ranks = workers_of(run.pid)
     run.send_signal(signal.SIGTERM)
     _, errors = run.communicate(timeout=60)
     assert run.returncode == -signal.SIGINT  # what Python makes of it

@@ -9,7 +9,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from commanding import Command, session_members
+from commanding import Command, session_members, workers_of
 from making import picture, write_deflate
 
 from features.extraction.extract import extract
@@ -55,19 +55,6 @@ def test_a_read_that_stalls_is_tried_again_and_then_fails_its_slide_alone(
     assert "in lost" in capfd.readouterr().err  # the stacks
 
 
-def ranks_of(parent: int) -> list[int]:
-    """Return the processes that a command started as ranks, first come first."""
-    found = []
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            own = int(status.read_text().rpartition(")")[2].split()[1])
-            if own == parent and b"spawn_main" in (status.parent / "cmdline").read_bytes():
-                found.append(int(status.parent.name))
-        except OSError:
-            continue
-    return sorted(found)
-
-
 @pytest.mark.slow
 def test_a_rank_that_is_paused_is_ended_and_its_work_shared_anew(tmp_path: Path) -> None:
     slide = write_deflate(tmp_path / "big.tif", picture(1300, 1500), compressionargs={"level": 1})
@@ -78,7 +65,7 @@ def test_a_rank_that_is_paused_is_ended_and_its_work_shared_anew(tmp_path: Path)
     command = Command(*options, "--out", out, "--nproc", 2, "--stall", 4)
     try:
         command.wait_for(lambda: any(out.glob(".big.h5.*.parts/*.npy")))
-        os.kill(ranks_of(command.process.pid)[0], signal.SIGSTOP)
+        os.kill(workers_of(command.process.pid)[0], signal.SIGSTOP)
         _, told = command.process.communicate(timeout=120)
         assert command.process.returncode == 0, told
         assert "stood still for 8 s, is paused (SIGSTOP), and is ended" in told

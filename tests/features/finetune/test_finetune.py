@@ -15,7 +15,7 @@ import pytest
 import safetensors.torch
 import timm
 import torch
-from commanding import Command
+from commanding import Command, workers_of
 from making import picture, write_deflate
 
 from features.bags.bag import find_bags, read_header
@@ -406,9 +406,7 @@ def test_a_killed_rank_is_told_and_the_run_goes_on(cohort: Path, reference: Path
     while not options.beside(".checkpoint").exists():
         assert run.poll() is None, run.communicate()
         time.sleep(0.02)
-    children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
-    ranks = [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    os.kill(ranks[-1], signal.SIGKILL)
+    os.kill(workers_of(run.pid)[-1], signal.SIGKILL)
     errors = run.communicate(timeout=100)[1]
     assert "was stopped by signal 9: run the same command again" in errors
     assert options.beside(".checkpoint").exists()

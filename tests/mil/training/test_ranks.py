@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commanding import workers_of
 from hypothesis import given
 from hypothesis import strategies as st
 from rank_works import Case, gradients, ranked_gradients
@@ -174,7 +175,7 @@ def test_a_rank_that_is_killed_ends_the_run_and_the_next_one_goes_on(small: Witn
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.002)
-    os.kill(_child_of(process.pid), signal.SIGKILL)
+    os.kill(workers_of(process.pid)[-1], signal.SIGKILL)
     _, told = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "was stopped by signal 9" in told or "gloo" in told.lower() or "Connection" in told
@@ -182,19 +183,6 @@ def test_a_rank_that_is_killed_ends_the_run_and_the_next_one_goes_on(small: Witn
     train(options)
     for name in ("oof.csv", "fold0/seed0/weights.safetensors"):
         assert (options.out / name).read_bytes() == (undisturbed.out / name).read_bytes()
-
-
-def _child_of(pid: int) -> int:
-    """Return the second rank among the processes that it started."""
-    found = []
-    for status in Path("/proc").glob("[0-9]*/status"):
-        try:
-            lines = dict(line.split(":\t", 1) for line in status.read_text().splitlines() if ":\t" in line)
-        except OSError:
-            continue
-        if int(lines["PPid"]) == pid and b"spawn_main" in (status.parent / "cmdline").read_bytes():
-            found.append(int(lines["Pid"]))
-    return max(found)
 
 
 def test_under_torchrun_all_train_together_and_the_first_one_writes(small: Witness, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from features.encoders.spec import Encoder, EncoderSpec, TunedEncoder
+from features.encoders.spec import Encoder, EncoderSpec, HalfEncoder, TunedEncoder
 from features.encoders.tile_input import TileInput
 
 
@@ -42,6 +42,12 @@ class JointEncoder:
         for member in self.members:
             if isinstance(member, TunedEncoder):
                 member.keep_channels_first()
+
+    def hold_in(self, dtype: torch.dtype) -> None:
+        """Let the members that can keep their weights in half precision do so."""
+        for member in self.members:
+            if isinstance(member, HalfEncoder):
+                member.hold_in(dtype)
 
     def apply_crop(self) -> bool:
         """Let the members that can take tiles as their own transforms do; False where none crops."""

@@ -135,6 +135,17 @@ class TunedEncoder(Protocol):
         """Take tiles as the model's own transform does; False where it crops nothing."""
 
 
+@runtime_checkable
+class HalfEncoder(Protocol):
+    """An encoder that can keep its weights as autocast would cast them for each batch."""
+
+    def hold_in(self, dtype: "torch.dtype") -> None:
+        """Cast the weights of convolutions and matrix products now; all else, norms above all, stays in float32.
+
+        It runs under autocast afterwards as before, with the same numbers.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class WeightsChoice:
     """Where the weights come from: a file, a seed, or (neither) the encoder's published ones."""

@@ -70,6 +70,15 @@ class TimmEncoder:
         """Leave tensors as (N, C, H, W) in memory, too; before `to`."""
         self._format = torch.contiguous_format
 
+    def hold_in(self, dtype: torch.dtype) -> None:
+        """Cast the weights of convolutions and matrix products now; see `features.encoders.spec.HalfEncoder`.
+
+        Only of torch's own modules: others may compute with their weights in float32 first.
+        """
+        for module in self._model.modules():
+            if type(module) in (nn.Linear, nn.Conv2d):
+                module.to(dtype)
+
     def apply_crop(self) -> bool:
         """Take tiles as timm's own transform does: enlarged by the crop, the middle cut out; False where nothing is."""
         spec = self._spec

@@ -13,6 +13,7 @@ from torch.distributed import Store  # type: ignore[attr-defined]
 from features.agreement import agree, facts_of
 from features.distributed import Group, Place, rank_group, torchrun_place
 from features.encoders.device import (
+    PRECISIONS,
     check_compilable,
     check_precision,
     device_of_rank,
@@ -21,7 +22,7 @@ from features.encoders.device import (
     resolve_precision,
 )
 from features.encoders.registry import build_encoder
-from features.encoders.spec import Encoder, EncoderSpec, TunedEncoder
+from features.encoders.spec import Encoder, EncoderSpec, HalfEncoder, TunedEncoder
 from features.extraction.collect import Collector
 from features.extraction.ledger import Ledger
 from features.extraction.options import ExtractOptions
@@ -240,6 +241,8 @@ def _make_ready(job: Job, encoder: Encoder, device: torch.device, place: Place) 
     check_precision(job.precision, device, place.rank)
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    if job.precision != "fp32" and isinstance(encoder, HalfEncoder):
+        encoder.hold_in(PRECISIONS[job.precision])
     if isinstance(encoder, TunedEncoder):
         if not job.channels_last:
             encoder.keep_channels_first()

@@ -133,6 +133,7 @@ class TileStream:
         self._failed: dict[int, str] = {}
         self._fits: dict[int, Fit] = {}
         self._views = VIEWS[job.views]
+        self._whole_batches = job.compiled or options.device.type == "cuda"
         self._stop = threading.Event()
         self.times = Times()
 
@@ -174,7 +175,8 @@ class TileStream:
     def _warm_up(self) -> None:
         """Let the encoder make what it makes at its first batch (constants, compiled kernels) before lanes share it.
 
-        Compiled kernels are made for the batches that come: of that size, in that precision, by as many threads.
+        Compiled kernels are made for the batches that come: of that size, in that precision, by as many threads; so are
+        a GPU library's plans.
         """
         device, threads = self._options.device, torch.get_num_threads()
         if device.type == "cpu":
@@ -182,7 +184,7 @@ class TileStream:
         try:
             with torch.inference_mode(), self._within_memory():
                 for tile_px in sorted({slide.tile_px for slide in self._job.slides if slide.missing()}):
-                    shape = (self._job.batch_size if self._job.compiled else 1, 3, tile_px, tile_px)
+                    shape = (self._job.batch_size if self._whole_batches else 1, 3, tile_px, tile_px)
                     self._features(torch.zeros(shape, dtype=torch.uint8, device=device))
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
@@ -234,8 +236,7 @@ class TileStream:
         stores: OrderedDict[Path | str, TileStore] = OrderedDict()
         while (task := self._next_task()) is not None:
             began = time.perf_counter()
-            pixels = torch.from_numpy(self._pixels(task, stores))
-            task.pixels = pixels.pin_memory() if self._options.device.type == "cuda" else pixels
+            task.pixels = self._pixels(task, stores)
             self._count("reading", began)
             self._read.put(task)
 
@@ -244,35 +245,46 @@ class TileStream:
             task = None if self._stop.is_set() else next(self._tasks, None)
         return task if task is not None and self._budget.take(task.batch.nbytes) else None
 
-    def _pixels(self, task: Task, stores: OrderedDict[Path | str, TileStore]) -> npt.NDArray[np.uint8]:
+    def _pixels(self, task: Task, stores: OrderedDict[Path | str, TileStore]) -> Tensor:
         """Read a batch; a slide that cannot be read is noted, its tiles are black, and the others keep their places."""
-        pieces = []
+        pixels, row = self._buffer(task.batch), 0
         for span in task.batch.spans:
             self._leave_if_stopped()
-            shape = (span.stop - span.start, 3, task.batch.tile_px, task.batch.tile_px)
+            rows = slice(row, row := row + span.stop - span.start)
             try:
                 if span.slide in self._failed:
                     raise StoreError(self._failed[span.slide])
-                pieces.append(self._watched_pixels(span, stores))
+                pixels = self._with_span(pixels, rows, span, stores)
             except (StoreError, OSError) as error:
                 task.failures[span.slide] = self._failed.setdefault(span.slide, str(error))
-                pieces.append(np.zeros(shape, np.uint8))
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+                pixels = pixels.clone()  # what was left behind at a read that stalls may still write into it
+                pixels[rows] = 0
+        return pixels
 
-    def _watched_pixels(self, span: Span, stores: OrderedDict[Path | str, TileStore]) -> npt.NDArray[np.uint8]:
-        """Read a slide's part of a batch; a read that stalls is tried once more."""
+    def _buffer(self, batch: Batch) -> Tensor:
+        """Return where a batch is read to: page-locked where a GPU follows, so that nothing is copied twice."""
+        shape = (batch.n_tiles, 3, batch.tile_px, batch.tile_px)
+        return torch.empty(shape, dtype=torch.uint8, pin_memory=self._options.device.type == "cuda")
+
+    def _with_span(self, pixels: Tensor, rows: slice, span: Span, stores: OrderedDict[Path | str, TileStore]) -> Tensor:
+        """Return the batch with a slide's part read into it; a read that stalls is tried once more, into a copy."""
         stall, image_id = self._options.stall, self._job.slides[span.slide].image_id
         for _ in range(READ_TRIES):
             try:
-                return watched(image_id, stall, self._span_pixels, span, stores)
+                watched(image_id, stall, self._read_span, span, stores, pixels[rows].numpy())
             except StalledError:
-                stores.clear()  # the thread that was left behind keeps the one it reads
+                stores.clear()  # the thread that was left behind keeps the one it reads, and what it reads into
+                pixels = pixels.clone()
+            else:
+                return pixels
         raise StoreError(
             f"{image_id}: reading its store stalled {READ_TRIES} times for {stall:g} s: see to its disk, and run the "
             "same command again"
         )
 
-    def _span_pixels(self, span: Span, stores: OrderedDict[Path | str, TileStore]) -> npt.NDArray[np.uint8]:
+    def _read_span(
+        self, span: Span, stores: OrderedDict[Path | str, TileStore], out: npt.NDArray[np.uint8]
+    ) -> npt.NDArray[np.uint8]:
         path = self._job.slides[span.slide].store
         store = stores.pop(path, None) or TileStore(path)
         stores[path] = store
@@ -280,7 +292,7 @@ class TileStream:
             stores.popitem(last=False)
         if self._job.stain != "none" and span.slide not in self._fits:
             self._fits[span.slide] = fit_stain(self._job.stain, store)
-        return store.read_tiles(self._job.slides[span.slide].store_rows(span.start, span.stop))
+        return store.read_tiles(self._job.slides[span.slide].store_rows(span.start, span.stop), out=out)
 
     def _encode_loop(self) -> None:
         device = self._options.device
@@ -316,10 +328,10 @@ class TileStream:
         """Return float32 (N, width) on the CPU, of uint8 tiles (N, 3, T, T) on the device.
 
         Only the encoder runs under autocast: colours, views, resizing and normalisation are in float32. Compiled
-        kernels always see a whole batch.
+        kernels and a GPU's always see a whole batch.
         """
         n_tiles = len(tiles_NCHW)
-        if self._job.compiled and n_tiles < self._job.batch_size:
+        if self._whole_batches and n_tiles < self._job.batch_size:
             blank = tiles_NCHW.new_zeros((self._job.batch_size - n_tiles, *tiles_NCHW.shape[1:]))
             tiles_NCHW = torch.cat([tiles_NCHW, blank])
         seen = []

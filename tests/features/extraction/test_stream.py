@@ -15,6 +15,8 @@ from features.encoders.device import reproducible_arithmetic
 from features.encoders.joint import JointEncoder
 from features.encoders.registry import build_encoder
 from features.encoders.spec import Encoder, EncoderSpec, WeightsChoice
+from features.encoders.tile_encoder import TileEncoder
+from features.encoders.timm_encoder import TimmEncoder
 from features.extraction.plan import Job, SlideJob, Target
 from features.extraction.stream import StreamOptions, Task, TileStream
 from wsi.store.tile_store import find_stores
@@ -220,3 +222,21 @@ def test_a_wrong_number_of_features_is_told(stores: Path) -> None:
     wrong = Job(job.slides, 2, 5, "counting", "")
     with pytest.raises(ValueError, match=r"expected features of shape \(2, 5\), found \(2, 1\)"):
         list(stream_of(wrong, encoder))
+
+
+@pytest.mark.parametrize("model", ["test_convnext.r160_in1k", "test_vit.r160_in1k", "test_efficientnet.r160_in1k"])
+def test_weights_cast_once_give_what_autocast_gives(stores: Path, model: str) -> None:
+    def encoder() -> TimmEncoder:
+        built = build_encoder(f"timm:{model}", WeightsChoice(random_seed=0))
+        assert isinstance(built, TimmEncoder)
+        return built
+
+    held, plain = encoder(), encoder()
+    held.hold_in(torch.bfloat16)
+    kinds = {parameter.dtype for parameter in held.module.parameters()}
+    assert kinds == {torch.bfloat16, torch.float32}  # norms, and what is added to tokens
+    tiles = torch.from_numpy(find_stores([stores])[0].read_tiles([0, 1, 2]))
+    with torch.inference_mode():
+        found, expected = (TileEncoder(own, CPU, "bf16")(tiles) for own in (held, plain))
+    assert torch.equal(found, expected)
+    assert not torch.equal(expected, TileEncoder(plain, CPU, "fp32")(tiles))

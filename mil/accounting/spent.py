@@ -5,7 +5,7 @@ import resource
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ class Spent:
     seconds: float = 0.0
     """Wall time."""
     cpu_seconds: float = 0.0
-    """Of this process and those that it started and that have ended."""
+    """Of this process and all below it, ended or not."""
     peak_bytes: int = 0
     """Most resident memory of this process and all below it, at one moment; pages that they share count for each."""
     disk_bytes: int = 0
@@ -92,8 +92,13 @@ def own_peak_bytes() -> int:
 
 
 def _cpu_seconds() -> float:
+    """Return what this process and all below it have used; ranks are below a fork server, which lives on."""
     spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(own.ru_utime + own.ru_stime for own in spent)
+    found = sum(own.ru_utime + own.ru_stime for own in spent)
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it has just ended
+            found += sum(process.cpu_times()[:4])  # its own, and that of those which it has seen end
+    return found
 
 
 def _gpu_bytes() -> int:

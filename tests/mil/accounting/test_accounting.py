@@ -15,8 +15,11 @@ from mil.accounting.spent import Spent, disk_use, measured, own_peak_bytes, tree
 MIB = 1 << 20
 
 
-def test_memory_of_a_child_counts_and_so_does_what_is_written(tmp_path: Path) -> None:
-    code = "import sys; block = b'1' * (200 << 20); print('there', flush=True); sys.stdin.read()"
+def test_a_child_that_lives_counts_and_so_does_what_is_written(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; block = b'1' * (200 << 20)\nwhile time.process_time() < 0.3: pass\n"
+        "print('there', flush=True); sys.stdin.read()"
+    )
     before = tree_bytes()
     with measured([tmp_path]) as spent:
         child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -26,6 +29,7 @@ def test_memory_of_a_child_counts_and_so_does_what_is_written(tmp_path: Path) ->
         (tmp_path / "written").write_bytes(np.random.default_rng(0).bytes(3 * MIB))
     try:
         assert spent.peak_bytes - before > 195 * MIB
+        assert spent.cpu_seconds >= 0.29
         assert 3 * MIB <= spent.disk_bytes < 3.1 * MIB
         assert spent.seconds > 0
     finally:

@@ -47,7 +47,8 @@ def begin_process(environment: Mapping[str, str]) -> None:
 
 
 def _start(modules: tuple[str, ...]) -> None:
-    resource_tracker.ensure_running()  # before signals are held: it lets them through again
+    with interrupts_held():  # in the tracker, too, for good
+        resource_tracker.ensure_running()  # it lets SIGINT and SIGTERM through to this process again
     forkserver.set_forkserver_preload(["torch", *modules, "features.settled"])
     with interrupts_held(), _environment_of_the_server():
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # one to a whole group would end it before its forks

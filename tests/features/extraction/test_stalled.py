@@ -35,11 +35,11 @@ def test_a_read_that_stalls_is_tried_again_and_then_fails_its_slide_alone(
     extract(ExtractOptions(**calm, out=tmp_path / "calm"))  # type: ignore[arg-type]
     read, gate, blocked = TileStore.read_tiles, threading.Event(), {"008e5c_0": 1, "049194_1": 10**6}
 
-    def lost(self: TileStore, *arguments: object, out: np.ndarray) -> np.ndarray:
+    def lost(self: TileStore, indices: np.ndarray, *, out: np.ndarray) -> np.ndarray:
         if blocked.get(self.image_id, 0) > 0:
             blocked[self.image_id] -= 1
             gate.wait(60)
-        return read(self, *arguments, out=out)  # type: ignore[arg-type]
+        return read(self, indices, out=out)
 
     monkeypatch.setattr(TileStore, "read_tiles", lost)
     summary = extract(ExtractOptions(**calm, out=tmp_path / "lost", stall=1.5))  # type: ignore[arg-type]

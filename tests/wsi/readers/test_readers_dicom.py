@@ -1,5 +1,7 @@
 """DICOM slides, those that OpenSlide refuses too: made here, and real ones."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -314,3 +316,24 @@ def test_a_folder_with_none_or_several_series_is_refused(tmp_path: Path) -> None
         open_slide(tmp_path)
     assert [job.image_id for job in find_jobs([tmp_path], None)] == ["c", "f"]
     assert len(slide_files(tmp_path / "c")) == 2
+
+
+def test_a_value_longer_than_memory_is_a_broken_file(tmp_path: Path) -> None:
+    """pydicom makes room for what a length says: four gigabytes here, where there are two."""
+    path = tmp_path / "long.dcm"
+    write_dicom(path, picture(256, 256, 1), JPEG)
+    dataset = pydicom.dcmread(path)
+    dataset.add_new(0x00090010, "LO", "ours")
+    dataset.add_new(0x00091001, "OB", b"abcd")
+    dataset.save_as(path)
+    data, place = path.read_bytes(), b"\x09\x00\x01\x10OB\x00\x00"
+    assert data.count(place) == 1
+    path.write_bytes(data.replace(place + b"\x04\x00\x00\x00", place + b"\xf0\xff\xff\xff"))
+    look = (
+        "import resource, sys; from pathlib import Path; from wsi.slide import open_slide\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))\n"
+        "open_slide(Path(sys.argv[1]))"
+    )
+    done = subprocess.run([sys.executable, "-c", look, str(path)], capture_output=True, text=True, check=False)
+    assert "UnreadableSlideError" in done.stderr.splitlines()[-1]
+    assert "longer than there is memory for" in done.stderr

@@ -55,10 +55,16 @@ class DicomInstance:
 
 @contextmanager
 def _broken() -> Iterator[None]:
-    """Tell what pydicom raises as a broken file; over-long values, of which it warns, are common and harmless."""
+    """Tell what pydicom raises as a broken file; over-long values, of which it warns, are common and harmless.
+
+    It makes room for as much as a value says, before it looks whether the file has it.
+    """
     with told_as(UnreadableSlideError, "broken DICOM"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield
+        try:
+            yield
+        except MemoryError:
+            raise UnreadableSlideError("broken DICOM (a value is longer than there is memory for)") from None
 
 
 def header(path: Path) -> Any:

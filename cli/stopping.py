@@ -8,6 +8,8 @@ verb has saved its state (`wsi.interrupt`).
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,8 +32,21 @@ def listen() -> None:
     for number in _SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _stop)
+    if os.environ.get(CODES):
+        _end_with(os.getppid())
     # Python's own helper process would tell of semaphores that nobody closed: it closes them.
     sys.warnoptions.append("ignore:resource_tracker:UserWarning")
+
+
+def _end_with(parent: int) -> None:
+    """End this rank when the torchrun that started it is gone, killed perhaps: nobody waits for its work."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:

@@ -185,12 +185,24 @@ def _under_torchrun(options: ExtractOptions, place: Place, progress: Progress) -
         group.from_first(job)
         ledger.share_bar(partial(group.add, "tiles"))
         _encode_share(options, job, encoder, device, group, ledger)
+        lost = False
         for rank, packed in group.ends():
             if packed is None:
-                ledger.note(f"rank {rank} gives no sign of life any more")
+                lost = True
+                ledger.note(f"rank {rank} gives no sign of life any more: what it had not finished is done here")
             else:
                 ledger.take_in(packed)
+        if lost:
+            _do_what_is_left(options, job, encoder, device, ledger)
         return _closed(ledger, progress)
+
+
+def _do_what_is_left(options: ExtractOptions, job: Job, encoder: Encoder, device: torch.device, ledger: Ledger) -> None:
+    """Encode what a rank that died had in hand; the others have left."""
+    for slide in job.slides:
+        if slide.wanted:
+            remove_unfinished(slide)
+    _encode_share(options, settle(job, ledger), encoder, device, Group(), ledger)
 
 
 def _tasks(items: list[Item], group: Group) -> Iterator[Task]:

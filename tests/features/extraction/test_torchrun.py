@@ -3,14 +3,23 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from commanding import ROOT
+from killing import content, left_behind, wait_for
+from making import picture, write_deflate
 
 from cli.torchrun import code_of
+from features.extraction.extract import extract
+from features.extraction.options import ExtractOptions
+from wsi.tiling.options import TileOptions
+from wsi.tiling.tiler import tile
 
 pytestmark = pytest.mark.slow
 
@@ -28,8 +37,11 @@ def test_the_jobs_code(tmp_path: Path, left: list[int], crashed: bool, code: int
     assert code_of(tmp_path, crashed) == code
 
 
-def started(*words: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "cli.torchrun", "--standalone", "--nproc-per-node", "2", "--max-restarts", "2"]
+ALONE = ("--standalone", "--nproc-per-node", 2, "--max-restarts", 2)
+
+
+def started(*words: object, nodes: tuple[object, ...] = ALONE) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "cli.torchrun", *map(str, nodes)]
     return subprocess.Popen(
         [*command, *map(str, words)], cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
@@ -65,3 +77,41 @@ def test_saved_under_torchrun(stores: Path, tmp_path: Path) -> None:
     assert command.returncode == 75, told
     assert "saved: give the same command again" in told
     assert "Traceback" not in told
+
+
+@pytest.mark.timeout(1800)
+def test_a_node_joins_another_one_dies_and_the_bags_are_those_of_one_process(tmp_path: Path) -> None:
+    """Two agents on this machine stand for two nodes: the second comes while the first works, and is killed."""
+    slides, stores, out = tmp_path / "slides", tmp_path / "stores", tmp_path / "bags"
+    slides.mkdir()
+    for number in range(40):
+        write_deflate(slides / f"n{number:02d}_0.tif", picture(420, 520, number))
+    assert tile(TileOptions(slides=(slides,), out=stores, tile_px=32, assume_mpp=0.5, workers=0)).exit_code == 0
+    assert extract(ExtractOptions(stores=(stores,), out=tmp_path / "alone", device="cpu")).exit_code == 0
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        port = found.getsockname()[1]
+    meeting = ("--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{port}", "--rdzv-conf", "last_call_timeout=1")
+    nodes = ("--nnodes", "1:2", "--nproc-per-node", 1, "--max-restarts", 3, *meeting)
+    words = ("extract", stores, "--out", out, "--device", "cpu", "--batch-size", 1)
+    first = started(*words, nodes=nodes)
+    wait_for(lambda: any(out.glob("*.h5")), 300)
+    second = started(*words, nodes=nodes)
+    try:
+        wait_for(lambda: first.poll() is not None or bool(psutil.Process(second.pid).children()), 300)
+        before = len(list(out.glob("*.h5")))  # the first one's rank had been stopped when the nodes met
+        wait_for(lambda: first.poll() is not None or len(list(out.glob("*.h5"))) > before, 300)
+        assert first.poll() is None, "ended before the other node had joined: more slides are wanted"
+        ranks = psutil.Process(second.pid).children(recursive=True)
+        second.kill()
+        assert not psutil.wait_procs(ranks, 60)[1]  # they end with it
+        _, told = first.communicate(timeout=600)  # three minutes of silence, and then the rest
+    finally:
+        for node in (first, second):
+            with suppress(ProcessLookupError):
+                os.killpg(node.pid, signal.SIGKILL)
+        second.communicate()
+    assert first.returncode == 0, told
+    assert "Traceback" not in told
+    assert content(out) == content(tmp_path / "alone")
+    assert left_behind(out) == []

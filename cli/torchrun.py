@@ -69,14 +69,14 @@ def main() -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args
 
-    # A store that torchrun shares with its ranks is announced at the first meeting alone: nodes that join wait in vain.
-    os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     logging.getLogger("torch.distributed.elastic.agent.server.api").addFilter(_in_one_line)
     signal.pthread_sigmask(signal.SIG_BLOCK, SAVE_SIGNALS)  # in the ranks, too, until they can answer
     threading.Thread(target=_pass_on, daemon=True).start()
     told = parse_args(sys.argv[1:])
     told.training_script_args = [told.training_script, *told.training_script_args]
     told.module, told.training_script = True, "cli"
+    if ":" in told.nnodes:  # a store that torchrun shares with its ranks is announced at the first meeting alone: nodes
+        os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")  # that join wait for it in vain
     crashed = False
     with tempfile.TemporaryDirectory(prefix="gigamil-codes-") as codes:
         os.environ[CODES] = codes

@@ -25,6 +25,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from wsi.cpu import usable_cpus
 from wsi.errors import ItemError, RequestError
+from wsi.interrupt import leave_if_asked
 
 TOGETHER = timedelta(minutes=10)
 """How long a rank that computes something together with others waits for the slowest of them."""
@@ -169,7 +170,12 @@ def rank_group(place: Place, store: Store | None = None) -> Iterator[Group]:
     """Join the ranks that share ``store``, or the one that torchrun set up."""
     group = Group(place, store or next(rendezvous("env://", timeout=TOGETHER))[0])
     with group.beating():
-        yield group
+        try:
+            yield group
+        except dist.DistNetworkError:
+            leave_if_asked()  # as the one that kept the store was, perhaps, and has left
+            told = "the rank that keeps the ranks' store is gone: see what became of it, and run the same command again"
+            raise ItemError(f"rank {place.rank}: {told}") from None
 
 
 def gpu_of(device: torch.device) -> str:

@@ -157,7 +157,7 @@ def test_what_is_drawn_from_bags_is_theirs_without_repeats(sizes: list[int], mos
     cohort = some_cohort(*sizes)
     options = some_options(max_tiles=most, instance_dropout=0.5, mixup=1.0)
     for bag in draw_batch(cohort, np.arange(len(sizes)), options, np.random.default_rng(seed)):
-        rows = bag.read(cohort)
+        rows = np.asarray(bag.read(cohort))
         assert len(rows) == len(bag) >= 1
         assert len(np.unique(rows[:, 0])) == len(rows)
         slides = set((rows[:, 0] // 1000).astype(int))

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from features.adamw import AdamW
 from mil.data.cohort import Cohort
 from mil.heads.head import HeadOutput
 from mil.models.model import BagModel
@@ -16,7 +17,6 @@ from mil.ragged.packing import group_by_rows, pack
 from mil.ragged.randomness import Randomness, set_seed
 from mil.run.scores import patient_logits
 from mil.targets.losses import Truths
-from mil.training.adamw import AdamW
 from mil.training.ema import WeightMean
 from mil.training.jobs import FitJob, Parts, seed_of
 from mil.training.ranks import Ranks
@@ -46,7 +46,9 @@ class Loop:
         self.model, self.ranks, self.taught_SC = model, ranks, taught_SC
         self.device = torch.device(job.options.device)
         self.compute = Compute(job.options.device, job.options.precision, job.options.max_rows)
-        self.optimizer = AdamW(model.parameters(), self.options.lr, self.options.weight_decay)
+        self.optimizer = AdamW(
+            model.parameters(), lr=self.options.lr, weight_decay=self.options.weight_decay, fused=True
+        )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.options.precision == "fp16")
         self.mean = WeightMean(model, self.options.ema)
         patients = [cohort.patient_ids[i] for i in parts.train]
@@ -75,7 +77,9 @@ class Loop:
         for step, batch in enumerate(batches_ahead(self.cohort, drawn, self.ranks.share, self.options)):
             if step:
                 yield epoch + step / self.batches
-            lr = self.optimizer.lr = learning_rate(self.options, epoch + step / self.batches)
+            lr = learning_rate(self.options, epoch + step / self.batches)
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
             loss, norm = self._step(batch)
             total += loss
             norms.append(norm)
@@ -93,9 +97,9 @@ class Loop:
                 self.gradients(batch)
         else:
             total = self.gradients(batch)
-        self.scaler.unscale_(self.optimizer)  # type: ignore[arg-type]
+        self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.options.clip)
-        self.scaler.step(self.optimizer)  # type: ignore[arg-type]
+        self.scaler.step(self.optimizer)
         self.scaler.update()
         self.mean.update()
         return total, float(norm)

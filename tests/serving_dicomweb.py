@@ -23,6 +23,8 @@ class Dicomweb(ThreadingHTTPServer):
         self.files = [(pydicom.dcmread(path), path) for path in sorted(folder.rglob("*")) if path.is_file()]
         self.url = f"http://127.0.0.1:{self.server_port}/dicom-web"
         self.asked: Counter[str] = Counter()
+        self.told = b""
+        """Sent in place of the metadata."""
         self.token = ""
         """Asked for where it is set."""
         self.spoil = ""
@@ -70,7 +72,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(404, "text/plain", b"nothing")
         elif parts[-1] == "metadata":
             rows = [{tag: own for tag, own in ds.to_json_dict().items() if tag != "7FE00010"} for ds, _ in found]
-            self._send(200, "application/dicom+json", json.dumps(rows).encode(), cut=cut)
+            self._send(200, "application/dicom+json", self.server.told or json.dumps(rows).encode(), cut=cut)
         else:
             head = f"\r\n--{_BOUNDARY}\r\nContent-Type: application/dicom\r\n\r\n".encode()
             body = b"".join(head + path.read_bytes() for _, path in found) + f"\r\n--{_BOUNDARY}--\r\n".encode()

@@ -99,6 +99,19 @@ def test_what_is_not_there_and_who_does_not_answer(server: Dicomweb, monkeypatch
         DicomWeb(f"{server.url}/studies/{STUDY}").instances()
 
 
+@pytest.mark.parametrize("told", [b"<html>", b"[" * 100_000, b"\xff\xfe"])
+def test_answers_that_are_no_metadata_are_told_in_one_line(server: Dicomweb, told: bytes) -> None:
+    server.told = told
+    with pytest.raises(RequestError, match="the answer is no DICOMweb"):
+        DicomWeb(f"{server.url}/studies/{STUDY}").instances()
+
+
+@pytest.mark.parametrize("told", [b'{"a": 1}', b"[1, null, []]", b'[{"00080016": 3, "00080018": {"Value": "x"}}]'])
+def test_what_no_instance_is_in_holds_none(server: Dicomweb, told: bytes) -> None:
+    server.told = told
+    assert DicomWeb(f"{server.url}/studies/{STUDY}").instances() == {}
+
+
 def test_urls_of_dicomweb_are_told_by_their_look() -> None:
     assert is_dicomweb("https://host:8042/dicom-web/studies/1.2/series/3.4")
     assert is_dicomweb("https://host/studies/1.2/?includefield=all")

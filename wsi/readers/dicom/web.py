@@ -7,7 +7,6 @@ from ``GIGAMIL_DICOMWEB_TOKEN`` (a bearer token) or ``~/.netrc``. Source: DICOM 
 import base64
 import errno
 import io
-import json
 import netrc
 import os
 import re
@@ -22,6 +21,7 @@ from urllib.parse import urlsplit
 
 from wsi.errors import RemoteError, RequestError, described
 from wsi.files.atomic import replacing
+from wsi.files.documents import parse_json
 from wsi.readers.dicom.layout import WSI_CLASS
 from wsi.remote.patience import may_pass, patiently, timeout_s
 from wsi.remote.place import Found
@@ -33,7 +33,7 @@ _CLASS, _SOP, _SERIES, _TYPE, _ROWS, _COLUMNS = "00080016", "00080018", "0020000
 _UID = re.compile(r"[\d.]{1,64}")
 _DICOM, _JSON = 'multipart/related; type="application/dicom"; transfer-syntax=*', "application/dicom+json"
 _PIXEL_DATA = b"\xe0\x7f\x10\x00OB\0\0\xff\xff\xff\xff"
-_CHUNK, _LONGEST_HEAD, _LONGEST_END = 1 << 20, 1 << 16, 1 << 12
+_CHUNK, _LONGEST_HEAD, _LONGEST_END, _LONGEST_JSON = 1 << 20, 1 << 16, 1 << 12, 1 << 30
 _AGAIN = frozenset({408, 429})
 _Answer = TypeVar("_Answer")
 
@@ -59,9 +59,11 @@ class DicomWeb:
 
     def instances(self) -> dict[str, Found]:
         """Return the whole-slide instances; their size is the number of their pixels, for the server tells no bytes."""
-        told = self._ask(f"{self.url}/metadata", _JSON, lambda response: json.load(response))
+        told = self._ask(f"{self.url}/metadata", _JSON, _json)
         found = {}
         for own in told if isinstance(told, list) else ():
+            if not isinstance(own, dict):
+                continue
             series, sop = str(_first(own, _SERIES)), str(_first(own, _SOP))
             if _first(own, _CLASS) == WSI_CLASS and _UID.fullmatch(series) and _UID.fullmatch(sop):
                 self._instances[f"{series}/{sop}"] = own
@@ -79,7 +81,7 @@ class DicomWeb:
         dataset.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.UID(_first(own, _SOP))
         dataset.SOPClassUID, dataset.SOPInstanceUID = WSI_CLASS, _first(own, _SOP)
         dataset.SeriesInstanceUID = _first(own, _SERIES)
-        dataset.ImageType = [str(kind) for kind in own.get(_TYPE, {}).get("Value", ())]
+        dataset.ImageType = [str(kind) for kind in _values(own, _TYPE)]
         buffer = io.BytesIO()
         pydicom.dcmwrite(buffer, dataset, enforce_file_format=True)
         return buffer.getvalue() + _PIXEL_DATA
@@ -123,6 +125,13 @@ class DicomWeb:
                 raise  # the disk of this machine
             told = f"the network failed again and again ({described(error)}): run the same command again"
             raise RemoteError(f"{url}: {told}") from None
+
+
+def _json(response: HTTPResponse) -> Any:
+    told = response.read(_LONGEST_JSON + 1)
+    if len(told) > _LONGEST_JSON:
+        raise ValueError(f"more than {_LONGEST_JSON >> 20} MiB of metadata")
+    return parse_json(told)
 
 
 def _land(response: HTTPResponse, file: BinaryIO) -> None:
@@ -170,9 +179,14 @@ def _refusal(code: int) -> str:
     return "not found" if code == 404 else f"refused (HTTP {code})"
 
 
+def _values(own: Mapping[str, Any], tag: str) -> list[Any]:
+    element = own.get(tag)
+    values = element.get("Value") if isinstance(element, dict) else None
+    return values if isinstance(values, list) else []
+
+
 def _first(own: Mapping[str, Any], tag: str) -> Any:
-    values = own.get(tag, {}).get("Value") or [None]
-    return values[0]
+    return next(iter(_values(own, tag)), None)
 
 
 def _count(own: Mapping[str, Any]) -> int:

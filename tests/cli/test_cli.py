@@ -187,6 +187,7 @@ def test_no_verb_prints_credentials(
     tmp_path: Path, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIGAMIL_REMOTE_PATIENCE", "0.3")
     ran = CliRunner().invoke(app, arguments)
     assert ran.exit_code in {1, 2}
     assert "SECRETWORD" not in ran.output

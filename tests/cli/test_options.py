@@ -177,7 +177,18 @@ def test_choices_are_those_of_the_code() -> None:
 def test_what_shapes_a_run_is_in_its_recipe() -> None:
     options = TrainOptions(bags=(Path("b"),), manifest=Path("m"), out=Path("o"))
     outside = {"bags", "manifest", "out", "stores", "splits", "teacher", "other", "columns", "no_lock", "overwrite"}
-    outside |= {"device", "precision", "workers", "nproc", "stall", "max_rows", "device_cache", "track", "repeats"}
+    outside |= {
+        "device",
+        "precision",
+        "workers",
+        "nproc",
+        "together",
+        "stall",
+        "max_rows",
+        "device_cache",
+        "track",
+        "repeats",
+    }
     used = options.recipe() | dict.fromkeys(
         (
             "optimizer",
@@ -190,6 +201,7 @@ def test_what_shapes_a_run_is_in_its_recipe() -> None:
             "aggregate",
             "output",
             "other_label",
+            "order",
         )
     )
     used |= dict.fromkeys(

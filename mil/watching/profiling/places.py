@@ -15,6 +15,8 @@ _WAITING_LOOPS = {
     ("_encode_loop", "stream.py"),
     ("__iter__", "stream.py"),
     ("_fill", "engine.py"),
+    ("next", "workers.py"),
+    ("_work", "workers.py"),
 }
 """Functions of ours that wait themselves when they are the innermost."""
 _RULES: tuple[tuple[str, str, str], ...] = (

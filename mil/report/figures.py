@@ -173,7 +173,7 @@ def history_figures(
         if n_classes:
             axes.axhline(np.log(n_classes), color=GREY, lw=0.8, ls="--")
         axes.set(xlabel="epoch", ylim=(0, 1.05 * highest), ylabel=loss)
-        axes.legend(loc="lower left", fontsize=7, handlelength=3.4, frameon=False)
+        axes.legend(loc="upper right", fontsize=7, handlelength=3.4, frameon=False)
         drawn.append(svg_uri(figure))
     return drawn
 

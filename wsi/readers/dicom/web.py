@@ -131,7 +131,14 @@ def _json(response: HTTPResponse) -> Any:
     told = response.read(_LONGEST_JSON + 1)
     if len(told) > _LONGEST_JSON:
         raise ValueError(f"more than {_LONGEST_JSON >> 20} MiB of metadata")
+    _check_end(response)
     return parse_json(told)
+
+
+def _check_end(response: HTTPResponse) -> None:
+    """Raise `OSError` where fewer bytes came than were announced: reading by pieces does not tell."""
+    if response.length:
+        raise OSError(errno.EIO, "the answer was cut")
 
 
 def _land(response: HTTPResponse, file: BinaryIO) -> None:
@@ -139,6 +146,7 @@ def _land(response: HTTPResponse, file: BinaryIO) -> None:
     boundary = response.headers.get_param("boundary")
     if not response.headers.get_content_type().startswith("multipart/"):
         shutil.copyfileobj(response, file, _CHUNK)
+        _check_end(response)
         end = file.tell()
     else:
         mark = f"--{boundary}".encode()

@@ -38,7 +38,7 @@ def _opener(name: str) -> Opener:
 
 ENTRY_POINTS = "gigamil.readers"
 """Of other packages' readers."""
-READERS = ("tiff", "ndpi", "mirax", "openslide", "dicom", "ome-zarr", "czi", "vsi")
+READERS = tuple(_OPENERS)
 """In the order in which they are asked."""
 
 

@@ -129,9 +129,8 @@ def _rounds(options: ExtractOptions, job: Job, ledger: Ledger) -> None:
         work: list[RankWork] = [partial(_rank, replace(options, nproc=1), job)] * ranks
         ends = run_ranks(work, partial(hear, ledger), together=False, stall=RANK_STALLS * options.stall)
         died = [end for end in ends if end.died]
-        for slide in job.slides if died else ():
-            if slide.wanted:
-                remove_unfinished(slide)
+        if died:
+            _remove_unfinished(job)
         for end in ends:
             if end.error is not None:
                 raise end.error
@@ -197,11 +196,16 @@ def _under_torchrun(options: ExtractOptions, place: Place, progress: Progress) -
         return _closed(ledger, progress)
 
 
-def _do_what_is_left(options: ExtractOptions, job: Job, encoder: Encoder, device: torch.device, ledger: Ledger) -> None:
-    """Encode what a rank that died had in hand; the others have left."""
+def _remove_unfinished(job: Job) -> None:
+    """Remove what a rank that died was writing."""
     for slide in job.slides:
         if slide.wanted:
             remove_unfinished(slide)
+
+
+def _do_what_is_left(options: ExtractOptions, job: Job, encoder: Encoder, device: torch.device, ledger: Ledger) -> None:
+    """Encode what a rank that died had in hand; the others have left."""
+    _remove_unfinished(job)
     _encode_share(options, settle(job, ledger), encoder, device, Group(), ledger)
 
 

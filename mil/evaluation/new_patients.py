@@ -9,7 +9,7 @@ from mil.evaluation.decisions.decide import Answered, Chosen, chosen_on_all
 from mil.evaluation.decisions.rules import DEFAULT, Rule, parse_rule
 from mil.evaluation.refusal.conformal import least_probabilities, sets_of
 from mil.run.evidence import Evidence
-from wsi.arrays import Bools, Floats
+from wsi.arrays import Bools, Floats, Ints
 from wsi.recipe import Json
 
 PROMISED = 0.9
@@ -18,10 +18,16 @@ PROMISED = 0.9
 
 def answered_by(evidence: Evidence) -> Answered:
     """Return what a run's own head tells of its patients out of fold, those that count in the metrics."""
-    chosen_P, truth, folds_P = evidence.scored_P, evidence.truth, evidence.folds_P
+    truth, folds_P = evidence.truth, evidence.folds_P
     prevalence_PC = truth.blind(folds_P) if truth.groups else np.zeros((len(folds_P), len(evidence.classes)))
+    return answered_of(evidence, prevalence_PC, folds_P)
+
+
+def answered_of(evidence: Evidence, prevalence_PC: Floats, folds_P: Ints) -> Answered:
+    """Return what the head tells of the patients that count, with the prevalence and the fold of each patient."""
+    chosen_P = evidence.scored_P
     return Answered(
-        truth=truth.of(chosen_P),
+        truth=evidence.truth.of(chosen_P),
         told_PC=evidence.told[evidence.head][chosen_P],
         prevalence_PC=prevalence_PC[chosen_P],
         folds_P=folds_P[chosen_P],

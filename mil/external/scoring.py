@@ -10,7 +10,7 @@ from mil.data.cohort import Cohort
 from mil.evaluation.bootstrap import REPLICATES
 from mil.evaluation.decisions.decide import Answered
 from mil.evaluation.evaluate import Found, metrics_of_group, metrics_of_models, metrics_of_slides
-from mil.evaluation.new_patients import ByTheRun, answered_by
+from mil.evaluation.new_patients import ByTheRun, answered_by, answered_of
 from mil.evaluation.oof import OutOfFold, Patients, nobody, of_slides, oof_rows
 from mil.inference.judge import Judged
 from mil.run.evidence import Evidence
@@ -56,7 +56,7 @@ def scored(evidence: Evidence, judged: Judged, notes: Sequence[str]) -> Elsewher
     found = Found(cohort, folds_S, patients, oof, told)
     seed = int(evidence.config["recipe"].get("seed", 0))
     other = _evidence(evidence, found, _metrics(found, head, evidence, judged, notes, seed))
-    return Elsewhere(other, by_run, _answered(other, prior_C, seed), patients, folds_S, oof)
+    return Elsewhere(other, by_run, _answered(other, prior_C), patients, folds_S, oof)
 
 
 def _default(evidence: Evidence) -> Floats:
@@ -132,15 +132,8 @@ def _evidence(evidence: Evidence, found: Found, metrics: Json) -> Evidence:
     )
 
 
-def _answered(other: Evidence, prior_C: Floats, seed: int) -> Answered:
+def _answered(other: Evidence, prior_C: Floats) -> Answered:
     """Return what is told of those who count; the cohort's prevalence is that of the training, as nothing is known."""
-    chosen_P, truth = other.scored_P, other.truth
-    size = int(chosen_P.sum())
-    return Answered(
-        truth=truth.of(chosen_P),
-        told_PC=other.told[other.head][chosen_P],
-        prevalence_PC=np.tile(prior_C, (size, 1)) if truth.groups else np.zeros((size, len(other.classes))),
-        folds_P=np.zeros(size, np.int64),
-        groups=[own for own, fine in zip(other.groups, chosen_P, strict=True) if fine],
-        seed=seed,
-    )
+    size = len(other.scored_P)
+    prevalence_PC = np.tile(prior_C, (size, 1)) if other.truth.groups else np.zeros((size, len(other.classes)))
+    return answered_of(other, prevalence_PC, np.zeros(size, np.int64))

@@ -11,7 +11,7 @@ from mil.evaluation.bootstrap import draw_groups
 from mil.evaluation.decisions.called import exact_at_the_end
 from mil.evaluation.probe import told_apart
 from mil.evaluation.refusal.familiar import familiar_of, slides_known
-from mil.run.known import KnownSlides
+from mil.run.known import KEPT_NOTHING, KnownSlides
 from mil.targets.metrics import binary_auc, finite, percentile_interval
 from wsi.arrays import Bools, Floats, Ints
 from wsi.recipe import Json
@@ -44,8 +44,7 @@ def shift_of(
     if own is None:
         return Shift({}, ("no slide has tiles: nothing can be compared with the training",))
     if known is None:
-        why = "an earlier version trained the run and kept nothing of its slides"
-        return Shift({}, (f"features, um/px and stain cannot be compared with the training: {why}",))
+        return Shift({}, (f"features, um/px and stain cannot be compared with the training: {KEPT_NOTHING}",))
     told: Json = {
         "slides": [len(known), len(own)],
         "features": _features(known, own, seed),

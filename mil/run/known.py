@@ -22,6 +22,8 @@ from wsi.files.documents import parse_json
 
 FILE = "known.safetensors"
 FORMAT = "gigamil-known-1"
+KEPT_NOTHING = "an earlier version trained the run and kept nothing of its slides"
+"""Why `read_known` returns None, for a person."""
 KEY = "known"
 """Of the metadata: one, as their order in the file is not fixed."""
 

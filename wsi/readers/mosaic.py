@@ -170,18 +170,24 @@ class Mosaic(Slide):
     def _position(self, level: int, index: int) -> int:
         """Return where a tile lies in the file: tiles are decoded in this order."""
 
-    def _probe(self, written: Sequence[int]) -> None:
+    def _probe(
+        self, written: Sequence[int], decode: Callable[[int], object] | None = None, what: str = "tiles"
+    ) -> None:
         """Refuse a slide none of whose middle, first and last tiles of level 0 decode: good metadata, no pixels.
 
         Parameters
         ----------
         written
             Indices of the tiles that are there.
+        decode
+            Decodes what has such an index; otherwise the tile of level 0.
+        what
+            What these are, for messages.
         """
-        errors = []
+        decode, errors = decode or partial(self._tile, 0), []
         for index in dict.fromkeys((written[len(written) // 2], written[0], written[-1])) if written else ():
             try:
-                self._tile(0, index)
+                decode(index)
             except Exception as error:  # codecs raise nearly anything on damaged bytes
                 if not says_damage(error):
                     raise
@@ -189,7 +195,7 @@ class Mosaic(Slide):
             else:
                 return
         raise UnreadableSlideError(
-            f"opens, but its tiles cannot be decoded: {errors[0]}" if errors else "not one of its tiles was written"
+            f"opens, but its {what} cannot be decoded: {errors[0]}" if errors else f"not one of its {what} was written"
         )
 
     def _read_stored(self, level: int, box: Box, damaged: list[Box] | None) -> RGB:

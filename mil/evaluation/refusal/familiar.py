@@ -18,7 +18,7 @@ from mil.data.cohort import Cohort
 from mil.evaluation.baselines import mean_colours
 from mil.evaluation.probe import mean_of
 from mil.run.folder import RunFolder
-from mil.run.known import KnownSlides, read_known
+from mil.run.known import KEPT_NOTHING, KnownSlides, read_known
 from wsi.arrays import Floats, Ints
 from wsi.recipe import Json
 from wsi.store.tile_store import TileStore
@@ -127,8 +127,7 @@ def unlike_known(run: RunFolder, asked: Cohort) -> Alarm:
     asked = asked.by_patient() if run.recipe.get("aggregate") == "bag" else asked
     known = read_known(run.path)
     if known is None:
-        why = "an earlier version trained the run and kept nothing of its slides"
-        return Alarm({}, (f"slides unlike all known ones cannot be told: {why}",))
+        return Alarm({}, (f"slides unlike all known ones cannot be told: {KEPT_NOTHING}",))
     familiar, chosen = familiar_of(known), np.flatnonzero(asked.usable_N).tolist()
     if familiar is None:
         why = f"the run knows {len(known)} slides, expected {LEAST_KNOWN} or more, of two patients"

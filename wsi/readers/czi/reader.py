@@ -9,12 +9,13 @@ import os
 import struct
 import weakref
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from wsi.arrays import RGB, Bools
-from wsi.errors import UnreadableSlideError, described, says_damage
+from wsi.errors import says_damage
 from wsi.ordered import ordered
 from wsi.readers.czi.decode import rgb
 from wsi.readers.czi.frames import FRAMES
@@ -65,7 +66,7 @@ class CziReader(Mosaic):
         self.missing = self._find_missing()
         self.notes = layout.notes + ((self.missing,) if self.missing else ()) + self._hole_notes()
         self.notes += _sample_notes(layout, self._bits)
-        self._probe_blocks()
+        self._probe(range(len(self._czi[0].blocks)), partial(self._frame, 0), "subblocks")
 
     def _find_missing(self) -> str:
         for number, level in enumerate(self._czi):
@@ -74,21 +75,6 @@ class CziReader(Mosaic):
                 cut = f"{past} of {len(level.blocks)} subblocks of level {number} lie past the end of the file"
                 return f"{cut} ({self._size} bytes)"
         return ""
-
-    def _probe_blocks(self) -> None:
-        """Refuse a slide none of whose middle, first and last subblocks decode."""
-        errors = []
-        count = len(self._czi[0].blocks)
-        for number in (count // 2, 0, count - 1):
-            try:
-                self._frame(0, number)
-            except Exception as error:  # codecs raise nearly anything on damaged bytes
-                if not says_damage(error):
-                    raise
-                errors.append(described(error))
-            else:
-                return
-        raise UnreadableSlideError(f"opens, but its subblocks cannot be decoded: {errors[0]}")
 
     def read(self, level: int, box: Box, damaged: list[Box] | None = None) -> RGB:
         """See `wsi.readers.protocol.Slide.read`."""

@@ -1,7 +1,7 @@
 """New ids for slides and patients: random, so that nothing leads back to the old ones but the key file.
 
-A patient is ``p`` and twelve hexadecimal digits of the operating system's randomness; a slide is its patient and a
-number, as cohort tables name slides. The letter keeps programs from reading an id as a number.
+A patient is ``p`` and twelve letters of the operating system's randomness, 48 bits; a slide is its patient and a
+number, as cohort tables name slides. Letters without digits or vowels are nobody's number, hash or name by chance.
 """
 
 import os
@@ -17,7 +17,8 @@ from wsi.files.regular import first_bytes
 
 COLUMNS = ("image_id", "patient_id", "new_image_id", "new_patient_id")
 """Of the key file."""
-_RANDOM_BYTES = 6
+_LETTERS = "ghjklmnpqrstvwxz"
+_LENGTH = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +42,8 @@ def new_ids(patient_of: Mapping[str, str], known: NewIds | None = None) -> NewId
     known = known or NewIds()
     patients, slides = dict(known.patients), dict(known.slides)
     for patient in _shuffled(set(patient_of.values()) - set(patients)):
-        new = f"p{secrets.token_hex(_RANDOM_BYTES)}"
-        while new in patients.values():
-            new = f"p{secrets.token_hex(_RANDOM_BYTES)}"
+        while (new := _drawn()) in patients.values():
+            pass
         patients[patient] = new
     taken = set(slides.values())
     for image_id in _shuffled(set(patient_of) - set(slides)):
@@ -52,6 +52,10 @@ def new_ids(patient_of: Mapping[str, str], known: NewIds | None = None) -> NewId
         slides[image_id] = f"{patient}_{number}"
         taken.add(slides[image_id])
     return NewIds(slides, patients)
+
+
+def _drawn() -> str:
+    return "p" + "".join(secrets.choice(_LETTERS) for _ in range(_LENGTH))
 
 
 def _shuffled(names: Iterable[str]) -> list[str]:

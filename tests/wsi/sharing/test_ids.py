@@ -8,6 +8,8 @@ import pytest
 
 from wsi.errors import RequestError
 from wsi.sharing.ids import NewIds, check_key_place, new_ids, patients_of_key, read_key, write_key
+from wsi.sharing.phi.matcher import Matcher
+from wsi.sharing.phi.needles import needles_of
 
 PATIENTS = {"a_0": "a", "a_1": "a", "b_0": "b", "c": "c"}
 
@@ -20,7 +22,7 @@ def test_ids_are_new_random_and_keep_who_belongs_to_whom() -> None:
     assert len({*ids.patients.values()}) == 3
     assert not {*ids.slides.values()} & {*again.slides.values()}
     for image_id, new in ids.slides.items():
-        assert re.fullmatch(r"p[0-9a-f]{12}_\d", new)
+        assert re.fullmatch(r"p[g-z]{12}_\d", new)
         assert new.rpartition("_")[0] == ids.patients[PATIENTS[image_id]]
 
 
@@ -56,3 +58,10 @@ def test_a_key_never_lies_in_the_bundle_nor_over_another_file(tmp_path: Path) ->
     with pytest.raises(RequestError, match="no key file"):
         check_key_place(tmp_path / "notes.csv", out)
     check_key_place(tmp_path / "key.csv", out)
+
+
+def test_a_new_id_holds_no_number_that_could_be_an_old_one() -> None:
+    """All numbers of four digits are ids of a cohort; a bundle of 2,000 of its patients is searched for them."""
+    matcher = Matcher(needles_of((f"line {n}", f"{n:04d}", False) for n in range(10_000)).found)
+    ids = new_ids({f"{n:04d}_0": f"{n:04d}" for n in range(2_000)})
+    assert not matcher.in_text("\n".join([*ids.slides.values(), *ids.patients.values()]))

@@ -261,3 +261,34 @@ def test_what_is_written_on_a_label_is_read(form: str, table: Path, tmp_path: Pa
     assert "written in the picture" in told
     assert "patient_id of line 2" in told
     assert "Mustermann" not in told
+
+
+@pytest.mark.parametrize("length", [23, 24, 32, 40, 64])
+@pytest.mark.parametrize("digits", ["0123456789", "0123456789abcdef"])
+def test_an_id_that_is_itself_a_hash_is_found_whole_and_not_in_a_longer_one(
+    length: int, digits: str, tmp_path: Path
+) -> None:
+    value = (digits * length)[:length]
+    table = tmp_path / "cohort.csv"
+    table.write_text(f"image_id,patient_id\ns_0,{value}\n")
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    for spelt, found in ((f"id: {value.upper()}", True), (f"{value}_0", True), (f"c0ffee{value}beef", False)):
+        (bundle / "a.txt").write_text(spelt)
+        assert ("patient_id of line 2" in reasons(search(bundle, table))) is found, spelt
+
+
+def test_a_uuid_is_found_whole_and_hides_no_number(tmp_path: Path) -> None:
+    table = tmp_path / "cohort.csv"
+    table.write_text("image_id,patient_id\ns_0,12345678-9abc-4def-8123-456789abcdef\nt_0,4711\n")
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    for spelt, lines in (
+        ('"12345678-9ABC-4DEF-8123-456789ABCDEF"', [2]),
+        ("123456789abc4def8123456789abcdef", [2]),
+        ("0c0ffee0-4711-4711-8711-c0ffee4711ee", []),
+        ("c0ffee00-4711-4711-8711", [3]),
+    ):
+        (bundle / "a.txt").write_text(spelt)
+        found = reasons(search(bundle, table))
+        assert [line for line in (2, 3) if f"of line {line}" in found] == lines, spelt

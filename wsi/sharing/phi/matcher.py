@@ -103,7 +103,8 @@ def _stands(text: str, place: slice, edge: Edge) -> bool:
         return False
     if before == "." and text[start - 2 : start - 1].isdigit():
         return False  # decimals
-    return _run(text[max(0, start - _HASH) : start][::-1]) + _run(text[stop : stop + _HASH]) + stop - start < _HASH
+    around = _run(text[max(0, start - _HASH) : start][::-1]) + _run(text[stop : stop + _HASH])
+    return not around or around + stop - start < _HASH
 
 
 def _run(text: str) -> int:

@@ -13,6 +13,7 @@ from enum import Enum
 from itertools import permutations
 
 _PARTING = re.compile(r"[^0-9a-z]+")
+_UUID = re.compile(r"(?<![0-9a-f])[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?![0-9a-f])")
 _FRACTION = re.compile(r"(?<![\d.])(\d+)\.\d+(?:e[+-]?\d+)?(?![\d.])")
 _DECIMAL = re.compile(r"[+-]?\d*[.,]\d+(?:e[+-]?\d+)?", re.IGNORECASE)
 _ISO = re.compile(r"(\d{4})[-/.: ]?(\d{2})[-/.: ]?(\d{2})(?:[T ].*|\d{6}.*)?")
@@ -40,11 +41,12 @@ class Edge(Enum):
 
 
 def squeezed(text: str) -> str:
-    """Return a text as it is compared. Decimals of a number are taken out: they are nobody's id."""
+    """Return a text as it is compared; a UUID is one word, and decimals of a number are taken out: nobody's id."""
     if not text.isascii():
         plain = unicodedata.normalize("NFKD", text.replace("ß", "ss"))
         text = "".join(c for c in plain if not unicodedata.combining(c))
-    return _PARTING.sub(" ", _FRACTION.sub(r"\1 ", text.lower()))
+    joined = _UUID.sub(lambda found: found[0].replace("-", ""), text.lower())
+    return _PARTING.sub(" ", _FRACTION.sub(r"\1 ", joined))
 
 
 def is_decimal(value: str) -> bool:

@@ -26,7 +26,7 @@ class BadProxy:
         self._ready = threading.Event()
         self.did: Counter[str] = Counter()
         self.before: Callable[[str, str], None] = lambda method, path: None
-        """Called with each request before it is passed on."""
+        """Called with each request before it is passed on; an `OSError` of it, and the request is not."""
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
         self._ready.wait()

@@ -251,10 +251,11 @@ class _Listening:
             rank.process.kill()
 
     def _stands_still(self, rank: _Rank, patience: Patience) -> bool:
-        """Look at its steps; before the first one it loads, which has a patience of its own."""
+        """Look at its steps; before the first one it loads, which has a patience of its own, unless it is paused."""
         steps = int(rank.steps.value)
-        over = patience.ends(steps) and not rank.stands_still
-        return over and (steps > 0 or time.monotonic() - self._began > max(self.stall, JOINING_SECONDS))
+        if rank.stands_still or not patience.ends(steps):
+            return False
+        return steps > 0 or rank.is_paused() or time.monotonic() - self._began > max(self.stall, JOINING_SECONDS)
 
 
 def _stop(ranks: Sequence[_Rank]) -> None:

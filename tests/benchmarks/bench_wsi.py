@@ -13,6 +13,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -25,10 +26,14 @@ import cv2
 import imagecodecs
 import numpy as np
 import openslide
+import tifffile
 import zarr
 from distributed import Client, LocalCluster
 from rich.console import Console
 from rich.table import Table
+
+sys.path.append(str(Path(__file__).parents[1]))
+from making_ndpi import NdpiPage, halved, write_ndpi
 
 from sample_data.make import make_slide
 from sample_data.spec import SlideSpec
@@ -44,6 +49,10 @@ COPIES = 4
 TISSUE_SHARE = 0.25
 MEMORY_ROOM = 6 << 30
 """Free bytes in /dev/shm from which stores are written there."""
+SMALLER_PX = 8192
+"""Side of the NDPI and the JPEG 2000 slide."""
+JPEG2000 = 33005
+"""Aperio's, RGB."""
 READ_BACK = ("JPEG, other scale, jpeg", "deflate, one level, zstd")
 """Cases whose stores are read, too."""
 
@@ -69,6 +78,23 @@ def make_slides(folder: Path, size: int) -> dict[str, Path]:
             make_slide(path, spec, threads=usable_cpus())
         slides[kind] = path
     return slides
+
+
+def make_others(folder: Path, jpeg: Path) -> dict[str, Path]:
+    """Write an NDPI and a JPEG 2000 slide from the middle of another one, unless they are there."""
+    ndpi, jpeg2000 = folder / f"ndpi-{jpeg.stem}.ndpi", folder / f"jpeg2000-{jpeg.stem}.tif"
+    if ndpi.exists() and jpeg2000.exists():
+        return {"ndpi": ndpi, "jpeg2000": jpeg2000}
+    with openslide.OpenSlide(str(jpeg)) as slide:
+        width, height = (min(side, SMALLER_PX) for side in slide.dimensions)
+        corner = tuple((whole - side) // 2 for whole, side in zip(slide.dimensions, (width, height), strict=True))
+        pixels = np.asarray(slide.read_region(corner, 0, (width, height)).convert("RGB"))
+    levels = [pixels, halved(pixels), halved(halved(pixels)), halved(halved(halved(pixels)))]
+    write_ndpi(ndpi, [NdpiPage(own, 64 * 8, lens=20 / 2**i, mpp=0.5 * 2**i) for i, own in enumerate(levels)])
+    form = {"tile": (256, 256), "photometric": "rgb", "resolution": (20_000, 20_000), "resolutionunit": "CENTIMETER"}
+    lossy = {"level": 30, "reversible": False, "mct": True, "codecformat": "j2k"}
+    tifffile.imwrite(jpeg2000, pixels, compression=JPEG2000, compressionargs=lossy, maxworkers=usable_cpus(), **form)
+    return {"ndpi": ndpi, "jpeg2000": jpeg2000}
 
 
 def tissue_tiles(slide: Path, store: Path, scale: float) -> list[int]:
@@ -98,7 +124,9 @@ def decode(slide: Path, indices: Iterable[int], _folder: str) -> None:
     page, tile_px = reader.stored_levels[0].page, reader.stored_levels[0].tile
     for index in indices:
         payload = reader.payload(0, index)
-        if page.compression == 7:
+        if page.compression == JPEG2000:
+            imagecodecs.jpeg2k_decode(payload)
+        elif page.compression == 7:
             imagecodecs.jpeg8_decode(
                 payload, tables=page.jpegtables, colorspace=page.photometric.name, outcolorspace="RGB"
             )
@@ -146,8 +174,10 @@ def run(size: int, folder: Path) -> dict[str, object]:
     """Measure everything; return what the JSON holds."""
     slides = make_slides(folder, size)
     jpeg, deflate = slides["jpeg-pyramid"], slides["deflate"]
+    others = make_others(folder, jpeg)
     cases = [
         Case("JPEG at the target scale, copied", jpeg, "copy", {"codec": "auto"}, 0.5),
+        Case("the same, --pyramid source", jpeg, "copy", {"codec": "auto", "pyramid": "source"}, 0.3),
         Case("JPEG, other scale, zstd", jpeg, "decode", {"codec": "zstd", "target_mpp": 1.0}, 0.5),
         Case("JPEG, other scale, jpeg", jpeg, "decode", {"codec": "jpeg", "target_mpp": 1.0}, 0.7),
         Case(
@@ -155,6 +185,7 @@ def run(size: int, folder: Path) -> dict[str, object]:
         ),
         Case("deflate, one level, zstd", deflate, "decode all", {"codec": "zstd"}, 0.6),
         Case("deflate, one level, jpeg", deflate, "decode all", {"codec": "jpeg"}, 0.6),
+        Case("JPEG 2000 at the target scale, zstd", others["jpeg2000"], "decode", {"codec": "zstd"}, 0.6),
     ]
     workers = usable_cpus()
     with (
@@ -167,6 +198,7 @@ def run(size: int, folder: Path) -> dict[str, object]:
         client.run(_warm)
         pool.map(_sleep, range(workers))
         rows = [measure(case, cluster.scheduler_address, pool, folder) for case in cases]
+        readers = by_reader(others["ndpi"], cluster.scheduler_address, folder)
         peak = max(client.run(_peak_bytes).values())
         rows_ordinary = [ordinary_way(deflate, 1, pool, folder), ordinary_way(jpeg, 2, pool, folder)]
     return {
@@ -175,6 +207,7 @@ def run(size: int, folder: Path) -> dict[str, object]:
         "workers": workers,
         "rows": rows,
         "ordinary": rows_ordinary,
+        "ndpi": readers,
         "peak_worker_mib": peak >> 20,
     }
 
@@ -214,6 +247,17 @@ def measure(case: Case, scheduler: str, pool: "multiprocessing.pool.Pool", folde
         "seconds_per_slide": steps,
         "reading": bench_store.measure(store) if case.name in READ_BACK else {},
     }
+
+
+def by_reader(ndpi: Path, scheduler: str, folder: Path) -> dict[str, float]:
+    """Tile an NDPI by its own reader and by OpenSlide, in turn; return the median seconds of each."""
+    seconds: dict[str, list[float]] = {"ndpi": [], "openslide": []}
+    for _ in range(ROUNDS + 1):
+        for reader, found in seconds.items():
+            out = stores_folder(folder)
+            options = TileOptions(slides=cohort(ndpi), out=out, scheduler=scheduler, reader=reader)  # type: ignore[arg-type]
+            found.append(timed(lambda options=options: tile(options)))  # type: ignore[misc]
+    return {reader: median(found[1:]) for reader, found in seconds.items()}
 
 
 def stores_folder(folder: Path) -> Path:
@@ -293,6 +337,8 @@ def show(result: dict[str, object]) -> None:
             console.print(f"  {name}: {value:.2f}{'' if name.startswith('ratio') else ' MPix/s'}")
     for row in result["ordinary"]:  # type: ignore[attr-defined]
         console.print(f"the ordinary way, {row['case']}: {row['seconds_for_all']:.1f} s (from a sample of its tiles)")
+    ndpi = result["ndpi"]
+    console.print(f"NDPI: {ndpi['ndpi']:.2f} s, by OpenSlide {ndpi['openslide']:.2f} s")  # type: ignore[index]
     console.print(f"peak memory of a worker: {result['peak_worker_mib']} MiB")
     for row in result.get("memory", ()):  # type: ignore[attr-defined]
         console.print(

@@ -87,7 +87,7 @@ def test_a_node_joins_another_one_dies_and_the_bags_are_those_of_one_process(tmp
     for number in range(40):
         write_deflate(slides / f"n{number:02d}_0.tif", picture(420, 520, number))
     assert tile(TileOptions(slides=(slides,), out=stores, tile_px=32, assume_mpp=0.5, workers=0)).exit_code == 0
-    assert extract(ExtractOptions(stores=(stores,), out=tmp_path / "alone", device="cpu")).exit_code == 0
+    assert extract(ExtractOptions(stores=(stores,), out=tmp_path / "alone", device="cpu", batch_size=1)).exit_code == 0
     with socket.socket() as found:
         found.bind(("localhost", 0))
         port = found.getsockname()[1]
@@ -105,7 +105,9 @@ def test_a_node_joins_another_one_dies_and_the_bags_are_those_of_one_process(tmp
         ranks = psutil.Process(second.pid).children(recursive=True)
         second.kill()
         assert not psutil.wait_procs(ranks, 60)[1]  # they end with it
-        _, told = first.communicate(timeout=600)  # three minutes of silence, and then the rest
+        _, told = first.communicate(
+            timeout=1200
+        )  # minutes of silence, then the rest, then five at the exit barrier of torchrun
     finally:
         for node in (first, second):
             with suppress(ProcessLookupError):

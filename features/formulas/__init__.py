@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from features.formulas import iterated
+from features.formulas import contours, iterated, leaves, stained
 from features.formulas.spec import Formula, FormulaSpec
 from wsi.errors import RequestError
 
-FORMULAS: Mapping[str, FormulaSpec] = MappingProxyType({**iterated.FAMILIES})
+FORMULAS: Mapping[str, FormulaSpec] = MappingProxyType(
+    iterated.FAMILIES | contours.FAMILIES | leaves.FAMILIES | stained.FAMILIES
+)
 
 
 def formula(name: str, *, classes: int, seed: int) -> Formula:

@@ -11,8 +11,6 @@ from features.formulas.chance import keys, name_key
 
 SMALLEST_PX = 16
 GREY_LEVELS = 255
-CPU_PIXELS = 1 << 19
-"""Pixels that are drawn together on a CPU: what lies between stays in the cache."""
 
 
 class Formula(ABC):
@@ -21,6 +19,9 @@ class Formula(ABC):
     A picture depends on family, number of classes, seed, class, instance, size and device, and on nothing else: neither
     on the batch nor on what was drawn before.
     """
+
+    pixels_together = 1 << 19
+    """Of pictures that are drawn together on a CPU: what lies between stays in the cache."""
 
     def __init__(self, name: str, classes: int, seed: int) -> None:
         self.name, self.classes, self.seed = name, classes, seed
@@ -33,7 +34,7 @@ class Formula(ABC):
         """
         if size_px < SMALLEST_PX:
             raise ValueError(f"size_px={size_px}: expected at least {SMALLEST_PX}")
-        together = len(class_ids) if class_ids.is_cuda else max(1, CPU_PIXELS // size_px**2)
+        together = len(class_ids) if class_ids.is_cuda else max(1, self.pixels_together // size_px**2)
         drawn = torch.empty(len(class_ids), 3, size_px, size_px, device=class_ids.device)
         with torch.no_grad():
             for start in range(0, len(class_ids), max(1, together)):

@@ -2,7 +2,7 @@
 
 ``rcdb``
     Radial Contour DataBase: Kataoka et al., Replacing labeled real-image datasets with auto-generated contours, CVPR
-    2022. Polygons of 3 to 502 vertices, 1 to 50 of them, whose vertices noise moves to and fro, each contour its own.
+    2022. Polygons of 3 to 502 vertices, 1 to 50 of them, moved by noise, each contour by its own.
 ``visualatom``
     Takashima et al., Visual atoms: pre-training vision transformers with sinusoidal waves, CVPR 2023. Orbits of 200 to
     1000 vertices whose radius follows the sum of two waves of 0 to 20 periods, the same for all orbits, and a little

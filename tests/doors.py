@@ -30,8 +30,8 @@ from features.bags.bag import feature_rows, read_coords, read_header
 from features.encoders.lineage import read_lineage
 from features.encoders.weights import load_weights
 from features.finetune.attention import AttentionTables
-from features.finetune.checkpoint import read_checkpoint as read_standing
 from features.folds import folds_of, read_folds
+from features.learning.checkpoint import read_checkpoint as read_standing
 from mil.data.splits import read_column
 from mil.models.ensemble import load_ensemble, makings_of
 from mil.run.evidence import read_evidence

@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from witness import Witness, facts, grid, instances
 
 from features.bags.bag import write_bag
-from features.finetune.checkpoint import Standing
-from features.finetune.checkpoint import write_checkpoint as write_standing
+from features.learning.checkpoint import Standing
+from features.learning.checkpoint import write_checkpoint as write_standing
 from mil.train import train
 from mil.training.checkpoint import Progression, write_checkpoint
 from wsi.store.tile_store import TileStore

@@ -7,16 +7,10 @@ the scanner: the jitter scales each channel, the contrast and the saturation.
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from features.finetune.batches import generator
-
-COLOURS = 5
-"""Numbers of a colour jitter: gains of R, G, B, contrast, saturation."""
-_GREY = (0.299, 0.587, 0.114)
-"""Luma weights of ITU-R BT.601."""
+from features.learning.batches import generator
+from features.learning.colours import COLOURS
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +39,3 @@ def turned(tile_CHW: NDArray[np.uint8], turn: int) -> NDArray[np.uint8]:
     """Return a view of the square tile, turned and flipped."""
     view = np.rot90(tile_CHW, turn % 4, axes=(1, 2))
     return view[:, :, ::-1] if turn >= 4 else view
-
-
-def coloured(tiles_NCHW: Tensor, colours_N5: Tensor) -> Tensor:
-    """Return float tiles in [0, 1] with gains, contrast and saturation changed, each by its own factors."""
-    grey = torch.tensor(_GREY, device=tiles_NCHW.device).view(1, 3, 1, 1)
-    gains, contrast, saturation = colours_N5[:, :3], colours_N5[:, 3], colours_N5[:, 4]
-    tiles = tiles_NCHW * gains[:, :, None, None]
-    mean = (tiles * grey).sum(1, keepdim=True).mean((2, 3), keepdim=True)
-    tiles = (tiles - mean) * contrast[:, None, None, None] + mean
-    luma = (tiles * grey).sum(1, keepdim=True)
-    return ((tiles - luma) * saturation[:, None, None, None] + luma).clamp(0, 1)

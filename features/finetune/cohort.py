@@ -2,17 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from features.encoders.lineage import Lineage, patient_sha256, read_lineage, splits_hash
+from features.encoders.lineage import Lineage, patient_sha256, splits_hash
 from features.encoders.spec import EncoderSpec
 from features.finetune.attention import AttentionTables, choice_digest
 from features.finetune.options import FinetuneOptions
 from features.folds import make_folds, read_folds, splits_table
-from wsi.arrays import Ints
+from features.learning.before import seen_before
+from features.learning.slides import Slide, listed_tiles, one_scale
 from wsi.cohort.manifest import ManifestRow, check_one_label_per_patient, load_manifest
 from wsi.errors import RequestError, StoreError
 from wsi.recipe import Recipe, recipe_hash
@@ -20,21 +18,6 @@ from wsi.store.tile_store import TileStore, find_stores
 
 ALGORITHM = 1
 """Raised when the same options come to mean another training."""
-SCALE_TOLERANCE = 0.03
-"""Relative difference of um/px between stores that is taken for the same scale."""
-
-
-@dataclass(frozen=True, slots=True)
-class Slide:
-    """A labelled slide whose tiles are used."""
-
-    image_id: str
-    patient_id: str
-    label: int
-    """Class number."""
-    store: Path | str
-    tiles: Ints
-    """Positions in the store's tile list that may be drawn, ascending."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +86,7 @@ def gather(options: FinetuneOptions, spec: EncoderSpec, precision: str) -> Cohor
         train=train,
         val=val,
         classes=classes,
-        tile_px=_one_scale([stores[slide.image_id] for slide in slides]),
+        tile_px=one_scale([stores[slide.image_id] for slide in slides]),
         recipe=recipe,
         lineage=lineage,
         splits_table=splits_table(labelled, folds),
@@ -133,9 +116,7 @@ def _slides(
     for row in rows:
         store = stores[row.image_id]
         try:
-            everything = np.arange(len(store.tiles_yx))
-            if len(everything) != store.n_tiles:
-                raise StoreError(f"{store.path}: expected {store.n_tiles} listed tiles, found {len(everything)}")
+            everything = listed_tiles(store)
             if not len(everything):
                 continue
             chosen = attention.best(store, options.attention_share) if attention else everything
@@ -158,18 +139,6 @@ def _check_parts(train: Sequence[Slide], val: Sequence[Slide], classes: Sequence
         )
 
 
-def _one_scale(stores: Sequence[TileStore]) -> int:
-    """Return the tile size that all stores share; refuse stores of different sizes or scales."""
-    first = stores[0]
-    for store in stores:
-        if store.tile_px != first.tile_px or abs(store.mpp / first.mpp - 1) > SCALE_TOLERANCE:
-            raise RequestError(
-                f"expected stores of one tile size and scale, found {first.image_id} with {first.tile_px} px at "
-                f"{first.mpp:g} um/px and {store.image_id} with {store.tile_px} px at {store.mpp:g}: tile them alike"
-            )
-    return first.tile_px
-
-
 def _digest(slides: Sequence[Slide], stores: dict[str, TileStore]) -> str:
     table: list[list[Any]] = [[s.image_id, s.patient_id, s.label, stores[s.image_id].recipe_hash] for s in slides]
     return recipe_hash({"slides": table, "tiles": choice_digest({s.image_id: s.tiles for s in slides})})
@@ -185,16 +154,7 @@ def _lineage(
 ) -> Lineage:
     """Return the lineage; refuse to begin from weights that have seen the held-out patients."""
     seen = {patient_sha256(slide.patient_id) for slide in slides if slide.patient_id not in held_out}
-    before = read_lineage(options.weights) if options.weights else None
-    if before is not None:
-        leak = before.seen(held_out)
-        if leak:
-            raise RequestError(
-                f"--weights {options.weights}: expected weights that have not seen the patients of fold "
-                f"{options.fold}, found {len(leak)} of its {len(held_out)} among their training patients "
-                f"(they held out fold {before.fold}): begin from weights that held out the same fold"
-            )
-        seen |= set(before.patients_sha256)
+    seen |= seen_before(options.weights, held_out, options.fold)
     return Lineage(
         recipe_hash=recipe_hash(recipe),
         splits_hash=str(recipe["splits"]),

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from features.encoders.spec import EncoderSpec
 from features.encoders.tile_input import TileInput
-from features.finetune.augment import coloured
 from features.finetune.pieces import Piece
+from features.learning.colours import coloured
 
 
 class TrainInput:

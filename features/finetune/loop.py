@@ -9,7 +9,7 @@ import copy
 import math
 import warnings
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,19 +18,20 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from features.distributed import Place
 from features.encoders.device import autocast
-from features.encoders.spec import EncoderSpec
 from features.encoders.tile_input import TileInput
-from features.finetune.batches import VALIDATION, Draw, bounds, draw_tiles, generator, steps_of
-from features.finetune.checkpoint import Standing, write_checkpoint
+from features.finetune.batches import VALIDATION, draw_tiles
 from features.finetune.cohort import Cohort
 from features.finetune.inputs import TrainInput
 from features.finetune.measure import measures
 from features.finetune.model import TileClassifier
-from features.finetune.optimizer import average_into, build_optimizer, learning_rate, set_rate, size_of
+from features.finetune.optimizer import build_optimizer, size_of
 from features.finetune.options import FinetuneOptions
-from features.finetune.pieces import Piece, PieceReader, PieceRequest, requests
+from features.finetune.pieces import Piece, PieceReader
+from features.learning.batches import Draw, PieceRequest, bounds, generator, requests, steps_of
+from features.learning.checkpoint import Standing, write_checkpoint
+from features.learning.optimizer import average_into, learning_rate, set_rate
+from features.learning.ranks import Setting
 from features.tensors import flat_moments, nested_moments
 from wsi.errors import ItemError, RequestError
 from wsi.interrupt import Leaving, asked_to_leave
@@ -40,18 +41,6 @@ from wsi.stalls import moved
 VALIDATION_BATCH = 64
 """Tiles validated together, whatever the batch size: the same cuts for any number of ranks."""
 _NAMED = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """Where and how a rank works."""
-
-    place: Place
-    device: torch.device
-    precision: str
-    spec: EncoderSpec
-    save: bool
-    """True for the rank that writes."""
 
 
 class Trainer:

@@ -5,15 +5,11 @@ on how it is divided among ranks, and tiles of one slide are far from independen
 are those of the architecture, which timm leaves at 0 unless its card says otherwise.
 """
 
-import torch
 from torch import Tensor, nn
 
-from features.encoders.spec import EncoderSpec
 from features.encoders.timm_encoder import TimmEncoder
 from features.finetune.options import FinetuneOptions
-from wsi.errors import RequestError
-
-NORMS = nn.modules.batchnorm._BatchNorm
+from features.learning.backbone import NORMS, trained_backbone
 
 
 class TileClassifier(nn.Module):
@@ -48,43 +44,9 @@ def build_model(options: FinetuneOptions, encoder: TimmEncoder, n_classes: int) 
     RequestError
         The architecture takes none of the wanted sizes, or cannot recompute its activations.
     """
-    spec = encoder.spec
-    sizes = options.sizes or (spec.input_px or 0,)
-    backbone = encoder.module
-    if any(size != spec.input_px for size in sizes) and _is_fixed(backbone):
-        backbone = _of_any_size(options.encoder, encoder)
-    for size in dict.fromkeys(sizes):
-        _check_size(backbone, spec, size)
-    if options.activation_checkpointing:
-        _checkpoint_activations(options.encoder, backbone)
-    return TileClassifier(backbone.requires_grad_(requires_grad=True), spec.dim, n_classes)
-
-
-def _is_fixed(backbone: nn.Module) -> bool:
-    return bool(getattr(backbone, "pretrained_cfg", {}).get("fixed_input_size"))
-
-
-def _of_any_size(name: str, encoder: TimmEncoder) -> nn.Module:
-    """Return the architecture with position embeddings interpolated to the input's size, and the same weights."""
-    try:
-        return encoder.module_of_any_size()
-    except TypeError:
-        raise RequestError(f"--sizes: {name} takes its own input size only: leave --sizes out") from None
-
-
-@torch.inference_mode()
-def _check_size(backbone: nn.Module, spec: EncoderSpec, size: int) -> None:
-    try:
-        shape = tuple(backbone.eval()(torch.zeros(1, 3, size, size)).shape)
-    except (AssertionError, RuntimeError, ValueError) as error:
-        told = (str(error).splitlines() or [type(error).__name__])[0]
-        raise RequestError(f"--sizes {size}: {spec.name} cannot take tiles of that size ({told})") from None
-    if shape != (1, spec.dim):
-        raise RequestError(f"--sizes {size}: expected {spec.dim} features from {spec.name}, found shape {shape}")
-
-
-def _checkpoint_activations(name: str, backbone: nn.Module) -> None:
-    try:
-        backbone.set_grad_checkpointing(True)  # type: ignore[operator]
-    except (AttributeError, AssertionError, NotImplementedError):
-        raise RequestError(f"--activation-checkpointing: {name} does not offer it: leave the option out") from None
+    backbone = trained_backbone(
+        encoder,
+        options.sizes or (encoder.spec.input_px or 0,),
+        activation_checkpointing=options.activation_checkpointing,
+    )
+    return TileClassifier(backbone, encoder.spec.dim, n_classes)

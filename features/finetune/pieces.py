@@ -3,33 +3,19 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from features.finetune.augment import COLOURS, Change, draw_change, turned
-from features.finetune.batches import Draw, bounds
-from features.finetune.cohort import Slide
+from features.finetune.augment import Change, draw_change, turned
 from features.finetune.options import FinetuneOptions
+from features.learning.batches import Draw, PieceRequest
+from features.learning.colours import COLOURS
+from features.learning.slides import Slide, TileReader
 from wsi.arrays import Ints
 from wsi.ordered import ordered
-from wsi.store.tile_store import TileStore
-
-
-@dataclass(frozen=True, slots=True)
-class PieceRequest:
-    """Tiles to be read together."""
-
-    step: int
-    part: int
-    """Which part of the step's batch, counted over all ranks."""
-    rows: Ints
-    """Positions in the epoch's draw; with mixup one more than there are results: each tile's partner is the next."""
-    last: bool
-    """True for the rank's last part of the step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,24 +33,6 @@ class Piece:
     """float32 (n, C): the class probabilities to be met, times the tile's weight."""
 
 
-def batch_rows(draw_length: int, n_steps: int, step: int) -> Ints:
-    """Return the positions in the draw of a step's batch."""
-    return np.arange(*bounds(draw_length, n_steps)[step])
-
-
-def requests(
-    draw_length: int, n_steps: int, first_step: int, parts: range, n_parts: int, *, mixup: bool
-) -> Iterator[PieceRequest]:
-    """Yield a rank's requests of an epoch: its ``parts`` of each step's ``n_parts``."""
-    for step in range(first_step, n_steps):
-        rows = batch_rows(draw_length, n_steps, step)
-        cuts = bounds(len(rows), n_parts)
-        for part in parts:
-            start, stop = cuts[part]
-            taken = np.arange(start, stop + 1) % len(rows) if mixup else np.arange(start, stop)
-            yield PieceRequest(step, part, rows[taken], last=part == parts[-1])
-
-
 class PieceReader:
     """Reads the pieces of one epoch."""
 
@@ -73,7 +41,7 @@ class PieceReader:
     ) -> None:
         self._options, self._slides, self._n_classes = options, slides, n_classes
         self._tile_px, self._pinned = tile_px, pinned
-        self._stores: dict[Path | str, TileStore] = {}
+        self._tiles = TileReader(slides, tile_px)
 
     def pieces(
         self, draw: Draw, epoch: int, wanted: Iterator[PieceRequest], largest: int, threads: int
@@ -102,17 +70,11 @@ class PieceReader:
 
     def pixels(self, draw: Draw, rows: Ints, changes: Sequence[Change] = ()) -> NDArray[np.uint8]:
         """Return uint8 (n, 3, T, T) of rows of the draw, turned where changes are given."""
-        out = np.empty((len(rows), 3, self._tile_px, self._tile_px), np.uint8)
-        numbers = draw.slides[rows]
-        for number in np.unique(numbers).tolist():
-            at = np.flatnonzero(numbers == number)
-            tiles = self._store(self._slides[number].store).read_tiles(draw.tiles[rows[at]])
-            for place, tile in zip(at.tolist(), tiles, strict=True):
-                out[place] = turned(tile, changes[place].turn) if changes else tile
-        return out
-
-    def _store(self, path: Path | str) -> TileStore:
-        return self._stores.setdefault(path, TileStore(path))
+        pixels = self._tiles.pixels(draw, rows)
+        for place, change in enumerate(changes):
+            if change.turn:
+                pixels[place] = turned(pixels[place], change.turn).copy()  # the view lies on what is written
+        return pixels
 
     def _targets(self, draw: Draw, rows: Ints) -> NDArray[np.float32]:
         smoothing = self._options.label_smoothing

@@ -24,10 +24,10 @@ from features.encoders.registry import build_encoder
 from features.extraction.extract import extract
 from features.extraction.options import ExtractOptions
 from features.finetune import loop
-from features.finetune.checkpoint import Standing
 from features.finetune.cohort import gather
 from features.finetune.options import FinetuneOptions
 from features.finetune.run import finetune
+from features.learning.checkpoint import Standing
 from mil.data.encoder_lineage import check_unseen
 from wsi.errors import ItemError, RecipeMismatchError, RequestError
 from wsi.outcome import Silent, Status

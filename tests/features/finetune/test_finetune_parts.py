@@ -12,15 +12,18 @@ from hypothesis import strategies as st
 from features.encoders.lineage import Lineage, patient_sha256, splits_hash
 from features.encoders.spec import EncoderSpec
 from features.finetune.attention import AttentionTables
-from features.finetune.augment import coloured, draw_change, turned
-from features.finetune.batches import VALIDATION, bounds, draw_tiles, steps_of, tile_weights
-from features.finetune.cohort import Slide
+from features.finetune.augment import draw_change, turned
+from features.finetune.batches import VALIDATION, draw_tiles, tile_weights
 from features.finetune.inputs import TrainInput
 from features.finetune.measure import measures
-from features.finetune.optimizer import average_into, learning_rate, size_of
+from features.finetune.optimizer import size_of
 from features.finetune.options import FinetuneOptions
-from features.finetune.pieces import Piece, PieceRequest, requests
+from features.finetune.pieces import Piece
 from features.folds import make_folds, read_folds, splits_table
+from features.learning.batches import PieceRequest, bounds, requests, steps_of
+from features.learning.colours import coloured
+from features.learning.optimizer import average_into, learning_rate
+from features.learning.slides import Slide
 from mil.data.splits import read_splits
 from mil.targets.metrics import METRICS, ones
 from wsi.cohort.manifest import ManifestRow

@@ -1,0 +1,1 @@
+"""What every training of an encoder shares: batches over ranks, steps, checkpoints, the job of each rank, results."""

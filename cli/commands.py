@@ -119,6 +119,11 @@ _ALL = (
         "cli.encoders:EncodersOptions", "cli.encoders:encoders", shows=True,
     ),
     Verb(
+        "pretrain", FEATURES, "Train a network without labels: on formula images, or on one's own tiles by themselves.",
+        "features.pretrain.options:PretrainOptions", "features.pretrain.run:pretrain", "cli.endings:pretrain",
+        more="A run that was stopped goes on where it was. `gigamil extract --weights` takes the result.",
+    ),
+    Verb(
         "finetune", FEATURES, "Fine-tune an encoder on tiles with their slide's label; a fold of patients is held out.",
         "features.finetune.options:FinetuneOptions", "features.finetune.run:finetune", "cli.endings:finetune",
         more="A run that was stopped goes on where it was. `gigamil extract --weights` takes the result.",

@@ -7,32 +7,28 @@ do what one rank with two accumulated parts does, but for rounding.
 
 import copy
 import math
-import warnings
-from contextlib import AbstractContextManager, closing, nullcontext, suppress
+from contextlib import closing, suppress
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from features.encoders.device import autocast
 from features.encoders.tile_input import TileInput
 from features.finetune.batches import VALIDATION, draw_tiles
 from features.finetune.cohort import Cohort
 from features.finetune.inputs import TrainInput
-from features.finetune.measure import measures
 from features.finetune.model import TileClassifier
 from features.finetune.optimizer import build_optimizer, size_of
 from features.finetune.options import FinetuneOptions
 from features.finetune.pieces import Piece, PieceReader
 from features.learning.batches import Draw, PieceRequest, bounds, generator, requests, steps_of
 from features.learning.checkpoint import Standing, write_checkpoint
-from features.learning.optimizer import average_into, learning_rate, set_rate
+from features.learning.measure import measures
+from features.learning.optimizer import average_into, learning_rate
 from features.learning.ranks import Setting
-from features.tensors import flat_moments, nested_moments
+from features.learning.steps import Stepper, in_parallel, over_ranks, quiet_unless
 from wsi.errors import ItemError, RequestError
 from wsi.interrupt import Leaving, asked_to_leave
 from wsi.outcome import Progress
@@ -54,8 +50,7 @@ class Trainer:
         if setting.device.type == "cuda":
             self.model = self.model.to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.model) if options.ema else None
-        self.optimizer = build_optimizer(options, self.model)
-        self.scaler = torch.amp.GradScaler(setting.device.type, enabled=setting.precision == "fp16")
+        self._stepper = Stepper(self.model, build_optimizer(options, self.model), setting, options.clip)
         self.standing = Standing()
         self._leaving = False
         self._n_parts = setting.place.world * options.accumulate
@@ -83,26 +78,17 @@ class Trainer:
         self.model.load_state_dict(standing.model)
         if self.average is not None:
             self.average.load_state_dict(standing.average)
-        moments = nested_moments(standing.optimizer)
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
-        self.scaler.load_state_dict(standing.scaler)
+        self._stepper.load_from(standing)
 
     def run(self) -> TileClassifier:
         """Train to the end; return the model with the weights to keep."""
-        self._parallel = self._distributed()
+        self._parallel = in_parallel(self.model, self.setting)
         for epoch in range(self.standing.epoch, self.options.epochs):
             self._epoch(epoch)
         if self.options.keep == "best":
             self.model.load_state_dict(self.standing.best)
             return self.model
         return self.average or self.model
-
-    def _distributed(self) -> nn.Module:
-        if self.setting.place.world == 1:
-            return self.model
-        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)
-        devices = [self.setting.device] if self.setting.device.type == "cuda" else None
-        return DistributedDataParallel(self.model, device_ids=devices)
 
     def _draw(self, epoch: int) -> Draw:
         options = self.options
@@ -132,19 +118,15 @@ class Trainer:
         request, setting = piece.request, self.setting
         tiles, targets = prepare(piece)
         if first:
-            self.optimizer.zero_grad(set_to_none=True)
+            self._stepper.clear()
         torch.manual_seed(int(generator(self.options.seed, epoch, request.step, request.part).integers(2**63)))
-        quiet: AbstractContextManager[Any] = nullcontext()
-        if isinstance(self._parallel, DistributedDataParallel) and not request.last:
-            quiet = self._parallel.no_sync()
-        with quiet:
+        with quiet_unless(request.last, self._parallel):
             with autocast(setting.device, setting.precision):
                 logits = self._parallel(tiles)
             losses = -(targets * torch.log_softmax(logits.float(), 1)).sum(1)
             self._check_finite(epoch, draw, request, losses)
             total = losses.sum()
-            # DistributedDataParallel takes the mean over ranks: times the number of ranks, it is their sum
-            self.scaler.scale(total * (setting.place.world / self._batch_length(draw, request.step))).backward()
+            self._stepper.backward(total, self._batch_length(draw, request.step))
         return float(total.detach())
 
     def _batch_length(self, draw: Draw, step: int) -> int:
@@ -171,21 +153,18 @@ class Trainer:
         """Take the optimizer's step and write down how it went."""
         standing, number = self.standing, epoch * self.steps_per_epoch + request.step
         rate = learning_rate(self.options, number, self.steps_per_epoch)
-        set_rate(self.optimizer, rate)
-        self.scaler.unscale_(self.optimizer)
-        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip))
-        if not math.isfinite(norm) and not self.scaler.is_enabled():
+        norm = self._stepper.unscaled_norm()
+        if not math.isfinite(norm) and not self._stepper.scaler.is_enabled():
             slides = {self.cohort.train[number].image_id for number in draw.slides[request.rows].tolist()}
             raise ItemError(
                 f"the gradient is not finite in epoch {epoch + 1}, step {request.step + 1} (slides "
                 f"{', '.join(sorted(slides)[:_NAMED])}): lower --lr (now {self.options.lr:g})"
             )
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        self._stepper.take(rate)
         if self.average is not None:
             average_into(self.average, self.model, self.options.ema, number)
         tiles = self._batch_length(draw, request.step)
-        loss_sum, leaving = self._over_ranks(np.array([loss_sum, float(asked_to_leave())]))
+        loss_sum, leaving = over_ranks(np.array([loss_sum, float(asked_to_leave())]), self.setting)
         loss, self._leaving = loss_sum / tiles, bool(leaving)
         row = {"epoch": epoch + 1, "step": request.step + 1, "tiles": tiles, "size_px": size, "lr": rate}
         standing.steps.append({**row, "loss": float(loss), "grad_norm": norm})
@@ -222,10 +201,9 @@ class Trainer:
         """Write the checkpoint, on the rank that writes."""
         if not self.setting.save:
             return
-        self.standing.optimizer = flat_moments(self.optimizer.state_dict()["state"])
+        self._stepper.save_into(self.standing)
         self.standing.model = self.model.state_dict()
         self.standing.average = self.average.state_dict() if self.average is not None else {}
-        self.standing.scaler = self.scaler.state_dict()
         write_checkpoint(self.options.beside(".checkpoint"), self.standing, self.cohort.recipe)
 
     @torch.no_grad()
@@ -250,17 +228,9 @@ class Trainer:
                 with autocast(self.setting.device, self.setting.precision):
                     logits = model(tiles)
                 probs[piece.request.rows] = logits.double().softmax(1).cpu().numpy()
-        probs = self._over_ranks(probs)
+        probs = over_ranks(probs, self.setting)
         if not np.isfinite(probs).all():
             raise ItemError(f"the validation is not finite after epoch {self.standing.epoch + 1}: lower --lr")
         patients = np.unique([slide.patient_id for slide in slides], return_inverse=True)[1]
         labels = np.array([slide.label for slide in slides])
         return measures(probs, labels[draw.slides], patients[draw.slides])
-
-    def _over_ranks(self, values: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """Return the sum over ranks (a collective)."""
-        if self.setting.place.world == 1:
-            return values
-        box = torch.from_numpy(values).to(self.setting.device)
-        dist.all_reduce(box)
-        return np.asarray(box.cpu().numpy())

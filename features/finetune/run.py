@@ -32,9 +32,13 @@ def finetune(options: FinetuneOptions, progress: Progress | None = None) -> Summ
         A loss is not finite (the step and the slides are named), or a rank died.
     """
     began = time.perf_counter()
-    job = Job(__name__, gather, is_made, _train, _outcomes)
+    job = Job(__name__, _gathered, is_made, _train, _outcomes)
     outcomes = run_job(job, options, progress or Silent())
     return Summary("finetune", outcomes, time.perf_counter() - began)
+
+
+def _gathered(options: FinetuneOptions, encoder: TimmEncoder, precision: str) -> Cohort:
+    return gather(options, encoder.spec, precision)
 
 
 def _outcomes(options: FinetuneOptions, cohort: Cohort, status: Status) -> list[Outcome]:

@@ -1,4 +1,4 @@
-"""Where a fine-tuning stands: one safetensors file, whole; loading it executes nothing."""
+"""Where the training of an encoder stands: one safetensors file, whole; loading it executes nothing."""
 
 import json
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from wsi.files.documents import parse_json
 from wsi.recipe import Recipe, canonical, refuse_other_recipe
 
 Tensors = dict[str, Tensor]
-_PARTS = ("model", "average", "best", "optimizer")
+_PARTS = ("model", "average", "best", "optimizer", "objective")
 
 
 @dataclass(slots=True)
@@ -31,6 +31,8 @@ class Standing:
     best_epoch: int = -1
     optimizer: Tensors = field(default_factory=dict)
     """Moments as ``<parameter>/<name>``."""
+    objective: Tensors = field(default_factory=dict)
+    """What a loss carries along, as the center of a teacher's outputs."""
     scaler: dict[str, Any] = field(default_factory=dict)
     steps: list[dict[str, float]] = field(default_factory=list)
     """One row per step: the loss curve."""

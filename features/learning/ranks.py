@@ -81,7 +81,7 @@ class Job(Generic[Options, Cohort]):
 
     module: str
     """Loaded by the processes that are started."""
-    gather: Callable[[Options, EncoderSpec, str], Cohort]
+    gather: Callable[[Options, TimmEncoder, str], Cohort]
     """From options, encoder and precision, on the first rank alone."""
     is_made: Callable[[Options, Cohort], bool]
     train: Callable[[Options, Cohort, TimmEncoder, Setting, Group, Progress], None]
@@ -106,7 +106,7 @@ def run_job(job: Job[Options, Cohort], options: Options, progress: Progress) -> 
 def _encoder(options: JobOptions) -> TimmEncoder:
     encoder = build_encoder(options.encoder, options.start())
     if not isinstance(encoder, TimmEncoder):
-        raise RequestError(f"--encoder {options.encoder}: expected a model of timm; only these can be fine-tuned")
+        raise RequestError(f"--encoder {options.encoder}: expected a model of timm; only these can be trained")
     return encoder
 
 
@@ -115,10 +115,10 @@ def _device(options: JobOptions, local_rank: int) -> torch.device:
 
 
 def _gathered(
-    job: Job[Options, Cohort], options: Options, spec: EncoderSpec, device: torch.device, progress: Progress
+    job: Job[Options, Cohort], options: Options, encoder: TimmEncoder, device: torch.device, progress: Progress
 ) -> Cohort:
-    cohort = job.gather(options, spec, resolve_precision(options.precision, device, spec))
-    for line in (*cohort.notes, *filter(None, [spec.weights_note])):
+    cohort = job.gather(options, encoder, resolve_precision(options.precision, device, encoder.spec))
+    for line in (*cohort.notes, *filter(None, [encoder.spec.weights_note])):
         progress.note(line)
     return cohort
 
@@ -126,7 +126,7 @@ def _gathered(
 def _from_here(job: Job[Options, Cohort], options: Options, progress: Progress) -> list[Outcome]:
     start_for(options, job.module)
     device, encoder = _device(options, 0), _encoder(options)
-    cohort = _gathered(job, options, encoder.spec, device, progress)
+    cohort = _gathered(job, options, encoder, device, progress)
     with claim(options.out):
         if job.is_made(options, cohort):
             return job.outcomes(options, cohort, Status.SKIPPED)
@@ -186,7 +186,7 @@ def _under_torchrun(job: Job[Options, Cohort], options: Options, place: Place, p
             return []
         made = True
         try:
-            cohort = _gathered(job, options, encoder.spec, device, progress)
+            cohort = _gathered(job, options, encoder, device, progress)
             claims.enter_context(claim(options.out))
             made = job.is_made(options, cohort)
         finally:

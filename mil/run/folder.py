@@ -23,8 +23,8 @@ from typing import Any
 
 import tomli_w
 
+from features.learning.scalars import EVENTS
 from mil.run.checks import CONTENTS, FORMAT, checked_config, damaged, run_json
-from mil.run.trackers import EVENTS
 from mil.targets import ClassTarget, Target, target_of
 from wsi.errors import RecipeMismatchError, RequestError
 from wsi.files.atomic import write_bytes, write_text

@@ -11,13 +11,14 @@ from contextlib import ExitStack
 import numpy as np
 import torch
 
+from features.learning.scalars import event_file
 from mil.data.cohort import Cohort
 from mil.heads import HeadSpec
 from mil.heads.parts.output import dynamic_margins
 from mil.models.model import BagModel, save_model
 from mil.ragged.randomness import set_seed
 from mil.run.scores import Scores, write_scores
-from mil.run.trackers import event_file, write_history
+from mil.run.trackers import write_history
 from mil.training.checkpoint import Progression, read_checkpoint, remove_checkpoint, write_checkpoint
 from mil.training.distil import teach
 from mil.training.jobs import FitJob, Parts, divide, seed_of

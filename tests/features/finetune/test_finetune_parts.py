@@ -15,7 +15,7 @@ from features.finetune.attention import AttentionTables
 from features.finetune.augment import draw_change, turned
 from features.finetune.batches import VALIDATION, draw_tiles, tile_weights
 from features.finetune.inputs import TrainInput
-from features.finetune.measure import measures
+from features.learning.measure import measures
 from features.finetune.optimizer import size_of
 from features.finetune.options import FinetuneOptions
 from features.finetune.pieces import Piece

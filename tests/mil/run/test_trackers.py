@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from witness import Witness
 
-from mil.run.trackers import EVENTS, check_trackers, event_file, publish
+from features.learning.scalars import EVENTS, event_file
+from mil.run.trackers import check_trackers, publish
 from mil.train import train
 from wsi.errors import RequestError
 

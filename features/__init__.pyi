@@ -8,5 +8,7 @@ from .extraction.extract import extract as extract
 from .extraction.options import ExtractOptions as ExtractOptions
 from .finetune.options import FinetuneOptions as FinetuneOptions
 from .finetune.run import finetune as finetune
+from .pretrain.options import PretrainOptions as PretrainOptions
+from .pretrain.run import pretrain as pretrain
 from .tile_dataset import Tile as Tile
 from .tile_dataset import TileDataset as TileDataset

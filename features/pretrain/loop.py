@@ -28,6 +28,7 @@ from features.pretrain.objectives import Objective
 from features.pretrain.options import PER_256, PretrainOptions
 from features.pretrain.probe import OnlineProbe
 from features.pretrain.sources import Part, Source
+from features.pretrain.student import Student
 from wsi.errors import ItemError, RequestError
 from wsi.interrupt import Leaving, asked_to_leave
 from wsi.outcome import Progress
@@ -222,7 +223,7 @@ class Trainer:
         write_checkpoint(self.options.beside(".checkpoint"), self.standing, self.cohort.recipe)
 
 
-def _optimizer(options: PretrainOptions, model: nn.Module) -> torch.optim.AdamW:
+def _optimizer(options: PretrainOptions, model: Student) -> torch.optim.AdamW:
     """Return AdamW (arXiv 1711.05101); biases, norms and what the architecture names are not decayed."""
     spared = {f"backbone.{name}" for name in undecayed(model.backbone)}
     named = list(model.named_parameters())

@@ -1,7 +1,7 @@
 """How training went, for those who watch: history.csv always, W&B and MLflow where asked for.
 
-The TensorBoard file beside is `features.learning.scalars`. W&B and MLflow get a model's whole history when it is
-finished, offline unless their own environment variables say otherwise: W&B under ``wandb/`` in the run folder, MLflow in
+The TensorBoard file beside is `features.learning.scalars`. W&B and MLflow get a model's whole history when it is done,
+offline unless their own environment variables say otherwise: W&B under ``wandb/`` in the run folder, MLflow in
 ``mlflow.db`` there.
 """
 

@@ -124,6 +124,11 @@ _ALL = (
         more="A run that was stopped goes on where it was. `gigamil extract --weights` takes the result.",
     ),
     Verb(
+        "embed", FEATURES, "Make one vector of each slide's bag: mean, a published slide encoder, a run's embedding.",
+        "mil.embedding.options:EmbedOptions", "mil.embedding.embed:embed", "cli.endings:embed",
+        more="The result are bags of one row: `gigamil train`, `similar`, `compare` and `verify` take them.",
+    ),
+    Verb(
         "finetune", FEATURES, "Fine-tune an encoder on tiles with their slide's label; a fold of patients is held out.",
         "features.finetune.options:FinetuneOptions", "features.finetune.run:finetune", "cli.endings:finetune",
         more="A run that was stopped goes on where it was. `gigamil extract --weights` takes the result.",

@@ -5,6 +5,7 @@ from typing import Any
 from features.extraction.options import ExtractOptions
 from features.finetune.options import FinetuneOptions
 from features.pretrain.options import PretrainOptions
+from mil.embedding.options import EmbedOptions
 from mil.rehearsal.options import RehearseOptions
 from mil.tiles.options import ClassifyTilesOptions
 from mil.training.options import TrainOptions
@@ -30,6 +31,11 @@ def pretrain(options: PretrainOptions, summary: Summary) -> Ending:
     """Return the weights and the command that uses them."""
     command = f"gigamil extract STORES --encoder {options.encoder} --weights {options.out} -o BAGS"
     return _next(options, summary, command)
+
+
+def embed(options: EmbedOptions, summary: Summary) -> Ending:
+    """Return the bags and the command that trains on them."""
+    return _next(options, summary, f"gigamil train {options.out} -m MANIFEST --head mean_pool -o RUN")
 
 
 def page(options: PageOptions, summary: Summary) -> Ending:
@@ -77,7 +83,9 @@ def _class_line(name: str, own: dict[str, Any]) -> str:
     return f"{name}: AUC {own['auc']:.3f} on unseen patients ({own['lowest']:.3f} to {own['highest']:.3f}); {of}"
 
 
-def _next(options: ExtractOptions | FinetuneOptions | PretrainOptions, summary: Summary, command: str) -> Ending:
+def _next(
+    options: ExtractOptions | FinetuneOptions | PretrainOptions | EmbedOptions, summary: Summary, command: str
+) -> Ending:
     told = {"out": str(options.out), "next": command, "lines": [f"next: {command}"]}
     return told if summary.exit_code == 0 else {}
 

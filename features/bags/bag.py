@@ -79,13 +79,13 @@ class BagFacts:
     recipe: Recipe
     provenance: dict[str, Any]
     """JSON values; no path, host or time, so that one recipe gives one file."""
-    tile_px: int
-    """Pixels per tile side, as the encoder's tiles were cut."""
-    l0_px_per_px: float
-    """Level-0 pixels of the slide per tile pixel."""
-    level0_shape_yx: tuple[int, int]
-    mpp: float
-    """um/px of the tiles."""
+    tile_px: int | None
+    """Pixels per tile side, as the encoder's tiles were cut; None where it is not known, as of other tools' bags."""
+    l0_px_per_px: float | None
+    """Level-0 pixels of the slide per tile pixel; None where it is not known."""
+    level0_shape_yx: tuple[int, int] | None
+    mpp: float | None
+    """um/px of the tiles; None where it is not known."""
 
 
 def write_bag(
@@ -173,18 +173,21 @@ def nominal_power(mpp: float) -> float:
 
 
 def _trident_attributes(facts: BagFacts) -> dict[str, Any]:
-    height, width = facts.level0_shape_yx
-    return {
-        "patch_size": facts.tile_px,
-        "patch_size_level0": round(facts.tile_px * facts.l0_px_per_px),
-        "level0_magnification": _whole(nominal_power(facts.mpp / facts.l0_px_per_px)),
-        "target_magnification": _whole(nominal_power(facts.mpp)),
+    """Return the attributes of ``coords``; what is not known is left out."""
+    tile_px, scale, mpp = facts.tile_px, facts.l0_px_per_px, facts.mpp
+    height, width = facts.level0_shape_yx or (None, None)
+    told = {
+        "patch_size": tile_px,
+        "patch_size_level0": round(tile_px * scale) if tile_px and scale else None,
+        "level0_magnification": _whole(nominal_power(mpp / scale)) if mpp and scale else None,
+        "target_magnification": _whole(nominal_power(mpp)) if mpp else None,
         "overlap": 0,
         "name": facts.image_id,
         "savetodir": "",
         "level0_width": width,
         "level0_height": height,
     }
+    return {name: value for name, value in told.items() if value is not None}
 
 
 def _whole(power: float) -> int | float:
@@ -195,8 +198,8 @@ def _root_attributes(facts: BagFacts, content_sha256: str) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "image_id": facts.image_id,
-        "mpp": facts.mpp,
-        "tile_px_l0": facts.tile_px * facts.l0_px_per_px,
+        **({"mpp": facts.mpp} if facts.mpp else {}),
+        **({"tile_px_l0": facts.tile_px * facts.l0_px_per_px} if facts.tile_px and facts.l0_px_per_px else {}),
         "recipe": canonical(facts.recipe),
         "recipe_hash": recipe_hash(facts.recipe),
         "provenance": canonical(facts.provenance),

@@ -1,26 +1,20 @@
 """Image models of the timm library (R. Wightman, github.com/huggingface/pytorch-image-models) as encoders."""
 
 import difflib
-import logging
 import math
-import os
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 import timm
 import timm.data
 import torch
-from huggingface_hub import constants, hf_hub_download
+from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import GatedRepoError
 from torch import Tensor, nn
 
+from features.encoders.hub import links, quick_without_network, why_not_fetched
 from features.encoders.lineage import read_lineage
 from features.encoders.presets import PRESETS, Preset
 from features.encoders.published.poolers import as_published, pooled
@@ -177,7 +171,7 @@ def _check_known(name: str, model_name: str) -> None:
 def _create(architecture: Architecture, weights: WeightsChoice) -> nn.Module:
     published = weights.file is None and weights.random_seed is None
     try:
-        with torch.random.fork_rng(devices=[]), _quick_without_network():
+        with torch.random.fork_rng(devices=[]), quick_without_network():
             torch.manual_seed(weights.random_seed or 0)
             return architecture.create(published=published)
     except RequestError:
@@ -189,54 +183,14 @@ def _create(architecture: Architecture, weights: WeightsChoice) -> nn.Module:
 def _why_not(architecture: Architecture, error: Exception, published: bool) -> str:
     name, preset = architecture.name, architecture.preset
     told = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-    if any(isinstance(link, GatedRepoError) for link in _chain(error)):
-        hub = preset.hub if preset else architecture.model.partition(":")[2]
-        return (
-            f"--encoder {name}: its weights are gated and this account may not have them: accept the terms on the page "
-            f"of {hub} at the Hugging Face hub, then set HF_TOKEN or run hf auth login; or give a local file by "
-            "--weights FILE"
-        )
-    if published and preset:
-        return (
-            f"--encoder {name}: could not get the published weights ({type(error).__name__}: {told}): without a "
-            f"network, copy the hub's cache of {preset.hub} here (HF_HOME) or give its file by --weights FILE; or "
-            "--random-weights SEED for untrained features"
-        )
+    gated = any(isinstance(link, GatedRepoError) for link in links(error))
+    if gated or (published and preset):
+        return why_not_fetched(name, preset.hub if preset else architecture.model.partition(":")[2], error)
     what = "its published weights" if published else "its architecture"
     return (
         f"--encoder {name}: expected {what}, could not get them ({type(error).__name__}: {told}): check the "
         "network or the Hugging Face token, or use --weights FILE, or --random-weights SEED for untrained features"
     )
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-@contextmanager
-def _quick_without_network() -> Iterator[None]:
-    """Let the Hugging Face client use its cache alone where its host has no address: it would retry for a minute."""
-    offline, logger = constants.HF_HUB_OFFLINE, logging.getLogger("huggingface_hub")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    constants.HF_HUB_OFFLINE = offline or not _hub_has_address()
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = offline
-        logger.setLevel(level)
-
-
-def _hub_has_address() -> bool:
-    if getproxies():
-        return True
-    host = urlsplit(os.environ.get("HF_ENDPOINT", constants.ENDPOINT)).hostname
-    try:
-        return bool(socket.getaddrinfo(host, 443))
-    except OSError:
-        return False
 
 
 def _classifier_prefixes(model: Any) -> tuple[str, ...]:

@@ -71,8 +71,14 @@ def check_unseen(headers: Iterable[BagHeader], patients: Sequence[str], folds: I
             seen = lineage.seen(members)
             if seen:
                 raise RequestError(
-                    f"the encoder of these bags was fine-tuned with its fold {lineage.fold} of {lineage.n_folds} held "
-                    f"out and has seen {len(seen)} of the {len(members)} patients that fold {fold} tests: expected "
-                    "none; extract with an encoder that was fine-tuned on other patients, or with published weights, "
-                    "or give each fold the bags of an encoder that held it out (--fusion folds)"
+                    f"the encoder of these bags {_how(lineage)} and has seen {len(seen)} of the {len(members)} "
+                    f"patients that fold {fold} tests: expected none; extract with an encoder that was trained on "
+                    "other patients, or with published weights, or give each fold the bags of an encoder that held it "
+                    "out (--fusion folds)"
                 )
+
+
+def _how(lineage: Lineage) -> str:
+    if lineage.fold < 0:
+        return "was trained with no fold held out"
+    return f"was trained with its fold {lineage.fold} of {lineage.n_folds} held out"

@@ -16,26 +16,25 @@ from wsi.arrays import Floats, Ints
 from wsi.errors import RequestError
 
 
-@torch.inference_mode()
 def embed_bags(model: BagModel, bags: Sequence[BagRows], device: torch.device | str = "cpu") -> Floats:
-    """Return the unit points (n, H) of bags, one bag at a time, in evaluation mode.
+    """Return the unit points (n, H) of bags, one bag at a time, in evaluation mode; raises as `check_point`."""
+    check_point(model.spec.name)
+    return unit(np.stack([point_of(model, bag, device) for bag in bags]))
 
-    Raises
-    ------
-    RequestError
-        The model's head makes no single point of a bag.
-    """
-    name = model.spec.name
-    if not has_embedding(name):
-        wanted = ", ".join(head for head in HEADS if has_embedding(head))
-        raise RequestError(f"head {name} makes no single point of a bag: train one of {wanted}")
-    model.eval()
-    points = []
-    for bag in bags:
-        packed = pack([bag], device)
-        embedding_BH = model(packed.rows_ND, packed.offsets).embedding_BH
-        points.append(embedding_BH.double().cpu().numpy())
-    return unit(np.concatenate(points))
+
+def check_point(head: str) -> None:
+    """Raise `RequestError` where a head makes no single point of a bag."""
+    if not has_embedding(head):
+        wanted = ", ".join(own for own in HEADS if has_embedding(own))
+        raise RequestError(f"head {head} makes no single point of a bag: train one of {wanted}")
+
+
+@torch.inference_mode()
+def point_of(model: BagModel, bag: BagRows, device: torch.device | str = "cpu") -> Floats:
+    """Return what the last layer sees of a bag: (H,) float64, in evaluation mode, as it is."""
+    packed = pack([bag], device)
+    embedding_BH = model.eval()(packed.rows_ND, packed.offsets).embedding_BH
+    return np.asarray(embedding_BH[0].double().cpu().numpy())
 
 
 def unit(points_NH: Floats) -> Floats:

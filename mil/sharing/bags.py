@@ -7,6 +7,7 @@ from typing import Any
 
 from features.bags.bag import BagFacts, BagHeader, feature_rows, read_coords, write_bag
 from features.encoders.lineage import lineage_of, patient_sha256
+from features.slide_encoders.spec import KEY as SLIDE
 from wsi.errors import BagError
 from wsi.recipe import Json, Recipe, recipe_hash
 from wsi.sharing.ids import NewIds
@@ -33,6 +34,18 @@ def shared_bag_recipe(recipe: Recipe) -> Recipe:
     if "encoder" in recipe:
         encoder = recipe["encoder"]
         found["encoder"] = shared_encoder(encoder) if isinstance(encoder, dict) else _name(encoder)
+    if isinstance(recipe.get(SLIDE), dict):
+        found[SLIDE] = _shared_slide_encoder(recipe[SLIDE])
+    return found
+
+
+def _shared_slide_encoder(told: Mapping[str, Any]) -> Json:
+    """Return what a recipe tells of a slide encoder: its name, a fold, and hashes."""
+    found: Json = {"name": _name(told.get("name", ""))}
+    for name, value in told.items():
+        hashes = value if isinstance(value, list) else [value]
+        if _is_word(name) and (_is_plain(value) or all(_SHA256.fullmatch(str(own)) for own in hashes)):
+            found[name] = value
     return found
 
 
@@ -46,6 +59,8 @@ def shared_encoder(encoder: Mapping[str, Any], ids: NewIds | None = None) -> Jso
         found["weights_sha256"] = encoder["weights_sha256"]
     if isinstance(encoder.get("members"), list):
         found["members"] = [shared_encoder(own, ids) for own in encoder["members"]]
+    if isinstance(encoder.get("tiles"), dict):
+        found["tiles"] = shared_encoder(encoder["tiles"], ids)
     if ids is not None and "lineage" in encoder:
         found["lineage"] = _lineage(encoder["lineage"], ids)
     return found

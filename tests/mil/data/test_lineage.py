@@ -37,8 +37,8 @@ def test_only_the_fold_that_was_held_out_may_be_tested(tmp_path: Path) -> None:
     with pytest.raises(RequestError) as told:
         check_unseen(bags, PATIENTS, FOLDS, [0, 1, 2])
     assert str(told.value) == (
-        "the encoder of these bags was fine-tuned with its fold 0 of 3 held out and has seen 2 of the 2 patients that "
-        "fold 1 tests: expected none; extract with an encoder that was fine-tuned on other patients, or with published "
+        "the encoder of these bags was trained with its fold 0 of 3 held out and has seen 2 of the 2 patients that "
+        "fold 1 tests: expected none; extract with an encoder that was trained on other patients, or with published "
         "weights, or give each fold the bags of an encoder that held it out (--fusion folds)"
     )
 

@@ -1,6 +1,8 @@
 from .data.bag_dataset import BagBatch as BagBatch
 from .data.bag_dataset import BagDataset as BagDataset
 from .data.bag_dataset import BagItem as BagItem
+from .embedding.embed import embed as embed
+from .embedding.options import EmbedOptions as EmbedOptions
 from .external.evaluate import evaluate as evaluate
 from .external.options import EvaluateOptions as EvaluateOptions
 from .heatmaps.geojson import export_geojson as export_geojson

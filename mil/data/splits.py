@@ -56,8 +56,8 @@ def outer_folds(
     return folds
 
 
-def center_folds(centers: Sequence[str | None], patients: Sequence[str], n_folds: int) -> Ints:
-    """Return the test fold of each slide, (n,) int64: whole centers, the largest first into the smallest fold.
+def centers_of(centers: Sequence[str | None], patients: Sequence[str], n_folds: int, option: str) -> dict[str, str]:
+    """Return each patient's center.
 
     Raises
     ------
@@ -67,14 +67,23 @@ def center_folds(centers: Sequence[str | None], patients: Sequence[str], n_folds
     where: dict[str, str] = {}
     for patient, center in zip(patients, centers, strict=True):
         if not center:
-            raise RequestError(f"--split centers: patient {patient} has no center_id: expected one for every slide")
+            raise RequestError(f"{option}: patient {patient} has no center_id: expected one for every slide")
         if where.setdefault(patient, center) != center:
             raise RequestError(
-                f"--split centers: patient {patient} stands in centers {where[patient]} and {center}: expected one"
+                f"{option}: patient {patient} stands in centers {where[patient]} and {center}: expected one"
             )
-    sizes = Counter(where.values())
-    if len(sizes) < n_folds:
-        raise RequestError(f"--split centers: expected {n_folds} or more centers, found {len(sizes)}: lower --folds")
+    found = len(set(where.values()))
+    if found < n_folds:
+        raise RequestError(f"{option}: expected {n_folds} or more centers, found {found}: lower --folds")
+    return where
+
+
+def center_folds(centers: Sequence[str | None], patients: Sequence[str], n_folds: int) -> Ints:
+    """Return the test fold of each slide, (n,) int64: whole centers, the largest first into the smallest fold.
+
+    Raises as `centers_of`.
+    """
+    sizes = Counter(centers_of(centers, patients, n_folds, "--split centers").values())
     filled = [0] * n_folds
     fold_of: dict[str, int] = {}
     for center, size in sorted(sizes.items(), key=lambda item: (-item[1], item[0])):

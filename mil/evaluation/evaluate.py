@@ -12,8 +12,9 @@ from features.bags.bag import BagHeader
 from mil.data.cohort import Cohort
 from mil.evaluation.baselines import baselines
 from mil.evaluation.bootstrap import REPLICATES, draw_groups, estimates
+from mil.evaluation.centers.robustness import robustness_index
 from mil.evaluation.oof import OutOfFold, Patients, collect, of_slides, patients_of, write_all_models, write_oof
-from mil.evaluation.probe import center_probe
+from mil.evaluation.probe import center_probe, patient_means
 from mil.evaluation.refusal.familiar import slides_known
 from mil.run.folder import RunFolder
 from mil.run.known import write_known
@@ -91,6 +92,7 @@ def _calibration(found: Found) -> Json:
 
 def _metrics(options: TrainOptions, found: Found, warnings: Sequence[str], stores: Sequence[TileStore]) -> Json:
     cohort, patients, target = found.cohort, found.patients, found.patients.target
+    means = patient_means(cohort, patients)
     return {
         "head": options.head,
         "classes": list(target.names),
@@ -108,7 +110,8 @@ def _metrics(options: TrainOptions, found: Found, warnings: Sequence[str], store
             metrics_of_group(found, np.array([own == center for own in patients.centers]), center=center or "(none)")
             for center in sorted(set(patients.centers), key=lambda center: center or "")
         ],
-        "center_probe": center_probe(cohort, patients, options.seed),
+        "center_probe": center_probe(means, patients, options.seed),
+        "robustness_index": robustness_index(means, patients, options.seed),
         "seen_stores": evidence_of(stores),
         "warnings": list(warnings),
         "failures": dict(cohort.failures),

@@ -6,6 +6,7 @@ finds a head can find, too: where center and class go together, a good score may
 
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -26,12 +27,11 @@ COMPONENTS = 32
 PARTS = 5
 
 
-def center_probe(cohort: Cohort, patients: Patients, seed: int) -> Json | None:
+def center_probe(means: Sequence[Floats | None], patients: Patients, seed: int) -> Json | None:
     """Return balanced accuracy with its interval, chance, and the numbers of centers and patients.
 
-    None where fewer than two centers have five patients with tiles.
+    None where fewer than two centers have five patients with tiles. ``means``: `patient_means`.
     """
-    means = _patient_means(cohort, patients)
     counts = Counter(center for center, own in zip(patients.centers, means, strict=True) if center and own is not None)
     centers = sorted(center for center, count in counts.items() if count >= LEAST_PATIENTS)
     if len(centers) < 2:
@@ -44,7 +44,8 @@ def center_probe(cohort: Cohort, patients: Patients, seed: int) -> Json | None:
     return {"centers": len(centers), "patients": len(chosen), "chance": 1 / len(centers), "balanced_accuracy": found}
 
 
-def _patient_means(cohort: Cohort, patients: Patients) -> list[Floats | None]:
+def patient_means(cohort: Cohort, patients: Patients) -> list[Floats | None]:
+    """Return the mean features (D,) of each patient's slides, each counted once; None of who has no tiles."""
     own: dict[str, list[Floats]] = {}
     for patient, bag in zip(cohort.patient_ids, cohort.bags, strict=True):
         if len(bag):

@@ -12,6 +12,8 @@ from mil.evaluation.bootstrap import draw_patients
 from mil.evaluation.decisions.rules import DEFAULT, parse_rule
 from mil.evaluation.evaluate import heat_map_folder
 from mil.evaluation.examples import choose
+from mil.evaluation.spread.told_apart import FILE as SPREAD
+from mil.evaluation.spread.told_apart import told_apart
 from mil.evaluation.subgroups import LEAST, LEAST_OF_EACH, Column, columns_of
 from mil.heads import has_attention
 from mil.heatmaps.heatmap import heatmap
@@ -57,7 +59,9 @@ def report(options: ReportOptions, progress: Progress | None = None) -> Summary:
     columns = _columns(options, evidence)
     decided = decide_out_of_fold(evidence, [parse_rule(own) for own in options.operating], columns)
     run.write_json(FILE, decided.told)
-    text = page(evidence, options.pages, decided)
+    spread = told_apart(evidence)
+    run.write_json(SPREAD, spread)
+    text = page(evidence, options.pages, decided, spread=spread)
     write_text(run.path / "report.html", text)
     progress.advance(1)
     done = [Outcome(str(run.path / "report.html"), Status.DONE)]
@@ -121,6 +125,7 @@ def page(
     pages: Path | None = None,
     decided: Decided | None = None,
     template: str = "mil/report/report.html",
+    spread: Json | None = None,
     **more: Any,
 ) -> str:
     """Return report.html; ``pages``: the folder of the slides' pages, where it is not beside the report.
@@ -154,6 +159,7 @@ def page(
             (plot_figure(plot), plot) for plot in truth.plots(shown, evidence.title(evidence.head), area, draws, folds)
         ],
         decided=decided,
+        spread=spread or ({} if evidence.elsewhere else told_apart(evidence)),
         decision_figures=[(plot_figure(plot), plot) for plot in decided.decision_plots],
         abstention_figures=[(plot_figure(plot), plot) for plot in decided.abstention_plots],
         subgrouped=decided.subgroups,

@@ -181,6 +181,13 @@ def _is_probe(value: Any) -> bool:
     return all(map(_is_number, numbers)) and _is_estimate(value.get("balanced_accuracy"))
 
 
+def _is_robustness(value: Any) -> bool:
+    if value is None:
+        return True
+    numbers = [value.get(name) for name in ("chance", "neighbours", "patients")] if isinstance(value, dict) else [None]
+    return all(map(_is_number, numbers)) and _is_estimate(value.get("index"))
+
+
 _METRICS: dict[str, Callable[[Any, int, type[Target]], bool]] = {
     "patients_per_class": lambda value, n, _: _is_row(value, n, _is_tally),
     "carried_by": lambda value, *_: isinstance(value, dict) and all(map(_is_tally, value.values())),
@@ -190,6 +197,7 @@ _METRICS: dict[str, Callable[[Any, int, type[Target]], bool]] = {
     "folds": _are_groups,
     "centers": _are_groups,
     "center_probe": lambda value, *_: _is_probe(value),
+    "robustness_index": lambda value, *_: _is_robustness(value),
     "bootstrap": lambda value, *_: isinstance(value, dict) and _is_count(value.get("replicates"), 1, 1 << 40),
 }
 """Fields of metrics.json: whether a value fits so many outputs of a target."""

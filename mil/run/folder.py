@@ -9,6 +9,7 @@ baselines/oof.csv                    out-of-fold predictions of every model and 
 heatmaps/<image_id>.png, .csv        the examples in the report
 known.safetensors                    what is kept of the slides trained on, to tell what is unlike them
 decisions.json                       what can be decided by the answers: the report's numbers
+spread.json                          what the numbers would move with: patients, folds, repeats, centers, other looks
 others.csv                           slides that were trained on only, where there are such
 """
 
@@ -39,6 +40,7 @@ _TOP = (
     "metrics.json",
     "calibration.json",
     "decisions.json",
+    "spread.json",
     "known.safetensors",
     "report.html",
     "report.pdf",

@@ -5,11 +5,13 @@ from typing import Any
 
 FEW_PATIENTS = 10
 """Of a class, below which a reader is warned."""
+WHOLE_CENTERS = ("centers", "preserved-site")
+"""Splits whose folds hold whole centers."""
 
 
 def divided(recipe: Mapping[str, Any]) -> str:
     """Return how the patients were divided for the cross-validation."""
-    if recipe.get("split") == "centers":
+    if recipe.get("split") in WHOLE_CENTERS:
         return (
             f"Whole centers were divided into {recipe['folds']} groups; each group was scored by models trained on the "
             "other groups only, and no patient and no center stands on both sides."
@@ -36,7 +38,7 @@ def put_together(recipe: Mapping[str, Any]) -> str:
 
 def split_by(recipe: Mapping[str, Any]) -> str:
     """Return by what the folds were split, for a card."""
-    if recipe.get("split") == "centers":
+    if recipe.get("split") in WHOLE_CENTERS:
         return "Split by center: all patients of one are in one fold (splits.csv)."
     return "Split by patient, balanced on label and center (splits.csv)."
 
@@ -65,7 +67,7 @@ def about_probe(probe: Mapping[str, Any] | None, recipe: Mapping[str, Any]) -> l
         return []
     advice = (
         "whole centers were held out, so the result does not rest on those it was tested on"
-        if recipe.get("split") == "centers"
+        if recipe.get("split") in WHOLE_CENTERS
         else "hold out whole centers (--split centers) to see what remains"
     )
     found = f"balanced accuracy {probe['balanced_accuracy']['value']:.2f}, chance {probe['chance']:.2f}"

@@ -75,8 +75,8 @@ class Folds:
 
     splits: Path | None = None
     """A splits.csv to use again."""
-    split: Literal["patients", "centers"] = "patients"
-    """Folds of patients, balanced on label and center, or of whole centers."""
+    split: Literal["patients", "centers", "preserved-site"] = "patients"
+    """Folds of patients, balanced on label and center; of whole centers, by size; or, preserved-site, by label."""
     folds: Annotated[int, at_least(2)] = 5
     """Folds of the cross-validation by patient."""
     seeds: Count = 1
@@ -217,9 +217,10 @@ class TrainOptions(
             raise RequestError(
                 "--order shared and --balance sampling exclude each other: every model draws other slides"
             )
-        if self.repeats > 1 and (self.splits is not None or self.split == "centers"):
+        if self.repeats > 1 and (self.splits is not None or self.split != "patients"):
+            given = "--split centers" if self.splits is not None else f"--split {self.split}"
             raise RequestError(
-                f"--repeats {self.repeats}: expected 2 or more, without --splits and --split centers: other patients "
+                f"--repeats {self.repeats}: expected 2 or more, without --splits and {given}: other patients "
                 "are to be drawn into the folds each time"
             )
 

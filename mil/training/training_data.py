@@ -11,6 +11,7 @@ from mil.data.cohort import BagSet, Cohort, cohort_digest
 from mil.data.duplicates import check_pictures
 from mil.data.encoder_lineage import check_unseen
 from mil.data.known_facts import note_damage, with_facts
+from mil.data.preserved_site import preserved_site_folds
 from mil.data.several_encoders import fused, open_cohorts, scan
 from mil.data.splits import center_folds, outer_folds
 from mil.run.folder import versions
@@ -139,7 +140,8 @@ def gather(options: TrainOptions) -> TrainingData:
         raise RequestError(f"--other {options.other}: expected bags of its slides, found none that can be read")
     notes += dict.fromkeys(note for own in sets for note in check_pictures([*rows, *others], own.headers))
     target, strata = asked.read(rows, options.classes, options.folds, others)
-    folds = _folds(options, rows, strata[: len(rows)], target)
+    folds, told = _folds(options, rows, strata[: len(rows)], target)
+    notes += told
     _check_encoders(options, sets, rows, folds)
     if options.other is not None and others:
         taken = "" if options.other_label in target.names else ", a class of their own that is never told"
@@ -173,19 +175,25 @@ def _with_bags(
     return [row for row in labelled if row.image_id in there], notes
 
 
-def _folds(options: TrainOptions, rows: Sequence[ManifestRow], strata: Sequence[str], target: Target) -> Ints:
+def _folds(
+    options: TrainOptions, rows: Sequence[ManifestRow], strata: Sequence[str], target: Target
+) -> tuple[Ints, list[str]]:
+    """Return the fold that tests each row, and what is to be told of the folds."""
     patients, centers = [row.patient_id for row in rows], [row.center_id for row in rows]
+    if options.splits is None and options.split == "preserved-site":
+        folds, dealt = preserved_site_folds(strata, centers, patients, options.folds)
+        return folds, [dealt.told()]
     if options.splits is None and options.split == "centers":
-        return center_folds(centers, patients, options.folds)
+        return center_folds(centers, patients, options.folds), []
     if options.splits is None and target.groups:
-        return outer_folds(strata, centers, patients, options.folds, options.seed)
+        return outer_folds(strata, centers, patients, options.folds, options.seed), []
     if options.splits is None:
-        return patient_folds(strata, patients, options.folds, options.seed)
+        return patient_folds(strata, patients, options.folds, options.seed), []
     folds = folds_of(options.splits, [row.image_id for row in rows], patients)
     found = sorted(set(folds.tolist()))
     if found != list(range(options.folds)):
         raise RequestError(f"{options.splits}: expected folds 0 to {options.folds - 1}, found {found}")
-    return folds
+    return folds, []
 
 
 def _check_encoders(options: TrainOptions, sets: Sequence[BagSet], rows: Sequence[ManifestRow], folds: Ints) -> None:

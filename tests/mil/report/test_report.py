@@ -69,7 +69,7 @@ def test_the_report_stands_alone_and_shows_everything(trained: Trained) -> None:
     inside = [address for address in links.fetched if not address.startswith("data:image/")]
     sections = {f"#{own}" for own in re.findall(r'<section id="(\w+)"', text)}
     assert set(inside) - sections == {f"heatmaps/{own.name}" for own in (trained.out / "heatmaps").glob("*.png")}
-    assert len(sections) == 11
+    assert len(sections) == 12
     assert sections < set(inside)
     assert not re.search(r"url\(|@import|https?://", text)
     for part in ("AUC", "Mean colour of the tissue", "Center only", "0900_0", "Calibration error", "0.693"):

@@ -1,0 +1,75 @@
+"""How often one looked: a p against chance, and p values that know of the other looks."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mil.targets.base import Measure, Target
+from mil.targets.metrics import midranks, ones
+from wsi.arrays import Bools, Floats, Ints
+
+PERMUTATIONS = 999
+
+
+def holm(p_K: Sequence[float], looks: int = 0) -> list[float]:
+    """Return p values corrected for all of them (Holm, Scandinavian Journal of Statistics 1979); NaN stays NaN.
+
+    ``looks``: how many there were, where these are not all: the error is held for the ones that are not shown, too.
+    """
+    known = [k for k, p in enumerate(p_K) if p == p]
+    left = max(looks, len(known))
+    found, least = [float("nan")] * len(p_K), 0.0
+    for rank, k in enumerate(sorted(known, key=lambda k: p_K[k])):
+        least = max(least, min(1.0, (left - rank) * p_K[k]))
+        found[k] = least
+    return found
+
+
+def bonferroni(p: float, looks: int) -> float:
+    """Return a p corrected for so many looks."""
+    return min(1.0, p * max(1, looks))
+
+
+def against_chance(truth: Target, told_PC: Floats, folds_P: Ints, measure_name: str, seed: int) -> float | None:
+    """Return the one-sided p that a metric is above chance: what is told is dealt anew among the patients of a fold.
+
+    None where the metric is not defined. The models are not trained anew: the p is of these answers.
+    """
+    rng = np.random.default_rng(seed)
+    if len(truth.groups) == 2 and measure_name == "auc":
+        positive_P = truth.groups_N == 1
+        dealt = _areas(positive_P, told_PC[:, 1], folds_P, rng)
+    else:
+        dealt = np.array([_dealt(truth, told_PC, folds_P, measure_name, rng, k) for k in range(PERMUTATIONS + 1)])
+    if not np.isfinite(dealt[0]):
+        return None
+    return float((dealt >= dealt[0] - 1e-12).mean())
+
+
+def _dealt(truth: Target, told_PC: Floats, folds_P: Ints, name: str, rng: np.random.Generator, number: int) -> float:
+    order = _orders(folds_P, rng, 1)[0] if number else np.arange(len(folds_P))
+    measure: Measure = truth.measures(told_PC[order], folds_P, truth.blind(folds_P))[name]
+    return float(measure(ones(len(folds_P)))[0])
+
+
+def _orders(folds_P: Ints, rng: np.random.Generator, count: int) -> Ints:
+    """Return orders (count, P) of the patients that leave everybody's place in the same fold."""
+    orders = np.tile(np.arange(len(folds_P)), (count, 1))
+    for fold in np.unique(folds_P):
+        own = np.flatnonzero(folds_P == fold)
+        orders[:, own] = rng.permuted(orders[:, own], axis=1)
+    return orders
+
+
+def _areas(positive_P: Bools, told_P: Floats, folds_P: Ints, rng: np.random.Generator) -> Floats:
+    """Return the area within folds, first as it is, then for each deal: fold by fold from the sum of ranks."""
+    orders = np.concatenate([np.arange(len(folds_P))[None], _orders(folds_P, rng, PERMUTATIONS)])
+    won, pairs = np.zeros(len(orders)), 0
+    for fold in np.unique(folds_P):
+        own = np.flatnonzero(folds_P == fold)
+        ups = int(positive_P[own].sum())
+        ranks_P = np.zeros(len(folds_P))
+        ranks_P[own] = midranks(told_P[own])
+        won += ranks_P[orders[:, own[positive_P[own]]]].sum(axis=1) - ups * (ups + 1) / 2
+        pairs += ups * (len(own) - ups)
+    return np.asarray(won / pairs if pairs else np.full(len(orders), np.nan))

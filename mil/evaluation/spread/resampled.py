@@ -1,0 +1,55 @@
+"""Cross-validation's own spread: what other training sets of this size would have given.
+
+The folds of a cross-validation, and repeats of it, train on largely the same patients: their values hang together, and
+the plain t test takes noise for a difference far too often. Nadeau and Bengio (Machine Learning 2003) add to the
+variance of the mean the share that common patients hide, about test patients over training patients; for repeated
+cross-validation Bouckaert and Frank (PAKDD 2004).
+"""
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from mil.targets.metrics import finite
+from wsi.arrays import Floats
+from wsi.recipe import Json
+
+
+@dataclass(frozen=True, slots=True)
+class Resampled:
+    """The mean over folds (and repeats); where nothing varies there is no interval and no p: NaN."""
+
+    value: float
+    low: float
+    high: float
+    deviation: float
+    """Standard deviation from fold to fold."""
+    p: float
+    """Two-sided, that the true mean is 0."""
+    folds: int
+
+    def told(self) -> Json:
+        """Return JSON values."""
+        return finite(asdict(self))
+
+
+def resampled(values_J: Floats, tested_over_trained: float) -> Resampled | None:
+    """Return the corrected resampled t interval and test of values that folds gave; None of fewer than two.
+
+    Parameters
+    ----------
+    values_J
+        One for each fold of each repeat, (J,); those that are not defined (NaN) are left out.
+    tested_over_trained
+        Test patients over training patients of a fold.
+    """
+    from scipy.special import stdtr, stdtrit
+
+    values = values_J[np.isfinite(values_J)]
+    if len(values) < 2:
+        return None
+    mean, variance, freedom = float(values.mean()), float(values.var(ddof=1)), len(values) - 1
+    error = float(np.sqrt((1 / len(values) + tested_over_trained) * variance))
+    reach = float(stdtrit(freedom, 0.975)) * error if error > 0 else float("nan")
+    p = float(2 * stdtr(freedom, -abs(mean) / error)) if error > 0 else float("nan")
+    return Resampled(mean, mean - reach, mean + reach, float(np.sqrt(variance)), p, len(values))

@@ -1,0 +1,146 @@
+"""The uncertainties of a run, told apart: over patients, over divisions and seeds, over centers; and the other looks.
+
+One interval cannot answer for all of them. Patients are drawn anew with the models fixed; folds (and repeats, where the
+run is one of them) say what other training sets would have given; centers what another center would give.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mil.evaluation.bootstrap import draw_groups, estimate
+from mil.evaluation.centers.prior import told_by_center
+from mil.evaluation.centers.within import within_centers
+from mil.evaluation.spread.multiplicity import PERMUTATIONS, against_chance, bonferroni
+from mil.evaluation.spread.resampled import resampled
+from mil.run.beside import REPEATS, is_repeat, runs_beside
+from mil.run.evidence import Evidence
+from mil.run.folder import RunFolder
+from mil.run.protocol import WHOLE_CENTERS
+from mil.targets.base import Measure, Target
+from wsi.arrays import Bools, Floats, Ints
+from wsi.recipe import Json
+
+FILE = "spread.json"
+POOLED = "_pooled"
+
+
+def ranking_metric(measures: Sequence[str]) -> str:
+    """Return the metric that compares patients with each other, within folds and pooled."""
+    return [name for name in measures if f"{name}{POOLED}" in measures][-1]
+
+
+def told_apart(evidence: Evidence) -> Json:
+    """Return what `FILE` holds: every uncertainty of the run's own head, of the metric that compares patients.
+
+    Ends of intervals stay within what the metric can be.
+    """
+    chosen_P, recipe = evidence.scored_P, evidence.config["recipe"]
+    seed, truth = int(recipe.get("seed", 0)), evidence.truth.of(chosen_P)
+    told_PC, folds_P = evidence.told[evidence.head][chosen_P], evidence.folds_P[chosen_P]
+    centers = [row["center_id"] for row, own in zip(evidence.patients, chosen_P, strict=True) if own]
+    groups = [group for group, own in zip(evidence.groups, chosen_P, strict=True) if own]
+    draws_BP, blind_PC = draw_groups(groups, seed), truth.blind(folds_P)
+    names = list(truth.measures(told_PC, folds_P, blind_PC))
+    first = ranking_metric(names)
+
+    def measure_in(strata_P: Ints) -> Measure:
+        return truth.measures(told_PC, strata_P, blind_PC)[first]
+
+    measure = measure_in(folds_P)
+    values_K = fold_values(measure, folds_P)
+    ratio = 1 / (int(recipe["folds"]) - 1)
+    averaged = resampled(values_K, ratio)
+    found = {
+        "metric": first,
+        "patients": estimate(measure, draws_BP),
+        "pooled": estimate(truth.measures(told_PC, folds_P, blind_PC)[f"{first}{POOLED}"], draws_BP),
+        "folds": None if averaged is None else {**averaged.told(), "values": [_plain(own) for own in values_K]},
+        "repeats": _repeats(evidence.run, first, ratio),
+        "whole_centers": recipe.get("split") in WHOLE_CENTERS,
+        "centers": within_centers(measure_in, truth, centers, folds_P, draws_BP),
+        "center_prior": told_by_center(truth, told_PC, centers, folds_P, draws_BP),
+        "looks": _looks(evidence, truth, told_PC, folds_P, first, seed),
+        "balance": balance(truth, evidence.classes, folds_P),
+    }
+    least = -1.0 if first == "spearman" else 0.0
+    for own in (
+        found["folds"],
+        (found["repeats"] or {}).get("over_folds"),
+        (found["centers"] or {}).get("over_centers"),
+    ):
+        _bounded(own, least)
+    return found
+
+
+def _bounded(told: Json | None, least: float) -> None:
+    """Hold the ends of intervals of a metric that is at most 1."""
+    for end in ("low", "high", "next_low", "next_high"):
+        if told is not None and told.get(end) is not None:
+            told[end] = min(1.0, max(least, told[end]))
+
+
+def fold_values(measure: Measure, folds_P: Ints) -> Floats:
+    """Return the metric of each fold by itself, (K,); NaN where it is not defined."""
+    weights_KP = np.array([folds_P == fold for fold in np.unique(folds_P)], np.float64)
+    return np.array([float(measure(own[None])[0]) for own in weights_KP])
+
+
+def _plain(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _looks(evidence: Evidence, truth: Target, told_PC: Floats, folds_P: Ints, first: str, seed: int) -> Json:
+    beside = runs_beside(evidence.run)
+    p = against_chance(truth, told_PC, folds_P, first, seed)
+    return {
+        "runs": beside.looks,
+        "names": list(beside.names),
+        "p": p,
+        "corrected_p": None if p is None else bonferroni(p, beside.looks),
+        "deals": PERMUTATIONS,
+    }
+
+
+def _repeats(run: RunFolder, metric: str, ratio: float) -> Json | None:
+    """Return how the repeats differ that the run is one of, as far as they are finished; None of fewer than two."""
+    if not is_repeat(run.path.resolve()):
+        return None
+    return spread_of_repeats(run.path.resolve().parent, metric, ratio)
+
+
+def spread_of_repeats(folder: Path, metric: str, ratio: float) -> Json | None:
+    """Return mean, deviation and extremes over repeats, and the interval over all folds; None of fewer than two."""
+    path = folder / REPEATS
+    if not path.exists():
+        return None
+    values = [own for own in json.loads(path.read_text("utf-8")).get(metric, {}).get("repeats", []) if own is not None]
+    if len(values) < 2:
+        return None
+    runs = [RunFolder(own.parent) for own in sorted(folder.glob("repeat*/metrics.json"))]
+    by_fold = [fold.get(metric) for run in runs for fold in run.read_json("metrics.json")["folds"]]
+    known_J = np.array([np.nan if own is None else own for own in by_fold], np.float64)
+    found = resampled(known_J, ratio)
+    return {
+        "repeats": len(values),
+        "mean": float(np.mean(values)),
+        "sd": float(np.std(values, ddof=1)),
+        "least": min(values),
+        "most": max(values),
+        "over_folds": None if found is None else found.told(),
+    }
+
+
+def balance(truth: Target, classes: Sequence[str], folds_P: Ints) -> list[Json]:
+    """Return each class's share of all patients, and the least and greatest share of a fold; none without classes."""
+    if not truth.groups:
+        return []
+    folds: list[Bools] = [folds_P == fold for fold in np.unique(folds_P)]
+    rows = []
+    for number, name in enumerate(classes):
+        shares = [float((truth.groups_N[own] == number).mean()) for own in folds]
+        whole = float((truth.groups_N == number).mean())
+        rows.append({"class": name, "share": whole, "least": min(shares), "most": max(shares)})
+    return rows

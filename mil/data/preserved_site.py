@@ -4,8 +4,8 @@ Where a center stands on both sides of a split, a model may know it again by its
 next center; where whole centers are dealt by size alone, a fold may lack a class. Howard et al. (Nature Communications
 2021, The impact of site-specific digital histology signatures on deep learning model accuracy and bias) ask for both:
 sites preserved, classes balanced. Here the sum over folds and classes of how far the fold's number of a class is from
-the even one is least: exactly, by mixed-integer programming (HiGHS, by scipy), as long as it ends within a number of nodes,
-which is the same on every machine; else by moves and swaps from the best of several starts, and the run says which.
+the even one is least: exactly, by mixed-integer programming (HiGHS, by scipy), as long as it ends within a number of
+nodes, which is the same on every machine; else by moves and swaps from the best of several starts. The run says which.
 """
 
 from collections import Counter

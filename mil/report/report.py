@@ -12,8 +12,6 @@ from mil.evaluation.bootstrap import draw_patients
 from mil.evaluation.decisions.rules import DEFAULT, parse_rule
 from mil.evaluation.evaluate import heat_map_folder
 from mil.evaluation.examples import choose
-from mil.evaluation.spread.told_apart import FILE as SPREAD
-from mil.evaluation.spread.told_apart import told_apart
 from mil.evaluation.subgroups import LEAST, LEAST_OF_EACH, Column, columns_of
 from mil.heads import has_attention
 from mil.heatmaps.heatmap import heatmap
@@ -25,6 +23,8 @@ from mil.report.figures import history_figures, plot_figure
 from mil.report.localisation import Localisation, localise, read_localisation, write_localisation
 from mil.report.options import ReportOptions
 from mil.report.printing import find_browser, print_pdf
+from mil.report.spread.told_apart import FILE as SPREAD
+from mil.report.spread.told_apart import told_apart
 from mil.run.evidence import Evidence, read_evidence
 from mil.run.folder import RunFolder
 from mil.run.protocol import divided, put_together

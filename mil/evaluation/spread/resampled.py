@@ -6,13 +6,18 @@ variance of the mean the share that common patients hide, about test patients ov
 cross-validation Bouckaert and Frank (PAKDD 2004).
 """
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from mil.targets.base import Measure
 from mil.targets.metrics import finite
-from wsi.arrays import Floats
+from wsi.arrays import Floats, Ints
 from wsi.recipe import Json
+
+POOLED = "_pooled"
+"""Ends the name of a metric that compares patients of different folds, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,3 +58,15 @@ def resampled(values_J: Floats, tested_over_trained: float) -> Resampled | None:
     reach = float(stdtrit(freedom, 0.975)) * error if error > 0 else float("nan")
     p = float(2 * stdtr(freedom, -abs(mean) / error)) if error > 0 else float("nan")
     return Resampled(mean, mean - reach, mean + reach, float(np.sqrt(variance)), p, len(values))
+
+
+def ranking_metric(measures: Iterable[str]) -> str:
+    """Return the metric that compares patients with each other, within folds and pooled."""
+    names = list(measures)
+    return [name for name in names if f"{name}{POOLED}" in names][-1]
+
+
+def fold_values(measure: Measure, folds_P: Ints) -> Floats:
+    """Return the metric of each fold by itself, (K,); NaN where it is not defined."""
+    weights_KP = np.array([folds_P == fold for fold in np.unique(folds_P)], np.float64)
+    return np.array([float(measure(own[None])[0]) for own in weights_KP])

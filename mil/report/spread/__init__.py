@@ -1,1 +1,1 @@
-"""The report's sections on uncertainty and on centers: templates of what `mil.evaluation.spread` tells."""
+"""The report's sections on uncertainty and on centers: the numbers put together, and their templates."""

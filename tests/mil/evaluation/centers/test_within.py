@@ -43,7 +43,7 @@ def test_pairs_of_one_center_and_fold_count_once_each() -> None:
         lambda strata: target.measures(told, strata)["auc"], target, centers, folds, draw_patients(90, 0, 200)
     )
     assert found is not None
-    won, pairs = {}, {}
+    won, pairs = dict[str, float](), dict[str, float]()
     for up in np.flatnonzero(labels == 1):
         for down in np.flatnonzero(labels == 0):
             if folds[up] == folds[down] and centers[up] == centers[down] and centers[up]:

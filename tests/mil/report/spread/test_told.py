@@ -11,9 +11,9 @@ import pytest
 from sklearn.metrics import roc_auc_score
 from witness import Trained
 
-from mil.evaluation.spread.told_apart import FILE
 from mil.report.options import ReportOptions
 from mil.report.report import report
+from mil.report.spread.told_apart import FILE
 from mil.run.evidence import read_evidence
 from mil.run.folder import RunFolder
 

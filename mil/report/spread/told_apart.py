@@ -14,7 +14,7 @@ from mil.evaluation.bootstrap import draw_groups, estimate
 from mil.evaluation.centers.prior import told_by_center
 from mil.evaluation.centers.within import within_centers
 from mil.evaluation.spread.multiplicity import PERMUTATIONS, against_chance, bonferroni
-from mil.evaluation.spread.resampled import resampled
+from mil.evaluation.spread.resampled import POOLED, fold_values, ranking_metric, resampled
 from mil.run.beside import REPEATS, is_repeat, runs_beside
 from mil.run.evidence import Evidence
 from mil.run.folder import RunFolder
@@ -24,12 +24,6 @@ from wsi.arrays import Bools, Floats, Ints
 from wsi.recipe import Json
 
 FILE = "spread.json"
-POOLED = "_pooled"
-
-
-def ranking_metric(measures: Sequence[str]) -> str:
-    """Return the metric that compares patients with each other, within folds and pooled."""
-    return [name for name in measures if f"{name}{POOLED}" in measures][-1]
 
 
 def told_apart(evidence: Evidence) -> Json:
@@ -53,7 +47,7 @@ def told_apart(evidence: Evidence) -> Json:
     values_K = fold_values(measure, folds_P)
     ratio = 1 / (int(recipe["folds"]) - 1)
     averaged = resampled(values_K, ratio)
-    found = {
+    found: Json = {
         "metric": first,
         "patients": estimate(measure, draws_BP),
         "pooled": estimate(truth.measures(told_PC, folds_P, blind_PC)[f"{first}{POOLED}"], draws_BP),
@@ -80,12 +74,6 @@ def _bounded(told: Json | None, least: float) -> None:
     for end in ("low", "high", "next_low", "next_high"):
         if told is not None and told.get(end) is not None:
             told[end] = min(1.0, max(least, told[end]))
-
-
-def fold_values(measure: Measure, folds_P: Ints) -> Floats:
-    """Return the metric of each fold by itself, (K,); NaN where it is not defined."""
-    weights_KP = np.array([folds_P == fold for fold in np.unique(folds_P)], np.float64)
-    return np.array([float(measure(own[None])[0]) for own in weights_KP])
 
 
 def _plain(value: float) -> float | None:

@@ -45,7 +45,13 @@ def _within(encoder: Any) -> list[Mapping[str, Any]]:
     return [*([own] if own is not None else []), *nested]
 
 
-def check_unseen(headers: Iterable[BagHeader], patients: Sequence[str], folds: Ints, wanted: Iterable[int]) -> None:
+def check_unseen(
+    headers: Iterable[BagHeader],
+    patients: Sequence[str],
+    folds: Ints,
+    wanted: Iterable[int],
+    image_ids: Sequence[str] = (),
+) -> None:
     """Refuse to test patients whom the encoder of their features has seen.
 
     Parameters
@@ -58,6 +64,8 @@ def check_unseen(headers: Iterable[BagHeader], patients: Sequence[str], folds: I
         (n,) int64: the fold that tests each slide.
     wanted
         The folds that are to be trained, and so tested.
+    image_ids
+        Of the slides: what an encoder remembers that was pretrained without a table of patients.
 
     Raises
     ------
@@ -68,7 +76,8 @@ def check_unseen(headers: Iterable[BagHeader], patients: Sequence[str], folds: I
     for lineage in lineages(headers):
         for fold in tested:
             members = {patient for patient, own in zip(patients, folds.tolist(), strict=True) if own == fold}
-            seen = lineage.seen(members)
+            slides = dict(zip(image_ids, patients, strict=True)) if image_ids else {}
+            seen = {*lineage.seen(members), *(slides[name] for name in lineage.seen(slides))} & members
             if seen:
                 raise RequestError(
                     f"the encoder of these bags {_how(lineage)} and has seen {len(seen)} of the {len(members)} "

@@ -205,4 +205,5 @@ def _check_encoders(options: TrainOptions, sets: Sequence[BagSet], rows: Sequenc
         )
     for number, own in enumerate(sets):
         tested = [number] if by_fold else range(options.folds)
-        check_unseen(own.headers.values(), [row.patient_id for row in rows], folds, tested)
+        patients, image_ids = [row.patient_id for row in rows], [row.image_id for row in rows]
+        check_unseen(own.headers.values(), patients, folds, tested, image_ids)

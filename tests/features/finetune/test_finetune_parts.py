@@ -15,13 +15,13 @@ from features.finetune.attention import AttentionTables
 from features.finetune.augment import draw_change, turned
 from features.finetune.batches import VALIDATION, draw_tiles, tile_weights
 from features.finetune.inputs import TrainInput
-from features.learning.measure import measures
 from features.finetune.optimizer import size_of
 from features.finetune.options import FinetuneOptions
 from features.finetune.pieces import Piece
 from features.folds import make_folds, read_folds, splits_table
 from features.learning.batches import PieceRequest, bounds, requests, steps_of
 from features.learning.colours import coloured
+from features.learning.measure import measures
 from features.learning.optimizer import average_into, learning_rate
 from features.learning.slides import Slide
 from mil.data.splits import read_splits

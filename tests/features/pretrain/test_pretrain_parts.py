@@ -21,6 +21,7 @@ from features.pretrain.sources import draw_balanced
 from features.pretrain.student import Student
 from features.pretrain.vicreg import Vicreg, off_diagonal
 from features.pretrain.views import View, draw_changes, plain, stained, viewed
+from wsi.arrays import Floats
 
 SPEC = EncoderSpec(
     name="x", dim=4, input_px=32, trained=False, weights_sha256="", licence="", description=""
@@ -117,6 +118,7 @@ def test_running_statistics_are_torchs_with_one_part_and_the_mean_of_two() -> No
         statistics.note()
     statistics.settle(2, SETTING, 3)
     mean = torch.stack([part.mean((0, 2, 3)) for part in parts]).mean(0)
+    assert theirs.running_mean is not None
     torch.testing.assert_close(ours.running_mean, 0.9 * theirs.running_mean + 0.1 * mean)
 
 
@@ -160,7 +162,7 @@ def test_dino_pairs_views_centers_and_holds_prototypes_back() -> None:
     assert dino.average is not None
     taught = [np.asarray(dino.average([view])[0]) for view in views[:2]]
 
-    def softmax(values: np.ndarray, temperature: float) -> np.ndarray:  # type: ignore[type-arg]
+    def softmax(values: Floats, temperature: float) -> Floats:
         shifted = np.exp((values - values.max(1, keepdims=True)) / temperature)
         return shifted / shifted.sum(1, keepdims=True)
 

@@ -4,7 +4,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 
@@ -23,6 +23,7 @@ from mil.report.options import ReportOptions
 from mil.report.report import report
 from mil.run.evidence import read_history
 from mil.run.folder import RunFolder, prepare_run
+from mil.run.record import read_record, session_recorded, write_record
 from mil.run.trackers import check_trackers, publish
 from mil.training.checkpoint import remove_checkpoint
 from mil.training.distil import check_teacher
@@ -175,7 +176,9 @@ def _finish(run: _Run, progress: Progress, fit_models: Callable[[Sequence[Cohort
         cohorts, notes = _open(run, progress)
         progress.begin("train", len(run.jobs), "models")
         progress.advance(len(run.jobs) - len(run.todo))
-        fit_models(cohorts, done)
+        options = run.data.options
+        with session_recorded(run.folder.path, options.device, max(options.workers, options.nproc), facts):
+            fit_models(cohorts, done)
         progress.end()
         left_out = _report(run, cohorts[0], notes, progress)
     status = dict.fromkeys(facts, Status.DONE)
@@ -221,6 +224,7 @@ def _report(run: _Run, cohort: Cohort, notes: Sequence[str], progress: Progress)
     options, data = run.data.options, run.data
     folds = data.folds[data.folds >= 0]
     tested = cohort.take(range(len(folds)))
+    _record_flow(run, cohort)
     progress.begin("evaluate", 2, "steps")
     evaluate(run.folder, options, tested, folds, run.stores, notes, data.bags.headers)
     progress.advance(1)
@@ -228,6 +232,18 @@ def _report(run: _Run, cohort: Cohort, notes: Sequence[str], progress: Progress)
     progress.advance(1)
     progress.end()
     return [*failed(cohort.failures), *drawn]
+
+
+def _record_flow(run: _Run, cohort: Cohort) -> None:
+    """Keep who of the table took part, and why others did not; ``cohort``: all bags that were opened."""
+    rows = run.data.rows[: run.data.tested_rows]
+    ids = [row.image_id for row in rows]
+    damaged = {i for i in ids if i in cohort.failures}
+    headers = [own.headers for own in run.data.sets]
+    usable = {i for i in ids if all(i in own and own[i].n_tiles for own in headers)} - damaged
+    flow = run.data.flow.with_unjudged(ids, [row.patient_id for row in rows], usable, damaged)
+    division = "drawn" if run.data.options.splits is None else "given"
+    write_record(run.folder.path, replace(read_record(run.folder.path), flow=flow, division=division))
 
 
 def check_trainable(cohort: Cohort, folds: Ints) -> None:

@@ -40,6 +40,11 @@ def number(value: float | None, form: str = ".3f") -> str:
     return "\N{EN DASH}" if value is None else format(value, form)
 
 
+def plural(count: int, name: str) -> str:
+    """Return a number with what is counted: ``1 slide``, ``2 slides``."""
+    return f"{count:,} {name}{'' if count == 1 else 's'}"
+
+
 @cache
 def _environment() -> "Environment":
     import jinja2

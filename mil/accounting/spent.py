@@ -40,7 +40,7 @@ class Spent:
 def measured(folders: Sequence[Path] = ()) -> Iterator[Spent]:
     """Measure what a block takes; ``folders`` are those whose growth counts."""
     spent, watch = Spent(), _Watch()
-    began, cpu, disk = time.perf_counter(), _cpu_seconds(), disk_use(folders)
+    began, cpu, disk = time.perf_counter(), cpu_seconds(), disk_use(folders)
     watch.start()
     try:
         yield spent
@@ -48,7 +48,7 @@ def measured(folders: Sequence[Path] = ()) -> Iterator[Spent]:
         spent.seconds = time.perf_counter() - began
         watch.end.set()
         watch.join()
-        spent.cpu_seconds = _cpu_seconds() - cpu
+        spent.cpu_seconds = cpu_seconds() - cpu
         spent.peak_bytes = watch.peak
         spent.disk_bytes = disk_use(folders) - disk
         spent.gpu_bytes = _gpu_bytes()
@@ -91,7 +91,7 @@ def own_peak_bytes() -> int:
         return int(psutil.Process().memory_info().rss)
 
 
-def _cpu_seconds() -> float:
+def cpu_seconds() -> float:
     """Return what this process and all below it have used; ranks are below a fork server, which lives on."""
     spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     found = sum(own.ru_utime + own.ru_stime for own in spent)

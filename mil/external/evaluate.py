@@ -1,6 +1,7 @@
 """`gigamil evaluate`: a finished run on another labelled cohort: the same report, and nothing fitted anew.
 
     report.html      the report, with how the cohort differs from the training's, and what recalibration would mend
+    checklists.html  what reporting guidelines ask for, and checklists.csv: the same as a table
     scores.csv       what all models together tell of each slide and patient, as oof.csv has it; fold -1: of none
     evaluation.json  the same as numbers
 
@@ -12,19 +13,21 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
 
+from mil.checklists.page import PAGE, TABLE
 from mil.data.cohort import Cohort, cohort_digest
 from mil.data.duplicates import check_pictures
+from mil.data.flow import NO_BAG, Flow
 from mil.data.several_encoders import open_cohorts
 from mil.evaluation.oof import oof_rows
 from mil.evaluation.subgroups import columns_of
 from mil.external.options import EvaluateOptions
-from mil.external.overlap import Overlap, find_overlap, find_same_means, refuse_overlap
-from mil.external.page import External, external_page
+from mil.external.overlap import Overlap, find_overlap, find_same_means, flow_without, refuse_overlap
+from mil.external.page import External, external_pages
 from mil.external.recalibration import recalibrated
 from mil.external.scoring import Elsewhere, scored
 from mil.external.shift import Shift, shift_of
 from mil.inference.inputs import Asked, given_bags, made_bags, sort_items
-from mil.inference.judge import judge
+from mil.inference.judge import Judged, judge
 from mil.inference.options import PredictOptions, SlideOptions
 from mil.models.ensemble import load_ensemble
 from mil.run.evidence import Evidence, read_evidence
@@ -54,6 +57,8 @@ class _Cohort:
     overlap: Overlap
     """Who was left out."""
     notes: tuple[str, ...]
+    flow: Flow
+    """Who of the table is among them, and why others are not."""
 
 
 @stage
@@ -113,7 +118,7 @@ def _without_overlap(
 ) -> _Cohort:
     """Return the cohort without the patients whom the run was trained on, which are refused unless left out."""
     there = {name for own in asked.sets for name in (*own.headers, *own.failures)}
-    rows = [row for row in labelled if row.image_id in there]
+    rows = with_bags = [row for row in labelled if row.image_id in there]
     notes = []
     if len(rows) < len(labelled):
         notes.append(f"{len(labelled) - len(rows)} labelled slides without a bag were left out")
@@ -130,7 +135,9 @@ def _without_overlap(
     if len(left) < len(rows):
         rows, cohorts = left, _opened(run, left, asked)
     notes += dict.fromkeys(note for own in asked.sets for note in check_pictures(rows, own.headers))
-    return _Cohort(tuple(rows), asked, cohorts, overlap, tuple(notes))
+    flow = Flow.of(load_manifest(options.manifest)).leaving(f"nothing stands under {run.predicts.column}", labelled)
+    flow = flow_without(flow.leaving(NO_BAG, with_bags), with_bags, overlap)
+    return _Cohort(tuple(rows), asked, cohorts, overlap, tuple(notes), flow)
 
 
 def _new(rows: Sequence[ManifestRow], overlap: Overlap, options: EvaluateOptions) -> list[ManifestRow]:
@@ -165,18 +172,16 @@ def _evaluated(
     found = scored(evidence, judged, notes)
     for note in notes:
         progress.note(note)
-    external = _external(options, found, cohort, shift)
-    texts = {
-        tables.files[0]: csv_text(oof_rows(judged.cohort, found.folds_S, found.patients, found.oof)),
-        tables.files[1]: external_page(evidence, external),
-    }
+    external = _external(options, found, cohort, judged, shift)
+    scores = csv_text(oof_rows(judged.cohort, found.folds_S, found.patients, found.oof))
+    texts = dict(zip(tables.files, (scores, *external_pages(evidence, external)), strict=True))
     tables.write(recipe, texts, external.told())
     first = found.evidence.truth.shown[0]
     facts = {"patients": found.evidence.metrics["patients"], first: found.evidence.first(found.evidence.head)}
     return [Outcome(str(options.out), Status.DONE, facts=facts), *failed(judged.slides.failures)]
 
 
-def _external(options: EvaluateOptions, found: Elsewhere, cohort: _Cohort, shift: Shift) -> External:
+def _external(options: EvaluateOptions, found: Elsewhere, cohort: _Cohort, judged: Judged, shift: Shift) -> External:
     answered = found.answered
     fine = found.evidence.scored_P
     ids = [row["patient_id"] for row, own in zip(found.evidence.patients, fine, strict=True) if own]
@@ -187,10 +192,17 @@ def _external(options: EvaluateOptions, found: Elsewhere, cohort: _Cohort, shift
         found=found,
         name=options.manifest.stem,
         overlap=tuple(cohort.overlap.lines()),
+        flow=_flow(cohort, judged.slides),
         shift=shift.told,
         recalibration=recalibrated(answered.questions, answered.groups, answered.seed),
         operating=options.operating,
     )
+
+
+def _flow(cohort: _Cohort, slides: Cohort) -> Flow:
+    """Return the flow with those of whom there is nothing to look at."""
+    usable = {i for i, fine in zip(slides.image_ids, slides.usable_N, strict=True) if fine}
+    return cohort.flow.with_unjudged(slides.image_ids, slides.groups, usable, set(slides.failures) - usable)
 
 
 def _told_of_overlap(overlap: Overlap) -> list[str]:
@@ -218,4 +230,5 @@ def _recipe(options: EvaluateOptions, evidence: Evidence, cohort: _Cohort, store
 
 def _tables(options: EvaluateOptions) -> Tables:
     """Return the files to write."""
-    return Tables(options.out / "evaluation.json", (options.out / "scores.csv", options.out / "report.html"), MARK)
+    files = ("scores.csv", "report.html", PAGE, TABLE)
+    return Tables(options.out / "evaluation.json", tuple(options.out / name for name in files), MARK)

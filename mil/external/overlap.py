@@ -8,6 +8,7 @@ import numpy as np
 from features.bags.bag import BagHeader
 from mil.data.cohort import Cohort
 from mil.data.duplicates import OTHERS, PICTURE, pictures
+from mil.data.flow import Flow
 from mil.data.splits import read_column
 from mil.evaluation.probe import mean_of
 from mil.run.folder import RunFolder
@@ -36,6 +37,15 @@ class Overlap:
             f"{len(found)} patients by {why} ({', '.join(found[:5])}{' ...' if len(found) > 5 else ''})"
             for why, found in by_why.items()
         ]
+
+
+def flow_without(flow: Flow, rows: Sequence[ManifestRow], overlap: Overlap) -> Flow:
+    """Return the flow after those of these rows have left who were trained on, one step for each way."""
+    whys = {patient: why.partition(":")[0] for patient, why in overlap.reasons.items()}
+    for why in sorted(set(whys.values())):
+        rows = [row for row in rows if whys.get(row.patient_id) != why]
+        flow = flow.leaving(f"the run was trained on the patient, known by {why}", rows)
+    return flow
 
 
 def find_overlap(

@@ -4,6 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from mil.checklists.known import Elsewhere as Judgement
+from mil.checklists.known import Known
+from mil.checklists.page import checklists_page, checklists_table, flowing
+from mil.data.flow import Flow
 from mil.evaluation.decisions.rules import Rule, parse_rule
 from mil.evaluation.refusal.conformal import ALPHAS
 from mil.evaluation.subgroups import Column
@@ -11,6 +15,7 @@ from mil.external.scoring import Elsewhere
 from mil.report.decisions.decided import Decided, decided, subgrouped
 from mil.report.report import page
 from mil.run.evidence import Evidence
+from mil.run.record import read_record
 from wsi.recipe import Json
 
 
@@ -23,6 +28,8 @@ class External:
     """Of the cohort."""
     overlap: Sequence[str]
     """Who was left out, one line for each way."""
+    flow: Flow
+    """Who of its table was judged, and why others were not."""
     shift: Json
     recalibration: Sequence[Json]
     operating: Sequence[str]
@@ -49,9 +56,15 @@ class External:
             ),
         )
 
+    def known(self, own: Evidence) -> Known:
+        """Return what is known of the evaluation; ``own``: the run's evidence of its own patients."""
+        elsewhere = Judgement(self.shift, self.recalibration, self.overlap, own.own)
+        return Known(self.found.evidence, read_record(own.run.path), self.flow, self.decided.told, elsewhere=elsewhere)
+
     def told(self) -> Json:
         """Return the numbers, for evaluation.json."""
         return {
+            "flow": self.flow.as_dict(),
             "metrics": self.found.evidence.metrics,
             "decisions": self.decided.told,
             "left_out": list(self.overlap),
@@ -60,12 +73,15 @@ class External:
         }
 
 
-def external_page(own: Evidence, external: External) -> str:
-    """Return report.html of the other cohort; ``own``: the run's evidence of its own patients."""
-    return page(
+def external_pages(own: Evidence, external: External) -> tuple[str, str, str]:
+    """Return report.html, checklists.html and checklists.csv; ``own``: the run's evidence of its own patients."""
+    flow = flowing(external.known(own))
+    text = page(
         external.found.evidence,
         decided=external.decided,
         template="mil/external/external.html",
+        flow=flow,
         external=external,
         within=own,
     )
+    return text, checklists_page(flow, external.name), checklists_table(flow)

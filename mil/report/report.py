@@ -8,6 +8,8 @@ from typing import Any
 
 import tomli_w
 
+from mil.checklists.known import Known
+from mil.checklists.page import PAGE, TABLE, Flowing, checklists_page, checklists_table, flowing
 from mil.evaluation.bootstrap import draw_patients
 from mil.evaluation.decisions.rules import DEFAULT, parse_rule
 from mil.evaluation.evaluate import heat_map_folder
@@ -28,6 +30,7 @@ from mil.report.spread.told_apart import told_apart
 from mil.run.evidence import Evidence, read_evidence
 from mil.run.folder import RunFolder
 from mil.run.protocol import divided, put_together
+from mil.run.record import read_record
 from wsi.cohort.manifest import load_manifest
 from wsi.files.atomic import write_text
 from wsi.options import stage
@@ -59,9 +62,11 @@ def report(options: ReportOptions, progress: Progress | None = None) -> Summary:
     columns = _columns(options, evidence)
     decided = decide_out_of_fold(evidence, [parse_rule(own) for own in options.operating], columns)
     run.write_json(FILE, decided.told)
-    spread = told_apart(evidence)
+    spread, flow = told_apart(evidence), _flowing(evidence, decided)
     run.write_json(SPREAD, spread)
-    text = page(evidence, options.pages, decided, spread=spread)
+    text = page(evidence, options.pages, decided, spread=spread, flow=flow)
+    write_text(run.path / PAGE, checklists_page(flow, run.path.resolve().name))
+    write_text(run.path / TABLE, checklists_table(flow))
     write_text(run.path / "report.html", text)
     progress.advance(1)
     done = [Outcome(str(run.path / "report.html"), Status.DONE)]
@@ -71,6 +76,12 @@ def report(options: ReportOptions, progress: Progress | None = None) -> Summary:
         progress.advance(1)
     progress.end()
     return Summary("report", [*done, *drawn], time.monotonic() - start)
+
+
+def _flowing(evidence: Evidence, decided: Decided) -> Flowing:
+    """Return who took part, and the checklists as far as the run knows."""
+    record, regions = read_record(evidence.run.path), read_localisation(evidence.run.path) is not None
+    return flowing(Known(evidence, record, record.flow, decided.told, regions))
 
 
 def _columns(options: ReportOptions, evidence: Evidence) -> list[Column]:
@@ -126,11 +137,12 @@ def page(
     decided: Decided | None = None,
     template: str = "mil/report/report.html",
     spread: Json | None = None,
+    flow: Flowing | None = None,
     **more: Any,
 ) -> str:
     """Return report.html; ``pages``: the folder of the slides' pages, where it is not beside the report.
 
-    ``template``: one that extends the report's, which gets what is given beside.
+    ``template``: one that extends the report's, which gets what is given beside. ``flow``: who took part.
     """
     run, truth, recipe = evidence.run, evidence.truth, evidence.config["recipe"]
     decided = decided or decide_out_of_fold(evidence, [parse_rule(rule) for rule in DEFAULT])
@@ -146,6 +158,7 @@ def page(
         template,
         evidence=evidence,
         found=cases_table(evidence, pages),
+        flowing=flow or _flowing(evidence, decided),
         localisation=read_localisation(run.path),
         breakdown=truth.of(usable).breakdown(evidence.told[evidence.head][usable], folds[usable]),
         centers=sorted(evidence.metrics["centers"], key=lambda own: natural(own["center"])),

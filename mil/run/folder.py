@@ -7,6 +7,7 @@ fold<f>/seed<s>/                     weights.safetensors  model.json  scores.csv
 baselines/<head>/fold<f>/seed<s>/    the same for the heads trained for comparison
 baselines/oof.csv                    out-of-fold predictions of every model and baseline
 heatmaps/<image_id>.png, .csv        the examples in the report
+record.json                          who took part, what was computed on, and for how long
 known.safetensors                    what is kept of the slides trained on, to tell what is unlike them
 decisions.json                       what can be decided by the answers: the report's numbers
 spread.json                          what the numbers would move with: patients, folds, repeats, centers, other looks
@@ -42,10 +43,15 @@ _TOP = (
     "decisions.json",
     "spread.json",
     "known.safetensors",
+    "record.json",
     "report.html",
     "report.pdf",
     "model_card.md",
+    "checklists.html",
+    "checklists.csv",
 )
+MEASURED = ("record.json", "model_card.md", "checklists.html", "checklists.csv")
+"""Files that hold seconds, and so differ from run to run."""
 _MODEL = ("weights.safetensors", "model.json", "scores.csv", "history.csv", "checkpoint.safetensors", EVENTS)
 _PARTIAL = re.compile(r"\..+\.\d+\.partial")
 

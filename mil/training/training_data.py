@@ -10,6 +10,7 @@ from features.folds import folds_of, patient_folds
 from mil.data.cohort import BagSet, Cohort, cohort_digest
 from mil.data.duplicates import check_pictures
 from mil.data.encoder_lineage import check_unseen
+from mil.data.flow import NO_BAG, Flow
 from mil.data.known_facts import note_damage, with_facts
 from mil.data.preserved_site import preserved_site_folds
 from mil.data.several_encoders import fused, open_cohorts, scan
@@ -43,6 +44,8 @@ class TrainingData:
     """What is true of the rows."""
     strata: tuple[str, ...]
     """Of each row: folds hold alike shares of each."""
+    flow: Flow
+    """Who of the table is among the rows, and why others are not."""
 
     @property
     def tested_rows(self) -> int:
@@ -136,6 +139,7 @@ def gather(options: TrainOptions) -> TrainingData:
     if not bags.headers:
         raise RequestError(f"no bag can be read: {next(iter(bags.failures.values()))}")
     rows, notes = _with_bags(everyone, known, bags)
+    flow = Flow.of(everyone).leaving(f"nothing stands under {asked.column}", known).leaving(NO_BAG, rows)
     if options.other is not None and not any(row.image_id in bags.headers for row in others):
         raise RequestError(f"--other {options.other}: expected bags of its slides, found none that can be read")
     notes += dict.fromkeys(note for own in sets for note in check_pictures([*rows, *others], own.headers))
@@ -149,7 +153,8 @@ def gather(options: TrainOptions) -> TrainingData:
             f"{len(others)} slides of {options.other.name} are trained on only, as {options.other_label}{taken}"
         )
     folds = np.concatenate([folds, np.full(len(others), -1, np.int64)])
-    return TrainingData(options, (*rows, *others), sets, folds, tuple(notes), target, tuple(strata))
+    flow = flow.training_only(others)
+    return TrainingData(options, (*rows, *others), sets, folds, tuple(notes), target, tuple(strata), flow)
 
 
 def _others(options: TrainOptions, everyone: Sequence[ManifestRow]) -> list[ManifestRow]:

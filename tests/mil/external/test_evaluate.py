@@ -103,7 +103,7 @@ def test_the_page_stands_alone_and_its_contents_lead_somewhere(done: Path) -> No
     text = (done / "report.html").read_text()
     sections = re.findall(r'<section id="(\w+)"', text)
     assert sections == [
-        *("good", "shift", "recalibration", "cases", "simpler", "curves", "decisions", "refusing", "breakdown"),
+        *("good", "shift", "recalibration", "flow", "cases", "simpler", "curves", "decisions", "refusing", "breakdown"),
         *("groups", "made"),
     ]
     assert re.findall(r'<li><a href="#(\w+)"', text) == sections

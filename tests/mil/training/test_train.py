@@ -45,7 +45,8 @@ def quick(witness: Witness, out: Path, **changes: object) -> TrainOptions:
 
 
 def contents(run: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(run)): path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()}
+    return {str(path.relative_to(run)): path.read_bytes() for path in sorted(run.rglob("*"))
+            if path.is_file() and path.name not in MEASURED}
 
 
 def metrics(run: Path) -> dict[str, dict[str, dict[str, float]]]:

@@ -107,7 +107,7 @@ def _both(patients: int, slides: int) -> str:
 
 
 def _why(own: LeftOut) -> str:
-    gone = f", the last of {plural(own.patients, 'patient')}" if own.patients else ""
+    gone = f" ({plural(own.patients, 'patient')} with no other)" if own.patients else ""
     return f"{plural(own.slides, 'slide')}: {own.why}{gone}"
 
 

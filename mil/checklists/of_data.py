@@ -80,7 +80,10 @@ def flow(k: Known) -> Answer | None:
         return None
     own = k.flow
     told = [f"{own.patients} patients with {own.slides} slides in the table"]
-    told += [f"left out: {step.slides} slides, as {step.why} ({step.patients} patients by it)" for step in own.left_out]
+    told += [
+        f"left out: {step.slides} slides, as {step.why} ({step.patients} patients with no other)"
+        for step in own.left_out
+    ]
     told.append(f"{own.patients_left} patients with {own.slides_left} slides in the cohort")
     told += [
         f"of them {step.slides} slides where {step.why} ({step.patients} patients with no other)"

@@ -57,7 +57,9 @@ def _make_room(figure: "Figure") -> None:
     from matplotlib.transforms import Bbox
 
     (axes,), whole, pad = figure.axes, figure.bbox, PAD_PT / 72 * figure.dpi
-    boxes = [artist.get_tightbbox() for artist in (axes.xaxis, axes.yaxis, *axes.texts)]
+    legend = axes.get_legend()
+    beside = [] if legend is None else [legend]
+    boxes = [artist.get_tightbbox() for artist in (axes.xaxis, axes.yaxis, *axes.texts, *beside)]
     inner, room = axes.bbox, Bbox.union([axes.bbox, *(box for box in boxes if box is not None)])
     figure.subplots_adjust(
         left=(inner.x0 - room.x0 + pad) / whole.width,
@@ -99,7 +101,9 @@ def _look(number: int) -> dict[str, Any]:
 
 def plot_figure(plot: Plot) -> str:
     """Draw what a target shows."""
-    figure, axes = _axes(3.6, 3.6)
+    named = sum(bool(line.name) for line in plot.lines)
+    over = plot.legend is not None and named > 1  # above the axes: beside few curves there is room, beside many none
+    figure, axes = _axes(3.6, 3.6 + over * 0.165 * named)
     if plot.diagonal:
         values = np.concatenate([own for line in plot.lines for own in (line.x_N, line.y_N)])
         ends = [0.0, 1.0] if plot.shares else [float(values.min()), float(values.max())]
@@ -112,7 +116,8 @@ def plot_figure(plot: Plot) -> str:
     if plot.y_range is not None:
         axes.set(ylim=plot.y_range)
     if plot.legend is not None:
-        for text in axes.legend(loc=plot.legend, fontsize=8, handlelength=3.4, frameon=False).get_texts():
+        place: Any = {"loc": "lower left", "bbox_to_anchor": (0, 1)} if over else {"loc": plot.legend}
+        for text in axes.legend(**place, fontsize=8, handlelength=3.4, frameon=False).get_texts():
             text.set_parse_math(False)
     _write_followed(axes, [line for line in plot.lines if line.until_P is not None])
     return svg_uri(figure)

@@ -163,7 +163,7 @@ def page(
         breakdown=truth.of(usable).breakdown(evidence.told[evidence.head][usable], folds[usable]),
         centers=sorted(evidence.metrics["centers"], key=lambda own: natural(own["center"])),
         name=run.path.resolve().name,
-        warnings=evidence.warnings(),
+        warnings=[line for line in evidence.warnings() if line != evidence.about_center()],
         divided=divided(recipe),
         put_together=put_together(recipe),
         keys=keys,

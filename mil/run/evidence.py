@@ -124,7 +124,7 @@ class Evidence:
 
     def warnings(self) -> list[str]:
         """Return everything a reader must know before believing the numbers, one line each."""
-        name, words = self.truth.metrics[self.truth.shown[0]][0], self.truth.words
+        words = self.truth.words
         lines = [f"slide {i} could not be used: {why}" for i, why in self.metrics["failures"].items()]
         lines += self.metrics["warnings"]
         lines += [line for encoder in self.encoders for line in about_encoder(encoder)]
@@ -132,13 +132,19 @@ class Evidence:
         if self.first(self.head) == 1:
             lines.append("no patient is misranked: an interval from resampling cannot show how far that may be luck")
         lines += about_probe(self.metrics["center_probe"], self.config["recipe"])
-        low = self.first("center_only", "low") if "center_only" in self.metrics["models"] else None
-        if low is not None and low > self.truth.chance:
-            lines.append(
-                f"the center alone predicts {words.asked} ({name} {self.first('center_only'):.2f}): "
-                "part of the result may be the center"
-            )
+        lines += filter(None, [self.about_center()])
         return list(dict.fromkeys(lines))
+
+    def about_center(self) -> str:
+        """Return the warning that the center alone gives the answer away; empty where it does not beyond chance."""
+        low = self.first("center_only", "low") if "center_only" in self.metrics["models"] else None
+        if low is None or low <= self.truth.chance:
+            return ""
+        name = self.truth.metrics[self.truth.shown[0]][0]
+        return (
+            f"the center alone predicts {self.truth.words.asked} ({name} {self.first('center_only'):.2f}): "
+            "part of the result may be the center"
+        )
 
     def best_simpler(self) -> tuple[str, float] | None:
         """Return the name and first metric of the best model or baseline beside the run's own."""

@@ -9,6 +9,7 @@ from making import picture, write_deflate
 from remote_server import BadProxy, make_bucket, objects
 
 from cli.commands import VERBS
+from mil.run.folder import MEASURED
 from wsi.outcome import Status, Summary
 from wsi.urls import path_of
 

@@ -68,8 +68,10 @@ def test_the_report_stands_alone_and_shows_everything(trained: Trained) -> None:
     assert links.images == 8, "ROC, calibration twice, net benefit, errors, training and validation, one heat map"
     inside = [address for address in links.fetched if not address.startswith("data:image/")]
     sections = {f"#{own}" for own in re.findall(r'<section id="(\w+)"', text)}
-    assert set(inside) - sections == {f"heatmaps/{own.name}" for own in (trained.out / "heatmaps").glob("*.png")}
-    assert len(sections) == 12
+    assert set(inside) - sections - {"checklists.html"} == {
+        f"heatmaps/{own.name}" for own in (trained.out / "heatmaps").glob("*.png")
+    }
+    assert len(sections) == 13
     assert sections < set(inside)
     assert not re.search(r"url\(|@import|https?://", text)
     for part in ("AUC", "Mean colour of the tissue", "Center only", "0900_0", "Calibration error", "0.693"):
@@ -95,10 +97,11 @@ def test_ids_from_outside_are_escaped(trained: Trained, tmp_path: Path) -> None:
 def test_the_report_is_written_again_from_the_folder_alone(trained: Trained, tmp_path: Path) -> None:
     copy = tmp_path / trained.out.name
     shutil.copytree(trained.out, copy)
-    for name in ("report.html", "model_card.md"):
+    pages = ("report.html", "model_card.md", "checklists.html", "checklists.csv")
+    for name in pages:
         (copy / name).unlink()
     assert report(ReportOptions(run=copy)).exit_code == 0
-    for name in ("report.html", "model_card.md"):
+    for name in pages:
         assert (copy / name).read_bytes() == (trained.out / name).read_bytes()
     with pytest.raises(RequestError, match="expected a run folder"):
         report(ReportOptions(run=tmp_path))

@@ -18,6 +18,7 @@ import torch
 from witness import DIM, Trained, Witness, facts, grid
 
 from features.bags.bag import read_coords, read_features, write_bag
+from mil.run.folder import MEASURED
 from mil.train import train
 from mil.training.options import TrainOptions
 from mil.training.sampling import slide_weights
@@ -45,8 +46,12 @@ def quick(witness: Witness, out: Path, **changes: object) -> TrainOptions:
 
 
 def contents(run: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(run)): path.read_bytes() for path in sorted(run.rglob("*"))
-            if path.is_file() and path.name not in MEASURED}
+    return {str(path.relative_to(run)): path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()}
+
+
+def lasting(found: dict[str, bytes]) -> dict[str, bytes]:
+    """Return the files that do not hold seconds."""
+    return {name: data for name, data in found.items() if name not in MEASURED}
 
 
 def metrics(run: Path) -> dict[str, dict[str, dict[str, float]]]:
@@ -67,7 +72,7 @@ def test_the_run_folder_holds_what_was_promised(trained: Trained) -> None:
     there = contents(trained.out)
     models = [f"{root}fold{f}/seed0/{name}" for root in ("", "baselines/mean_pool/") for f in range(3) for name in
               ("weights.safetensors", "model.json", "scores.csv", "history.csv")]  # fmt: skip
-    top = ["config.toml", "splits.csv", "oof.csv", "metrics.json", "calibration.json", "report.html", "model_card.md"]
+    top = ["config.toml", "splits.csv", "oof.csv", "metrics.json", "calibration.json", "report.html", *MEASURED]
     assert set(top + models) <= set(there)
     assert not [name for name in there if "checkpoint" in name or "partial" in name]
     assert str(trained.witness.bags) not in "".join(data.decode(errors="ignore") for data in there.values())
@@ -138,7 +143,7 @@ def test_killed_in_the_middle_the_run_goes_on_to_the_same_bits(
     assert not (running / "model.json").exists(), "the kill came too late to prove anything"
     summary = train(quick(small, out))
     assert [outcome.status for outcome in summary.outcomes].count(Status.SKIPPED) == 1
-    expected, found = contents(undisturbed), contents(out)
+    expected, found = lasting(contents(undisturbed)), lasting(contents(out))
     found = {name: data for name, data in found.items() if not re.search(r"\.\d+\.partial$", name)}
     pages = {"report.html"}  # the title is the folder's name, the same here
     assert {n: d for n, d in found.items() if n not in pages} == {n: d for n, d in expected.items() if n not in pages}

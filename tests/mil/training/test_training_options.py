@@ -20,6 +20,7 @@ from witness import Witness
 
 from mil.data.cohort import Cohort
 from mil.ragged.randomness import Randomness
+from mil.run.folder import MEASURED
 from mil.run.scores import read_scores
 from mil.targets import ClassTarget
 from mil.train import train

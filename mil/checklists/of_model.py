@@ -156,7 +156,9 @@ def compute_lines(record: Record, models: int) -> list[str]:
 
 def energy_text(kwh: float | None) -> str:
     """Return an energy in kWh, or in Wh where it is small."""
-    return number(kwh) if kwh is None else f"{kwh:.3g} kWh"
+    if kwh is None:
+        return number(kwh)
+    return f"{kwh:.3g} kWh" if kwh >= 1e-3 else f"{1000 * kwh:.3g} Wh"
 
 
 def _time(seconds: float) -> str:

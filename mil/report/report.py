@@ -18,7 +18,7 @@ from mil.evaluation.subgroups import LEAST, LEAST_OF_EACH, Column, columns_of
 from mil.heads import has_attention
 from mil.heatmaps.heatmap import heatmap
 from mil.heatmaps.options import HeatmapOptions
-from mil.report.card import model_card
+from mil.report.cards.model_card import model_card
 from mil.report.cases import cases_table
 from mil.report.decisions.decided import FILE, Decided, decide_out_of_fold
 from mil.report.figures import history_figures, plot_figure

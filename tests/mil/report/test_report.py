@@ -7,10 +7,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard
+from huggingface_hub.repocard import TEMPLATE_MODELCARD_PATH
 from witness import Trained
 
 from mil.evaluation.examples import MOST, choose, of_interest
-from mil.report.card import model_card
+from mil.report.cards.model_card import model_card
 from mil.report.options import ReportOptions
 from mil.report.report import page, report
 from mil.run.evidence import read_evidence
@@ -117,6 +119,27 @@ def test_the_model_card_tells_results_and_limits(trained: Trained) -> None:
         "made (24 features)",
     ):
         assert part in card
+
+
+def test_the_card_is_one_of_the_hubs(trained: Trained) -> None:
+    """Read by the Hub's own parser: metadata, results as they were measured, its template's sections in its order."""
+    text = (trained.out / "model_card.md").read_text()
+    card = ModelCard(text)
+    assert (card.data.library_name, card.data.license, card.data.pipeline_tag) == (
+        "gigamil",
+        "unknown",
+        "image-classification",
+    )
+    own = read_evidence(RunFolder(trained.out)).own
+    told = {found.metric_name: found.metric_value for found in card.data.eval_results}
+    assert told["AUC"] == pytest.approx(own["auc"]["value"], abs=1e-6)
+    assert len(told) == len(own)
+    assert {found.metric_type for found in card.data.eval_results} == set(card.data.metrics)
+    wanted = re.findall(r"^#{2,3} (?!Downstream|Glossary|More Information|Model Examination)(.*?)(?: \[optional\])?$",
+                        Path(TEMPLATE_MODELCARD_PATH).read_text(), re.MULTILINE)  # fmt: skip
+    there = re.findall(r"^#{2,3} (.*)$", card.text, re.MULTILINE)
+    assert there == wanted
+    assert "**Carbon Emitted:** [More Information Needed]" in card.text
 
 
 def slide_row(image_id: str, label: str, p_a: float, tiles: int = 9) -> dict[str, str]:

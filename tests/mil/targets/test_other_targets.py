@@ -13,7 +13,7 @@ from witness import DIM, Witness, facts, grid
 from features.bags.bag import write_bag
 from mil.inference.options import PredictOptions
 from mil.inference.predict import predict
-from mil.report.card import plain
+from mil.report.cards.texts import plain
 from mil.report.compare import compare
 from mil.report.options import CompareOptions, ReportOptions
 from mil.report.report import report

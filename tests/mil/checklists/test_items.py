@@ -1,0 +1,155 @@
+"""Items of TRIPOD+AI and CLAIM: all are there, an answer stands somewhere, and what only a person knows is open."""
+
+import csv
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from witness import Trained
+
+from mil.checklists.items import FILLED, NOT_HERE, OPEN, PARTLY, filled, items, topic
+from mil.checklists.known import Elsewhere, Known
+from mil.checklists.of_model import compute_lines
+from mil.report.report import page
+from mil.run.evidence import Evidence, read_evidence
+from mil.run.folder import RunFolder
+from mil.run.record import Record, Session, read_record
+
+LETTERS = {3: 3, 5: 2, 6: 3, 8: 3, 9: 3, 12: 7, 18: 6, 20: 3, 23: 2, 27: 3}
+"""How many parts an item of TRIPOD+AI has, where it has several: Collins et al. 2024, table 2; 52 in all."""
+
+
+@pytest.fixture(scope="module")
+def evidence(trained: Trained) -> Evidence:
+    return read_evidence(RunFolder(trained.out))
+
+
+@pytest.fixture(scope="module")
+def known(trained: Trained, evidence: Evidence) -> Known:
+    record = read_record(trained.out)
+    return Known(evidence, record, record.flow)
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "checklists.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_item_is_there_once() -> None:
+    wanted = [f"{n}{chr(97 + i) if n in LETTERS else ''}" for n in range(1, 28) for i in range(LETTERS.get(n, 1))]
+    assert [own.number for own in items("tripod_ai")] == wanted
+    assert len(wanted) == 52
+    assert [own.number for own in items("claim_2024")] == [str(n) for n in range(1, 45)]
+
+
+def test_every_topic_is_a_function_and_every_item_says_something() -> None:
+    for own in (*items("tripod_ai"), *items("claim_2024")):
+        assert own.says
+        assert own.topics or own.asks, own
+        assert own.applies in ("both", "development", "evaluation")
+        assert all(callable(topic(name)) for name in own.topics)
+
+
+def test_the_table_leaves_open_what_the_run_cannot_know(trained: Trained) -> None:
+    found = {(row["checklist"], row["item"]): row for row in rows(trained.out)}
+    assert len(found) == 52 + 44
+    for key in (
+        ("TRIPOD+AI", "17"),
+        ("TRIPOD+AI", "5b"),
+        ("TRIPOD+AI", "18a"),
+        ("CLAIM 2024", "5"),
+        ("CLAIM 2024", "44"),
+    ):
+        assert (found[key]["status"], found[key]["told by the run"]) == (OPEN, "")
+        assert found[key]["for a person"]
+    for row in found.values():
+        told = row["status"] in (FILLED, PARTLY)
+        assert bool(row["told by the run"]) == bool(row["where it stands"]) == told
+        assert bool(row["for a person"]) == (row["status"] != FILLED)
+    assert "AUC" in found["CLAIM 2024", "37"]["told by the run"]
+    assert found["TRIPOD+AI", "12f"]["status"] == NOT_HERE
+    assert found["CLAIM 2024", "33"]["told by the run"].startswith("None by this run")
+
+
+def test_where_it_stands_is_there(trained: Trained) -> None:
+    """Every file that an answer names exists in the run folder."""
+    for row in rows(trained.out):
+        for name in re.findall(r"[\w*/]+\.(?:json|toml|csv|html|md|safetensors)", row["where it stands"]):
+            assert list(trained.out.glob(name)), (row["item"], name)
+
+
+def test_numbers_are_those_of_the_metrics(known: Known) -> None:
+    own = known.evidence.own["auc"]
+    (entry,) = (own for own in filled("claim_2024", known) if own.item.number == "37")
+    assert f"AUC {own['value']:.3f} ({own['low']:.3f} to {own['high']:.3f})" in entry.answers[0].text
+
+
+def test_bags_of_other_tools_leave_their_making_open(known: Known) -> None:
+    """The witness's bags tell nothing of tiling: nothing is said of it."""
+    status = {own.item.number: own.status for own in filled("claim_2024", known)}
+    assert status["10"] == OPEN
+    assert {own.item.number: own.status for own in filled("tripod_ai", known)}["9c"] == OPEN
+
+
+def test_a_run_that_kept_nothing_says_nothing_of_it(known: Known) -> None:
+    old = Known(known.evidence, Record(), None)
+    found = {own.item.number: own for own in filled("tripod_ai", old)}
+    assert found["20a"].status == OPEN
+    assert "record.json" not in " ".join(answer.where for own in found.values() for answer in own.answers)
+    assert not [own for own in filled("claim_2024", old)[24].answers if "kWh" in own.text]
+
+
+def test_elsewhere_other_items_are_asked_for(known: Known) -> None:
+    elsewhere = Elsewhere({}, [], (), known.evidence.own)
+    other = replace(known, evidence=replace(known.evidence, elsewhere=True), elsewhere=elsewhere)
+    found = {own.item.number: own for own in filled("tripod_ai", other)}
+    assert {n for n, own in found.items() if own.status == NOT_HERE} == {
+        "9a",
+        "12a",
+        "12b",
+        "12c",
+        "15",
+        "22",
+        "27a",
+        "27b",
+    }
+    assert found["12f"].answers[0].text.startswith("The model was not updated")
+    assert "another cohort" in filled("claim_2024", other)[32].answers[0].text
+
+
+def test_energy_is_said_with_what_it_rests_on() -> None:
+    half = Session(3, 7200.0, 3600.0, 12 * 3600.0, "processors taken at 12 W for each busy core", whole=False)
+    record = Record({"processor": "X", "cores": 2, "memory_gib": 8}, None, "drawn", (half, half))
+    told = " ".join(compute_lines(record, 6))
+    assert "0.024 kWh (processors taken at 12 W for each busy core)" in told, "two hours of a core at 12 W"
+    assert "6 models in 4.0 h" in told
+    assert "left no record" not in told
+    assert "1 of 7 models" in " ".join(compute_lines(record, 7))
+    unknown = replace(record, sessions=(half, replace(half, joules=None, how="not known: nobody says")))
+    assert unknown.kwh is None
+    assert "Energy: not known" in " ".join(compute_lines(unknown, 6))
+
+
+def test_no_better_than_chance_is_the_first_sentence_and_a_telling_center_stands_on_top(
+    trained: Trained, evidence: Evidence
+) -> None:
+    told = (trained.out / "report.html").read_text()
+    assert "not shown to be better" not in told
+    assert "center may be what is told" not in told
+    hopeless = with_first(evidence, evidence.head, {"value": 0.53, "low": 0.41, "high": 0.65})
+    text = page(with_first(hopeless, "center_only", {"value": 0.91, "low": 0.8, "high": 0.97}))
+    (headline,) = re.findall(r'<p class="headline">(.*?)</p>', text, re.DOTALL)
+    plain = re.sub(r"<[^>]+>", "", headline)
+    assert plain.startswith("The model is not shown to be better than chance. On ")
+    assert "AUC of 0.53" in plain
+    top, _, rest = text.partition("<nav")
+    assert "The center may be what is told." in top
+    assert "The center alone predicts the class (AUC 0.91)" in top
+    assert "center alone predicts" not in rest.partition("<main>")[0], "once is enough"
+
+
+def with_first(evidence: Evidence, model: str, found: dict[str, float]) -> Evidence:
+    models = evidence.metrics["models"]
+    changed = {**models, model: {**models[model], evidence.truth.shown[0]: found}}
+    return replace(evidence, metrics={**evidence.metrics, "models": changed})

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mil.run.checks import checked_table
 from mil.run.evidence import Evidence
 from mil.run.scores import read_scores
 from wsi.arrays import Bools
@@ -43,12 +42,8 @@ def use_of_folds(evidence: Evidence) -> list[FoldUse]:
     nothing to look at train nothing; they are tested where they count.
     """
     ids, run = [row["patient_id"] for row in evidence.patients], evidence.run
-    column = run.unit_column
-    owner = {row["image_id"]: row[column] for row in evidence.slides}
-    if evidence.config["recipe"].get("aggregate") == "bag":
-        owner = {
-            row["patient_id"]: row["patient_id"] for row in checked_table(run.path / "splits.csv", ("patient_id",))
-        }
+    owner = {row["image_id"]: row[run.unit_column] for row in evidence.slides}
+    owner |= {patient: patient for patient in ids}  # where their slides are one bag
     found = []
     for fold in range(evidence.config["recipe"]["folds"]):
         scores = read_scores(run.model(run.head, fold, 0) / "scores.csv", owner)

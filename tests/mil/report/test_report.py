@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.repocard import TEMPLATE_MODELCARD_PATH
 from witness import Trained
 
@@ -125,6 +125,9 @@ def test_the_card_is_one_of_the_hubs(trained: Trained) -> None:
     """Read by the Hub's own parser: metadata, results as they were measured, its template's sections in its order."""
     text = (trained.out / "model_card.md").read_text()
     card = ModelCard(text)
+    assert isinstance(card.data, ModelCardData)
+    assert card.data.eval_results
+    assert card.data.metrics
     assert (card.data.library_name, card.data.license, card.data.pipeline_tag) == (
         "gigamil",
         "unknown",

@@ -167,7 +167,7 @@ _ALL = (
         more="Each patient learnt from is judged by a model that has not seen the patient.",
     ),
     Verb(
-        "report", RUNS, "Write report.html (one self-contained page) and model_card.md of a finished run.",
+        "report", RUNS, "Write report.html (one self-contained page), checklists and model_card.md of a finished run.",
         "mil.report.options:ReportOptions", "mil.report.report:report",
     ),
     Verb(

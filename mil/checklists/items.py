@@ -20,6 +20,7 @@ SOURCES = {
     "claim_2024": ("CLAIM 2024", "Tejani et al., Radiology: Artificial Intelligence 2024;6(4):e240300"),
 }
 _NOT_TOLD = "The run does not tell it"
+_REST = "The rest of what is asked for: the run does not tell it"
 _ELSEWHERE = "It is asked for where a model is made: see the checklists of the run"
 _LATER = "It is asked for where a model is judged on another cohort"
 
@@ -84,7 +85,8 @@ def _entry(item: Item, kind: str, known: Known, found: dict[str, Answer | None])
     answers = tuple(own for name in item.topics if (own := found[name]) is not None)
     if not answers:
         return Entry(item, OPEN, (), item.asks or _NOT_TOLD)
-    return Entry(item, PARTLY if item.asks else FILLED, answers, item.asks)
+    rest = item.asks or (_REST if len(answers) < len(item.topics) else "")
+    return Entry(item, PARTLY if rest else FILLED, answers, rest)
 
 
 def tally(entries: Sequence[Entry]) -> dict[str, int]:

@@ -1,7 +1,9 @@
 """Answers on the data: who took part, what was read of the slides, what is asked for, how it was divided."""
 
 from mil.checklists.known import Answer, Known
+from mil.data.flow import LeftOut
 from mil.run.protocol import divided, put_together
+from wsi.pages import plural
 
 
 def study(k: Known) -> Answer | None:
@@ -79,18 +81,21 @@ def flow(k: Known) -> Answer | None:
     if k.flow is None:
         return None
     own = k.flow
-    told = [f"{own.patients} patients with {own.slides} slides in the table"]
-    told += [
-        f"left out: {step.slides} slides, as {step.why} ({step.patients} patients with no other)"
-        for step in own.left_out
-    ]
-    told.append(f"{own.patients_left} patients with {own.slides_left} slides in the cohort")
-    told += [
-        f"of them {step.slides} slides where {step.why} ({step.patients} patients with no other)"
-        for step in own.unjudged
-    ]
+    told = [f"{_both(own.patients, own.slides)} in the table"]
+    told += [f"left out: {_gone(step)}" for step in own.left_out]
+    told.append(f"{_both(own.patients_left, own.slides_left)} in the cohort")
+    told += [f"of them {_gone(step)}" for step in own.unjudged]
     told.append(f"{k.evidence.scored} {k.unit}s count in the results ({_counted(k.evidence.carried())} in the cohort)")
     return Answer(f"{'; '.join(told)}.", k.flow_at)
+
+
+def _both(patients: int, slides: int) -> str:
+    return f"{plural(patients, 'patient')} with {plural(slides, 'slide')}"
+
+
+def _gone(step: LeftOut) -> str:
+    gone = f" ({plural(step.patients, 'patient')} with no other)" if step.patients else ""
+    return f"{plural(step.slides, 'slide')}, as {step.why}{gone}"
 
 
 def missing(k: Known) -> Answer | None:
@@ -100,7 +105,7 @@ def missing(k: Known) -> Answer | None:
     told += (
         f"{k.unit.capitalize()}s without a usable tile stay in the results, told {words.nobody}."
         if truth.counts_unjudged
-        else f"{k.unit.capitalize()}s without a usable tile are told {words.nobody} and do not count in the results."
+        else f"{k.unit.capitalize()}s without a usable tile are told {words.nobody}, and do not count in the results."
     )
     return Answer(told, f"{k.flow_at}; {k.metrics('failures')}")
 
@@ -218,7 +223,7 @@ def partitions(k: Known) -> Answer | None:
 def inner(k: Known) -> Answer | None:
     """Tell who chose the epoch."""
     if k.elsewhere:
-        return None
+        return Answer("Nothing was chosen on this cohort.", "report.html")
     return Answer(
         f"Of each fold's training patients {k.recipe['inner_share']:.0%} (whole patients) train nothing and choose the "
         "epoch.",
@@ -247,11 +252,12 @@ def shifted(k: Known) -> Answer | None:
         return Answer("Those trained on and those tested are of one cohort, in turns.", "splits.csv")
     if not k.elsewhere.shift:
         return None
-    moved = k.elsewhere.shift["features"]["moved_median"]
-    far = "" if moved is None else f", the median feature moved by {moved:.2f} of its spread"
+    shift = k.elsewhere.shift
+    beside = ["features", *(name for key, name in (("mpp", "um/px"), ("stain", "stain")) if shift.get(key))]
     return Answer(
-        f"Features, scale, stain, centers and classes stand side by side{far}.",
-        "report.html, Against the training's cohort",
+        f"{', '.join(beside).capitalize()}, centers and classes stand side by side; the median feature moved by "
+        f"{shift['features']['moved_median']:.2f} of its spread.",
+        "evaluation.json: shift; report.html, Against the training's cohort",
     )
 
 

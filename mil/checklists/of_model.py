@@ -30,7 +30,7 @@ def model(k: Known) -> Answer | None:
     told = (
         f"{k.evidence.title(k.evidence.head)}: {recipe['bags']['dim']} features of each tile, hidden width "
         f"{recipe['hidden']}, attention width {recipe['attention']}, dropout {recipe['dropout']:g}, "
-        f"{len(k.evidence.classes)} outputs"
+        f"{plural(len(k.evidence.classes), 'output')}"
     )
     count = parameters(k)
     told += "" if count is None else f"; {count:,} numbers in a model, standardisation included"

@@ -90,7 +90,7 @@ def robust(k: Known) -> Answer | None:
     if k.recipe.get("split") == "centers":
         told.append("whole centers held out")
     if k.elsewhere and k.elsewhere.shift:
-        told.append("how far features, scale and stain have moved")
+        told.append("how far the slides have moved from those of the training")
     return Answer(f"{'; '.join(told)}.", f"{k.metrics('models')}; {k.metrics('centers')}") if told else None
 
 

@@ -21,7 +21,7 @@ class EvaluateOptions(SlideOptions, Columns, Overwriting, Claims):
     manifest: Annotated[Path, Option(short="-m")]
     """Its table (CSV) with labels, in the form of the one that was trained on."""
     out: Annotated[Path, Option(short="-o", remote="output")]
-    """Folder to write: report.html, scores.csv, evaluation.json."""
+    """Folder to write: report.html, checklists.html, scores.csv, evaluation.json."""
     stores: Annotated[tuple[Path, ...], Option(remote="streamed")] = ()
     """Tile stores of its slides: to compare the stain with that of the training."""
     overlap: Literal["refuse", "leave-out"] = "refuse"

@@ -1,6 +1,6 @@
 """Who of a cohort's table took part, and why the others did not: the flow of patients that reviewers ask for.
 
-STARD 2015, item 19; TRIPOD+AI, item 20a; CLAIM 2024, item 35. A patient has left when the last of the slides has.
+TRIPOD+AI, item 20a; CLAIM 2024, item 35. A patient has left when the last of the slides has.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence

@@ -3,16 +3,24 @@
 What is compared is what each run said of patients that its models had not seen. Beside the runs stand ensembles of
 them: the mean of what they tell, of classes of the calibrated log probabilities, and of classes a stack, a logistic
 regression on those, fitted on the other patients only (five parts of the patients, by the patient).
+
+Folders of repeats are compared, too: each metric is the mean over the repeats, and the difference to the first is
+tested by the corrected resampled t over their folds; ensembles are then left out.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from mil.evaluation.bootstrap import draw_patients, estimates
 from mil.evaluation.delong import DeLong, delong
+from mil.evaluation.spread.multiplicity import holm
+from mil.evaluation.spread.repeats import Repeated, check_alike, folds_of, members, repeated
+from mil.run.beside import runs_beside
 from mil.run.evidence import read_evidence
 from mil.run.folder import RunFolder
 from mil.targets import Target
@@ -24,6 +32,9 @@ from wsi.errors import RequestError
 from wsi.recipe import Json
 
 MEAN, STACK = "mean of the runs", "stack of the runs"
+TESTS = ("delong", "resampled")
+"""Of a difference; a row has one of them."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +47,10 @@ class Shared:
     told: dict[str, Floats]
     """Run -> what it tells of them out of fold (P, C)."""
     notes: tuple[str, ...]
+    repeats: Repeated | None = None
+    """Where each is not one run but the repeats of one; `told` is then their mean."""
+    looks: int = 0
+    """How often the first run's cohort was looked at beside it, as far as its folder tells."""
 
 
 def read_shared(runs: Sequence[Path]) -> Shared:
@@ -46,7 +61,9 @@ def read_shared(runs: Sequence[Path]) -> Shared:
     RequestError
         A run is not finished, targets or truths differ, or no patient is in all of them.
     """
-    folders = [RunFolder(run) for run in runs]
+    parts = {run: members(run) for run in runs}
+    n_repeats = check_alike(parts)
+    folders = [RunFolder(part) for own in parts.values() for part in own]
     for run in folders:
         if run.recipe.get("unit") == "slide":
             raise RequestError(
@@ -61,7 +78,8 @@ def read_shared(runs: Sequence[Path]) -> Shared:
             raise RequestError(
                 f"{run.path}: expected the {first.predicts.kind} {', '.join(names)}, found {', '.join(run.classes)}"
             )
-    tables = [{row["patient_id"]: row for row in read_evidence(run).patients} for run in folders]
+    evidences = [read_evidence(run) for run in folders]
+    tables = [{row["patient_id"]: row for row in evidence.patients} for evidence in evidences]
     ids = tuple(sorted(set.intersection(*(set(own) for own in tables))))
     if not ids:
         raise RequestError("expected runs on the same patients: no patient is in all of them")
@@ -72,14 +90,21 @@ def read_shared(runs: Sequence[Path]) -> Shared:
         true = {" ".join(own[patient][column] for column in columns) for own in tables}
         if len(true) > 1:
             raise RequestError(f"patient {patient}: the runs have different labels of it: {', '.join(sorted(true))}")
-    told = {
-        name: np.array([[float(own[patient][f"p_{output}"]) for output in names] for patient in ids])
-        for name, own in zip(_names(runs), tables, strict=True)
-    }
+    scores = [np.array([[float(own[i][f"p_{output}"]) for output in names] for i in ids]) for own in tables]
+    each, of = _by_name(_names(runs), scores, n_repeats), _by_name(_names(runs), evidences, n_repeats)
     truth = first.predicts.of_cells([tables[0][patient] for patient in ids], names)
     if truth.groups and len(np.unique(truth.groups_N)) < len(truth.groups):
         raise RequestError("the patients that the runs share lack a class: expected patients of every class")
-    return Shared(ids, truth, told, notes)
+    looks = runs_beside(first).looks - 1
+    if n_repeats == 1:
+        return Shared(ids, truth, {name: own[0] for name, own in each.items()}, notes, looks=looks)
+    both = repeated(ids, of, each, folds_of(first.path))
+    return Shared(ids, truth, {name: truth.mean(own) for name, own in each.items()}, notes, both, looks)
+
+
+def _by_name(names: Sequence[str], values: Sequence[T], size: int) -> dict[str, list[T]]:
+    """Return the values of each name, so many one after the other."""
+    return {name: list(values[number * size : (number + 1) * size]) for number, name in enumerate(names)}
 
 
 def _names(runs: Sequence[Path]) -> list[str]:
@@ -92,6 +117,8 @@ def _names(runs: Sequence[Path]) -> list[str]:
 
 def ensembles(shared: Shared, seed: int) -> dict[str, Floats]:
     """Return what the ensembles of the runs tell (P, C), by name."""
+    if shared.repeats is not None:
+        return {}
     tables, truth = list(shared.told.values()), shared.truth
     found = {MEAN: truth.mean(tables)}
     return found | ({STACK: stacked(tables, truth.groups_N, seed)} if truth.groups else {})
@@ -101,21 +128,46 @@ def compared(shared: Shared, seed: int, tell: Callable[[], None] = lambda: None)
     """Return for each run and ensemble its metrics with intervals, and what sets it apart from the first run."""
     draws_BP = draw_patients(len(shared.ids), seed)
     tables = {**shared.told, **ensembles(shared, seed)}
-    first_PC = next(iter(tables.values()))
-    first = shared.truth.measures(first_PC)
+    first_name, first_PC = next(iter(tables.items()))
+    first = _measured(shared, first_name, first_PC)
+    tests = shared.repeats.tested(shared.truth) if shared.repeats is not None else {}
     base = {name: measure(draws_BP) for name, measure in first.items()}
     rows: dict[str, Json] = {}
     for position, (name, told_PC) in enumerate(tables.items()):
-        measures = shared.truth.measures(told_PC)
+        measures = _measured(shared, name, told_PC)
         rows[name] = {"metrics": estimates(measures, draws_BP)}
         if position:
             rows[name]["difference"] = {
                 key: _difference(first[key], measures[key], draws_BP, base[key]) for key in measures
             }
-        if position and shared.truth.groups:
+        if position and shared.repeats is not None:
+            own = tests[name]
+            rows[name]["resampled"] = {"p": None} if own is None else own.told()
+        elif position and shared.truth.groups:
             rows[name]["delong"] = finite(asdict(_tested(shared.truth.groups_N, first_PC, told_PC)))
         tell()
+    _correct(rows, shared.looks)
     return rows
+
+
+def _correct(rows: dict[str, Json], looks: int) -> None:
+    """Add to each test its p corrected for all that are told, and for the runs of the cohort that are not (Holm)."""
+    tests = [row[kind] for row in rows.values() for kind in TESTS if kind in row]
+    known = [float("nan") if test["p"] is None else test["p"] for test in tests]
+    for test, corrected in zip(tests, holm(known, looks), strict=True):
+        test["corrected_p"] = corrected if corrected == corrected else None
+
+
+def _measured(shared: Shared, name: str, told_PC: Floats) -> dict[str, Measure]:
+    """Return the metrics of what is told; of repeats the mean of each repeat's."""
+    if shared.repeats is None:
+        return shared.truth.measures(told_PC)
+    each = [shared.truth.measures(own_PC) for own_PC in shared.repeats.tables[name]]
+    return {key: partial(_mean, [own[key] for own in each]) for key in each[0]}
+
+
+def _mean(measures: Sequence[Measure], weights_BP: Floats) -> Floats:
+    return np.asarray(np.mean([measure(weights_BP) for measure in measures], axis=0))
 
 
 def _difference(first: Measure, second: Measure, draws_BP: Floats, base_B: Floats) -> Json:

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mil.evaluation.compare import Shared, compared, read_shared
+from mil.evaluation.compare import TESTS, Shared, compared, read_shared
+from mil.evaluation.spread.repeats import members
 from mil.report.figures import compare_figure
 from mil.report.options import CompareOptions
 from mil.run.folder import RunFolder
@@ -18,7 +19,7 @@ from wsi.files.csv_table import csv_text
 from wsi.options import stage
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.pages import fill
-from wsi.recipe import Json
+from wsi.recipe import Json, recipe_hash
 
 MARK = "gigamil-compare-1"
 
@@ -56,7 +57,9 @@ def _compared(
     progress.end()
     make_folder(options.out)
     about = {"patients": len(shared.ids), "classes": list(shared.truth.names), "notes": list(shared.notes)}
-    about |= {"patients_compared": "across folds (pooled)", "runs": rows}
+    about |= {"patients_compared": "across folds (pooled)", "runs": rows, "other_runs_beside": shared.looks}
+    if shared.repeats is not None:
+        about["repeats"] = len(shared.repeats.folds)
     texts = {tables.files[0]: _csv(rows), tables.files[1]: _page(shared, rows)}
     tables.write(recipe, texts, {"folders": recipe["runs"], **about})
     first = shared.truth.shown[0]
@@ -66,24 +69,28 @@ def _compared(
 
 def folders_told(runs: Sequence[Path], out: Path) -> list[Json]:
     """Return what compare.json says of where its runs lie, seen from its own folder."""
-    return [
-        {"folder": os.path.relpath(run.resolve(), out.resolve()), "recipe_hash": RunFolder(run).config["recipe_hash"]}
-        for run in runs
-    ]
+    found = []
+    for run in runs:
+        each = [RunFolder(own).config["recipe_hash"] for own in members(run)]
+        told = each[0] if len(each) == 1 else recipe_hash({"repeats": each})
+        found.append({"folder": os.path.relpath(run.resolve(), out.resolve()), "recipe_hash": told})
+    return found
 
 
 def _csv(rows: Mapping[str, Json]) -> str:
     metrics = next(iter(rows.values()))["metrics"]
     parts = ("", "_low", "_high", "_difference", "_difference_low", "_difference_high")
-    lines: list[list[Any]] = [["run", *(f"{key}{part}" for key in metrics for part in parts), "delong_p"]]
+    test = next((kind for row in rows.values() for kind in TESTS if kind in row), "delong")
+    names = [f"{key}{part}" for key in metrics for part in parts]
+    lines: list[list[Any]] = [["run", *names, f"{test}_p", "corrected_p"]]
     for name, row in rows.items():
         cells: list[Any] = []
         for key in metrics:
             gap = row.get("difference", {}).get(key, {})
             cells += [row["metrics"][key][part] for part in ("value", "low", "high")]
             cells += [gap.get(part) for part in ("value", "low", "high")]
-        p = row.get("delong", {}).get("p")
-        lines.append([name, *cells, "" if p is None else f"{p:.3g}"])
+        told = [row.get(test, {}).get(kind) for kind in ("p", "corrected_p")]
+        lines.append([name, *cells, *("" if p is None else f"{p:.3g}" for p in told)])
     return csv_text(lines)
 
 
@@ -92,4 +99,5 @@ def _page(shared: Shared, rows: Mapping[str, Json]) -> str:
     keys = [key for key in shared.truth.metrics if key in metrics]
     names = [shared.truth.metrics[key][0] for key in keys]
     picture = compare_figure({name: row["metrics"][first] for name, row in rows.items()}, names[0], shared.truth.chance)
-    return fill("mil/report/compare.html", shared=shared, rows=rows, keys=keys, names=names, picture=picture)
+    asked = {"keys": keys, "names": names, "ranked": shared.truth.words.ranked}
+    return fill("mil/report/compare.html", shared=shared, rows=rows, picture=picture, **asked)

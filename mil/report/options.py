@@ -58,7 +58,7 @@ class CompareOptions(Overwriting, Claims):
     """Options of `mil.report.compare.compare`."""
 
     runs: Annotated[tuple[Path, ...], Option(argument="RUN...")]
-    """Finished runs; differences are to the first."""
+    """Finished runs, or folders of repeats of each (--repeats); differences are to the first."""
     out: Annotated[Path, Option(short="-o", remote="output")] = Path("compare")
     """Folder for the table (compare.csv, compare.json) and the page (compare.html)."""
     seed: int = 0

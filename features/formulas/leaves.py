@@ -78,7 +78,7 @@ class DeadLeaves(Formula):
             left, right = _spans(away[:, :, 0], turns[:, own], radius, length, figure[:, own])
             columns = away[:, :, 1, None]
             inside = (columns >= left[..., None]).logical_and_(columns <= right[..., None])
-            top.lay(corners, number[:, own, None, None].int() * inside)
+            top.lay(corners, torch.where(inside, number[:, own, None, None].int(), 0))
         return top.values()
 
     def _coloured(self, leaf: Tensor, grain: Tensor, class_keys: Tensor, instance_keys: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ QUICK := tests/wsi/cohort tests/wsi/pixels tests/wsi/readers/test_resolution.py 
 	tests/mil/targets/test_metrics.py tests/test_docs.py
 
 .PHONY: help setup demo test test-quick test-slow test-newest coverage check check-js format docs constraints bench bench-wsi bench-mil bench-train bench-scale image \
-	bench-features bench-gpu bench-pretrain wheelhouse mutants clean
+	bench-features bench-gpu bench-learned wheelhouse mutants clean
 .DEFAULT_GOAL := help
 
 help:
@@ -42,7 +42,7 @@ help:
 	@echo "make image       a container, by docker or podman (DEVICE=cpu TORCH_INDEX=... without a GPU)"
 	@echo "make bench-train training from disk: until the first step, an epoch, bytes, memory, open files"
 	@echo "make bench-scale from one slide and worker to a cluster: what grows, and what would be in the way first (half an hour)"
-	@echo "make bench-pretrain formulas: pictures per second; and what a network that learned from them knows (half an hour)"
+	@echo "make bench-learned formulas: pictures per second; and what a network that learned from them knows (half an hour)"
 	@echo "make bench       the benchmarks, as ratios to limits measured in the same run"
 	@echo "make bench-gpu   what only a GPU can show: exactness, processes, speed, training (about ten minutes)"
 	@echo "make wheelhouse  the wheels that a machine without a network needs (into ./wheelhouse; FOR=3.12 HAVE=freeze.txt)"
@@ -125,9 +125,9 @@ bench-train: $(VENV)/.installed
 bench-gpu: $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/bench_gpu.py
 
-bench-pretrain: $(VENV)/.installed
+bench-learned: $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/bench_formulas.py
-	PYTHONPATH=tests/benchmarks $(BIN)/python tests/benchmarks/bench_pretrain.py $(if $(wildcard $(DEMO)/stores),--cohort $(DEMO))
+	PYTHONPATH=tests/benchmarks $(BIN)/python tests/benchmarks/bench_learned.py $(if $(wildcard $(DEMO)/stores),--cohort $(DEMO))
 
 wheelhouse: $(VENV)/.installed
 	@$(BIN)/python .ci/wheelhouse.py $(FOR:%=--python %) $(HAVE:%=--have %)

@@ -9,6 +9,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -45,7 +46,7 @@ def measured(size_px: int, device: torch.device) -> dict[str, float]:
     works: dict[str, Callable[[], object]] = {"limit": lambda: counts.scatter_add_(1, places, ones)}
     for name in FORMULAS:
         drawn = formula(name, classes=len(index), seed=SEED)
-        works[name] = lambda drawn=drawn: drawn.draw(index, index, size_px)
+        works[name] = partial(drawn.draw, index, index, size_px)
     for work in works.values():
         work()
     best = dict.fromkeys(works, float("inf"))

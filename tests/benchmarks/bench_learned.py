@@ -1,10 +1,11 @@
 """Would a default that learned from formulas beat ``texture``? Trained for some minutes, judged with frozen features.
 
-Run: ``python tests/benchmarks/bench_pretrain.py --minutes 5 [--device cuda] [--formula stained --formula exfractaldb]
-[--cohort DEMO] [--slides FOLDER] [--out bench-pretrain.json]``. DEMO: a folder of `gigamil demo` (stores/ and
-cohort/train.csv). Each family trains the same small network from the same first weights for so many minutes of wall
-time, whatever the machine: a trial epoch tells how many pictures that is. Then the same questions go to: random weights
-of that network, those that learned, and ``texture``.
+Run: ``python tests/benchmarks/bench_learned.py --minutes 5 [--device cuda] [--formula stained --formula exfractaldb]
+[--weights FILE] [--cohort DEMO] [--slides FOLDER] [--out bench-learned.json]``. DEMO: a folder of `gigamil demo`
+(stores/ and cohort/train.csv). Each family trains the same small network from the same first weights for so many minutes
+of wall time, whatever the machine: a trial epoch tells how many pictures that is. Then the same questions go to those
+that learned, to random weights of that network, and to ``texture``. On a GPU ten minutes a family are planned:
+``--minutes 10 --device cuda --classes 1000``.
 
 * *cohort*: log loss and AUC of `gigamil train`, out of fold, on the sample cohort.
 * *IHC*, *retina*: AUC of a logistic regression on parts of skimage's pictures (`picture_tasks`), each quarter of them
@@ -141,7 +142,7 @@ def out_of_fold(encode: Encode, cohort: Path, folder: Path) -> tuple[float, floa
         tiles = np.asarray(store.read_tiles(range(store.n_tiles))).transpose(0, 2, 3, 1)
         with h5py.File(bags / f"{store.image_id}.h5", "w") as file:
             file["features"] = encode(np.ascontiguousarray(tiles)).astype(np.float32)
-            file["coords"] = store.coords_l0_yx[:, ::-1].astype(np.int64)
+            file["coords"] = store.coords_l0_yx()[:, ::-1].astype(np.int64)
     options = TrainOptions(
         bags=(bags,), manifest=cohort / "cohort" / "train.csv", out=folder / "run", baselines=(), device="cpu"
     )
@@ -165,9 +166,10 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--formula", action="append", choices=list(FORMULAS))
     parser.add_argument("--classes", type=int, default=100)
+    parser.add_argument("--weights", type=Path, action="append", help="of an earlier run, which are judged, too")
     parser.add_argument("--cohort", type=Path)
     parser.add_argument("--slides", type=Path)
-    parser.add_argument("--out", type=Path, default=Path("bench-pretrain.json"))
+    parser.add_argument("--out", type=Path, default=Path("bench-learned.json"))
     parser.add_argument("--keep", type=Path, help="where the weights stay")
     asked = parser.parse_args()
     keep_freed_memory()
@@ -181,6 +183,11 @@ def main() -> None:
         for family in (asked.formula or ["stained", "deadleaves-he", "exfractaldb"]) if asked.minutes else []:
             weights, images, loss = trained(family, asked.classes, asked.minutes, asked.device, folder)
             encoders.append((Row(family, images, loss), Network(weights, SIZE_PX, device)))
+        for file in asked.weights or []:
+            told = json.loads(file.with_suffix(".json").read_text())
+            images = told["recipe"]["images_per_epoch"] * told["recipe"]["epochs"]
+            own = Row(file.stem, images, float(told["last_epoch"]["train_loss"]))
+            encoders.append((own, Network(file, SIZE_PX, device)))
         encoders.append((Row("random"), Network(None, SIZE_PX, device)))
         encoders.append((Row("texture"), lambda tiles: _in_parts(tiles, lambda part: texture.encode(part.to(device)))))
         rows: list[Row] = []

@@ -2,10 +2,10 @@
 
 Run: ``python tests/benchmarks/bench_learned.py --minutes 5 [--device cuda] [--formula stained --formula exfractaldb]
 [--weights FILE] [--cohort DEMO] [--slides FOLDER] [--out bench-learned.json]``. DEMO: a folder of `gigamil demo`
-(stores/ and cohort/train.csv). Each family trains the same small network from the same first weights for so many minutes
-of wall time: a trial epoch tells how many pictures that is. Then the same questions go to those that learned, to random
-weights of that network, and to ``texture``. On a GPU ten minutes for each family are planned: ``--minutes 10 --device
-cuda --classes 1000``.
+(stores/ and cohort/train.csv). Each family trains the same small network from the same first weights for so many
+minutes of wall time: a trial epoch tells how many pictures that is. Then the same questions go to those that learned,
+to random weights of that network, and to ``texture``. On a GPU ten minutes for each family are planned: ``--minutes 10
+--device cuda --classes 1000``.
 
 * *cohort*: log loss and AUC of `gigamil train`, out of fold, on the sample cohort.
 * *IHC*, *retina*: AUC of a logistic regression on parts of skimage's pictures (`picture_tasks`), each quarter of them

@@ -97,7 +97,7 @@ def flow_chart(known: Known) -> FlowChart:
             [f"{plural(evidence.metrics['patients'], known.unit)}, {plural(evidence.metrics['slides'], 'slide')}"],
         )
     counted = evidence.truth.of(evidence.scored_P).carriers()
-    told = ", ".join(f"{name} {count}" for name, count in counted.items() if name != "in all")
+    told = ", ".join(f"{name}\N{NO-BREAK SPACE}{count}" for name, count in counted.items() if name != "in all")
     add(f"Counted in the results: {plural(evidence.scored, known.unit)}", [told] if told else [])
     return FlowChart(tuple(boxes))
 

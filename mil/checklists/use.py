@@ -18,10 +18,14 @@ class Part:
     """What they carry: patients of each class, with each label, with the event."""
 
     @property
+    def told(self) -> str:
+        """Return what they carry, for a reader."""
+        return ", ".join(f"{name} {count}" for name, count in self.carried.items() if name != "in all")
+
+    @property
     def text(self) -> str:
-        """Return the numbers for a reader."""
-        told = ", ".join(f"{name} {count}" for name, count in self.carried.items() if name != "in all")
-        return f"{self.patients} ({told})" if told else str(self.patients)
+        """Return all numbers for a reader."""
+        return f"{self.patients} ({self.told})" if self.told else str(self.patients)
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,7 @@ def test_the_table_leaves_open_what_the_run_cannot_know(trained: Trained) -> Non
         assert bool(row["for a person"]) == (row["status"] != FILLED)
     assert "AUC" in found["CLAIM 2024", "37"]["told by the run"]
     assert found["TRIPOD+AI", "12f"]["status"] == NOT_HERE
+    assert found["TRIPOD+AI", "23a"]["status"] == PARTLY, "no groups were judged"
     assert found["CLAIM 2024", "33"]["told by the run"].startswith("None by this run")
 
 

@@ -22,12 +22,13 @@ from mil.repeat import train_repeatedly
 from mil.report.options import ReportOptions
 from mil.report.report import report
 from mil.run.evidence import read_history
-from mil.run.folder import RunFolder, prepare_run
+from mil.run.folder import NESTED, RunFolder, prepare_run
 from mil.run.record import read_record, session_recorded, write_record
 from mil.run.trackers import check_trackers, publish
 from mil.training.checkpoint import remove_checkpoint
 from mil.training.distil import check_teacher
 from mil.training.jobs import FitJob
+from mil.training.nested.choose import choose_heads, inner_of
 from mil.training.options import TrainOptions, resolve
 from mil.training.processes import Done, fit_all, fit_in_group
 from mil.training.training_data import TrainingData, gather
@@ -67,6 +68,8 @@ def _train(options: TrainOptions, progress: Progress) -> Summary:
     data = gather(options)
     place = torchrun_place()
     if place is not None:
+        if options.nested:
+            raise RequestError("torchrun excludes --nested: train with --workers or --nproc")
         return Summary("train", _train_under_torchrun(data, place, progress), time.monotonic() - start)
     with claim(options.out):
         outcomes = _train_without_damaged(data, progress)
@@ -104,6 +107,8 @@ class _Run:
     todo: list[FitJob]
     """Those that are not whole."""
     stores: list[TileStore]
+    stamp: str
+    """The recipe's hash."""
 
     @property
     def is_finished(self) -> bool:
@@ -128,7 +133,7 @@ def _prepare(data: TrainingData) -> _Run:
         FitJob(head=h, fold=f, seed=s, folder=folder.model(h, f, s), options=options, recipe_hash=stamp)
         for h, f, s in models
     ]
-    return _Run(data, folder, jobs, [job for job in jobs if not job.is_whole], stores)
+    return _Run(data, folder, jobs, [job for job in jobs if not job.is_whole], stores, stamp)
 
 
 def _train_under_torchrun(data: TrainingData, place: Place, progress: Progress) -> list[Outcome]:
@@ -174,10 +179,11 @@ def _finish(run: _Run, progress: Progress, fit_models: Callable[[Sequence[Cohort
         left_out = failed(run.folder.read_json("metrics.json")["failures"])
     else:
         cohorts, notes = _open(run, progress)
-        progress.begin("train", len(run.jobs), "models")
-        progress.advance(len(run.jobs) - len(run.todo))
         options = run.data.options
         with session_recorded(run.folder.path, options.device, max(options.workers, options.nproc), facts):
+            _choose(run, cohorts[0], progress)
+            progress.begin("train", len(run.jobs), "models")
+            progress.advance(len(run.jobs) - len(run.todo))
             fit_models(cohorts, done)
         progress.end()
         left_out = _report(run, cohorts[0], notes, progress)
@@ -205,6 +211,20 @@ def _open(run: _Run, progress: Progress) -> tuple[tuple[Cohort, ...], list[str]]
     if tested < len(data.rows):
         write_splits(run.folder.path / OTHERS, data.rows[tested:], data.row_folds[tested:], picture_of)
     return cohorts, notes
+
+
+def _choose(run: _Run, cohort: Cohort, progress: Progress) -> None:
+    """Choose the head of each fold on inner folds, where that is asked for, and write nested.json."""
+    options = run.data.options
+    if not options.nested or (run.folder.path / NESTED).exists():
+        return
+    every = inner_of(options, cohort, run.data.folds)
+    for own in every:
+        check_trainable(own.part, own.folds)
+    progress.begin("choose heads", options.nested * options.folds * len(options.heads), "models")
+    told = choose_heads(options, every, run.folder.path, run.stamp, progress.advance)
+    progress.end()
+    run.folder.write_json(NESTED, told)
 
 
 def _publish(run: _Run, job: FitJob, progress: Progress) -> None:

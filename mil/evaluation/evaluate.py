@@ -1,5 +1,6 @@
 """From finished models to evidence: out-of-fold tables, metrics with intervals, calibration, baselines."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -16,7 +17,8 @@ from mil.evaluation.centers.robustness import robustness_index
 from mil.evaluation.oof import OutOfFold, Patients, collect, of_slides, patients_of, write_all_models, write_oof
 from mil.evaluation.probe import center_probe, patient_means
 from mil.evaluation.refusal.familiar import slides_known
-from mil.run.folder import RunFolder
+from mil.run.evidence import CHOSEN
+from mil.run.folder import NESTED, RunFolder
 from mil.run.known import write_known
 from mil.targets.base import Measure
 from mil.targets.metrics import confusion, ones
@@ -59,7 +61,8 @@ def evaluate(
     patients = patients_of(cohort, folds)
     outs = {head: collect(run, head, cohort, folds, options) for head in options.heads}
     simpler, colour_failures = baselines(cohort, patients, stores)
-    told = {**{head: oof.patient_told_PC for head, oof in outs.items()}, **simpler}
+    by_head = {head: oof.patient_told_PC for head, oof in outs.items()}
+    told = {**by_head, **_chosen(run, options, by_head, patients), **simpler}
     found = Found(cohort, folds, patients, outs[options.head], told)
     warnings = [*notes, *(f"mean colour of {i}: {reason}" for i, reason in sorted(colour_failures.items()))]
     write_oof(run.path / "oof.csv", cohort, folds, patients, found.own)
@@ -70,6 +73,19 @@ def evaluate(
     if known is not None:
         write_known(run.path, known)
     run.write_json("metrics.json", _metrics(options, found, warnings, stores))
+
+
+def _chosen(
+    run: RunFolder, options: TrainOptions, by_head: Mapping[str, Floats], patients: Patients
+) -> dict[str, Floats]:
+    """Return what the head tells that inner folds chose for each patient's fold, where they were asked."""
+    if not options.nested:
+        return {}
+    told_PC = np.zeros_like(by_head[options.head])
+    for choice in json.loads((run.path / NESTED).read_text("utf-8"))["choices"]:
+        own_P = patients.folds_P == choice["fold"]
+        told_PC[own_P] = by_head[choice["head"]][own_P]
+    return {CHOSEN: told_PC}
 
 
 def evidence_of(stores: Sequence[TileStore]) -> list[str]:

@@ -14,7 +14,10 @@ from wsi.arrays import Bools, Floats, Ints
 from wsi.errors import RequestError
 from wsi.recipe import Json
 
+CHOSEN = "nested"
+"""In place of a model: in each fold the head that inner folds chose."""
 TITLES = {
+    CHOSEN: "Head chosen by inner folds",
     "gated_abmil": "Gated attention pooling (ABMIL)",
     "mean_pool": "Mean pooling of the tile features",
     "mean_colour": "Mean colour of the tissue",
@@ -22,6 +25,7 @@ TITLES = {
     "class_prior": "Class prior",
 }
 EXPLAINED = {
+    CHOSEN: "in each fold the head that was best on inner folds of its training patients: what choosing is worth",
     "mean_pool": "same features and splits, every tile counts alike",
     "center_only": "knows nothing but where the slide was made",
     "class_prior": "class frequencies of the training folds",
@@ -148,7 +152,7 @@ class Evidence:
 
     def best_simpler(self) -> tuple[str, float] | None:
         """Return the name and first metric of the best model or baseline beside the run's own."""
-        found = {model: self.first(model) for model in self.metrics["models"] if model != self.head}
+        found = {model: self.first(model) for model in self.metrics["models"] if model not in (self.head, CHOSEN)}
         others = {model: value for model, value in found.items() if value is not None}
         return max(others.items(), key=lambda item: item[1]) if others else None
 

@@ -10,6 +10,7 @@ heatmaps/<image_id>.png, .csv        the examples in the report
 record.json                          who took part, what was computed on, and for how long
 known.safetensors                    what is kept of the slides trained on, to tell what is unlike them
 decisions.json                       what can be decided by the answers: the report's numbers
+nested.json                          the head of each fold, chosen on inner folds (--nested); nested/ while it is
 spread.json                          what the numbers would move with: patients, folds, repeats, centers, other looks
 others.csv                           slides that were trained on only, where there are such
 """
@@ -34,6 +35,7 @@ from wsi.files.documents import read_document
 from wsi.files.replace import remove
 from wsi.recipe import Recipe, recipe_hash, refuse_other_recipe
 
+NESTED = "nested.json"
 _TABLES = ("splits.csv", "others.csv", "oof.csv")
 _TOP = (
     "config.toml",
@@ -42,6 +44,7 @@ _TOP = (
     "calibration.json",
     "decisions.json",
     "spread.json",
+    NESTED,
     "known.safetensors",
     "record.json",
     "report.html",
@@ -194,7 +197,7 @@ def delete_run_files(path: Path) -> None:
     files += [*path.glob("heatmaps/*.png"), *path.glob("heatmaps/*.csv")]
     for folder in (path, path / "baselines", path / "heatmaps", *models):
         files += [entry for entry in folder.glob(".*.partial") if _PARTIAL.fullmatch(entry.name)]
-    for file in files:
+    for file in (*files, path / "nested"):
         remove(file)
     parents = {parent for model in models for parent in (model, model.parent, model.parent.parent)}
     parents |= {path / "baselines", path / "heatmaps"}

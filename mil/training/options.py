@@ -15,7 +15,7 @@ _SHAPING = (
     "target", "split", "calibrate", "unit", "aggregate", "output", "other_label", "fusion", "head", "baselines",
     "classes", "folds", "seeds", "seed", "epochs", "warmup_epochs", "patience", "inner_share", "lr", "weight_decay",
     "clip", "hidden", "attention", "dropout", "batch_bags", "max_tiles", "optimizer", "sam_rho", "order", "balance",
-    "label_smoothing", "mixup", "ema", "instance_dropout", "distil_weight", "distil_temperature",
+    "label_smoothing", "mixup", "ema", "instance_dropout", "distil_weight", "distil_temperature", "nested",
 )  # fmt: skip
 """What the recipe holds, in the order of config.toml: not places, devices, processes, trackers and ``max_rows``."""
 _SOFT = ("label_smoothing", "mixup", "ema", "instance_dropout", "distil_weight", "distil_temperature")
@@ -24,7 +24,7 @@ _FOR_CLASSES |= {"calibrate": "temperature", "aggregate": "mean", "other": None}
 """Options that mean something for classes alone, at their defaults."""
 _SILENT = {
     *("optimizer", "sam_rho", "order", "balance", "fusion", "target", "split", "calibrate", "aggregate", "output"),
-    *("other_label", "unit", *_SOFT),
+    *("other_label", "unit", "nested", *_SOFT),
 }
 """Not in the recipe where they are at their defaults: runs made before they existed keep their hash."""
 
@@ -135,6 +135,8 @@ class Model:
     """A head of docs/HEADS.md; of a,b,c the first is the run's, the others its baselines."""
     baselines: Annotated[tuple[Head, ...], Option(commas=True)] = ("mean_pool",)
     """Further heads trained on the same splits, for comparison."""
+    nested: Annotated[int, at_least(0)] = 0
+    """Inner folds on which, for each fold, the best of these heads is chosen; 0: none are made."""
     output: Output = "linear"
     """Last layer of the head; arcface: with a margin for each class by how rare it is."""
     hidden: Count = 128
@@ -184,6 +186,19 @@ class TrainOptions(
             for head in self.heads:
                 check_head(head, self.output)
         self._check_together()
+        self._check_nested()
+
+    def _check_nested(self) -> None:
+        if not self.nested:
+            return
+        if self.nested < 2:
+            raise RequestError(f"--nested {self.nested}: expected 0 for none, or 2 inner folds or more")
+        if len(self.heads) < 2:
+            raise RequestError(
+                f"--nested {self.nested}: expected two heads or more to choose from (--head a,b,...), found {self.head}"
+            )
+        if self.fusion in ("late", "folds") or self.teacher is not None:
+            raise RequestError(f"--nested {self.nested}: expected bags of one kind, and no teacher")
 
     def _check_together(self) -> None:
         for name, default in _FOR_CLASSES.items():

@@ -18,6 +18,7 @@ from mil.data.cohort import Cohort
 from mil.data.duplicates import OTHERS, pictures
 from mil.data.splits import write_splits
 from mil.evaluation.evaluate import evaluate, evidence_of
+from mil.nested.choose import choose_heads, inner_of
 from mil.repeat import train_repeatedly
 from mil.report.options import ReportOptions
 from mil.report.report import report
@@ -28,7 +29,6 @@ from mil.run.trackers import check_trackers, publish
 from mil.training.checkpoint import remove_checkpoint
 from mil.training.distil import check_teacher
 from mil.training.jobs import FitJob
-from mil.training.nested.choose import choose_heads, inner_of
 from mil.training.options import TrainOptions, resolve
 from mil.training.processes import Done, fit_all, fit_in_group
 from mil.training.training_data import TrainingData, gather

@@ -10,10 +10,10 @@ import pytest
 from witness import DIM, Witness
 
 from mil.evaluation.spread.resampled import fold_values
+from mil.nested.choose import choose_heads, inner_of
 from mil.run.evidence import read_evidence
 from mil.run.folder import RunFolder
 from mil.train import train
-from mil.training.nested.choose import choose_heads, inner_of
 from mil.training.options import TrainOptions, resolve
 from mil.training.training_data import gather
 from wsi.errors import RequestError
@@ -23,7 +23,7 @@ QUICK = {"folds": 2, "epochs": 2, "hidden": 16, "attention": 8, "head": "mean_po
 
 @pytest.fixture(scope="module")
 def witness(write_cohort: Callable[..., Witness], tmp_path_factory: pytest.TempPathFactory) -> Witness:
-    return write_cohort(tmp_path_factory.mktemp("nested"), 24)
+    return write_cohort(tmp_path_factory.mktemp("nested"), 45)
 
 
 def test_labels_and_features_of_the_outer_fold_steer_nothing(witness: Witness, tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_a_run_tells_what_choosing_is_worth(witness: Witness, tmp_path: Path) ->
         own = evidence.folds_P == choice["fold"]
         assert np.array_equal(evidence.told["nested"][own], evidence.told[choice["head"]][own])
     measure = evidence.truth.measures(evidence.told["nested"], evidence.folds_P)["auc"]
-    assert evidence.metrics["models"]["nested"]["auc"]["value"] == pytest.approx(measure(np.ones((1, 24)))[0])
+    assert evidence.metrics["models"]["nested"]["auc"]["value"] == pytest.approx(measure(np.ones((1, 45)))[0])
     assert len(fold_values(measure, evidence.folds_P)) == 2
     assert "Head chosen by inner folds" in (out / "report.html").read_text()
     assert evidence.best_simpler() is not None

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from mil.data.cohort import Cohort
+from mil.nested.inner import inner_folds, loss_of, without_fold
 from mil.run.scores import read_scores
 from mil.training.jobs import FitJob
-from mil.training.nested.inner import inner_folds, loss_of, without_fold
 from mil.training.options import TrainOptions
 from mil.training.processes import fit_all
 from wsi.arrays import Ints

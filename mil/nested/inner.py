@@ -39,7 +39,8 @@ def inner_folds(part: Cohort, outer: Ints, options: TrainOptions) -> Ints:
         A class has fewer patients than inner folds.
     """
     asked = np.flatnonzero(outer >= 0).tolist()
-    strata, centers, patients = ([own[i] for i in asked] for own in (part.strata, part.center_ids, part.groups))
+    strata, patients = ([own[i] for i in asked] for own in (part.strata, part.groups))
+    centers = [part.center_ids[i] for i in asked]
     inner = np.full(len(outer), -1, np.int64)
     if options.split in WHOLE_CENTERS and all(centers) and len(set(centers)) >= options.nested:
         inner[asked] = preserved_site_folds(strata, centers, patients, options.nested)[0]

@@ -33,7 +33,7 @@ def test_labels_and_features_of_the_outer_fold_steer_nothing(witness: Witness, t
     cohort, folds = data.open()[0], data.folds
     own = folds == 0
     rng = np.random.default_rng(0)
-    target = replace(cohort.target, labels_N=np.where(own, 1 - cohort.target.groups_N, cohort.target.groups_N))  # type: ignore[call-arg]
+    target = replace(cohort.target, labels_N=np.where(own, 1 - cohort.target.groups_N, cohort.target.groups_N))  # type: ignore[type-var]
     names = target.names
     other = replace(
         cohort,

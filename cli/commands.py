@@ -105,6 +105,16 @@ _ALL = (
         more="`gigamil verify --phi` searches a bundle for what should not be in it; docs/sharing.md says what stays.",
     ),
     Verb(
+        "push", RUNS, "Put a run, bags or weights on the Hugging Face hub: with a card, where licences allow it.",
+        "mil.hub.options:PushOptions", "mil.hub.push:push",
+        more="Nothing goes up that tells a patient's or slide's id. A push that broke off goes on: give it again.",
+    ),
+    Verb(
+        "pull", RUNS, "Fetch what was pushed to the Hugging Face hub: every file checked, whole or not at all.",
+        "mil.hub.options:PullOptions", "mil.hub.pull:pull",
+        more="HF_HOME, HF_HUB_OFFLINE and HF_TOKEN count as they do for the hub's own programs.",
+    ),
+    Verb(
         "extract", FEATURES, "Encode every tile of the stores; write one bag of features per slide.",
         "features.extraction.options:ExtractOptions", "features.extraction.extract:extract", "cli.endings:extract",
         more="Finished bags are skipped. A run that was stopped goes on where it was.",

@@ -1,0 +1,1 @@
+"""Runs, bags and weights to the Hugging Face hub and back: what may go, what goes, and how."""

@@ -58,7 +58,7 @@ def refusals(address: Address, what: str) -> Iterator[None]:
     RemoteError
         The connection failed; what is there stays.
     """
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     shown = not are_progress_bars_disabled()
     disable_progress_bars()  # there is one of ours

@@ -5,6 +5,7 @@ keeps of known slides, its report and its curves stay.
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from features.encoders.presets import PRESETS
 from features.encoders.registry import entries
 from features.tensors import read_texts
 from mil.data.cohort import read_headers
+from mil.data.splits import read_column
 from mil.hub.licences import Kind, Source
 from mil.hub.options import PushOptions
 from mil.run.folder import RunFolder
@@ -62,8 +64,10 @@ def _of_run(run: RunFolder) -> Contents:
     run.read_json("calibration.json")
     files: dict[str, Path | bytes] = {"config.toml": run.path / "config.toml"}
     files["calibration.json"] = run.path / "calibration.json"
-    # slides that failed, and notes that name slides, stay
-    plain = {**metrics, "failures": {}, "warnings": []}
+    # what names slides stays, and centers are numbered
+    plain = {**metrics, "failures": {}, "warnings": [], "seen_stores": []}
+    if metrics.get("centers"):
+        plain["centers"] = [{**own, "center": str(n)} for n, own in enumerate(metrics["centers"], start=1)]
     files["metrics.json"] = json.dumps(plain, indent=1, allow_nan=False).encode()
     for fold in range(int(run.recipe["folds"])):
         for seed in range(run.models_per_fold):
@@ -74,16 +78,27 @@ def _of_run(run: RunFolder) -> Contents:
         raise RequestError(f"{run.path}: expected {missing[0]}, found none: train the run to its end")
     told = json.loads(run.config["about"]["encoder"])
     encoders = told if isinstance(told, list) else [told]
-    card = run.path / "model_card.md"
     return Contents(
         kind="run",
         files=files,
         sources=[own for encoder in encoders for own in _sources(encoder)],
         lineages=sum(_lineages(encoder) for encoder in encoders),
         about={"recipe_hash": run.config["recipe_hash"], "head": run.head, "classes": list(run.classes)},
-        card=card.read_text("utf-8") if card.is_file() else "# Model\n",
+        card=_card_of(run),
         names=run.path / "splits.csv",
     )
+
+
+def _card_of(run: RunFolder) -> str:
+    """Return the model card without the lines that tell of single slides or patients."""
+    path, table = run.path / "model_card.md", run.path / "splits.csv"
+    if not path.is_file() or not table.is_file():
+        return "# Model\n"
+    patients = read_column(table, "patient_id")
+    ids = sorted({own for own in (*patients, *patients.values()) if len(own) > 2})
+    named = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, ids))})(?!\w)") if ids else None
+    lines = path.read_text("utf-8").splitlines()
+    return "\n".join(own for own in lines if named is None or not named.search(own.replace("\\", ""))) + "\n"
 
 
 def _of_bags(folder: Path, options: PushOptions) -> Contents:

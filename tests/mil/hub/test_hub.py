@@ -81,6 +81,8 @@ def test_a_run_goes_up_without_its_patients_and_predicts_when_it_is_back(
     assert card.startswith("---\nlicense: mit\nlibrary_name: gigamil\n")
     assert "## Out-of-fold results" in card
     assert "Shared with permission: ours" in card
+    assert "0900_0" in (run / "model_card.md").read_text().replace("\\", "")
+    assert "0900_0" not in card.replace("\\", "")
     assert pull(PullOptions(source="hf://lab/stroke/v1", out=tmp_path / "back")).exit_code == 0
     told = []
     for own in (run, tmp_path / "back"):

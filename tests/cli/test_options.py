@@ -205,7 +205,7 @@ def test_what_shapes_a_run_is_in_its_recipe() -> None:
         )
     )
     used |= dict.fromkeys(
-        ("unit", "label_smoothing", "mixup", "ema", "instance_dropout", "distil_weight", "distil_temperature")
+        ("unit", "label_smoothing", "mixup", "ema", "instance_dropout", "distil_weight", "distil_temperature", "nested")
     )
     assert {spec.field for spec in specs(TrainOptions)} == outside | set(used)
 

@@ -7,7 +7,7 @@ from cli.from_dataclass import texts, title_of
 from mil.pipeline.tables import AFTER, EXPERIMENTS, GRID, LEFT_OUT, VERBS, AfterTable, Cohort, PredictTable
 from mil.rehearsal.options import Rehearsed
 from mil.slurm.settings import SlurmSettings
-from wsi.options import specs
+from wsi.options import decided, specs
 
 _HEAD = """# What is to become of a cohort: gigamil run THIS_FILE. Relative paths start at its folder."""
 _EXPERIMENTS = f"""# Experiments: a run each. Beside the keys here, any option of [train], over what stands there.
@@ -70,4 +70,4 @@ def _lines(options: type, without: Collection[str]) -> Iterator[str]:
             yield from ["", f"# -- {title}"] if title != "Options" else [""]
         if meaning := texts(spec.group)[spec.field]:
             yield f"# {meaning}"
-        yield line_of(spec)
+        yield line_of(spec, decided(options))

@@ -1,6 +1,7 @@
 """`gigamil config`, and what `--config` reads: the options of one verb, or of a whole project, as TOML."""
 
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +11,7 @@ from cli.from_dataclass import shown, texts, title_of
 from wsi.errors import RequestError
 from wsi.files.documents import read_toml
 from wsi.option_files import nearest, table_values
-from wsi.options import Option, Spec, check, specs
+from wsi.options import Option, Spec, check, decided, specs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,14 +48,16 @@ def written(verb: Verb) -> str:
         if title_of(spec, options) != title:
             title = title_of(spec, options)
             lines += ["", f"# -- {title}"]
-        lines += [f"# {texts(spec.group)[spec.field]}", line_of(spec)]
+        lines += [f"# {texts(spec.group)[spec.field]}", line_of(spec, decided(options))]
     return "\n".join(lines) + "\n"
 
 
-def line_of(spec: Spec) -> str:
-    """Return a key at its default; as a comment where it has none."""
+def line_of(spec: Spec, decided_by_others: Collection[str] = ()) -> str:
+    """Return a key at its default; as a comment where it has none, or where standing there would decide something."""
     import tomli_w
 
+    if spec.field in decided_by_others:
+        return f"# {line_of(spec)}"
     if spec.default is None or (not shown(spec.default) and not isinstance(spec.default, str | tuple)):
         choices = f" {' or '.join(spec.choices)}" if spec.choices else ""
         return f"# {spec.key} ={choices}{' (required)' if spec.default is not None else ''}"

@@ -57,7 +57,8 @@ def train(options: TrainOptions, summary: Summary) -> Ending:
     """Return what the run, or its repeats, tell."""
     from mil.run.ending import ending_of_repeats, ending_of_run
 
-    return _with_lines(ending_of_repeats(options.out) if options.repeats > 1 else ending_of_run(options.out))
+    repeated = (options.out / "repeats.json").exists()  # --auto may have chosen to
+    return _with_lines(ending_of_repeats(options.out) if repeated else ending_of_run(options.out))
 
 
 def tune(options: TuneOptions, summary: Summary) -> Ending:

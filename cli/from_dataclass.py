@@ -17,7 +17,7 @@ from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 from wsi.errors import RequestError
-from wsi.options import Spec, specs
+from wsi.options import Spec, specs, with_given
 
 ARGUMENTS, GENERAL = "Arguments", "General"
 """Titles of the first and the last group of the help."""
@@ -167,7 +167,7 @@ def made(options: type, values: Mapping[str, Any]) -> Any:
         missing = [spec.shown for spec in sorted(absent, key=lambda spec: not spec.mark.argument)]
         *first, last = missing
         raise RequestError(f"expected {' and '.join([', '.join(first), last] if first else [last])}, found none")
-    return options(**values)
+    return options(**with_given(options, values))
 
 
 def names_of(options: type) -> Iterator[str]:

@@ -19,6 +19,10 @@ Fusion = Literal["none", "concat", "late", "folds"]
 Output = Literal["linear", "arcface"]
 Tracker = Literal["wandb", "mlflow"]
 Combination = Literal["mean", "stack"]
+Planned = Literal[
+    "folds", "repeats", "seeds", "batch_bags", "epochs", "patience", "max_tiles", "hidden", "attention", "dropout",
+]  # fmt: skip
+"""Options of a training that --auto decides, where they are not given: those of `mil.auto.rules`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,3 +39,13 @@ class SideBySide:
 
     workers: Annotated[int, Option(short="-w", least=1, formerly=("--jobs", "-j"))] = 1
     """Processes that work side by side."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ByRules:
+    """By the cohort."""
+
+    auto: bool = False
+    """Choose by the cohort's size, classes and bags what is not given; run and report say why. Rules: docs/HEADS.md."""
+    fixed: Annotated[tuple[Planned, ...], Option(commas=True, given_for="auto")] = ()
+    """Options that --auto leaves as they are; those that are given always are."""

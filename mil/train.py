@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ import torch
 from features.agreement import agree, facts_of
 from features.distributed import Place, process_group, torchrun_place
 from features.encoders.device import device_of_rank
+from mil.auto.choose import planned
 from mil.data.cohort import Cohort
 from mil.data.duplicates import OTHERS, pictures
 from mil.data.splits import write_splits
@@ -37,7 +39,7 @@ from wsi.errors import BagError, GigamilError, RequestError
 from wsi.files.claim import claim
 from wsi.options import stage
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary, failed
-from wsi.recipe import recipe_hash
+from wsi.recipe import Json, recipe_hash
 from wsi.stage_events import known_ended
 from wsi.store.tile_store import TileStore, find_stores
 
@@ -57,15 +59,20 @@ def train(options: TrainOptions, progress: Progress | None = None) -> Summary:
     ClaimedError
         Another process trains into ``out``.
     """
-    train_once = _train if options.repeats == 1 else partial(train_repeatedly, train=_train)
-    return train_once(options, progress=progress or Silent())
+    progress, about = progress or Silent(), dict[str, Any]()
+    if options.auto:
+        plan = planned(options)
+        options, about = plan.options, {"auto": plan.about()}
+        progress.note(plan.note)
+    train_once = partial(_train, about=about)
+    return train_once(options, progress) if options.repeats == 1 else train_repeatedly(options, train_once, progress)
 
 
-def _train(options: TrainOptions, progress: Progress) -> Summary:
-    """Train one run."""
+def _train(options: TrainOptions, progress: Progress, about: Json) -> Summary:
+    """Train one run; ``about``: what is kept beside its recipe."""
     start, options = time.monotonic(), resolve(options)
     check_trackers(options.track)
-    data = gather(options)
+    data = replace(gather(options), more_about=about)
     place = torchrun_place()
     if place is not None:
         if options.nested:

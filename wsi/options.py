@@ -10,7 +10,7 @@ Nothing heavy is imported here, nor in the modules of options: `gigamil VERB --h
 import os
 import types
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import cache, wraps
@@ -64,6 +64,8 @@ class Option:
     """Group of entry points whose names may stand there, too: other packages' choices beside ours."""
     environment: str = ""
     """Variable by which the value reaches the processes that the verb starts; `stage`."""
+    given_for: str = ""
+    """The field by which somebody else decides what is not given: this one names, among its choices, what is."""
 
     def fits(self, value: float) -> bool:
         """Tell whether a number is within the bounds; NaN never is."""
@@ -305,6 +307,20 @@ def check(options: Any) -> None:
         fitted = spec.read(value)
         if fitted != value or repr(fitted) != repr(value):  # a URL that `pathlib` took for a path equals it
             object.__setattr__(options, spec.field, fitted)
+
+
+def decided(options: Any) -> tuple[str, ...]:
+    """Return the fields that somebody else may decide where they are not given (`Option.given_for`)."""
+    return next((spec.choices for spec in specs(options) if spec.mark.given_for), ())
+
+
+def with_given(options: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a class's values, with the names of those that are given and that somebody else would decide otherwise."""
+    for spec in specs(options):
+        if spec.mark.given_for and values.get(spec.mark.given_for):
+            given = [*values.get(spec.field, ()), *(name for name in spec.choices if name in values)]
+            return {**values, spec.field: tuple(dict.fromkeys(given))}
+    return dict(values)
 
 
 def shared(wanted: type, options: Any) -> dict[str, Any]:

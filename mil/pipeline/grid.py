@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from features.extraction.options import ExtractOptions, folder_name
+from mil.auto.rules import VERSION
 from mil.pipeline.tables import EXPERIMENTS, GRID, CohortTables, Values
 from mil.training.options import TrainOptions
 from wsi.errors import RequestError
 from wsi.files.regular import file_sha256
 from wsi.option_files import nearest
-from wsi.options import specs
+from wsi.options import specs, with_given
 from wsi.recipe import Recipe, recipe_hash
 
 _MOST = 10_000
@@ -173,7 +174,7 @@ def _made(tables: CohortTables, beneath: Beneath, title: str, asked: Values) -> 
         manifest=beneath.manifest,
         columns=beneath.columns,
         out=beneath.folder / "runs" / name,
-        **values,
+        **_with_fixed(values),
     )
     if len(encoders) > 1 and options.fusion == "none":
         raise RequestError(f'{where}: encoder {", ".join(encoders)}: expected fusion = "concat" or "late" with several')
@@ -185,6 +186,12 @@ def _made(tables: CohortTables, beneath: Beneath, title: str, asked: Values) -> 
         settings=_settings(options),
         recipe=_recipe(options, encoders, beneath),
     )
+
+
+def _with_fixed(values: Values) -> Values:
+    """Return options of a training, with those that --auto must leave alone: one experiment is one run."""
+    found = with_given(TrainOptions, values)
+    return found | {"fixed": (*found["fixed"], "repeats")} if found.get("auto") else found
 
 
 def _automatic(encoders: Sequence[str], values: Values, varied: Values) -> str:
@@ -208,6 +215,7 @@ def _settings(options: TrainOptions) -> dict[str, Any]:
     usual, own = default.recipe(), options.recipe()
     changed = {key: value for key, value in own.items() if key != "head" and value != usual.get(key)}
     changed |= {key: str(getattr(options, key)) for key in ("splits", "teacher", "other") if getattr(options, key)}
+    changed |= {"auto": True} if options.auto else {}
     return changed | ({"precision": options.precision} if options.precision != default.precision else {})
 
 
@@ -215,10 +223,15 @@ def _recipe(options: TrainOptions, encoders: Sequence[str], beneath: Beneath) ->
     tables = {key: file_sha256(path) for key in ("splits", "other") if (path := getattr(options, key))}
     return {
         **beneath.below,
-        "train": options.recipe() | {"precision": options.precision} | tables,
+        "train": options.recipe() | {"precision": options.precision} | tables | _rules(options),
         **({"teacher": str(options.teacher)} if options.teacher else {}),
         "extract": [extraction_recipe(beneath.extract[encoder]) for encoder in encoders],
     }
+
+
+def _rules(options: TrainOptions) -> Recipe:
+    """Return by which rules settings will be chosen, when the bags are there, and what they leave as it is."""
+    return {"auto": {"rules": VERSION, "fixed": sorted(options.fixed)}} if options.auto else {}
 
 
 _OF_BAGS = (

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from features.option_groups import Precision
-from mil.options import Head
+from mil.options import ByRules, Head
 from wsi.errors import RequestError
 from wsi.option_groups import Above0, Count, FromZero, Manifest, Reading, WantedMpp, Workers
 from wsi.options import Option, at_least, check
@@ -38,7 +38,7 @@ class Stages:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanOptions(Stages, Reading, Manifest, Workers, Precision):
+class PlanOptions(Stages, ByRules, Reading, Manifest, Workers, Precision):
     """What `mil.planning.plan.plan` looks at."""
 
     what: Annotated[tuple[Path, ...], Option(argument="COHORT.toml|SLIDES...")]
@@ -64,6 +64,8 @@ class PlanOptions(Stages, Reading, Manifest, Workers, Precision):
             raise RequestError(
                 "--as and --calibrate exclude each other: what was measured elsewhere, or measuring here"
             )
+        if self.auto and self.cohort is None and self.manifest is None:
+            raise RequestError("--auto: expected --manifest beside it, which tells patients and classes; found none")
         if self.cohort is not None and len(self.what) > 1:
             raise RequestError(f"{self.cohort}: expected one COHORT.toml by itself, found {len(self.what)} paths")
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from mil.accounting.kept import earlier, keep_estimate
 from mil.accounting.ranges import NOTHING, Range, largest, total
+from mil.auto.choose import planned as rules_planned
+from mil.auto.fingerprint import labelled, of_bags
 from mil.planning.advice import disk_advice, extraction_advice, tiling_advice, training_advice
 from mil.planning.calibration import Calibration, EncoderCost, read_calibration, write_calibration
 from mil.planning.estimate import Plan, StagePlan
@@ -163,6 +165,7 @@ def _trainings(planned: _Planned, every: Mapping[str, Range], tiles: Tiles, widt
         by_width.setdefault(width, []).append(training)
     for width, trainings in by_width.items():
         bags = _trained(request, trainings[0], every, tiles, width)
+        trainings = [_by_rules(planned, own, bags) for own in trainings]
         if planned.measuring is not None:
             found = planned.measuring.heads([own.options for own in trainings], bags.sizes, width)
             planned.calibration = planned.calibration.joined(found)
@@ -171,6 +174,17 @@ def _trainings(planned: _Planned, every: Mapping[str, Range], tiles: Tiles, widt
             found_stage = plan_training(training, bags, planned.calibration, earlier_epochs)
             planned.stages.append(found_stage)
             planned.advice += training_advice(found_stage, training.options, planned.calibration.machine)
+
+
+def _by_rules(planned: _Planned, training: Training, bags: Trained) -> Training:
+    """Return a training with the options that --auto will choose for bags of these sizes, and note them."""
+    if not training.options.auto or not bags.sizes:
+        return training
+    rows = labelled(training.options)
+    sizes = {row.image_id: bags.sizes[i % len(bags.sizes)] for i, row in enumerate(rows)}
+    found = rules_planned(training.options, of_bags(training.options, rows, sizes, bags.dim))
+    planned.notes.append(f"train {training.name} {found.note}")
+    return replace(training, options=found.options)
 
 
 def _trained(request: Request, training: Training, every: Mapping[str, Range], tiles: Tiles, width: int) -> Trained:

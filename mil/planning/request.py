@@ -129,6 +129,9 @@ def _of_slides(options: PlanOptions) -> Request:
     )
 
 
+_OF_TRAINING = ("folds", "seeds", "epochs", "patience", "device", "precision", "auto", "fixed")
+
+
 def _trainings(options: PlanOptions) -> tuple[Training, ...]:
     if not options.heads:
         return ()
@@ -139,11 +142,6 @@ def _trainings(options: PlanOptions) -> tuple[Training, ...]:
         out=out / "run",
         head=options.heads[0],
         baselines=options.heads[1:],
-        folds=options.folds,
-        seeds=options.seeds,
-        epochs=options.epochs,
-        patience=options.patience,
-        device=options.device,
-        precision=options.precision,
+        **{name: getattr(options, name) for name in _OF_TRAINING},
     )
     return (Training(name=train.head, encoder=options.encoder or "texture", options=train, models_count=True),)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 from features.option_groups import Precision, Ranks
-from mil.options import Calibration, Fusion, Head, Output, SideBySide, Target, Tracker
+from mil.options import ByRules, Calibration, Fusion, Head, Output, SideBySide, Target, Tracker
 from wsi.errors import RequestError
 from wsi.option_groups import Above0, BelowOne, Between, Claims, Columns, Count, Factor, FromZero, Overwriting, Stalls
 from wsi.options import Option, at_least, check
@@ -165,7 +165,7 @@ class Teacher:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions(
-    Beside, Asked, Folds, Model, Epochs, Teacher, Precision, SideBySide, Ranks, Stalls, Overwriting, Claims
+    Beside, Asked, ByRules, Folds, Model, Epochs, Teacher, Precision, SideBySide, Ranks, Stalls, Overwriting, Claims
 ):  # fmt: skip
     """Options of `mil.train.train`."""
 

@@ -1,7 +1,7 @@
 """What a run is trained on, gathered from its options: labelled slides, their bags, classes, folds, and the recipe."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from mil.training.options import TrainOptions
 from wsi.arrays import Ints
 from wsi.cohort.manifest import ManifestRow, check_disjoint, load_manifest
 from wsi.errors import BagError, RequestError
-from wsi.recipe import Recipe, canonical, recipe_hash
+from wsi.recipe import Json, Recipe, canonical, recipe_hash
 
 ALGORITHM = 2
 """Raised when the same options come to mean another training, so that an older run is not gone on with."""
@@ -46,6 +46,8 @@ class TrainingData:
     """Of each row: folds hold alike shares of each."""
     flow: Flow
     """Who of the table is among the rows, and why others are not."""
+    more_about: Json = field(default_factory=dict)
+    """What config.toml tells beside the recipe and `about`."""
 
     @property
     def tested_rows(self) -> int:
@@ -83,7 +85,7 @@ class TrainingData:
         if found is None:
             return None
         note_damage(self.options.out.parent, found, str(error))
-        again = gather(self.options)
+        again = replace(gather(self.options), more_about=self.more_about)
         return again if any(found.image_id in own.damaged for own in again.sets) else None
 
     def recipe(self) -> Recipe:
@@ -115,6 +117,7 @@ class TrainingData:
             "bag_recipe": canonical(bags.making.recipe),
             "encoder": canonical(next(iter(bags.headers.values())).provenance.get("encoder", {})),
             "bag_scales": [{"mpp": own.making.mpp, "tile_px": own.making.tile_px} for own in self.sets],
+            **self.more_about,
         }
 
 

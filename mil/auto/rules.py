@@ -1,0 +1,119 @@
+"""The rules of `gigamil train --auto`, all in one table: of each option the first rule that holds decides.
+
+Thresholds and values were chosen by trying settings against today's defaults on simulated cohorts and on two classical
+sets; docs/HEADS.md has the table, what came out, and what was tried and left alone.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mil.auto.fingerprint import Fingerprint
+
+VERSION = 1
+"""Raised when a rule changes: what an experiment of a cohort file is begun by."""
+SMALL = 200
+"""Patients below which models are cheap, and one model by itself is a matter of luck."""
+FEW = 20
+"""Patients of the rarest class below which the division of the patients decides much of the result."""
+LARGE_BAG = 8192
+"""Tiles of a bag above which an epoch need not see them all."""
+
+Chosen = Mapping[str, Any]
+"""What is chosen or given already, by field."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One row of the table."""
+
+    option: str
+    """Field of `TrainOptions`."""
+    case: str
+    """When it holds, in words."""
+    when: Callable[[Fingerprint], bool]
+    value: Callable[[Fingerprint, Chosen], Any]
+    chosen: str
+    """The value, in words."""
+    why: str
+    """A sentence, with the fingerprint's numbers in braces."""
+
+
+def always(_: Fingerprint) -> bool:
+    """Hold for every cohort."""
+    return True
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "folds", "--splits, --teacher or --fusion folds tell them", lambda f: f.told_folds > 1,
+        lambda f, _: f.told_folds, "as told", "the splits, the teacher or the bags tell that there are {told_folds}",
+    ),
+    Rule(
+        "folds", "--split centers", lambda f: f.by_center,
+        lambda f, _: max(2, min(10, f.centers)), "a fold for each center, at most 10",
+        "folds are whole centers, of which there are {centers}",
+    ),
+    Rule(
+        "folds", "fewer than 10 patients of the rarest kind", lambda f: f.least < 10,
+        lambda f, _: max(2, min(5, f.least // 2)), "half of these patients, 2 to 5",
+        "every fold tests and trains some of the {least} {kind}",
+    ),
+    Rule(
+        "folds", "otherwise", always, lambda *_: 5, "5",
+        "each model learns from four fifths of the {patients} patients",
+    ),
+    Rule(
+        "repeats", "folds are told, or whole centers", lambda f: f.told_folds > 1 or f.by_center,
+        lambda *_: 1, "1", "the folds are not drawn, so that others cannot be drawn either",
+    ),
+    Rule(
+        "repeats", "fewer than 20 patients of the rarest kind", lambda f: f.least < FEW,
+        lambda *_: 3, "3", "with {least} {kind} one division of the patients may be luck",
+    ),
+    Rule("repeats", "otherwise", always, lambda *_: 1, "1", "one division of {patients} patients tells enough"),
+    Rule(
+        "seeds", "fewer than 200 patients", lambda f: f.patients < SMALL, lambda *_: 3, "3",
+        "with {patients} patients one model depends on how it began; the mean of three less so, and they are quick",
+    ),
+    Rule("seeds", "otherwise", always, lambda *_: 1, "1", "with {patients} patients models differ little"),
+    Rule(
+        "batch_bags", "fewer than 200 patients", lambda f: f.patients < SMALL, lambda *_: 8, "8",
+        "with {patients} patients an epoch of 16 bags a step has few steps",
+    ),
+    Rule("batch_bags", "otherwise", always, lambda *_: 16, "16", "an epoch of {patients} patients has steps enough"),
+    Rule(
+        "epochs", "fewer than 200 patients", lambda f: f.patients < SMALL, lambda *_: 100, "100",
+        "epochs of {patients} patients are short, and training stops when patients left out no longer gain",
+    ),
+    Rule("epochs", "otherwise", always, lambda *_: 60, "60", "epochs of {patients} patients are long"),
+    Rule(
+        "patience", "always", always, lambda _, own: max(10, own["epochs"] // 4), "a quarter of the epochs, 10 or more",
+        "it goes with the number of epochs",
+    ),
+    Rule(
+        "max_tiles", "one bag in ten has more than 8,192 tiles", lambda f: f.many_tiles > LARGE_BAG,
+        lambda *_: LARGE_BAG // 2, "4096",
+        "one bag in ten has {many_tiles:,} tiles or more: 4,096, drawn anew each epoch, are quicker; all are scored",
+    ),
+    Rule("max_tiles", "otherwise", always, lambda *_: 0, "0", "bags of {tiles:,} tiles are read whole"),
+    Rule(
+        "hidden", "fewer than 40 patients of the rarest kind", lambda f: f.least < 40, lambda *_: 64, "64",
+        "with {least} {kind} a narrower head has less to learn by heart",
+    ),
+    Rule("hidden", "otherwise", always, lambda *_: 128, "128", "{least} {kind} carry it"),
+    Rule(
+        "attention", "always", always, lambda _, own: max(16, own["hidden"] // 2), "half of hidden, 16 or more",
+        "it goes with the width of the embedding",
+    ),
+    Rule(
+        "dropout", "fewer than 40 patients of the rarest kind", lambda f: f.least < 40, lambda *_: 0.5, "0.5",
+        "{least} {kind} are learnt by heart without it",
+    ),
+    Rule("dropout", "otherwise", always, lambda *_: 0.25, "0.25", "{least} {kind} need no more"),
+)  # fmt: skip
+
+
+def rule_for(option: str, cohort: Fingerprint) -> Rule:
+    """Return the rule that decides an option for a cohort."""
+    return next(rule for rule in RULES if rule.option == option and rule.when(cohort))

@@ -194,6 +194,11 @@ _ALL = (
         "mil.inference.options:SimilarOptions", "mil.inference.similar:similar",
     ),
     Verb(
+        "worklist", RUNS, "List the patients to label or to check next: the most telling first, not many of a kind.",
+        "mil.review.options:WorklistOptions", "mil.review.worklist:worklist",
+        more="Of the run's own patients each is judged by models that had not seen the patient.",
+    ),
+    Verb(
         "rehearse", COHORTS, "Try a share of a cohort file plainly and as in production; say which stage differs.",
         "mil.rehearsal.options:RehearseOptions", "mil.rehearsal.rehearse:rehearse", "cli.endings:rehearse",
         more="Plainly: one process, fp32. `gigamil run` warns where it was not done; --require-rehearsal refuses.",

@@ -23,6 +23,8 @@ from .report.compare import compare as compare
 from .report.options import CompareOptions as CompareOptions
 from .report.options import ReportOptions as ReportOptions
 from .report.report import report as report
+from .review.options import WorklistOptions as WorklistOptions
+from .review.worklist import worklist as worklist
 from .train import train as train
 from .training.options import TrainOptions as TrainOptions
 from .training.tune_options import TuneOptions as TuneOptions

@@ -19,9 +19,7 @@ Fusion = Literal["none", "concat", "late", "folds"]
 Output = Literal["linear", "arcface"]
 Tracker = Literal["wandb", "mlflow"]
 Combination = Literal["mean", "stack"]
-Planned = Literal[
-    "folds", "repeats", "seeds", "batch_bags", "epochs", "patience", "max_tiles", "hidden", "attention", "dropout",
-]  # fmt: skip
+Planned = Literal["folds", "repeats", "seeds", "epochs", "patience", "max_tiles", "hidden", "attention", "dropout"]
 """Options of a training that --auto decides, where they are not given: those of `mil.auto.rules`."""
 
 

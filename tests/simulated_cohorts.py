@@ -6,7 +6,7 @@ their own for each patient, as stain and scanner make it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
 from tempfile import TemporaryDirectory

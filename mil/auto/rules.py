@@ -12,10 +12,8 @@ from mil.auto.fingerprint import Fingerprint
 
 VERSION = 1
 """Raised when a rule changes: what an experiment of a cohort file is begun by."""
-SMALL = 200
-"""Patients below which models are cheap, and one model by itself is a matter of luck."""
 FEW = 20
-"""Patients of the rarest class below which the division of the patients decides much of the result."""
+"""Patients of the rarest kind below which division and beginning decide much of the result."""
 LARGE_BAG = 8192
 """Tiles of a bag above which an epoch need not see them all."""
 
@@ -60,8 +58,7 @@ RULES: tuple[Rule, ...] = (
         "every fold tests and trains some of the {least} {kind}",
     ),
     Rule(
-        "folds", "otherwise", always, lambda *_: 5, "5",
-        "each model learns from four fifths of the {patients} patients",
+        "folds", "otherwise", always, lambda *_: 5, "5", "each model learns from four fifths of {patients} patients",
     ),
     Rule(
         "repeats", "folds are told, or whole centers", lambda f: f.told_folds > 1 or f.by_center,
@@ -73,20 +70,11 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule("repeats", "otherwise", always, lambda *_: 1, "1", "one division of {patients} patients tells enough"),
     Rule(
-        "seeds", "fewer than 200 patients", lambda f: f.patients < SMALL, lambda *_: 3, "3",
-        "with {patients} patients one model depends on how it began; the mean of three less so, and they are quick",
+        "seeds", "fewer than 20 patients of the rarest kind", lambda f: f.least < FEW, lambda *_: 3, "3",
+        "with {least} {kind} a model depends on how it began: the mean of three less so",
     ),
-    Rule("seeds", "otherwise", always, lambda *_: 1, "1", "with {patients} patients models differ little"),
-    Rule(
-        "batch_bags", "fewer than 200 patients", lambda f: f.patients < SMALL, lambda *_: 8, "8",
-        "with {patients} patients an epoch of 16 bags a step has few steps",
-    ),
-    Rule("batch_bags", "otherwise", always, lambda *_: 16, "16", "an epoch of {patients} patients has steps enough"),
-    Rule(
-        "epochs", "fewer than 200 patients", lambda f: f.patients < SMALL, lambda *_: 100, "100",
-        "epochs of {patients} patients are short, and training stops when patients left out no longer gain",
-    ),
-    Rule("epochs", "otherwise", always, lambda *_: 60, "60", "epochs of {patients} patients are long"),
+    Rule("seeds", "otherwise", always, lambda *_: 1, "1", "the models of the folds together steady each other"),
+    Rule("epochs", "always", always, lambda *_: 60, "60", "training stops before where patients left out gain no more"),
     Rule(
         "patience", "always", always, lambda _, own: max(10, own["epochs"] // 4), "a quarter of the epochs, 10 or more",
         "it goes with the number of epochs",
@@ -98,19 +86,17 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule("max_tiles", "otherwise", always, lambda *_: 0, "0", "bags of {tiles:,} tiles are read whole"),
     Rule(
-        "hidden", "fewer than 40 patients of the rarest kind", lambda f: f.least < 40, lambda *_: 64, "64",
-        "with {least} {kind} a narrower head has less to learn by heart",
+        "hidden", "always", always, lambda *_: 128, "128",
+        "of {least} {kind} narrower heads rank no better, and their probabilities are worse",
     ),
-    Rule("hidden", "otherwise", always, lambda *_: 128, "128", "{least} {kind} carry it"),
     Rule(
         "attention", "always", always, lambda _, own: max(16, own["hidden"] // 2), "half of hidden, 16 or more",
         "it goes with the width of the embedding",
     ),
     Rule(
-        "dropout", "fewer than 40 patients of the rarest kind", lambda f: f.least < 40, lambda *_: 0.5, "0.5",
-        "{least} {kind} are learnt by heart without it",
+        "dropout", "always", always, lambda *_: 0.25, "0.25",
+        "of {least} {kind} more of it ranks no better, and their probabilities are worse",
     ),
-    Rule("dropout", "otherwise", always, lambda *_: 0.25, "0.25", "{least} {kind} need no more"),
 )  # fmt: skip
 
 

@@ -127,7 +127,7 @@ def given_bags(runs: Sequence[RunFolder], options: PredictOptions, bags: Sequenc
         check_used(bags, [row.image_id for row in rows])
     else:
         first = own[0] if runs[0].fusion == "none" else own[0][:1]
-        rows = tuple(_row(path.stem) for path in find_bags(first))
+        rows = tuple(row_of(path.stem) for path in find_bags(first))
     return [_scanned(run, rows, paths) for run, paths in zip(runs, own, strict=True)]
 
 
@@ -147,7 +147,7 @@ def made_bags(
 ) -> list[Asked]:
     """Return the slides to predict, and their bags, made here: once for all runs whose bags were made alike."""
     jobs = find_jobs(slides, options.manifest)
-    rows = _unlabelled(options.manifest) if options.manifest else tuple(_row(job.image_id) for job in jobs)
+    rows = _unlabelled(options.manifest) if options.manifest else tuple(row_of(job.image_id) for job in jobs)
     kinds = [run.config["about"]["bag_recipe"] for run in runs]
     firsts = dict(zip(reversed(kinds), reversed(runs), strict=True))
     work = options.work or held.enter_context(_work_beside(options.out))
@@ -187,5 +187,6 @@ def _unlabelled(manifest: Path) -> tuple[ManifestRow, ...]:
     return tuple(replace(row, label=None) for row in load_manifest(manifest))
 
 
-def _row(image_id: str) -> ManifestRow:
+def row_of(image_id: str) -> ManifestRow:
+    """Return a slide's row where there is no manifest: the patient is its id without a number after an underscore."""
     return ManifestRow(image_id, re.sub(r"_\d+$", "", image_id))

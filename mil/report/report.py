@@ -27,6 +27,7 @@ from mil.report.options import ReportOptions
 from mil.report.printing import find_browser, print_pdf
 from mil.report.spread.told_apart import FILE as SPREAD
 from mil.report.spread.told_apart import told_apart
+from mil.review.suspects import suspects_of
 from mil.run.evidence import Evidence, read_evidence
 from mil.run.folder import RunFolder
 from mil.run.protocol import divided, put_together
@@ -159,6 +160,7 @@ def page(
         evidence=evidence,
         found=cases_table(evidence, pages),
         flowing=flow or _flowing(evidence, decided),
+        suspected=suspects_of(evidence),
         localisation=read_localisation(run.path),
         breakdown=truth.of(usable).breakdown(evidence.told[evidence.head][usable], folds[usable]),
         centers=sorted(evidence.metrics["centers"], key=lambda own: natural(own["center"])),

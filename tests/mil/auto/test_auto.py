@@ -1,4 +1,4 @@
-"""`--auto`: what is given stays, what is not is chosen by the rules, and the run is the one of the same explicit options."""
+"""`--auto`: what is given stays, rules choose the rest, and the run is the one of the same explicit options."""
 
 import json
 import tomllib
@@ -16,7 +16,7 @@ from mil.auto.choose import GIVEN, planned
 from mil.auto.fingerprint import Fingerprint, fingerprint_of
 from mil.auto.rules import RULES, rule_for
 from mil.planning.options import PlanOptions
-from mil.planning.request import request_of
+from mil.planning.request import _trainings
 from mil.train import train
 from mil.training.options import TrainOptions
 from mil.training.training_data import gather
@@ -76,7 +76,8 @@ def test_given_is_what_stands_on_the_command_line_even_at_its_default(tmp_path: 
 def test_a_printed_configuration_gives_nothing(tmp_path: Path) -> None:
     """All options stand in it; those that --auto decides as comments, else auto = true would choose nothing."""
     text = written(VERBS["train"])
-    assert "\n# hidden = 128\n" in text and "\nlr = 0.001\n" in text
+    assert "\n# hidden = 128\n" in text
+    assert "\nlr = 0.001\n" in text
     (tmp_path / "train.toml").write_text(text.replace("\nauto = false\n", "\nauto = true\n"))
     assert told("--config", str(tmp_path / "train.toml")).fixed == ()
     (tmp_path / "train.toml").write_text(text)
@@ -105,6 +106,8 @@ def test_rules_by_hand() -> None:
     assert chosen("folds", replace(COHORT, least=3)) == 2
     assert chosen("folds", replace(COHORT, by_center=True)) == 3
     assert chosen("folds", replace(COHORT, told_folds=4, least=3)) == 4
+    assert chosen("folds", COHORT) == 5
+    assert (chosen("seeds", replace(COHORT, least=19)), chosen("seeds", replace(COHORT, least=20))) == (3, 1)
     assert chosen("repeats", replace(COHORT, least=19)) == 3
     assert chosen("repeats", replace(COHORT, least=19, told_folds=4)) == 1
     assert chosen("max_tiles", replace(COHORT, many_tiles=8192)) == 0
@@ -146,11 +149,13 @@ def test_a_run_is_that_of_the_same_explicit_options_and_says_why(noise: Path, tm
     config = tomllib.loads((tmp_path / "run" / "config.toml").read_text())
     explicit = planned(asked).options
     assert config["recipe"] == json.loads(json.dumps(gather(replace(explicit, precision="fp32")).recipe()))
-    assert (config["recipe"]["hidden"], config["recipe"]["batch_bags"]) == (explicit.hidden, explicit.batch_bags)
+    assert (config["recipe"]["hidden"], config["recipe"]["patience"]) == (128, 10)
     reasons = {own["option"]: own["reason"] for own in config["about"]["auto"]["choices"]}
-    assert reasons["epochs"] == GIVEN and "24 patients" in reasons["batch_bags"]
+    assert reasons["epochs"] == GIVEN
+    assert "12 patients of class CE" in reasons["hidden"]
     page = (tmp_path / "run" / "report.html").read_text("utf-8")
-    assert "Chosen for this cohort" in page and reasons["batch_bags"] in page
+    assert "Chosen for this cohort" in page
+    assert reasons["hidden"] in page
     again = train(asked)
     assert all(own.status is Status.SKIPPED for own in again.outcomes)
     assert all(own.status is Status.SKIPPED for own in train(explicit).outcomes)
@@ -158,16 +163,11 @@ def test_a_run_is_that_of_the_same_explicit_options_and_says_why(noise: Path, tm
 
 def test_the_plan_of_a_cohort_takes_it_over(noise: Path) -> None:
     asked = PlanOptions(what=(noise,), manifest=noise / "train.csv", heads=("abmil",), auto=True, fixed=("folds",))
-    (training,) = request_of(asked).trainings if False else _trainings_of(asked)
-    assert training.auto and training.fixed == ("folds",)
+    (training,) = (own.options for own in _trainings(asked))
+    assert training.auto
+    assert training.fixed == ("folds",)
     with pytest.raises(RequestError, match="--manifest"):
         PlanOptions(what=(noise,), heads=("abmil",), auto=True)
-
-
-def _trainings_of(asked: PlanOptions) -> tuple[TrainOptions, ...]:
-    from mil.planning.request import _trainings
-
-    return tuple(own.options for own in _trainings(asked))
 
 
 def test_help_tells_of_it() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from cli.cohort_config import cohort_text
+from mil.auto.rules import VERSION
 from mil.pipeline.cohort_file import CohortFile, read_cohort_file
 from mil.pipeline.tables import AFTER, VERBS
 from mil.rehearsal.options import Rehearsed, rehearsed_of
@@ -50,6 +51,18 @@ def test_a_short_file_is_a_whole_cohort(read: Read, tmp_path: Path) -> None:
         folds=3,
     )
     assert (file.after, file.slurm, file.rehearse, file.new) == ({}, {}, {}, None)
+
+
+def test_rules_choose_for_an_experiment_what_the_file_does_not_give(read: Read) -> None:
+    """Where the bags are there; an experiment is one run, and its row says by which rules."""
+    plain = read("[train]\nhidden = 64\n").experiments[0]
+    one, other = read("[train]\nhidden = 128\n[grid]\nauto = [true]\nepochs = [60, 9]\n").experiments
+    assert one.options.auto
+    assert set(one.options.fixed) == {"hidden", "epochs", "repeats"}
+    assert one.settings["auto"] is True
+    assert one.recipe["train"]["auto"] == {"rules": VERSION, "fixed": ["epochs", "hidden", "repeats"]}
+    assert len({plain.recipe_hash, one.recipe_hash, other.recipe_hash}) == 3
+    assert "auto" not in plain.recipe["train"]
 
 
 def test_the_grid_is_a_product_and_rows_come_first(read: Read) -> None:

@@ -77,8 +77,8 @@ def suspects_of(evidence: Evidence) -> Suspects | None:
     )
 
 
-_PRECISION = ((0.8, 0.2, 0.35), (0.9, 0.3, 0.5), (1.1, 0.5, 0.65))
-"""Up to which AUC: the share of all suspects that were wrong, and of the surest, as many as were wrong."""
+_PRECISION = ((0.8, 0.3, 0.35), (0.9, 0.35, 0.45), (1.1, 0.55, 0.65))
+"""Below which AUC: the share of all suspects that were wrong, and of the surest, as many as were; docs/EVIDENCE.md."""
 
 
 def _expected(auc: float | None) -> str:

@@ -189,6 +189,7 @@ def test_what_shapes_a_run_is_in_its_recipe() -> None:
         "track",
         "repeats",
     }
+    outside |= {"auto", "fixed"}  # what they choose is in it
     used = options.recipe() | dict.fromkeys(
         (
             "optimizer",

@@ -140,8 +140,8 @@ def test_the_interval_over_patients_holds_the_truth(patients: int) -> None:
 @pytest.mark.slow
 def test_noise_is_seldom_called_a_difference() -> None:
     corrected, plain = called_different(100, 0.0, 3, SMALL)
-    assert corrected < 0.11
-    assert plain > 0.15  # what the correction is for
+    assert corrected < 0.16  # .09 of 200 cohorts: the correction does not take all of it away
+    assert plain > 0.25  # what the correction is for
 
 
 @pytest.mark.slow

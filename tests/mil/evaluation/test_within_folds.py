@@ -8,7 +8,7 @@ from mil.evaluation.delong import delong
 from mil.report.options import CompareOptions
 from mil.targets import ClassTarget
 from mil.targets.metrics import ones
-from mil.targets.survival_metrics import Followed, harrell_c
+from mil.targets.survival.metrics import Followed, harrell_c
 from wsi.errors import RequestError
 
 

@@ -8,7 +8,7 @@ import pytest
 from mil.targets import ClassTarget, LabelsTarget, SurvivalTarget, ValueTarget
 from mil.targets.judged import Judged, entropy, percent
 from mil.targets.metrics import confusion, ones
-from mil.targets.survival_metrics import Followed, harrell_c, kaplan_meier_at, misordered
+from mil.targets.survival.metrics import Followed, harrell_c, kaplan_meier_at, misordered
 
 FOLDS = np.array([0, 0, 1, 1])
 

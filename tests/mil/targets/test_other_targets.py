@@ -19,7 +19,7 @@ from mil.report.options import CompareOptions, ReportOptions
 from mil.report.report import report
 from mil.run.evidence import read_evidence
 from mil.run.folder import RunFolder
-from mil.targets.survival_metrics import kaplan_meier
+from mil.targets.survival.metrics import kaplan_meier
 from mil.train import train
 from wsi.errors import ManifestError, RequestError
 from wsi.outcome import Status

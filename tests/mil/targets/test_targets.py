@@ -20,7 +20,7 @@ from mil.targets.labels import parse_labels
 from mil.targets.losses import cox_losses
 from mil.targets.metrics import macro_auc, ones, r2, spearman
 from mil.targets.survival import parse_survival
-from mil.targets.survival_metrics import Followed, harrell_c
+from mil.targets.survival.metrics import Followed, harrell_c
 from mil.targets.unclassed import parse_values
 from wsi.errors import ManifestError, RequestError
 

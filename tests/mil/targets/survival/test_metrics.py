@@ -7,7 +7,7 @@ from sklearn.metrics import r2_score
 
 from mil.evaluation.bootstrap import draw_patients
 from mil.targets.metrics import macro_auc, ones, r2, r2_over, spearman
-from mil.targets.survival_metrics import (
+from mil.targets.survival.metrics import (
     Followed,
     breslow,
     harrell_c,

@@ -12,7 +12,7 @@ from mil.targets.base import Measure, Words
 from mil.targets.judged import Breakdown, Judged, judgements
 from mil.targets.plot import Line, Plot
 from mil.targets.questions import Question
-from mil.targets.survival_metrics import (
+from mil.targets.survival.metrics import (
     Followed,
     harrell_c,
     integrated_brier,

@@ -95,6 +95,9 @@ def evidence_of(stores: Sequence[TileStore]) -> list[str]:
 
 def _calibration(found: Found) -> Json:
     own = found.own
+    if found.cohort.target.located:
+        folds = [own.calibrations[fold].as_dict() for fold in sorted(own.calibrations)]
+        return {**own.calibration.as_dict(), "folds": folds}
     if not found.cohort.target.calibrated:
         return own.calibration.as_dict()
     return {

@@ -16,9 +16,9 @@ from mil.data.cohort import Cohort
 from mil.evaluation.calibrate import fit_calibration
 from mil.run.checks import damaged
 from mil.run.folder import RunFolder
-from mil.run.scores import patient_logits, read_scores
+from mil.run.scores import patient_logits, read_scores, validation_medians
 from mil.targets import Target
-from mil.targets.calibration import Calibration
+from mil.targets.calibration import LOCATED, Calibration
 from mil.training.options import TrainOptions
 from wsi.arrays import Bools, Floats, Ints
 from wsi.files.atomic import write_text
@@ -103,12 +103,33 @@ def collect(run: RunFolder, head: str, cohort: Cohort, folds: Ints, options: Tra
         chosen_P = chosen_P & patients.usable_P
         return fit_calibration(method, patient_PC[chosen_P], patients.target.groups_N[chosen_P], options.seed)
 
-    calibrations = {fold: fitted(patients.folds_P != fold) for fold in range(options.folds)}
+    if cohort.target.located:
+        calibrations, overall = _located(run, head, cohort, options)
+    else:
+        calibrations = {fold: fitted(patients.folds_P != fold) for fold in range(options.folds)}
+        overall = fitted(patients.usable_P)
     unjudged_PC = nobody(patients)
     unjudged_SC = of_slides(unjudged_PC, patients, cohort)
     slide_told = _told(logits_SC, folds, cohort.usable_N, calibrations, cohort.target, unjudged_SC)
     patient_told = _told(patient_PC, patients.folds_P, patients.usable_P, calibrations, cohort.target, unjudged_PC)
-    return OutOfFold(logits_SC, slide_told, patient_PC, patient_told, calibrations, fitted(patients.usable_P))
+    return OutOfFold(logits_SC, slide_told, patient_PC, patient_told, calibrations, overall)
+
+
+def _located(
+    run: RunFolder, head: str, cohort: Cohort, options: TrainOptions
+) -> tuple[dict[int, Calibration], Calibration]:
+    """Return by how much the outputs of each fold's models together are moved, and those of all models together."""
+    patient_of = dict(zip(cohort.image_ids, cohort.patient_ids, strict=True))
+    usable = {image_id for image_id, fine in zip(cohort.image_ids, cohort.usable_N, strict=True) if fine}
+    medians = np.zeros((options.folds, options.models_per_fold, len(cohort.target.names)))
+    for fold, seed in np.ndindex(medians.shape[:2]):
+        table = read_scores(run.model(head, fold, seed) / "scores.csv", patient_of, medians.shape[2])
+        owners = [patient_of[own] for own in table.image_ids]
+        usable_S = np.array([own in usable for own in table.image_ids], bool)
+        medians[fold, seed] = validation_medians(table, owners, usable_S, options.aggregate)
+    moved_FC = -medians.mean(axis=1)
+    folds = {fold: Calibration(LOCATED, shift=tuple(own.tolist())) for fold, own in enumerate(moved_FC)}
+    return folds, Calibration(LOCATED, shift=tuple(moved_FC.mean(axis=0).tolist()))
 
 
 def _slide_logits(run: RunFolder, head: str, cohort: Cohort, folds: Ints, options: TrainOptions) -> Floats:

@@ -172,7 +172,7 @@ def _evaluated(
     found = scored(evidence, judged, notes)
     for note in notes:
         progress.note(note)
-    external = _external(options, found, cohort, judged, shift)
+    external = _external(options, evidence, found, cohort, judged, shift)
     scores = csv_text(oof_rows(judged.cohort, found.folds_S, found.patients, found.oof))
     texts = dict(zip(tables.files, (scores, *external_pages(evidence, external)), strict=True))
     tables.write(recipe, texts, external.told())
@@ -181,7 +181,9 @@ def _evaluated(
     return [Outcome(str(options.out), Status.DONE, facts=facts), *failed(judged.slides.failures)]
 
 
-def _external(options: EvaluateOptions, found: Elsewhere, cohort: _Cohort, judged: Judged, shift: Shift) -> External:
+def _external(
+    options: EvaluateOptions, evidence: Evidence, found: Elsewhere, cohort: _Cohort, judged: Judged, shift: Shift
+) -> External:
     answered = found.answered
     fine = found.evidence.scored_P
     ids = [row["patient_id"] for row, own in zip(found.evidence.patients, fine, strict=True) if own]
@@ -196,6 +198,8 @@ def _external(options: EvaluateOptions, found: Elsewhere, cohort: _Cohort, judge
         shift=shift.told,
         recalibration=recalibrated(answered.questions, answered.groups, answered.seed),
         operating=options.operating,
+        horizons=options.horizons,
+        own=evidence,
     )
 
 
@@ -223,6 +227,7 @@ def _recipe(options: EvaluateOptions, evidence: Evidence, cohort: _Cohort, store
         "truth": recipe_hash({"truth": truth}),
         "left_out": len(cohort.overlap.reasons),
         "operating": list(options.operating),
+        **({"horizons": list(options.horizons)} if options.horizons else {}),
         "subgroups": [list(options.subgroups), recipe_hash({"facts": [dict(row.facts) for row in cohort.rows]})],
         "stores": sorted(store.image_id for store in stores),
     }

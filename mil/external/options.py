@@ -30,13 +30,17 @@ class EvaluateOptions(SlideOptions, Columns, Overwriting, Claims):
     """Further columns of the table by which groups are judged; otherwise all that make groups."""
     operating: Annotated[tuple[str, ...], Option(commas=True)] = ("youden", "sensitivity=0.95", "specificity=0.95")
     """Cuts, chosen on the run's own patients: youden, sensitivity=SHARE, specificity=SHARE, cost=NUMBER."""
+    horizons: Annotated[tuple[float, ...], Option(commas=True)] = ()
+    """Of survival: times to judge risks at; otherwise when a quarter, half and three quarters of the events were."""
 
     def __post_init__(self) -> None:
         from mil.evaluation.decisions.rules import parse_rule
+        from mil.report.options import check_horizons
 
         check(self)
         for rule in self.operating:
             parse_rule(rule)
+        check_horizons(self.horizons)
         if self.out.suffix == ".csv" or (self.out / "config.toml").exists():
             raise RequestError(f"--out {self.out}: expected a folder for the evaluation, found a table or a run")
         if not self.items:

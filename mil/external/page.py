@@ -12,6 +12,8 @@ from mil.evaluation.decisions.rules import Rule, parse_rule
 from mil.evaluation.refusal.conformal import ALPHAS
 from mil.evaluation.subgroups import Column
 from mil.external.scoring import Elsewhere
+from mil.report.by_target.measured import measured
+from mil.report.by_target.shown import Shown
 from mil.report.decisions.decided import Decided, decided, subgrouped
 from mil.report.report import page
 from mil.run.evidence import Evidence
@@ -33,6 +35,10 @@ class External:
     shift: Json
     recalibration: Sequence[Json]
     operating: Sequence[str]
+    horizons: Sequence[float] = ()
+    """Of survival, where asked for."""
+    own: Evidence
+    """The run's evidence of its own patients."""
     columns: Sequence[Column]
     """Of the manifest, by which patients are grouped; for those who count."""
 
@@ -61,12 +67,18 @@ class External:
         elsewhere = Judgement(self.shift, self.recalibration, self.overlap, own.own)
         return Known(self.found.evidence, read_record(own.run.path), self.flow, self.decided.told, elsewhere=elsewhere)
 
+    @cached_property
+    def by_target(self) -> Shown | None:
+        """Return what the target has beside the metrics of all, by what the run's own patients gave."""
+        return measured(self.found.evidence, self.own, self.horizons)
+
     def told(self) -> Json:
         """Return the numbers, for evaluation.json."""
         return {
             "flow": self.flow.as_dict(),
             "metrics": self.found.evidence.metrics,
             "decisions": self.decided.told,
+            **({} if self.by_target is None else {"by_target": self.by_target.told}),
             "left_out": list(self.overlap),
             "shift": self.shift,
             "recalibration_in_the_large": list(self.recalibration),
@@ -79,9 +91,10 @@ def external_pages(own: Evidence, external: External) -> tuple[str, str, str]:
     text = page(
         external.found.evidence,
         decided=external.decided,
+        by_target=external.by_target,
         template="mil/external/external.html",
         flow=flow,
         external=external,
-        within=own,
+        within=external.own,
     )
     return text, checklists_page(flow, external.name), checklists_table(flow)

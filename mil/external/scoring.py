@@ -1,7 +1,7 @@
 """What a run tells of another cohort, measured as it is of its own: by all models together, in place of each fold's."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,10 @@ from mil.evaluation.new_patients import ByTheRun, answered_by, answered_of
 from mil.evaluation.oof import OutOfFold, Patients, nobody, of_slides, oof_rows
 from mil.inference.judge import Judged
 from mil.run.evidence import Evidence
+from mil.targets import Target
 from mil.targets.calibration import calibration_of
 from mil.targets.metrics import confusion
+from mil.targets.survival import SurvivalTarget
 from wsi.arrays import Floats, Ints
 from wsi.recipe import Json
 
@@ -124,12 +126,19 @@ def _evidence(evidence: Evidence, found: Found, metrics: Json) -> Evidence:
         calibration=evidence.calibration,
         slides=[row for row in cells if row["level"] == "slide"],
         patients=[row for row in cells if row["level"] == "patient"],
-        truth=found.patients.target,
+        truth=_parted_alike(found.patients.target, evidence.truth),
         told=found.told,
         histories=[],
         history_folds=[],
         elsewhere=True,
     )
+
+
+def _parted_alike(target: Target, own: Target) -> Target:
+    """Return what is true of the new patients, who are parted at the cut that the run has, where it has one."""
+    if isinstance(target, SurvivalTarget) and isinstance(own, SurvivalTarget):
+        return replace(target, cut_before=own.cut_before)
+    return target
 
 
 def _answered(other: Evidence, prior_C: Floats) -> Answered:

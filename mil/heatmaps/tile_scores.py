@@ -204,7 +204,7 @@ def _in_told_units(models: Ensemble, push_CK: Floats, weights_K: Floats, way: Wa
         if calibration.shift:
             shift_C = centred(np.array(calibration.shift)[None])[0]
     elif target.kind == "survival":
-        shift_C = -from_C
+        shift_C = calibration.moved(-from_C[None])[0]
     if way == "gradient":
         return push_CK
     return push_CK + shift_C[:, None] * (weights_K if way == "sum" else 1.0)
@@ -224,7 +224,8 @@ def _reference(models: Ensemble, fold: int | None) -> Floats:
     table = checked_table(run.path / "oof.csv", ("level", "fold", "n_tiles"), names)
     chosen = [row for row in table if row["level"] == "slide" and int(row["n_tiles"]) > 0]
     own = [row for row in chosen if fold is None or int(row["fold"]) == fold]
-    return np.array([np.mean([float(row[name]) for row in own]) for name in names])
+    mean_C = np.array([np.mean([float(row[name]) for row in own]) for name in names])
+    return models.told(mean_C[None])[0]
 
 
 def _how(ensemble: Ensemble, found: _Asked, n_rows: int) -> str:

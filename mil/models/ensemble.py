@@ -61,8 +61,8 @@ class Ensemble:
     def of_fold(self, fold: int) -> "Ensemble":
         """Return the models that have not seen the fold, calibrated as they were without it."""
         calibration = self.calibration
-        if self.run.predicts.calibrated:
-            calibration = calibration_of(self.run.read_json("calibration.json")["folds"][fold])
+        if folds := self.run.read_json("calibration.json").get("folds"):
+            calibration = calibration_of(folds[fold])
         chosen = tuple(member for member in self.members if member.fold == fold)
         return replace(self, members=chosen, calibration=calibration)
 

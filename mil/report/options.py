@@ -1,5 +1,6 @@
 """What reports and comparisons can be told."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -8,6 +9,13 @@ from mil.options import Run
 from wsi.errors import RequestError
 from wsi.option_groups import Claims, Overwriting
 from wsi.options import Option, check
+
+
+def check_horizons(horizons: Sequence[float]) -> None:
+    """Raise `RequestError` of a time that is none."""
+    for at in horizons:
+        if not 0 < at < float("inf"):
+            raise RequestError(f"--horizons {at:g}: expected times above 0, in the unit of the manifest's")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +37,8 @@ class ReportOptions(Run, Claims):
     """Only regions of this class; otherwise all but those that QuPath ignores (*)."""
     operating: Annotated[tuple[str, ...], Option(commas=True)] = ("youden", "sensitivity=0.95", "specificity=0.95")
     """Cuts to judge answers by: youden, sensitivity=SHARE, specificity=SHARE, cost=NUMBER (a miss in false alarms)."""
+    horizons: Annotated[tuple[float, ...], Option(commas=True)] = ()
+    """Of survival: times to judge risks at; otherwise when a quarter, half and three quarters of the events were."""
     manifest: Annotated[Path | None, Option(short="-m")] = None
     """Cohort table: tell group by group of its further columns (sex, age, scanner, ...) how good the run is."""
     subgroups: Annotated[tuple[str, ...], Option(commas=True)] = ()
@@ -51,6 +61,7 @@ class ReportOptions(Run, Claims):
 
         for rule in self.operating:
             parse_rule(rule)
+        check_horizons(self.horizons)
 
 
 @dataclass(frozen=True, kw_only=True)

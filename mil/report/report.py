@@ -10,7 +10,7 @@ import tomli_w
 
 from mil.checklists.known import Known
 from mil.checklists.page import PAGE, TABLE, Flowing, checklists_page, checklists_table, flowing
-from mil.evaluation.bootstrap import draw_patients
+from mil.evaluation.bootstrap import draw_groups
 from mil.evaluation.decisions.rules import DEFAULT, parse_rule
 from mil.evaluation.evaluate import heat_map_folder
 from mil.evaluation.examples import choose
@@ -18,6 +18,9 @@ from mil.evaluation.subgroups import LEAST, LEAST_OF_EACH, Column, columns_of
 from mil.heads import has_attention
 from mil.heatmaps.heatmap import heatmap
 from mil.heatmaps.options import HeatmapOptions
+from mil.report.by_target.measured import measured
+from mil.report.by_target.shown import FILE as BY_TARGET
+from mil.report.by_target.shown import Shown
 from mil.report.cards.model_card import model_card
 from mil.report.cases import cases_table
 from mil.report.decisions.decided import FILE, Decided, decide_out_of_fold
@@ -32,6 +35,7 @@ from mil.run.evidence import Evidence, read_evidence
 from mil.run.folder import RunFolder
 from mil.run.protocol import divided, put_together
 from mil.run.record import read_record
+from mil.targets.calibration import LOCATED
 from wsi.cohort.manifest import load_manifest
 from wsi.files.atomic import write_text
 from wsi.options import stage
@@ -65,7 +69,10 @@ def report(options: ReportOptions, progress: Progress | None = None) -> Summary:
     run.write_json(FILE, decided.told)
     spread, flow = told_apart(evidence), _flowing(evidence, decided)
     run.write_json(SPREAD, spread)
-    text = page(evidence, options.pages, decided, spread=spread, flow=flow)
+    by_target = measured(evidence, horizons=options.horizons)
+    if by_target is not None:
+        run.write_json(BY_TARGET, by_target.told)
+    text = page(evidence, options.pages, decided, by_target, spread=spread, flow=flow)
     write_text(run.path / PAGE, checklists_page(flow, run.path.resolve().name))
     write_text(run.path / TABLE, checklists_table(flow))
     write_text(run.path / "report.html", text)
@@ -136,6 +143,7 @@ def page(
     evidence: Evidence,
     pages: Path | None = None,
     decided: Decided | None = None,
+    by_target: Shown | None = None,
     template: str = "mil/report/report.html",
     spread: Json | None = None,
     flow: Flowing | None = None,
@@ -146,10 +154,11 @@ def page(
     ``template``: one that extends the report's, which gets what is given beside. ``flow``: who took part.
     """
     run, truth, recipe = evidence.run, evidence.truth, evidence.config["recipe"]
+    by_target = by_target or (None if evidence.elsewhere else measured(evidence))
     decided = decided or decide_out_of_fold(evidence, [parse_rule(rule) for rule in DEFAULT])
     keys = [key for key in truth.metrics if key in evidence.own]
     shown = {evidence.title(name): told for name, told in evidence.told.items()}
-    draws = draw_patients(len(evidence.patients), 0, CURVE_DRAWS)
+    draws = draw_groups(evidence.groups, 0, CURVE_DRAWS)
     folds, usable = evidence.folds_P, evidence.usable_P
     area = number(evidence.first(evidence.head), ".2f")
     folder = heat_map_folder(run)
@@ -175,6 +184,8 @@ def page(
         ],
         decided=decided,
         spread=spread or ({} if evidence.elsewhere else told_apart(evidence)),
+        by_target=by_target,
+        by_target_figures=[(plot_figure(plot), plot) for plot in by_target.plots] if by_target is not None else [],
         decision_figures=[(plot_figure(plot), plot) for plot in decided.decision_plots],
         abstention_figures=[(plot_figure(plot), plot) for plot in decided.abstention_plots],
         subgrouped=decided.subgroups,
@@ -220,7 +231,7 @@ def _making(evidence: Evidence) -> dict[str, str]:
 
 def _calibration(values: Json) -> str:
     parts = [values["method"]]
-    if values["method"] not in ("none", "prior"):
+    if values["method"] not in ("none", "prior", LOCATED):
         parts.append(f"T {number(values['temperature'], '.2f')}")
     if values["shift"]:
         parts.append("shift " + ", ".join(number(value, ".2f") for value in values["shift"]))

@@ -7,7 +7,7 @@ import numpy as np
 
 from mil.run.checks import checked_table
 from mil.run.evidence import Evidence
-from mil.run.scores import patient_logits, read_scores
+from mil.run.scores import patient_logits, read_scores, validation_medians
 from mil.targets.calibration import Calibration
 from mil.targets.judged import Judged
 from wsi.arrays import Floats
@@ -115,7 +115,11 @@ def _spreads(evidence: Evidence) -> list[float | None]:
             own = tuple(patients[row] for row in chosen)
             how = str(recipe.get("aggregate", "mean"))
             ids, logits_PC = patient_logits(table.logits_SC[chosen], own, tested_S[chosen], how)
-            for case_id, told_C in zip(ids, run.predicts.told(logits_PC, Calibration()), strict=True):
+            zero = Calibration()
+            if run.predicts.located:
+                usable_S = np.array([image_id in usable for image_id in table.image_ids])
+                zero = Calibration(shift=tuple((-validation_medians(table, patients, usable_S, how)).tolist()))
+            for case_id, told_C in zip(ids, run.predicts.told(logits_PC, zero), strict=True):
                 told.setdefault(case_id, []).append(told_C)
     found = (told.get(row["patient_id"]) for row in evidence.patients)
     return [None if own is None else float(np.std(own, axis=0).mean()) for own in found]

@@ -209,7 +209,8 @@ def _is_number(value: Any) -> bool:
 
 def _problem_of_calibration(content: dict[str, Any], recipe: Recipe) -> str:
     folds = content.get("folds", [])
-    if not isinstance(folds, list) or len(folds) != (recipe["folds"] if target_of(recipe).calibrated else 0):
+    target, given = target_of(recipe), len(folds) if isinstance(folds, list) else -1
+    if given != (recipe["folds"] if target.calibrated else 0) and not (target.located and given == recipe["folds"]):
         return f"folds: expected {recipe['folds']}"
     return next((problem for own in (content, *folds) if (problem := _problem_of_one(own, len(recipe["classes"])))), "")
 

@@ -1,7 +1,7 @@
 """What a finished run knows about itself, read back from its folder: all that the report and the model card need."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,8 @@ from mil.run.checks import checked_table, damaged
 from mil.run.folder import RunFolder
 from mil.run.protocol import about_encoder, about_few, about_probe
 from mil.targets import Target
+from mil.targets.calibration import LOCATED
+from mil.targets.survival import SurvivalTarget
 from wsi.arrays import Bools, Floats, Ints
 from wsi.errors import RequestError
 from wsi.recipe import Json
@@ -178,7 +180,9 @@ def read_evidence(run: RunFolder) -> Evidence:
     for row in checked_table(run.path / "baselines" / "oof.csv", ("model", "patient_id"), outputs):
         told.setdefault(row["model"], []).append([float(row[name]) for name in outputs])
     _check_rows(run, table, {name: len(rows) for name, rows in told.items()}, metrics)
-    recipe = config["recipe"]
+    recipe, truth_of = config["recipe"], run.predicts.of_cells(patients, names)
+    if isinstance(truth_of, SurvivalTarget):
+        truth_of = replace(truth_of, cut_before=calibration["method"] == LOCATED)
     models = [(fold, seed) for fold in range(recipe["folds"]) for seed in range(run.models_per_fold)]
     return Evidence(
         run=run,
@@ -187,7 +191,7 @@ def read_evidence(run: RunFolder) -> Evidence:
         calibration=calibration,
         slides=[row for row in table if row["level"] == "slide"],
         patients=patients,
-        truth=run.predicts.of_cells(patients, names),
+        truth=truth_of,
         told={name: np.array(rows) for name, rows in told.items()},
         histories=[read_history(run.model(run.head, *model) / "history.csv") for model in models],
         history_folds=[fold for fold, _ in models],

@@ -12,6 +12,7 @@ known.safetensors                    what is kept of the slides trained on, to t
 decisions.json                       what can be decided by the answers: the report's numbers
 nested.json                          the head of each fold, chosen on inner folds (--nested); nested/ while it is
 spread.json                          what the numbers would move with: patients, folds, repeats, centers, other looks
+by_target.json                       what survival, values and labels have beside: the report's numbers
 others.csv                           slides that were trained on only, where there are such
 """
 
@@ -45,6 +46,7 @@ _TOP = (
     "decisions.json",
     "spread.json",
     NESTED,
+    "by_target.json",
     "known.safetensors",
     "record.json",
     "report.html",

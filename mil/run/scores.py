@@ -1,6 +1,6 @@
 """scores.csv: what one model says about the slides it did not train on, and who they are to it (val or test)."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,6 +72,18 @@ def patient_logits(
         return [str(name) for name in names], np.where(counts[:, None] > 0, _highest(logits_SC, member_PS), 0.0)
     sums = member_PS.astype(np.float64) @ np.where(usable_S[:, None], logits_SC, 0.0)
     return [str(name) for name in names], np.asarray(sums / np.maximum(counts, 1)[:, None])
+
+
+def validation_medians(table: Scores, patients: Sequence[str], usable_S: Bools, how: str = "mean") -> Floats:
+    """Return the median output (C,) of a model's inner validation patients; ``patients``: of each slide of the table.
+
+    Zeros where no slide of theirs has tiles.
+    """
+    chosen_S = usable_S & ~table.test_S
+    if not chosen_S.any():
+        return np.zeros(table.logits_SC.shape[1])
+    own = tuple(patient for patient, fine in zip(patients, chosen_S, strict=True) if fine)
+    return np.asarray(np.median(patient_logits(table.logits_SC[chosen_S], own, chosen_S[chosen_S], how)[1], axis=0))
 
 
 def _highest(logits_SC: Floats, member_PS: Bools) -> Floats:

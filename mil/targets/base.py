@@ -90,6 +90,8 @@ class Target(ABC):
     """Fields that metrics.json must have."""
     calibrated: ClassVar[bool] = False
     """Outputs are calibrated on the patients of the other folds."""
+    located: ClassVar[bool] = False
+    """Outputs have no zero of their own: it is the median of each model's inner validation patients."""
     counts_unjudged: ClassVar[bool] = False
     """Patients whom no model could judge count in the metrics, at what is told of them."""
     words: ClassVar[Words]

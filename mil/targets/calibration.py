@@ -8,10 +8,13 @@ from mil.targets.metrics import softmax
 from wsi.arrays import Floats
 from wsi.recipe import Json
 
+LOCATED = "validation median"
+"""Log risks, which have no zero of their own, less the median of those of the inner validation patients."""
+
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """How logits become probabilities."""
+    """How logits become probabilities, or risks get a zero."""
 
     method: str = "none"
     temperature: float = 1.0
@@ -27,6 +30,11 @@ class Calibration:
         if not self.floor:
             return probs
         return np.asarray(self.floor + (1 - probs.shape[1] * self.floor) * probs)
+
+    def moved(self, outputs_NC: Floats) -> Floats:
+        """Return outputs (N, C) with the shift added."""
+        outputs_NC = np.asarray(outputs_NC, np.float64)
+        return outputs_NC + np.array(self.shift) if self.shift else outputs_NC
 
     def as_dict(self) -> Json:
         """Return JSON values."""

@@ -119,10 +119,13 @@ def average_precision(labels_N: Ints, probs_NC: Floats, weights_BN: Floats) -> F
     n_classes = probs_NC.shape[1]
     counts = np.bincount(labels_N, minlength=n_classes)
     wanted = [int(counts[1] <= counts[0])] if n_classes == 2 else range(n_classes)
-    return np.asarray(np.mean([_binary_ap(labels_N == c, probs_NC[:, c], weights_BN) for c in wanted], axis=0))
+    return np.asarray(
+        np.mean([binary_average_precision(labels_N == c, probs_NC[:, c], weights_BN) for c in wanted], axis=0)
+    )
 
 
-def _binary_ap(positive_N: Bools, scores_N: Floats, weights_BN: Floats) -> Floats:
+def binary_average_precision(positive_N: Bools, scores_N: Floats, weights_BN: Floats) -> Floats:
+    """Return the average precision (B,) of those who are positive, patients of one score taken together."""
     order = np.argsort(-scores_N, kind="stable")
     last_of_tie = np.append(np.diff(scores_N[order]) != 0, True)
     weights = weights_BN[:, order]

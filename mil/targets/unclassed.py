@@ -53,16 +53,20 @@ class Unclassed(Target):
 
     @classmethod
     def told(cls, outputs_NC: Floats, calibration: Calibration) -> Floats:
-        outputs_NC = np.asarray(outputs_NC, np.float64)
+        outputs_NC = calibration.moved(outputs_NC)
         return np.asarray(0.5 * (1 + np.tanh(0.5 * outputs_NC))) if cls.logistic else outputs_NC
 
     @classmethod
     def in_graph(cls, logits_MC: "Tensor", calibration: Calibration) -> "tuple[Tensor, Tensor]":
         logits_C = logits_MC.mean(dim=0)
+        if calibration.shift:
+            return logits_C, logits_C + logits_C.new_tensor(calibration.shift)
         return logits_C, logits_C.sigmoid() if cls.logistic else logits_C * 1.0  # an output of its own
 
     @classmethod
     def formula(cls, calibration: Calibration, n_outputs: int) -> str:
+        if calibration.shift:
+            return f"logits + {[float(f'{value:.9g}') for value in calibration.shift]}"
         return "1 / (1 + exp(-logits))" if cls.logistic else "logits"
 
     @classmethod

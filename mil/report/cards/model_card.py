@@ -14,6 +14,7 @@ from mil.report.cards.texts import gap, plain
 from mil.run.evidence import Evidence
 from mil.run.protocol import put_together, split_by
 from mil.run.record import read_record
+from mil.targets.calibration import LOCATED
 from wsi.pages import number
 
 
@@ -55,7 +56,7 @@ def _details(k: Known) -> list[str]:
         f"- **License:** {gap('under which terms others may have it')}{of_encoder}",
         f"- **Encoder:** {plain(made['encoder'] or 'not told by the bags')} ({made['dim']} features)",
         f"- **Encoder trained:** {plain(trained)}",
-        f"- **Temperature:** {number(evidence.calibration['temperature'])} ({plain(evidence.calibration['method'])})",
+        _calibrated(evidence.calibration),
         f"- **Recipe:** `{evidence.config['recipe_hash']}`",
         "",
         "### Model Sources",
@@ -64,6 +65,12 @@ def _details(k: Known) -> list[str]:
         f"- **Paper:** {gap('where it is described')}",
         "",
     ]
+
+
+def _calibrated(values: Json) -> str:
+    if values["method"] == LOCATED:
+        return "- **Risk 0:** the median of the patients on whom the models were validated inside the training"
+    return f"- **Temperature:** {number(values['temperature'])} ({plain(values['method'])})"
 
 
 def _title(evidence: Evidence) -> str:

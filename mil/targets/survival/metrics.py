@@ -99,14 +99,21 @@ def integrated_brier(
     if len(at_T) < 2:
         return np.full(len(weights_BN), np.nan)
     without_NT = survival_by_others(known, risks_N, at_T) if without_NT is None else without_NT
+    errors_N = np.trapezoid(brier_errors(known, without_NT, at_T), at_T, axis=1) / (at_T[-1] - at_T[0])
+    return np.asarray(weights_BN @ errors_N / weights_BN.sum(axis=1))
+
+
+def brier_errors(known: Followed, without_NT: Floats, at_T: Floats) -> Floats:
+    """Return the squared errors (N, T) of the predicted shares without the event; their mean is the Brier score there.
+
+    Who was last seen before a time counts nothing there, the others by ``1 / G`` for them. Source: Graf et al. 1999.
+    """
     at_N = kaplan_meier_at(known.times_N, known.times_N, known.events_N, of_censoring=True)[:, None]
     at_T_left = kaplan_meier_at(at_T, known.times_N, known.events_N, of_censoring=True)[None]
     ended_NT = (known.times_N[:, None] <= at_T[None]) & known.events_N[:, None] & (at_N > 0)
     going_NT = (known.times_N[:, None] > at_T[None]) & (at_T_left > 0)
     errors_NT = ended_NT * without_NT**2 / np.where(at_N > 0, at_N, 1)
-    errors_NT = errors_NT + going_NT * (1 - without_NT) ** 2 / np.where(at_T_left > 0, at_T_left, 1)
-    errors_N = np.trapezoid(errors_NT, at_T, axis=1) / (at_T[-1] - at_T[0])
-    return np.asarray(weights_BN @ errors_N / weights_BN.sum(axis=1))
+    return np.asarray(errors_NT + going_NT * (1 - without_NT) ** 2 / np.where(at_T_left > 0, at_T_left, 1))
 
 
 def survival_by_others(known: Followed, risks_N: Floats, at_T: Floats) -> Floats:

@@ -1,5 +1,6 @@
 """Time to an event: columns ``time`` (above 0) and ``event`` (1 it happened, 0 not seen until then); log risks; Cox."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +13,7 @@ from mil.targets.base import Measure, Words
 from mil.targets.judged import Breakdown, Judged, judgements
 from mil.targets.plot import Line, Plot
 from mil.targets.questions import Question
+from mil.targets.survival.followed_up import kaplan_meier_interval
 from mil.targets.survival.metrics import (
     Followed,
     harrell_c,
@@ -26,6 +28,11 @@ from wsi.arrays import Bools, Floats, Ints
 from wsi.cohort.manifest import ManifestRow
 from wsi.errors import ManifestError
 
+ENTRY = frozenset(
+    ("entry", "entry_time", "time_entry", "start", "start_time", "time_start", "delayed_entry", "left_truncation")
+)
+"""Further columns of the manifest that tell when a patient came under observation."""
+
 
 @dataclass(frozen=True, slots=True)
 class SurvivalTarget(Unclassed):
@@ -38,6 +45,7 @@ class SurvivalTarget(Unclassed):
     kind: ClassVar[str] = "survival"
     column: ClassVar[str] = "time"
     joint: ClassVar[bool] = True
+    located: ClassVar[bool] = True
     shown: ClassVar[tuple[str, str]] = ("concordance", "time_auc")
     chance: ClassVar[float] = 0.5
     words: ClassVar[Words] = Words(
@@ -46,7 +54,8 @@ class SurvivalTarget(Unclassed):
         asked="the risk",
         enough="events",
         row="One log risk per patient, higher is worse.",
-        caveat="Risks order patients and have no unit; they are no probabilities.",
+        caveat="Risks order patients and have no unit; they are no probabilities. Above 0: higher than the median of "
+        "the patients on whom the models were validated inside the training.",
         achieved="a concordance",
         ranked="concordance",
         second="AUC over time",
@@ -72,6 +81,8 @@ class SurvivalTarget(Unclassed):
     """To the event, or to the last time seen without it; any unit; NaN where unknown."""
     events_N: Bools
     """Whether the event was seen."""
+    cut_before: bool = True
+    """Risks count from the median of patients who are not judged; else patients are halved by their own fold's."""
     names: tuple[str, ...] = ("risk",)
 
     @classmethod
@@ -81,8 +92,8 @@ class SurvivalTarget(Unclassed):
         times_N, events_N = parse_survival([row.time for row in rows], [row.event for row in rows])
         if not events_N.any():
             raise ManifestError("--target survival: expected events in the manifest (event 1), found none")
-        strata = [f"{event:d}/{part}" for event, part in zip(events_N, binned(times_N), strict=True)]
-        return cls(times_N, events_N), alike_strata(strata, rows, n_folds)
+        refuse_late_entry(rows)
+        return cls(times_N, events_N), _strata(times_N, events_N, rows, n_folds)
 
     @classmethod
     def cell(cls, row: ManifestRow) -> object:
@@ -131,21 +142,23 @@ class SurvivalTarget(Unclassed):
 
     def plots(self, told: Mapping[str, Floats], own: str, area: str, draws_BP: Floats, folds_P: Ints) -> list[Plot]:
         lines = []
-        for name, own_P in _halves(told[own][:, 0], folds_P).items():
+        for name, own_P in self.halves(told[own][:, 0], folds_P).items():
+            if not own_P.any():
+                continue
             times, events = self.times_N[own_P], self.events_N[own_P]
-            lines.append(
-                Line(f"{name} risk", *kaplan_meier(times, events), "steps", until_P=times, marks_P=times[~events])
-            )
+            at_T, left_T = kaplan_meier(times, events)
+            band_2T = np.stack(kaplan_meier_interval(at_T, times, events))
+            name = f"{name} risk"
+            lines.append(Line(name, at_T, left_T, "steps", until_P=times, marks_P=times[~events], band_2N=band_2T))
         return [
             Plot(
                 lines=tuple(lines),
                 x_label="time",
                 y_label="share without the event",
-                alt="Share of patients without the event over time, in the halves of higher and of lower predicted "
-                "risk",
-                caption="Kaplan-Meier curves of the halves of higher and of lower risk, each patient against the "
-                f"median{' of the fold' * (len(np.unique(folds_P)) > 1)}, by models that never saw the patients. Small "
-                "strokes: last seen without the event. Beneath: how many were still followed.",
+                alt="Share of patients without the event over time, those of higher and those of lower predicted risk",
+                caption=f"Kaplan-Meier curves of the patients of higher and of lower risk, {self._parted_by(folds_P)}, "
+                "by models that never saw the patients. Bands: 95 % intervals (Greenwood, log-log). Small strokes: "
+                "last seen without the event. Beneath: how many were still followed.",
                 legend="upper right",
             )
         ]
@@ -172,21 +185,35 @@ class SurvivalTarget(Unclassed):
 
     def breakdown(self, told_PC: Floats, folds_P: Ints) -> Breakdown:
         rows = []
-        for name, own_P in _halves(told_PC[:, 0], folds_P).items():
+        for name, own_P in self.halves(told_PC[:, 0], folds_P).items():
+            if not own_P.any():
+                rows.append((f"{name} risk", "0", "0", ""))
+                continue
             at_T, left_T = kaplan_meier(self.times_N[own_P], self.events_N[own_P])
             reached = at_T[left_T <= 0.5]
             median = f"{reached[0]:.4g}" if len(reached) else "not reached"
             rows.append((f"{name} risk", str(own_P.sum()), str(self.events_N[own_P].sum()), median))
         return Breakdown(
             title="Higher and lower risk",
-            caption="The halves of each fold by predicted risk. Median time: when half of them had the event, by the "
+            caption=f"Patients {self._parted_by(folds_P)}. Median time: when half of them had the event, by the "
             "Kaplan-Meier curve.",
-            head=("half", "patients", "with the event", "median time to the event"),
+            head=("group", "patients", "with the event", "median time to the event"),
             rows=rows,
         )
 
     def questions(self, told_PC: Floats, prevalence_PC: Floats) -> list[Question]:
         return []
+
+    def halves(self, risks_P: Floats, folds_P: Ints) -> dict[str, Bools]:
+        """Return who is told a higher and who a lower risk than the cut."""
+        if self.cut_before:
+            return {"higher": risks_P > 0, "lower": risks_P <= 0}
+        return _halves(risks_P, folds_P)
+
+    def _parted_by(self, folds_P: Ints) -> str:
+        if self.cut_before:
+            return "parted at the median risk of the patients on whom the models were validated inside the training"
+        return "each against the median" + " of the fold" * (len(np.unique(folds_P)) > 1)
 
     @classmethod
     def claim(cls, names: Sequence[str]) -> str:
@@ -194,12 +221,39 @@ class SurvivalTarget(Unclassed):
 
 
 def _halves(risks_P: Floats, folds_P: Ints) -> dict[str, Bools]:
-    """Return who has the higher and who the lower risk of the fold: models of different folds have no common scale."""
+    """Return who has the higher and who the lower risk of the fold, in runs that kept no cut and have no one scale."""
     high_P = np.zeros(len(risks_P), bool)
     for fold in np.unique(folds_P):
         own_P = folds_P == fold
         high_P[own_P] = risks_P[own_P] > np.median(risks_P[own_P])
     return {"higher": high_P, "lower": ~high_P}
+
+
+def _strata(times_N: Floats, events_N: Bools, rows: Sequence[ManifestRow], n_folds: int) -> list[str]:
+    """Return event and quarter of the times; where so few share them that a fold would go without, the event alone."""
+    fine = [f"{event:d}/{part}" for event, part in zip(events_N, binned(times_N), strict=True)]
+    patients = dict(zip((row.patient_id for row in rows), fine, strict=True))
+    count = Counter(patients.values())
+    return alike_strata([own if count[own] >= n_folds else own[:1] for own in fine], rows, n_folds)
+
+
+def refuse_late_entry(rows: Sequence[ManifestRow]) -> None:
+    """Raise `ManifestError` where a column tells that patients came under observation after time 0."""
+    for row in rows:
+        for name, cell in row.facts.items():
+            if "_".join(name.lower().split()) in ENTRY and not _is_zero(cell):
+                raise ManifestError(
+                    f"column {name}: slide {row.image_id} is followed from {cell} on; patients who come under "
+                    "observation late (left truncation) are not modelled: count times from when they do, or leave it "
+                    "out"
+                )
+
+
+def _is_zero(cell: str) -> bool:
+    try:
+        return not cell.strip() or float(cell) == 0
+    except ValueError:
+        return False
 
 
 def parse_survival(times: Sequence[str | None], events: Sequence[str | None]) -> tuple[Floats, Bools]:

@@ -55,12 +55,13 @@ def test_every_kind_of_run_is_judged_elsewhere(target: str, more: dict[str, str]
     assert told["metrics"]["patients"] == (53 if more.get("unit") == "slide" else 44)
     assert not [name for name in told["metrics"]["models"]["gated_abmil"] if name.endswith("_pooled")]
     assert {own["column"] for own in told["decisions"]["subgroups"]} == {"sex"}
-    sections = re.findall(r'<section id="(\w+)"', text)
-    assert re.findall(r'<li><a href="#(\w+)"', text) == sections
+    sections = re.findall(r'<section id="([\w-]+)"', text)
+    assert re.findall(r'<li><a href="#([\w-]+)"', text) == sections
+    assert ("by-target" in sections) == (target != "classes") == ("by_target" in told)
     assert ("decisions" in sections) == (target in ("classes", "labels"))
     assert "folds pooled" not in text
     assert "median of the fold" not in text
     assert report(ReportOptions(run=run, manifest=own.manifest)).exit_code == 0
     page = (run / "report.html").read_text()
     assert '<section id="subgroups"' in page
-    assert re.findall(r'<li><a href="#(\w+)"', page) == re.findall(r'<section id="(\w+)"', page)
+    assert re.findall(r'<li><a href="#([\w-]+)"', page) == re.findall(r'<section id="([\w-]+)"', page)

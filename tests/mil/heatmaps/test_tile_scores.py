@@ -1,6 +1,7 @@
 """Tile scores of runs of every target: against predictions, attention and hand values."""
 
 import csv
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -168,14 +169,15 @@ def test_pushes_of_values_and_risks_add_up_from_what_is_known_without_looking(
         assert "value" in found.push_how
     else:
         risks = [float(row["logit_risk"]) for row in rows]
-        assert found.push_from_C[0] == pytest.approx(np.mean(risks), abs=1e-6)
+        moved = json.loads((run / "calibration.json").read_text())
+        assert found.push_from_C[0] == pytest.approx(np.mean(risks) + moved["shift"][0], abs=1e-6)
     seen = load_ensemble(RunFolder(run), "cpu").of_fold(1)
     if target == "survival":
         fold = [float(row["logit_risk"]) for row in rows if row["fold"] == "1"]
         known = replace(known_slides(run), folds={NEW: 1})
         apart = tile_scores(load_ensemble(RunFolder(run), "cpu"), read_header(bag), small_store, known)
         assert (apart.models, len(seen.members)) == (2, 2)
-        assert apart.push_from_C[0] == pytest.approx(np.mean(fold), abs=1e-6)
+        assert apart.push_from_C[0] == pytest.approx(np.mean(fold) + moved["folds"][1]["shift"][0], abs=1e-6)
         assert apart.disagreement_N is not None
 
 

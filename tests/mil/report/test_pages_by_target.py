@@ -66,9 +66,11 @@ def run(
 def test_all_targets_have_one_report(run: Path, small_store: TileStore, visit: Visits) -> None:
     text = (run / "report.html").read_text()
     probabilities = {"classes": ["decisions", "refusing"], "labels": ["decisions", "refusing"]}
-    own = probabilities.get(RunFolder(run).predicts.kind, [])
-    doubted = ["suspects"] if RunFolder(run).predicts.kind == "classes" else []
-    assert re.findall(r'<section id="(\w+)"', text) == [*SECTIONS[:4], *doubted, *SECTIONS[4:7], *own, *SECTIONS[7:]]
+    kind = RunFolder(run).predicts.kind
+    own = ["by-target"] * (kind != "classes") + probabilities.get(kind, [])
+    doubted = ["suspects"] * (kind == "classes")
+    found = re.findall(r'<section id="([\w-]+)"', text)
+    assert found == [*SECTIONS[:4], *doubted, *SECTIONS[4:7], *own, *SECTIONS[7:]]
     for part in (
         "Mean colour of the tissue",
         "Center only",

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mil.evaluation.by_target.agreement import reach
 from mil.evaluation.decisions.decide import Answered, Chosen, chosen_on_all
 from mil.evaluation.decisions.rules import DEFAULT, Rule, parse_rule
 from mil.evaluation.refusal.conformal import least_probabilities, sets_of
 from mil.run.evidence import Evidence
+from mil.targets import ValueTarget
 from wsi.arrays import Bools, Floats, Ints
 from wsi.recipe import Json
 
@@ -57,8 +59,12 @@ class ByTheRun:
     def told(self, patients: Sequence[str], told_PC: Floats, known_P: Bools, names: Sequence[str]) -> Json:
         """Return cuts and, of classes, each patient's set, as JSON values; for probabilities as they are told.
 
-        No class is ruled out of patients who could not be judged: ``known_P`` is False of them.
+        No class is ruled out of patients who could not be judged: ``known_P`` is False of them. Of values: how far the
+        true one may lie from what is told.
         """
+        if isinstance(self.own.truth, ValueTarget):
+            distance = reach(self.own.told_PC[:, 0] - self.own.truth.values_N, 1 - PROMISED)
+            return {} if distance is None else {"intervals": {"promised": PROMISED, "distance": distance}}
         if not self.own.questions:
             return {}
         asked = [q.name for q in self.own.questions]

@@ -134,7 +134,9 @@ def _column(
     return {
         "column": column.name,
         "groups": rows,
-        "p": interaction(measure, judged, answered.truth.groups_N, answered.seed) if len(judged) > 1 else None,
+        "p": interaction(measure, judged, answered.truth.groups_N, answered.seed, answered.groups)
+        if len(judged) > 1
+        else None,
         "gaps": _gaps(rows),
     }
 
@@ -172,10 +174,13 @@ def _gaps(rows: Sequence[Json]) -> Json:
     return found
 
 
-def interaction(measure: Measure, groups: Sequence[Bools], classes_P: Ints, seed: int) -> float | None:
+def interaction(
+    measure: Measure, groups: Sequence[Bools], classes_P: Ints, seed: int, people: Sequence[str] = ()
+) -> float | None:
     """Return the p of a metric that differs among the groups by more than chance; None where it is not defined.
 
-    What differs is the sum over the groups of their size times the square of their distance from the mean.
+    What differs is the sum over the groups of their size times the square of their distance from the mean. ``people``:
+    whose the rows are, where several are one patient's: patients whose rows all stand in one group are dealt whole.
     """
     chosen = np.flatnonzero(np.any(groups, axis=0))
     number_P = np.full(len(classes_P), -1, np.int64)
@@ -183,7 +188,11 @@ def interaction(measure: Measure, groups: Sequence[Bools], classes_P: Ints, seed
         number_P[own_P] = number
     rng = np.random.default_rng(seed)
     dealt = np.tile(number_P, (PERMUTATIONS + 1, 1))
-    for cls in np.unique(classes_P[chosen]):
+    whole = _of_people(number_P[chosen], [people[i] for i in chosen.tolist()] if people else [])
+    if whole is not None:
+        of_people, person_K = whole
+        dealt[1:, chosen] = rng.permuted(np.tile(of_people, (PERMUTATIONS, 1)), axis=1)[:, person_K]
+    for cls in np.unique(classes_P[chosen]) if whole is None else ():
         places = chosen[classes_P[chosen] == cls]
         dealt[1:, places] = rng.permuted(dealt[1:, places], axis=1)
     values = np.stack([measure((dealt == number).astype(np.float64)) for number in range(len(groups))])
@@ -195,3 +204,13 @@ def interaction(measure: Measure, groups: Sequence[Bools], classes_P: Ints, seed
     if not there[:, 0].all():
         return None
     return float((apart >= apart[0] - 1e-12).mean())
+
+
+def _of_people(number_K: Ints, people: Sequence[str]) -> tuple[Ints, Ints] | None:
+    """Return each person's group and each row's person; None where rows are one person's each, or of several groups."""
+    names, first_H, person_K = np.unique(
+        np.array(people, dtype=object).astype(str), return_index=True, return_inverse=True
+    )
+    if len(names) == len(number_K) or not len(names) or (number_K[first_H][person_K] != number_K).any():
+        return None
+    return number_K[first_H], person_K

@@ -17,10 +17,19 @@ from mil.ragged.packing import group_by_rows, pack
 from mil.ragged.randomness import Randomness, set_seed
 from mil.run.scores import patient_logits
 from mil.targets.losses import Truths
+from mil.targets.survival import SurvivalTarget
 from mil.training.ema import WeightMean
 from mil.training.jobs import FitJob, Parts, seed_of
 from mil.training.ranks import Ranks
-from mil.training.sampling import Drawn, batches_ahead, draw_batch, epoch_order, shared_order, slide_weights
+from mil.training.sampling import (
+    Drawn,
+    batches_ahead,
+    draw_batch,
+    epoch_order,
+    risk_set_batches,
+    shared_order,
+    slide_weights,
+)
 from mil.training.schedule import learning_rate
 from mil.training.sharpness import ascended
 from mil.training.soft_targets import Distilled, Mixed, Smoothed
@@ -56,7 +65,6 @@ class Loop:
         self.weights = slide_weights(self.target.groups_N[parts.train], patients, self.target.n_outputs)
         loss_weights = np.ones_like(self.weights) if self.options.balance == "sampling" else self.weights
         self.weight_of = dict(zip(parts.train.tolist(), loss_weights.tolist(), strict=True))
-        self.batches = math.ceil(len(parts.train) / job.options.batch_bags)
 
     def epoch(self, epoch: int) -> dict[str, float]:
         """Train one epoch; return its part of the history's row."""
@@ -73,11 +81,12 @@ class Loop:
         order = epoch_order(self.parts.train, self.weights, self.options.balance, rng)
         if self.options.order == "shared":
             order = shared_order(self.parts.train, len(self.cohort), self.options.seed, epoch)
-        drawn = (draw_batch(self.cohort, own, self.options, rng) for own in np.array_split(order, self.batches))
+        batches = self._batches(order)
+        drawn = (draw_batch(self.cohort, own, self.options, rng) for own in batches)
         for step, batch in enumerate(batches_ahead(self.cohort, drawn, self.ranks.share, self.options)):
             if step:
-                yield epoch + step / self.batches
-            lr = learning_rate(self.options, epoch + step / self.batches)
+                yield epoch + step / len(batches)
+            lr = learning_rate(self.options, epoch + step / len(batches))
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
             loss, norm = self._step(batch)
@@ -85,6 +94,12 @@ class Loop:
             norms.append(norm)
         total = float(self.ranks.total(np.array([total]))[0])
         return {"epoch": epoch, "lr": lr, "train_loss": total / len(order), "grad_norm": max(norms)}
+
+    def _batches(self, order: Ints) -> list[Ints]:
+        """Return the slides of each batch of an epoch."""
+        if isinstance(self.target, SurvivalTarget):
+            return risk_set_batches(order, self.target.events_N, self.options.batch_bags)
+        return np.array_split(order, math.ceil(len(self.parts.train) / self.options.batch_bags))
 
     def _step(self, batch: Sequence[Drawn]) -> tuple[float, float]:
         """Take one optimizer step; return this rank's summed loss and the gradient's norm before clipping."""

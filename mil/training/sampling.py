@@ -15,7 +15,7 @@ from mil.data.cohort import Cohort
 from mil.data.read_ahead import Reading, Wanted, device_rows, read_ahead
 from mil.ragged.packing import Rows
 from mil.training.options import TrainOptions
-from wsi.arrays import Floats, Ints
+from wsi.arrays import Bools, Floats, Ints
 
 
 def slide_weights(labels: Ints, patients: Sequence[str], n_classes: int) -> Floats:
@@ -49,6 +49,23 @@ def shared_order(slides: Ints, n_slides: int, seed: int, epoch: int) -> Ints:
     key = [seed, epoch, *b"order"]
     place_N = np.random.default_rng(np.random.SeedSequence(key)).permutation(n_slides)
     return np.asarray(slides[np.argsort(place_N[slides])])
+
+
+EVENTS = 4
+"""Slides with the event in a batch, at least, where a bag's loss is told by those still at risk beside it."""
+
+
+def risk_set_batches(order: Ints, events_N: Bools, batch_bags: int) -> list[Ints]:
+    """Cut an epoch's order into batches with alike shares of events; larger ones where events are too few for that.
+
+    ``events_N``: of every slide of the cohort. A batch without an event teaches nothing, one of few says little.
+    Who was at risk is who is in the batch. Memory does not grow with a batch: see `mil.training.loop`.
+    """
+    has = events_N[order]
+    count = max(1, min(-(-len(order) // batch_bags), int(has.sum()) // EVENTS))
+    place = np.arange(len(order))
+    parts = zip(np.array_split(place[has], count), np.array_split(place[~has], count), strict=True)
+    return [order[np.sort(np.concatenate(part))] for part in parts]
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,12 +104,11 @@ def _bland_altman(pairs: Pairs, found: Json, unit: str) -> Plot:
 
     def levels(text: str, *names: str) -> Line:
         """Return one line of several levels, parted by gaps."""
-        x, y, low, high = [], [], [], []
-        for own in (found[name] for name in names):
-            x += [*ends, np.nan]
-            y, low, high = (
-                values + [own[part]] * 2 + [np.nan] for values, part in ((y, "value"), (low, "low"), (high, "high"))
-            )
+        own = [found[name] for name in names]
+        x = [at for _ in own for at in (*ends, np.nan)]
+        y, low, high = (
+            [at for one in own for at in (one[part], one[part], np.nan)] for part in ("value", "low", "high")
+        )
         return Line(text, np.array(x), np.array(y, np.float64), band_2N=np.array([low, high], np.float64))
 
     top = float(np.abs([*pairs.off_N, found["lower_limit"]["low"], found["upper_limit"]["high"]]).max())

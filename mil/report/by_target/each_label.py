@@ -37,7 +37,7 @@ def _table(rows: list[tuple[Cell, ...]], unit: str) -> Table:
         name="Each label",
         caption=f"AUC compares {unit}s of one fold (0.5 is chance). Average precision is to be held against the share "
         "who have the label. Brier score: squared error of the probability; beside it how much of the error of telling "
-        "everybody the label's share it takes away (0: nothing; below: worse). With many labels one of twenty intervals "
+        "everybody the label's share it takes away (0: nothing; below: worse). Of many labels one in twenty intervals "
         "misses the truth.",
         head=(
             *("label", "have it", "have it not", "not known", "share"),

@@ -26,15 +26,14 @@ class _AtRisk:
         strata, times = strata_N[self.order_N], times_N[self.order_N]
         new_N = np.append(True, np.diff(strata) != 0)
         tied_N = ~new_N & np.append(False, np.diff(times) == 0)
-        self._first_N = np.maximum.accumulate(np.where(new_N, np.arange(len(times)), 0))
+        self._starts = np.flatnonzero(new_N)[1:]
         ends = np.flatnonzero(np.append(~tied_N[1:], True))
         self._last_N = ends[np.cumsum(~tied_N) - 1]
 
     def sums(self, values_BN: Floats) -> Floats:
         """Return the sum (B, N) for each patient, of values (B, N) in `order_N`, as are the sums."""
-        upto_BN = np.cumsum(values_BN, axis=1)
-        before_BN = np.concatenate([np.zeros((len(values_BN), 1)), upto_BN], axis=1)[:, self._first_N]
-        return np.asarray(upto_BN[:, self._last_N] - before_BN)
+        parts = np.split(values_BN, self._starts, axis=1)  # apart: a difference of sums of all would cancel
+        return np.asarray(np.concatenate([np.cumsum(part, axis=1) for part in parts], axis=1)[:, self._last_N])
 
 
 def cox_slope(covariate_N: Floats, times_N: Floats, events_N: Bools, strata_N: Ints, weights_BN: Floats) -> Floats:

@@ -9,7 +9,7 @@ from sklearn.metrics import recall_score, roc_auc_score
 from mil.evaluation.decisions.decide import Answered
 from mil.evaluation.subgroups import LEAST, Column, banded, columns_of, interaction, subgroups
 from mil.targets import ClassTarget
-from mil.targets.metrics import auc
+from mil.targets.metrics import auc, binary_auc
 from wsi.cohort.manifest import ManifestRow
 from wsi.errors import RequestError
 
@@ -121,3 +121,23 @@ def test_numbers_of_few_values_stay_as_they_are() -> None:
     cut = banded([str(i) for i in range(12)] + ["not known"])
     assert cut[0] == "0 to 3"
     assert cut[-1] == "not known"
+
+
+def test_slides_of_a_patient_are_dealt_whole() -> None:
+    """Listed four times, patients say no more than once: the p of whole patients stays, that of single rows falls."""
+    rng = np.random.default_rng(3)
+    positive, side = np.arange(48) % 2 == 0, np.arange(48) // 2 % 2 == 0
+    scores = rng.normal(size=48) + positive * np.where(side, 1.6, 0.0)
+    rows = np.repeat(np.arange(48), 4)
+
+    def p(chosen: np.ndarray, people: list[str]) -> float:
+        def measure(weights: np.ndarray) -> np.ndarray:
+            return binary_auc(positive[chosen], scores[chosen], weights, np.zeros(len(chosen), int))
+
+        found = interaction(measure, [side[chosen], ~side[chosen]], np.zeros(len(chosen), int), 0, people)
+        assert found is not None
+        return found
+
+    once = p(np.arange(48), [])
+    assert p(rows, [str(i) for i in rows]) == pytest.approx(once, abs=0.05)
+    assert p(rows, []) < once / 2

@@ -162,7 +162,7 @@ def test_every_target_has_every_table_and_page(
     assert told in page
     assert "Center only" in card
     assert (
-        page.count("data:image/svg+xml") == {"value": 3, "survival": 3, "labels": 6}[target]
+        page.count("data:image/svg+xml") == {"value": 5, "survival": 6, "labels": 6}[target]
     )  # two of them: the training
     (run / "report.html").unlink()
     assert report(ReportOptions(run=run)).exit_code == 0

@@ -5,6 +5,9 @@ import pytest
 
 from mil.evaluation.bootstrap import draw_patients
 from mil.evaluation.by_target.agreement import Pairs, agreement, intervals_held, reach, reaches_by_others, within
+from mil.evaluation.decisions.decide import Answered
+from mil.evaluation.new_patients import ByTheRun
+from mil.targets import ValueTarget
 
 
 def pairs(n: int = 80, folds: int = 3) -> Pairs:
@@ -18,7 +21,7 @@ def test_slopes_are_those_of_least_squares() -> None:
     linear = pytest.importorskip("statsmodels.regression.linear_model")
     own = pairs()
     dummies = np.eye(3)[own.folds_N]
-    for weights in (np.ones((1, 80)), draw_patients(80, 1, 1)):
+    for weights in np.array([np.ones((1, 80)), draw_patients(80, 1, 1)]):
         model = linear.WLS(own.true_N, np.column_stack([own.told_N, dummies]), weights=weights[0])
         assert within(own.true_N, own.told_N, own.folds_N, weights)[0] == pytest.approx(model.fit().params[0], abs=1e-9)
     one = Pairs(own.true_N, own.told_N, np.zeros(80, int), own.groups, 0)
@@ -61,9 +64,8 @@ def test_a_distance_is_promised_only_where_enough_are_known() -> None:
 
 def test_slides_of_a_patient_are_drawn_together() -> None:
     own = pairs()
-    twice = Pairs(
-        *(np.repeat(of, 2) for of in (own.true_N, own.told_N, own.folds_N)), [str(i // 2) for i in range(160)], 0
-    )
+    rows = np.repeat(np.arange(80), 2)
+    twice = Pairs(own.true_N[rows], own.told_N[rows], own.folds_N[rows], [str(i) for i in rows], 0)
     alone = Pairs(twice.true_N, twice.told_N, twice.folds_N, [str(i) for i in range(160)], 0)
     widths = []
     for of in (own, twice, alone):
@@ -71,3 +73,13 @@ def test_slides_of_a_patient_are_drawn_together() -> None:
         widths.append(found["high"] - found["low"])
     assert widths[1] == pytest.approx(widths[0], rel=0.05)
     assert widths[2] < 0.85 * widths[0]
+
+
+def test_new_patients_are_told_how_far_the_value_may_lie() -> None:
+    own = pairs()
+    answered = Answered(
+        truth=ValueTarget(own.true_N), told_PC=own.told_N[:, None], prevalence_PC=np.zeros((80, 1)),
+        folds_P=own.folds_N, groups=own.groups,
+    )  # fmt: skip
+    told = ByTheRun(answered).told(["n"], np.array([[50.0]]), np.array([True]), ["value"])
+    assert told == {"intervals": {"promised": 0.9, "distance": pytest.approx(np.sort(np.abs(own.off_N))[72])}}

@@ -46,6 +46,9 @@ def test_a_patient_listed_twice_says_nothing_more_where_rows_hang_together() -> 
 def test_what_has_no_bound_is_told_so() -> None:
     times, events, one = np.arange(1.0, 11), np.ones(10, bool), np.zeros(10, int)
     assert cox_slope(-times, times, events, one, np.ones((1, 10)))[0] == np.inf
+    far = np.append(-times, -1e3 * times)  # a fold far from another takes nothing from its sums
+    both = cox_slope(far, np.tile(times, 2), np.ones(20, bool), np.repeat([0, 1], 10), draw_patients(20, 0, 200))
+    assert (both == np.inf).all()
     assert cox_slope(times, times, events, one, np.ones((1, 10)))[0] == -np.inf
     assert np.isnan(cox_slope(np.ones(10), times, events, one, np.ones((1, 10)))).all()
     assert np.isnan(log_rank(np.ones(10, bool), times, events, one)).all()

@@ -124,7 +124,8 @@ def _horizon(told: Told, at: float, draws_BN: Floats) -> Json:
         return np.asarray(1 - kaplan_meier_of_draws(at_T, known.times_N, known.events_N, weights_BN)[:, 0])
 
     def ratio(weights_BN: Floats) -> Floats:
-        return np.asarray(observed(weights_BN) / (weights_BN @ predicted_N / weights_BN.sum(axis=1)))
+        mean_B = weights_BN @ predicted_N / weights_BN.sum(axis=1)
+        return np.asarray(observed(weights_BN) / np.where(mean_B > 0, mean_B, np.nan))
 
     seen = estimate(observed, draws_BN)
     if not told.clustered:

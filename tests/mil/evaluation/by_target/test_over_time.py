@@ -51,6 +51,20 @@ def test_the_fold_is_judged_by_a_baseline_of_the_others() -> None:
     assert not np.array_equal(before[~fold], after[~fold])
 
 
+def test_a_horizon_before_all_events_of_the_others_has_no_ratio() -> None:
+    own = told(30)
+    early = Followed(
+        np.append(own.known.times_N[:-1] + 1, 0.1), np.append(own.known.events_N[:-1], True), own.known.folds_N
+    )
+    (row,) = over_time(replace(own, known=early), (0.2,))["horizons"]
+    assert row["events"] == 1
+    assert row["predicted"] > 0, "of the two folds that know the event"
+    early = Followed(early.times_N, np.append(np.zeros(29, bool), True), np.zeros(30, int))
+    (row,) = over_time(replace(own, known=early), (0.2,))["horizons"]
+    assert row["predicted"] == 0
+    assert row["observed_over_predicted"]["value"] is None
+
+
 def test_groups_of_alike_shares() -> None:
     own = told()
     at = default_horizons(own.known)[1]

@@ -8,6 +8,7 @@ is told by that median, too: no patient who is judged takes part in the cut.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import erfc, pi, sqrt
 
 import numpy as np
 
@@ -81,13 +82,30 @@ def over_time(told: Told, horizons: Sequence[float] = ()) -> Json:
 
 
 def _groups(told: Told, draws_BN: Floats) -> Json:
-    """Return the test of the patients of higher against those of lower risk, fold by fold, and the hazard ratio."""
+    """Return the test of the patients of higher against those of lower risk, fold by fold, and the hazard ratio.
+
+    Out of fold the models of two folds test each other: what two patients of different folds say by chance counts once
+    in each, and the score varies more than that of patients judged by one model. Of models that are sums over the
+    patients learnt from, twice as much; of which a cut keeps 2 / pi, for normally distributed scores. Chi squared is
+    divided by 1 + 2 / pi. Without it noise is significant in 10 of 100 runs (docs/EVIDENCE.md; Simon et al., Briefings
+    in Bioinformatics 2011, on such tests).
+    """
     known = told.known
     clusters = told.groups if told.clustered else None
-    chi, p = log_rank(told.high_N, known.times_N, known.events_N, known.folds_N, clusters)
+    chi, fixed = log_rank(told.high_N, known.times_N, known.events_N, known.folds_N, clusters)
+    p = crossed(chi) if len(np.unique(known.folds_N)) > 1 else fixed
     ratio = _slope(told, told.high_N.astype(np.float64), draws_BN)
     powers = {name: None if value is None else float(np.exp(value)) for name, value in ratio.items()}
-    return {**finite({"chi_squared": chi, "p": p}), "hazard_ratio": powers, "higher": int(told.high_N.sum())}
+    return {
+        **finite({"chi_squared": chi, "p": p, "p_models_fixed": fixed}),
+        "hazard_ratio": powers,
+        "higher": int(told.high_N.sum()),
+    }
+
+
+def crossed(chi: float) -> float:
+    """Return the p of a chi squared (1) to which folds add that test each other's patients."""
+    return erfc(sqrt(chi / (1 + 2 / pi) / 2))
 
 
 def _slope(told: Told, covariate_N: Floats, draws_BN: Floats) -> Json:

@@ -11,6 +11,10 @@ from wsi.pages import number
 from wsi.recipe import Json
 
 SMALLEST_P = 1e-4
+_CROSSED = (
+    " Test, ratio and slope compare patients of one fold; the test is corrected for models that test each other's "
+    "patients."
+)
 
 
 def shown_over_time(told: Told, horizons: Sequence[float], baseline: str, unit: str) -> Shown:
@@ -53,12 +57,11 @@ def _risk_table(found: Json, told: Told, unit: str) -> Table:
     ]
     return Table(
         name="Risk",
-        caption=f"The cut between higher and lower risk is the median of the patients on whom each model was validated "
-        f"inside its training: nobody who is judged here took part in it, and it was not chosen by outcome."
-        f"{' Test, ratio and slope compare patients of one fold.' if folds else ''} Slope: the hazard over the log "
-        "risk (1 is perfect; below: risks are told too far apart; above: not far enough)."
-        + f" The test sums what it has of a patient's {unit}s before it squares it."
-        * clustered,
+        caption="The cut between higher and lower risk is the median of the patients on whom each model was validated "
+        "inside its training: nobody who is judged here took part in it, and it was not chosen by outcome."
+        + (_CROSSED if folds else "")
+        + " Slope: the hazard over the log risk (1 is perfect; below: risks are told too far apart; above: not far "
+        "enough)." + f" The test sums what it has of a patient's {unit}s before it squares it." * clustered,
         head=("asked", "found"),
         rows=rows,
     )

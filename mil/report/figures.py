@@ -135,7 +135,8 @@ def _draw_line(axes: "Axes", line: Line, look: dict[str, Any], number: int) -> N
         axes.plot(line.x_N, line.y_N, **look)
     if line.band_2N is not None:
         step: Any = "post" if line.how == "steps" else None
-        axes.fill_between(line.x_N, *line.band_2N, step=step, color=look["color"], alpha=0.15, lw=0)
+        low_N, high_N = line.band_2N
+        axes.fill_between(line.x_N, low_N, high_N, step=step, color=look["color"], alpha=0.15, lw=0)
     if line.marks_P is not None:
         at = np.searchsorted(line.x_N, line.marks_P, side="right") - 1
         axes.plot(line.marks_P, line.y_N[at], "|", color=look["color"], ms=5, mew=0.8)

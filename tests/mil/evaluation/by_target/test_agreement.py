@@ -28,7 +28,9 @@ def test_slopes_are_those_of_least_squares() -> None:
     intercept, slope = linear.OLS(own.true_N, np.column_stack([np.ones(80), own.told_N])).fit().params
     found = agreement(one)
     assert (found["slope"]["value"], found["intercept"]["value"]) == pytest.approx((slope, intercept), abs=1e-9)
-    assert np.isnan(within(own.true_N, own.folds_N * 1.0, own.folds_N, np.ones((1, 80)))).all(), "constant in each fold"
+    assert np.isnan(within(own.true_N, own.folds_N.astype(np.float64), own.folds_N, np.ones((1, 80)))).all(), (
+        "constant in each fold"
+    )
 
 
 def test_limits_and_errors_as_worked_out() -> None:

@@ -16,6 +16,7 @@ from mil.run.protocol import put_together, split_by
 from mil.run.record import read_record
 from mil.targets.calibration import LOCATED
 from wsi.pages import number
+from wsi.recipe import Json
 
 
 def model_card(evidence: Evidence) -> str:

@@ -152,10 +152,11 @@ def test_a_run_is_that_of_the_same_explicit_options_and_says_why(noise: Path, tm
     assert (config["recipe"]["hidden"], config["recipe"]["patience"]) == (128, 10)
     reasons = {own["option"]: own["reason"] for own in config["about"]["auto"]["choices"]}
     assert reasons["epochs"] == GIVEN
-    assert "12 patients of class CE" in reasons["hidden"]
+    assert reasons["repeats"] == GIVEN
+    assert "12 tiles" in reasons["max_tiles"]
     page = (tmp_path / "run" / "report.html").read_text("utf-8")
     assert "Chosen for this cohort" in page
-    assert reasons["hidden"] in page
+    assert reasons["max_tiles"] in page
     again = train(asked)
     assert all(own.status is Status.SKIPPED for own in again.outcomes)
     assert all(own.status is Status.SKIPPED for own in train(explicit).outcomes)

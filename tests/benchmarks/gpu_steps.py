@@ -19,6 +19,7 @@ from typing import Any
 
 import bench_features
 import bench_mil
+import bench_pretrain
 import numpy as np
 import torch
 
@@ -415,6 +416,19 @@ def tuning(setting: Setting) -> Iterator[Row]:
         yield {"name": name, "ok": summary.exit_code == 0, "value": seconds, "unit": "s", "note": note}
 
 
+def pretraining(setting: Setting) -> Iterator[Row]:
+    """Measure pretraining on formulas against images made alone and a network trained alone, taking turns."""
+    network, size, batch, steps = ("test_resnet", 32, 8, 5) if setting.small else ("resnet50", 224, 256, 8)
+    for family in (
+        ("fractaldb", "stained") if setting.small else ("exfractaldb", "rcdb", "visualatom", "deadleaves-he", "stained")
+    ):
+        asked = bench_pretrain.asked(family, network, size, batch, steps, setting.device, setting.folder)
+        own = bench_pretrain.rates(asked)
+        note = f"made alone {own.made:.0f}, trained alone {own.trained:.0f}"
+        name = f"pretrain {network} on {family}, {size} px"
+        yield {"name": name, "value": own.both, "limit": own.limit, "unit": "images/s", "note": note}
+
+
 STEPS: dict[str, tuple[Callable[[Setting], Iterator[Row]], int]] = {
     "prepare": (prepare, 60),
     "ceilings": (ceilings, 30),
@@ -423,6 +437,7 @@ STEPS: dict[str, tuple[Callable[[Setting], Iterator[Row]], int]] = {
     "speed": (speed, 240),
     "training": (training, 90),
     "tuning": (tuning, 90),
+    "pretraining": (pretraining, 90),
     "trace": (trace, 60),
     "decode": (decode, 40),
     "tests": (tests, 120),

@@ -198,9 +198,9 @@ class Trainer:
 
     def _refuse_collapse(self, found: Gauge) -> None:
         """End the training where features that told images apart at its beginning do so no more."""
-        why = found.collapsed
         first = self.standing.history[0]
-        if not why or (found.rank >= first["rank"] and found.spread >= first["spread"]):
+        why = found.collapsed(Gauge(first["rank"], first["spread"], found.images))
+        if not why:
             return
         if self.setting.save:
             write_curves(self.options, self.standing)

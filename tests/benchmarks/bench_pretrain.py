@@ -59,7 +59,7 @@ class Clocked:
     device: torch.device
     again: bool
     unit: str = "images"
-    n_sampled: int = 2
+    n_sampled: int = 1
     times: list[float] = field(default_factory=list)
 
     def parts(self, epoch: int, wanted: Iterator[PieceRequest], n_steps: int, threads: int) -> Iterator[Part]:

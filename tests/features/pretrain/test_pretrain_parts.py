@@ -131,11 +131,13 @@ def test_the_gauge_counts_directions() -> None:
     noise = gauge(rng.standard_normal((4000, 16)))
     assert noise.rank == pytest.approx(16, rel=0.01)
     assert noise.spread == pytest.approx(1, rel=0.05)
-    assert not noise.collapsed
+    assert not noise.collapsed(noise)
     same = np.ones((50, 16)) + 1e-4 * rng.standard_normal((50, 16))
-    assert "all images look alike" in gauge(same).collapsed
+    assert "all images look alike" in gauge(same).collapsed(noise)
+    assert not gauge(same).collapsed(gauge(same))
+    assert not gauge(same[:4]).collapsed(noise)
     line = np.outer(rng.standard_normal(50), rng.standard_normal(16))
-    assert "on one line" in gauge(line).collapsed
+    assert "on one line" in gauge(line).collapsed(noise)
 
 
 def test_vicreg_is_the_papers_formula() -> None:

@@ -74,3 +74,13 @@ def test_dealing_one_by_one_is_the_same_test() -> None:
     assert slow is not None
     assert 0 < quick < 0.5
     assert abs(quick - slow) < 0.1
+
+
+def test_repeats_bring_no_degrees_of_freedom() -> None:
+    """Three repeats of three folds: the quantile of 2 degrees, not of 8; the error is that of all nine."""
+    values = np.array([1.0, 2.0, 3.0] * 3)
+    found = resampled(values, 0.5)
+    assert found is not None
+    error = np.sqrt((1 / 9 + 1 / 2) * values.var(ddof=1))
+    assert found.high == pytest.approx(2 + 4.302653 * error, rel=1e-6)
+    assert found.p == pytest.approx(2 * stats.t.sf(2 / error, 2))

@@ -113,7 +113,9 @@ class Answer(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body, path = self._body(), urlsplit(self.path).path
         if path == "/api/validate-yaml":
-            assert json.loads(body)["content"].startswith("---\nlicense: ")
+            content = json.loads(body)["content"]
+            assert content.startswith("---\n")
+            assert "\nlicense: " in content
             return self._send(200, {"errors": [], "warnings": []})
         if path == "/api/repos/create":
             told = json.loads(body)

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from making import picture, write_pyramid
 
+from mil.run.folder import MEASURED
+
 PATIENTS = 10
 BEGINNING = """
 folder = "{folder}"
@@ -47,8 +49,11 @@ def write_cohort(slides: Path, folder: Path, text: str = "", name: str = "c", ou
     return path
 
 
-def content(folder: Path) -> dict[str, bytes]:
-    """Return the bytes of all that the stages made, but for what tells when and where."""
-    apart = {"experiments.csv", "events.jsonl"}
+def content(folder: Path, *, alone: bool = True) -> dict[str, bytes]:
+    """Return the bytes of all that the stages made, but for what tells when and where, and how long it took.
+
+    ``alone``: with what a run says of the runs that stood beside it when it was judged.
+    """
+    apart = {"experiments.csv", "events.jsonl", *MEASURED, *(() if alone else ("spread.json", "report.html"))}
     files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith((".", "events.out"))]
     return {str(path.relative_to(folder)): path.read_bytes() for path in files if path.name not in apart}

@@ -115,11 +115,23 @@ def _file(name: str, content: Path | bytes) -> _File:
 
 
 def _card(contents: Contents, licence: str, options: PushOptions) -> str:
-    """Return the card with the head that the hub reads."""
-    head = ["---", f"license: {licence}", "library_name: gigamil", "tags:", "- histopathology"]
-    head += ["- whole-slide-imaging", f"- gigamil-{contents.kind}", "---", ""]
+    """Return the card with the head that the hub reads: a run's own, with the licence."""
+    from huggingface_hub import ModelCard, ModelCardData
+
+    known: dict[str, Any] = {}
+    text = contents.card
+    if text.startswith("---\n"):
+        card = ModelCard(text)
+        known, text = vars(card.data), card.text
+    tags = [*(known.get("tags") or ()), "histopathology", "whole-slide-imaging", f"gigamil-{contents.kind}"]
+    ours = {"license": licence, "library_name": "gigamil", "tags": list(dict.fromkeys(tags))}
+    head = [
+        "---",
+        ModelCardData(**ours | {name: own for name, own in known.items() if name not in ours}).to_yaml(),
+        "---",
+    ]
     made = [f"- {own.name}: {own.licence or 'licence not told'}" for own in contents.sources]
-    lines = [contents.card.rstrip(), "", "## Encoders and their licences", "", *(made or ["- none told"])]
+    lines = ["", text.strip(), "", "## Encoders and their licences", "", *(made or ["- none told"])]
     if options.permission:
         lines += ["", f"Shared with permission: {' '.join(options.permission.split())}"]
     return "\n".join([*head, *lines, "", f"`gigamil pull {options.to} --out FOLDER` checks every file.", ""])

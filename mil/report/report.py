@@ -3,6 +3,7 @@
 import io
 import json
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from mil.run.folder import RunFolder
 from mil.run.protocol import divided, put_together
 from mil.run.record import read_record
 from mil.targets.calibration import LOCATED
+from mil.targets.plot import Plot
 from wsi.cohort.manifest import load_manifest
 from wsi.files.atomic import write_text
 from wsi.options import stage
@@ -179,15 +181,13 @@ def page(
         put_together=put_together(recipe),
         keys=keys,
         names=[truth.metrics[key][0] for key in keys],
-        curves=[
-            (plot_figure(plot), plot) for plot in truth.plots(shown, evidence.title(evidence.head), area, draws, folds)
-        ],
+        curves=_drawn(truth.plots(shown, evidence.title(evidence.head), area, draws, folds)),
         decided=decided,
         spread=spread or ({} if evidence.elsewhere else told_apart(evidence)),
         by_target=by_target,
-        by_target_figures=[(plot_figure(plot), plot) for plot in by_target.plots] if by_target is not None else [],
-        decision_figures=[(plot_figure(plot), plot) for plot in decided.decision_plots],
-        abstention_figures=[(plot_figure(plot), plot) for plot in decided.abstention_plots],
+        by_target_figures=_drawn(by_target.plots if by_target is not None else ()),
+        decision_figures=_drawn(decided.decision_plots),
+        abstention_figures=_drawn(decided.abstention_plots),
         subgrouped=decided.subgroups,
         least=LEAST,
         least_of_each=LEAST_OF_EACH,
@@ -200,6 +200,10 @@ def page(
         features=json.dumps(json.loads(evidence.config["about"]["bag_recipe"]), indent=1),
         **more,
     )
+
+
+def _drawn(plots: Iterable[Plot]) -> list[tuple[str, Plot]]:
+    return [(plot_figure(plot), plot) for plot in plots]
 
 
 def _jpeg_uri(path: Path) -> str:

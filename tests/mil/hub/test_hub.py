@@ -11,7 +11,7 @@ import pytest
 import safetensors.numpy
 from click.testing import CliRunner
 from hub_server import TOKEN, Hub, Repo, sha256
-from huggingface_hub import constants
+from huggingface_hub import ModelCard, constants
 from witness import DIM, Trained, facts, grid
 
 import mil.hub.push as push_module
@@ -78,8 +78,13 @@ def test_a_run_goes_up_without_its_patients_and_predicts_when_it_is_back(
     for path in models | {"v1/config.toml", "v1/calibration.json"}:
         assert there[path] == (run / path.removeprefix("v1/")).read_bytes(), path
     card = there["v1/README.md"].decode()
-    assert card.startswith("---\nlicense: mit\nlibrary_name: gigamil\n")
-    assert "## Out-of-fold results" in card
+    read = ModelCard(card)
+    data = vars(read.data)
+    assert (data["license"], data["library_name"]) == ("mit", "gigamil")
+    assert {"gigamil-run", "histopathology"} < set(data["tags"])
+    assert data["eval_results"], "the hub shows what it says"
+    assert read.text.count("## Evaluation") == 1
+    assert card.count("\n---\n") == 1
     assert "Shared with permission: ours" in card
     assert "0900_0" in (run / "model_card.md").read_text().replace("\\", "")
     assert "0900_0" not in card.replace("\\", "")

@@ -50,7 +50,7 @@ def test_two_runs_at_once_do_each_experiment_once(slides: Path, tmp_path: Path, 
     assert trained == models_trained(undisturbed)
     assert set(trained.values()) == {1}
     assert rows_of(tmp_path / "work") == rows_of(undisturbed)
-    ours, theirs = content(tmp_path / "work"), content(undisturbed)
+    ours, theirs = content(tmp_path / "work", alone=False), content(undisturbed, alone=False)
     assert set(ours) == set(theirs)
     assert [name for name in ours if ours[name] != theirs[name]] == []
 

@@ -28,7 +28,9 @@ def svg_of(uri: str) -> str:
 def survival() -> Plot:
     times, events = np.array([1.0, 2, 3, 4, 5, 6, 7, 8]), np.array([True, True, False, True] * 2)
     risks = np.array([3.0, 2, 1, 0, 7, 6, 5, 4])[:, None]
-    (plot,) = SurvivalTarget(times, events).plots({"own": risks}, "own", "", np.ones((1, 8)), np.repeat([0, 1], 4))
+    (plot,) = SurvivalTarget(times, events, cut_before=False).plots(
+        {"own": risks}, "own", "", np.ones((1, 8)), np.repeat([0, 1], 4)
+    )
     return plot
 
 

@@ -73,7 +73,7 @@ def test_the_report_stands_alone_and_shows_everything(trained: Trained) -> None:
     assert set(inside) - sections - {"checklists.html"} == {
         f"heatmaps/{own.name}" for own in (trained.out / "heatmaps").glob("*.png")
     }
-    assert len(sections) == 13
+    assert len(sections) == 14
     assert sections < set(inside)
     assert not re.search(r"url\(|@import|https?://", text)
     for part in ("AUC", "Mean colour of the tissue", "Center only", "0900_0", "Calibration error", "0.693"):

@@ -161,7 +161,7 @@ def test_a_center_that_predicts_the_label_is_exposed(tmp_path: Path) -> None:
     assert probe["balanced_accuracy"]["low"] > 0.8
     page = (mixed / "report.html").read_text()
     assert "the features tell the center" in page
-    assert "the center alone predicts the class" in page
+    assert "The center alone predicts the class" in page
 
 
 def test_features_that_do_not_know_the_center_pass_the_probe(trained: Trained) -> None:

@@ -79,6 +79,7 @@ def test_channels_first_gives_the_same_features(stores: Path, alone: dict[str, P
             assert read_header(bag).provenance["channels_last"] is False
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile wants a C++ compiler")
 @pytest.mark.filterwarnings("ignore:Guards may run slower")
 def test_compiled_kernels_give_the_same_features(stores: Path, alone: dict[str, Path], tmp_path: Path) -> None:
@@ -89,6 +90,7 @@ def test_compiled_kernels_give_the_same_features(stores: Path, alone: dict[str, 
         assert read_header(bag).provenance["compiled"] is True
 
 
+@pytest.mark.slow
 def test_without_a_compiler_the_option_is_refused_in_one_line(stores: Path, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="expected an encoder of timm, found texture: leave --compile out"):
         extract(ExtractOptions(stores=(stores,), out=tmp_path / "t", compiled=True))

@@ -18,6 +18,7 @@ def example(name: str) -> str:
     return str(found)
 
 
+@pytest.mark.slow
 def test_the_example_runs(slides: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As it stands there, but for the epochs: the cohort has ten patients."""
     shutil.copytree(slides, tmp_path, dirs_exist_ok=True)

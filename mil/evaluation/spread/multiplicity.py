@@ -8,7 +8,9 @@ from mil.targets.base import Measure, Target
 from mil.targets.metrics import midranks, ones
 from wsi.arrays import Bools, Floats, Ints
 
-PERMUTATIONS = 999
+PERMUTATIONS, FEWER = 999, 199
+"""Deals; and where each needs the metric anew of more than `MANY` patients, whose pairs are looked at."""
+MANY = 500
 
 
 def holm(p_K: Sequence[float], looks: int = 0) -> list[float]:
@@ -30,17 +32,27 @@ def bonferroni(p: float, looks: int) -> float:
     return min(1.0, p * max(1, looks))
 
 
+def deals_of(truth: Target, measure_name: str, patients: int) -> int:
+    """Return how often answers are dealt anew."""
+    return PERMUTATIONS if _by_ranks(truth, measure_name) or patients <= MANY else FEWER
+
+
+def _by_ranks(truth: Target, measure_name: str) -> bool:
+    return len(truth.groups) == 2 and measure_name == "auc"
+
+
 def against_chance(truth: Target, told_PC: Floats, folds_P: Ints, measure_name: str, seed: int) -> float | None:
     """Return the one-sided p that a metric is above chance: what is told is dealt anew among the patients of a fold.
 
     None where the metric is not defined. The models are not trained anew: the p is of these answers.
     """
     rng = np.random.default_rng(seed)
-    if len(truth.groups) == 2 and measure_name == "auc":
+    if _by_ranks(truth, measure_name):
         positive_P = truth.groups_N == 1
         dealt = _areas(positive_P, told_PC[:, 1], folds_P, rng)
     else:
-        dealt = np.array([_dealt(truth, told_PC, folds_P, measure_name, rng, k) for k in range(PERMUTATIONS + 1)])
+        numbers = range(deals_of(truth, measure_name, len(folds_P)) + 1)
+        dealt = np.array([_dealt(truth, told_PC, folds_P, measure_name, rng, k) for k in numbers])
     if not np.isfinite(dealt[0]):
         return None
     return float((dealt >= dealt[0] - 1e-12).mean())

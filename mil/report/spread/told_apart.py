@@ -13,7 +13,7 @@ import numpy as np
 from mil.evaluation.bootstrap import draw_groups, estimate
 from mil.evaluation.centers.prior import told_by_center
 from mil.evaluation.centers.within import within_centers
-from mil.evaluation.spread.multiplicity import PERMUTATIONS, against_chance, bonferroni
+from mil.evaluation.spread.multiplicity import against_chance, bonferroni, deals_of
 from mil.evaluation.spread.resampled import POOLED, fold_values, ranking_metric, resampled
 from mil.run.beside import REPEATS, is_repeat, runs_beside
 from mil.run.evidence import Evidence
@@ -88,7 +88,7 @@ def _looks(evidence: Evidence, truth: Target, told_PC: Floats, folds_P: Ints, fi
         "names": list(beside.names),
         "p": p,
         "corrected_p": None if p is None else bonferroni(p, beside.looks),
-        "deals": PERMUTATIONS,
+        "deals": deals_of(truth, first, len(folds_P)),
     }
 
 

@@ -6,7 +6,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from mil.evaluation.spread import multiplicity
-from mil.evaluation.spread.multiplicity import against_chance, bonferroni, holm
+from mil.evaluation.spread.multiplicity import against_chance, bonferroni, deals_of, holm
 from mil.evaluation.spread.resampled import resampled
 from mil.targets import ClassTarget
 from mil.targets.metrics import auc, ones, softmax
@@ -84,3 +84,9 @@ def test_repeats_bring_no_degrees_of_freedom() -> None:
     error = np.sqrt((1 / 9 + 1 / 2) * values.var(ddof=1))
     assert found.high == pytest.approx(2 + 4.302653 * error, rel=1e-6)
     assert found.p == pytest.approx(2 * stats.t.sf(2 / error, 2))
+
+
+def test_what_looks_at_pairs_of_many_patients_is_dealt_less_often() -> None:
+    two = ClassTarget(np.arange(600) % 2, ("a", "b"))
+    cases = (("auc", 600), ("auc_pooled", 500), ("auc_pooled", 501))
+    assert [deals_of(two, name, patients) for name, patients in cases] == [999, 999, 199]

@@ -7,7 +7,7 @@ do what one rank with two accumulated parts does, but for rounding.
 
 import copy
 import math
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -23,14 +23,15 @@ from features.finetune.model import TileClassifier
 from features.finetune.optimizer import build_optimizer, size_of
 from features.finetune.options import FinetuneOptions
 from features.finetune.pieces import Piece, PieceReader
+from features.learning.average import average_into
 from features.learning.batches import Draw, PieceRequest, bounds, generator, requests, steps_of
-from features.learning.checkpoint import Standing, write_checkpoint
+from features.learning.loop import Loop
 from features.learning.measure import measures
-from features.learning.optimizer import average_into, learning_rate
+from features.learning.optimizer import learning_rate
 from features.learning.ranks import Setting
 from features.learning.steps import Stepper, in_parallel, over_ranks, quiet_unless
 from wsi.errors import ItemError, RequestError
-from wsi.interrupt import Leaving, asked_to_leave
+from wsi.interrupt import asked_to_leave
 from wsi.outcome import Progress
 from wsi.stalls import moved
 
@@ -39,20 +40,19 @@ VALIDATION_BATCH = 64
 _NAMED = 5
 
 
-class Trainer:
+class Trainer(Loop):
     """Trains from a standing to the end."""
 
     def __init__(
         self, options: FinetuneOptions, cohort: Cohort, model: TileClassifier, setting: Setting, progress: Progress
     ) -> None:
-        self.options, self.cohort, self.setting, self.progress = options, cohort, setting, progress
+        super().__init__(options, cohort, setting, progress)
+        self.options, self.cohort = options, cohort
         self.model = model.to(setting.device)
         if setting.device.type == "cuda":
             self.model = self.model.to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.model) if options.ema else None
         self._stepper = Stepper(self.model, build_optimizer(options, self.model), setting, options.clip)
-        self.standing = Standing()
-        self._leaving = False
         self._n_parts = setting.place.world * options.accumulate
         self._counts = self._draw(0)
         self.steps_per_epoch = steps_of(len(self._counts), options.batch_size)
@@ -72,13 +72,15 @@ class Trainer:
         """Tiles that an epoch trains on."""
         return len(self._counts)
 
-    def go_on_from(self, standing: Standing) -> None:
-        """Take over what a checkpoint holds."""
-        self.standing = standing
-        self.model.load_state_dict(standing.model)
-        if self.average is not None:
-            self.average.load_state_dict(standing.average)
-        self._stepper.load_from(standing)
+    @property
+    def trained(self) -> nn.Module:
+        """The model that is trained."""
+        return self.model
+
+    @property
+    def averaged(self) -> nn.Module | None:
+        """Its moving average; None where there is none."""
+        return self.average
 
     def run(self) -> TileClassifier:
         """Train to the end; return the model with the weights to keep."""
@@ -151,7 +153,7 @@ class Trainer:
 
     def _step(self, epoch: int, draw: Draw, request: PieceRequest, loss_sum: float, size: int) -> None:
         """Take the optimizer's step and write down how it went."""
-        standing, number = self.standing, epoch * self.steps_per_epoch + request.step
+        number = epoch * self.steps_per_epoch + request.step
         rate = learning_rate(self.options, number, self.steps_per_epoch)
         norm = self._stepper.unscaled_norm()
         if not math.isfinite(norm) and not self._stepper.scaler.is_enabled():
@@ -167,15 +169,7 @@ class Trainer:
         loss_sum, leaving = over_ranks(np.array([loss_sum, float(asked_to_leave())]), self.setting)
         loss, self._leaving = loss_sum / tiles, bool(leaving)
         row = {"epoch": epoch + 1, "step": request.step + 1, "tiles": tiles, "size_px": size, "lr": rate}
-        standing.steps.append({**row, "loss": float(loss), "grad_norm": norm})
-        standing.epoch, standing.step = epoch, request.step + 1
-        every = self.options.checkpoint_steps
-        if standing.step < self.steps_per_epoch and (self._leaving or (every and standing.step % every == 0)):
-            self.save()
-            if self._leaving:
-                raise Leaving
-        with suppress(Leaving):  # the ranks leave together, at the next step
-            self.progress.advance(tiles)
+        self._end_step(epoch, request.step, {**row, "loss": float(loss), "grad_norm": norm}, tiles)
 
     def _close_epoch(self, epoch: int, size: int) -> None:
         standing = self.standing
@@ -184,27 +178,15 @@ class Trainer:
         facts = {"epoch": epoch + 1, "size_px": size, "lr": own[-1]["lr"], "train_loss": loss}
         row = {**facts, "grad_norm": max(row["grad_norm"] for row in own), **self.validate()}
         standing.history.append(row)
-        standing.epoch, standing.step = epoch + 1, 0
         if self.options.keep == "best" and row["val_patient_loss"] < standing.best_loss:
             standing.best_loss, standing.best_epoch = row["val_patient_loss"], epoch + 1
             kept = (self.average or self.model).state_dict()
             standing.best = {name: value.detach().cpu().clone() for name, value in kept.items()}
-        self.save()
-        if self._leaving:
-            raise Leaving
+        self._end_epoch(epoch)
         self.progress.note(
             f"epoch {epoch + 1}/{self.options.epochs}: loss {loss:.4f}; other patients: loss "
             f"{row['val_patient_loss']:.4f}, AUC {row['val_patient_auc']:.3f}"
         )
-
-    def save(self) -> None:
-        """Write the checkpoint, on the rank that writes."""
-        if not self.setting.save:
-            return
-        self._stepper.save_into(self.standing)
-        self.standing.model = self.model.state_dict()
-        self.standing.average = self.average.state_dict() if self.average is not None else {}
-        write_checkpoint(self.options.beside(".checkpoint"), self.standing, self.cohort.recipe)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:

@@ -61,8 +61,7 @@ def _train(
         standing = standing_of(options, cohort.recipe, group)
         if standing is not None:
             trainer.go_on_from(standing)
-        left = (options.epochs - trainer.standing.epoch) * trainer.steps_per_epoch - trainer.standing.step
-        tiles = round(left * trainer.tiles_per_epoch / trainer.steps_per_epoch)
+        tiles = round(trainer.steps_left * trainer.tiles_per_epoch / trainer.steps_per_epoch)
         progress.begin(f"finetune {encoder.spec.name}", tiles, "tiles")
         model = trainer.run()
         if setting.save:

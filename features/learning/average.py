@@ -20,15 +20,30 @@ def average_of(student: Model) -> Model:
     return average
 
 
+def warmed(decay: float, step: int) -> float:
+    """Return the decay of a step, counted from 0: the first steps move the average faster."""
+    return min(decay, (1 + step) / (10 + step))
+
+
+@torch.no_grad()
+def average_into(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
+    """Move the average's parameters towards the model's; in the first steps faster than ``decay`` tells."""
+    _move_parameters(average, model, warmed(decay, step))
+
+
 @torch.no_grad()
 def move_average(average: nn.Module, student: nn.Module, decay: float, step: int) -> None:
     """Move the average towards the student by ``1 - decay``."""
-    torch._foreach_lerp_(list(average.parameters()), list(student.parameters()), 1 - decay)
+    _move_parameters(average, student, decay)
     for own, other in zip(_norms(average), _norms(student), strict=True):
         for name in ("running_mean", "running_var"):
             if getattr(own, name) is not None:
                 getattr(own, name).lerp_(getattr(other, name), 1 - decay)
     count_steps(_norms(average), step)
+
+
+def _move_parameters(average: nn.Module, model: nn.Module, decay: float) -> None:
+    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
 
 
 def _norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:

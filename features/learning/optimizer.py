@@ -1,10 +1,10 @@
-"""The optimizer's groups, the rate's course, and the moving average of the weights."""
+"""The optimizer's groups, and the rate's course."""
 
 import math
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 class Course(Protocol):
@@ -37,11 +37,3 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Set every group's rate."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["lr_scale"]
-
-
-@torch.no_grad()
-def average_into(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
-    """Move the average towards the model; in the first steps (counted from 0) faster than ``decay`` tells."""
-    share = 1 - min(decay, (1 + step) / (10 + step))
-    own: list[Tensor] = list(average.parameters())
-    torch._foreach_lerp_(own, list(model.parameters()), share)

@@ -5,7 +5,7 @@ accumulation parts, whose summed losses' gradients are added up over parts and r
 """
 
 import math
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing
 
 import numpy as np
 import torch
@@ -14,7 +14,8 @@ from torch import nn
 from features.adamw import AdamW
 from features.encoders.device import autocast
 from features.learning.batches import bounds, generator, requests, steps_of
-from features.learning.checkpoint import Standing, write_checkpoint
+from features.learning.checkpoint import Standing
+from features.learning.loop import Loop
 from features.learning.norms import Statistics, refuse_single_images
 from features.learning.optimizer import learning_rate, undecayed
 from features.learning.ranks import Setting
@@ -30,14 +31,14 @@ from features.pretrain.probe import OnlineProbe
 from features.pretrain.sources import Part, Source
 from features.pretrain.student import Student
 from wsi.errors import ItemError, RequestError
-from wsi.interrupt import Leaving, asked_to_leave
+from wsi.interrupt import asked_to_leave
 from wsi.outcome import Progress
 from wsi.stalls import moved
 
 NAN = float("nan")
 
 
-class Trainer:
+class Trainer(Loop):
     """Trains from a standing to the end."""
 
     def __init__(
@@ -50,13 +51,12 @@ class Trainer:
         setting: Setting,
         progress: Progress,
     ) -> None:
-        self.options, self.cohort, self.objective, self.setting = options, cohort, objective, setting
-        self._source, self._probe, self.progress = source, probe, progress
+        super().__init__(options, cohort, setting, progress)
+        self.options, self.cohort, self.objective = options, cohort, objective
+        self._source, self._probe = source, probe
         self.model = objective.student
         self._stepper = Stepper(self.model, _optimizer(options, self.model), setting, options.clip)
         self._statistics = Statistics(self.model)
-        self.standing = Standing()
-        self._leaving = False
         self._n_parts = setting.place.world * options.accumulate
         self.steps_per_epoch = steps_of(cohort.images_per_epoch, options.batch_size)
         self._n_steps = options.epochs * self.steps_per_epoch
@@ -64,6 +64,16 @@ class Trainer:
         self._check_parts()
         self._parallel: nn.Module = self.model
         self._events: EventFile | None = None
+
+    @property
+    def trained(self) -> nn.Module:
+        """The model that is trained."""
+        return self.model
+
+    @property
+    def averaged(self) -> nn.Module | None:
+        """Its moving average; None where there is none."""
+        return self.objective.average
 
     @property
     def kept(self) -> nn.Module:
@@ -82,13 +92,9 @@ class Trainer:
 
     def go_on_from(self, standing: Standing) -> None:
         """Take over what a checkpoint holds."""
-        self.standing = standing
-        self.model.load_state_dict(standing.model)
+        super().go_on_from(standing)
         self._statistics.reload()
-        if self.objective.average is not None:
-            self.objective.average.load_state_dict(standing.average)
         self.objective.go_on_from(standing.objective)
-        self._stepper.load_from(standing)
 
     def run(self) -> nn.Module:
         """Train to the end; return the backbone to keep."""
@@ -137,7 +143,7 @@ class Trainer:
 
     def _step(self, epoch: int, step: int, loss_sum: float) -> None:
         """Take the optimizer's step and write down how it went."""
-        standing, number = self.standing, epoch * self.steps_per_epoch + step
+        number = epoch * self.steps_per_epoch + step
         self.objective.hold_back(epoch)
         norm = self._stepper.unscaled_norm()
         loss, leaving = over_ranks(np.array([loss_sum, float(asked_to_leave())]), self.setting)
@@ -148,15 +154,7 @@ class Trainer:
         self._statistics.settle(self._n_parts, self.setting, number)
         self.objective.settle(self.setting, number, self._n_steps)
         row = {"epoch": epoch + 1, "step": step + 1, self._source.unit: self._lengths[step], "lr": rate}
-        standing.steps.append({**row, "loss": float(loss), "grad_norm": norm})
-        standing.epoch, standing.step = epoch, step + 1
-        every = self.options.checkpoint_steps
-        if standing.step < self.steps_per_epoch and (self._leaving or (every and standing.step % every == 0)):
-            self.save()
-            if self._leaving:
-                raise Leaving
-        with suppress(Leaving):  # the ranks leave together, at the next step
-            self.progress.advance(self._lengths[step])
+        self._end_step(epoch, step, {**row, "loss": float(loss), "grad_norm": norm}, self._lengths[step])
 
     def _check_finite(self, epoch: int, step: int, loss: float, norm: float) -> None:
         if math.isfinite(loss) and (math.isfinite(norm) or self._stepper.scaler.is_enabled()):
@@ -169,17 +167,13 @@ class Trainer:
         )
 
     def _close_epoch(self, epoch: int) -> None:
-        standing = self.standing
-        own = [row for row in standing.steps if row["epoch"] == epoch + 1]
+        own = [row for row in self.standing.steps if row["epoch"] == epoch + 1]
         unit = self._source.unit
         loss = sum(row["loss"] * row[unit] for row in own) / sum(row[unit] for row in own)
         norm = max(row["grad_norm"] for row in own)
         found = self._add({"epoch": epoch + 1, "lr": own[-1]["lr"], "train_loss": loss, "grad_norm": norm})
         self._refuse_collapse(found)
-        standing.epoch, standing.step = epoch + 1, 0
-        self.save()
-        if self._leaving:
-            raise Leaving
+        self._end_epoch(epoch)
 
     def _add(self, row: dict[str, float]) -> Gauge:
         """Judge the features as they are, and add an epoch to the history; epoch 0 is before any training."""
@@ -213,14 +207,8 @@ class Trainer:
 
     def save(self) -> None:
         """Write the checkpoint, on the rank that writes."""
-        if not self.setting.save:
-            return
-        average = self.objective.average
-        self._stepper.save_into(self.standing)
-        self.standing.model = self.model.state_dict()
-        self.standing.average = average.state_dict() if average is not None else {}
         self.standing.objective = self.objective.state()
-        write_checkpoint(self.options.beside(".checkpoint"), self.standing, self.cohort.recipe)
+        super().save()
 
 
 def _optimizer(options: PretrainOptions, model: Student) -> torch.optim.AdamW:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from features.learning.average import average_of, move_average
+from features.learning.average import average_of, move_average, warmed
 from features.learning.checkpoint import Tensors
 from features.learning.ranks import Setting
 from features.pretrain.student import Student
@@ -44,7 +44,7 @@ class Objective(ABC):
     def _follow(self, step: int) -> None:
         """Move the average, in the first steps faster than its decay tells."""
         if self.average is not None:
-            move_average(self.average, self.student, min(self._ema, (1 + step) / (10 + step)), step)
+            move_average(self.average, self.student, warmed(self._ema, step), step)
 
 
 class Classes(Objective):

@@ -65,8 +65,7 @@ def _train(
         standing = standing_of(options, cohort.recipe, group)
         if standing is not None:
             trainer.go_on_from(standing)
-        left = (options.epochs - trainer.standing.epoch) * trainer.steps_per_epoch - trainer.standing.step
-        images = round(left * cohort.images_per_epoch / trainer.steps_per_epoch)
+        images = round(trainer.steps_left * cohort.images_per_epoch / trainer.steps_per_epoch)
         progress.begin(f"pretrain {encoder.spec.name}", images, source.unit)
         backbone = trainer.run()
         if setting.save:

@@ -29,16 +29,6 @@ def confident_classes(labels_N: Ints, probs_NC: Floats) -> Ints:
     return np.asarray(np.where(reached_NC.any(axis=1), best_N, NOBODY), np.int64)
 
 
-def confident_joint(labels_N: Ints, probs_NC: Floats) -> Ints:
-    """Return how many of each given class (rows) are confident members of each class (columns), (C, C)."""
-    n_classes = probs_NC.shape[1]
-    found_N = confident_classes(labels_N, probs_NC)
-    known = found_N != NOBODY
-    joint_CC = np.zeros((n_classes, n_classes), np.int64)
-    np.add.at(joint_CC, (labels_N[known], found_N[known]), 1)
-    return joint_CC
-
-
 def suspects(labels_N: Ints, probs_NC: Floats) -> tuple[Ints, Ints]:
     """Return the rows whose given class is likely to be wrong, and the classes suggested; the surest first.
 

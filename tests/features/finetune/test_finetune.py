@@ -27,6 +27,7 @@ from features.finetune import loop
 from features.finetune.cohort import gather
 from features.finetune.options import FinetuneOptions
 from features.finetune.run import finetune
+from features.learning import loop as learning_loop
 from features.learning.checkpoint import Standing
 from mil.data.encoder_lineage import check_unseen
 from wsi.errors import ItemError, RecipeMismatchError, RequestError
@@ -132,7 +133,7 @@ def test_parts_do_not_change_the_curve(cohort: Path, reference: Path, tmp_path: 
 SLOWLY = """
 import pickle, sys, time
 from pathlib import Path
-from features.finetune import loop
+from features.learning import loop
 from features.finetune.run import finetune
 
 original = loop.write_checkpoint
@@ -297,7 +298,7 @@ def test_the_best_epochs_weights_are_kept(cohort: Path, tmp_path: Path, monkeypa
         stood.append({name: value.clone() for name, value in standing.average.items()})
 
     monkeypatch.setattr(loop, "measures", told)
-    monkeypatch.setattr(loop, "write_checkpoint", seen)
+    monkeypatch.setattr(learning_loop, "write_checkpoint", seen)
     weights = tuned(cohort, tmp_path / "w.safetensors", epochs=3, keep="best", ema=0.5)
     assert json.loads(weights.with_suffix(".json").read_text())["kept_epoch"] == 2
     for name, value in safetensors.torch.load_file(weights).items():

@@ -19,10 +19,11 @@ from features.finetune.optimizer import size_of
 from features.finetune.options import FinetuneOptions
 from features.finetune.pieces import Piece
 from features.folds import make_folds, read_folds, splits_table
+from features.learning.average import average_into
 from features.learning.batches import PieceRequest, bounds, requests, steps_of
 from features.learning.colours import coloured
 from features.learning.measure import measures
-from features.learning.optimizer import average_into, learning_rate
+from features.learning.optimizer import learning_rate
 from features.learning.slides import Slide
 from mil.data.splits import read_splits
 from mil.targets.metrics import METRICS, ones

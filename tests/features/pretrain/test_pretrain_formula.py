@@ -137,7 +137,7 @@ def test_what_cannot_be_is_one_line(tmp_path: Path, wrong: dict[str, object], to
 SLOWLY = """
 import pickle, sys, time
 from pathlib import Path
-from features.pretrain import loop
+from features.learning import loop
 from features.pretrain.run import pretrain
 
 original = loop.write_checkpoint

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mil.review.confident import confident_joint, suspects, thresholds
+from mil.review.confident import NOBODY, confident_classes, suspects, thresholds
 
 
 def published(labels: np.ndarray, probs: np.ndarray) -> tuple[list[float], list[list[int]]]:
@@ -16,6 +16,14 @@ def published(labels: np.ndarray, probs: np.ndarray) -> tuple[list[float], list[
         if confident:
             joint[given][max(confident, key=lambda j: p[j])] += 1
     return t, joint
+
+
+def confident_joint(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
+    """Count who is told as a confident member of which class."""
+    found = confident_classes(labels, probs)
+    joint = np.zeros((probs.shape[1], probs.shape[1]), np.int64)
+    np.add.at(joint, (labels[found != NOBODY], found[found != NOBODY]), 1)
+    return joint
 
 
 @pytest.mark.parametrize("classes", [2, 3, 5])

@@ -2,7 +2,7 @@
 
 There: ``python3 -m pip install --no-index --find-links wheelhouse gigamil``. Give ``--have`` what `pip freeze` or
 `pip list --format=freeze` printed there, and what that machine has is left out: torch above all. Versions are those of
-this environment where that Python has a wheel of them, else the newest.
+this environment where that Python has wheels of them that suit each other, else the newest.
 """
 
 import argparse
@@ -10,8 +10,10 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterable
-from importlib.metadata import PackageNotFoundError, distribution
+from contextlib import suppress
+from importlib.metadata import Distribution, PackageNotFoundError, distribution, distributions
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -22,42 +24,54 @@ GLIBC = range(39, 16, -1)
 """Minor versions of the C library whose wheels run on a machine with the newest of them; pip wants each by name."""
 
 
-def wanted(python: str, have: Iterable[str], extras: Iterable[str]) -> dict[str, str]:
-    """Return what gigamil needs under that Python, and the machine lacks: names and versions ("": the newest)."""
+def collect(python: str, have: Iterable[str], extras: Iterable[str], out: Path) -> list[str]:
+    """Fetch what gigamil needs under that Python and the machine lacks; return what there is no wheel of."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    left_out, found, seen = {canonicalize_name(name) for name in have}, dict[str, str](), set[str]()
-    waiting = [(text, "") for text in project["dependencies"]]
-    waiting += [(text, "") for extra in extras for text in project["optional-dependencies"][extra]]
+    texts = [*project["dependencies"], *(text for extra in extras for text in project["optional-dependencies"][extra])]
+    waiting, found, missing = [(Requirement(text), "") for text in texts], dict[str, Path](), list[str]()
+    seen = {canonicalize_name(name) for name in have}
     while waiting:
-        text, extra = waiting.pop()
-        need = Requirement(text)
+        need, extra = waiting.pop(0)
         name = canonicalize_name(need.name)
         there = {"extra": extra, "python_version": python, "python_full_version": f"{python}.0"}
-        if name in left_out or (need.marker is not None and not need.marker.evaluate(there)):
+        if name in seen or (need.marker is not None and not need.marker.evaluate(there)):
             continue
-        for own in ("", *sorted(need.extras)):
-            if (key := f"{name}[{own}]") in seen:
+        if name not in found or not need.specifier.contains(inside(found[name]).version):
+            if (wheel := download(need, python, out)) is None:
+                missing.append(str(need))
+                seen.add(name)
                 continue
-            seen.add(key)
-            try:
-                held = distribution(name)
-            except PackageNotFoundError:
-                found[name] = ""
-                continue
-            found[name] = Version(held.version).public
-            waiting += [(line, own) for line in held.requires or ()]
-    return found
+            if name in found:
+                found[name].unlink()
+            found[name] = wheel
+            waiting += [(Requirement(line), "") for line in inside(wheel).requires or ()]
+        for own in need.extras:
+            waiting += [(Requirement(line), own) for line in inside(found[name]).requires or ()]
+    return missing
 
 
-def download(name: str, version: str, python: str, out: Path) -> bool:
-    """Fetch one wheel; False where there is none of that version."""
+def inside(wheel: Path) -> Distribution:
+    """Return what a wheel says of itself."""
+    return next(iter(distributions(path=[str(wheel)])))
+
+
+def download(need: Requirement, python: str, out: Path) -> Path | None:
+    """Fetch one wheel: this environment's version where that satisfies and there is one of it, else the newest."""
     platforms = [f"manylinux_2_{minor}_x86_64" for minor in GLIBC] + ["manylinux2014_x86_64", "manylinux1_x86_64"]
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    command += ["--only-binary=:all:", "--python-version", python, "--implementation", "cp", "--dest", str(out)]
+    command += ["--only-binary=:all:", "--python-version", python, "--implementation", "cp"]
     for platform in platforms:
         command += ["--platform", platform]
-    asked = f"{name}=={version}" if version else name
-    return subprocess.run([*command, asked], stderr=subprocess.DEVNULL, check=False).returncode == 0
+    asked = [f"{need.name}{need.specifier}"]
+    with suppress(PackageNotFoundError):
+        held = Version(distribution(need.name).version).public
+        asked = [f"{need.name}=={held}", *asked] if need.specifier.contains(held) else asked
+    for one in asked:
+        with TemporaryDirectory(dir=out) as folder:
+            subprocess.run([*command, "--dest", folder, one], stderr=subprocess.DEVNULL, check=False)
+            for wheel in Path(folder).glob("*.whl"):
+                return wheel.replace(out / wheel.name)
+    return None
 
 
 def main() -> None:
@@ -71,10 +85,7 @@ def main() -> None:
     lines = asked.have.read_text("utf-8").replace(",", "\n").splitlines() if asked.have else []
     have = [line.partition("=")[0].split("@")[0].strip() for line in lines if line.strip()]
     asked.out.mkdir(parents=True, exist_ok=True)
-    missing = []
-    for name, version in sorted(wanted(asked.python, have, asked.extra).items()):
-        if not (download(name, version, asked.python, asked.out) or download(name, "", asked.python, asked.out)):
-            missing.append(name)
+    missing = collect(asked.python, have, asked.extra, asked.out)
     own = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "--no-deps"]
     subprocess.run([*own, "--wheel-dir", str(asked.out), str(ROOT)], check=True)
     wheels = sorted(asked.out.glob("*.whl"))

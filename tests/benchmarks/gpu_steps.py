@@ -429,7 +429,7 @@ def pretraining(setting: Setting) -> Iterator[Row]:
 
 
 STEPS: dict[str, tuple[Callable[[Setting], Iterator[Row]], int]] = {
-    "prepare": (prepare, 60),
+    "prepare": (prepare, 120),
     "ceilings": (ceilings, 30),
     "exactness": (exactness, 150),
     "processes": (processes, 120),

@@ -75,7 +75,7 @@ class Known:
     @property
     def unit(self) -> str:
         """What is judged."""
-        return "slide" if self.evidence.run.unit_column == "image_id" else "patient"
+        return self.evidence.run.unit
 
     @property
     def config(self) -> str:

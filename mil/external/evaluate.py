@@ -20,6 +20,7 @@ from mil.data.flow import NO_BAG, Flow
 from mil.data.several_encoders import open_cohorts
 from mil.evaluation.oof import oof_rows
 from mil.evaluation.subgroups import columns_of
+from mil.external.beside import ABOUT, SCORES, judged_beside
 from mil.external.options import EvaluateOptions
 from mil.external.overlap import Overlap, find_overlap, find_same_means, flow_without, refuse_overlap
 from mil.external.page import External, external_pages
@@ -200,6 +201,7 @@ def _external(
         operating=options.operating,
         horizons=options.horizons,
         own=evidence,
+        beside=judged_beside(options.out, str(evidence.config["recipe_hash"]), found.evidence, MARK),
     )
 
 
@@ -235,5 +237,5 @@ def _recipe(options: EvaluateOptions, evidence: Evidence, cohort: _Cohort, store
 
 def _tables(options: EvaluateOptions) -> Tables:
     """Return the files to write."""
-    files = ("scores.csv", "report.html", PAGE, TABLE)
-    return Tables(options.out / "evaluation.json", tuple(options.out / name for name in files), MARK)
+    files = (SCORES, "report.html", PAGE, TABLE)
+    return Tables(options.out / ABOUT, tuple(options.out / name for name in files), MARK)

@@ -16,6 +16,7 @@ from mil.report.by_target.measured import measured
 from mil.report.by_target.shown import Shown
 from mil.report.decisions.decided import Decided, decided, subgrouped
 from mil.report.report import page
+from mil.report.spread.elsewhere import told_elsewhere
 from mil.run.evidence import Evidence
 from mil.run.record import read_record
 from wsi.recipe import Json
@@ -39,6 +40,8 @@ class External:
     """Of survival, where asked for."""
     own: Evidence
     """The run's evidence of its own patients."""
+    beside: Sequence[str] = ()
+    """The other evaluations of this cohort in the same folder."""
     columns: Sequence[Column]
     """Of the manifest, by which patients are grouped; for those who count."""
 
@@ -72,11 +75,18 @@ class External:
         """Return what the target has beside the metrics of all, by what the run's own patients gave."""
         return measured(self.found.evidence, self.own, self.horizons)
 
+    @cached_property
+    def spread(self) -> Json:
+        """Return how far the first number would move, with what."""
+        found = self.found
+        return told_elsewhere(found.evidence, self.own, found.told_FPC, found.patients.blind_PC, self.beside)
+
     def told(self) -> Json:
         """Return the numbers, for evaluation.json."""
         return {
             "flow": self.flow.as_dict(),
             "metrics": self.found.evidence.metrics,
+            "spread": self.spread,
             "decisions": self.decided.told,
             **({} if self.by_target is None else {"by_target": self.by_target.told}),
             "left_out": list(self.overlap),
@@ -93,6 +103,7 @@ def external_pages(own: Evidence, external: External) -> tuple[str, str, str]:
         decided=external.decided,
         by_target=external.by_target,
         template="mil/external/external.html",
+        spread=external.spread,
         flow=flow,
         external=external,
         within=external.own,

@@ -8,10 +8,12 @@ import numpy as np
 
 from mil.data.cohort import Cohort
 from mil.evaluation.bootstrap import REPLICATES
+from mil.evaluation.centers.robustness import robustness_index
 from mil.evaluation.decisions.decide import Answered
 from mil.evaluation.evaluate import Found, metrics_of_group, metrics_of_models, metrics_of_slides
 from mil.evaluation.new_patients import ByTheRun, answered_by, answered_of
 from mil.evaluation.oof import OutOfFold, Patients, nobody, of_slides, oof_rows
+from mil.evaluation.probe import center_probe, patient_means
 from mil.inference.judge import Judged
 from mil.run.evidence import Evidence
 from mil.targets import Target
@@ -37,6 +39,8 @@ class Elsewhere:
     patients: Patients
     folds_S: Ints
     oof: OutOfFold
+    told_FPC: Floats
+    """What the models of each fold of the training tell of the patients by themselves."""
 
 
 def scored(evidence: Evidence, judged: Judged, notes: Sequence[str]) -> Elsewhere:
@@ -58,7 +62,9 @@ def scored(evidence: Evidence, judged: Judged, notes: Sequence[str]) -> Elsewher
     found = Found(cohort, folds_S, patients, oof, told)
     seed = int(evidence.config["recipe"].get("seed", 0))
     other = _evidence(evidence, found, _metrics(found, head, evidence, judged, notes, seed))
-    return Elsewhere(other, by_run, _answered(other, prior_C), patients, folds_S, oof)
+    told_FPC = np.stack([target.told(own, calibration) for own in judged.logits_FPC])
+    told_FPC = np.where(judged.known_P[:, None], told_FPC, judged.values_PC)
+    return Elsewhere(other, by_run, _answered(other, prior_C), patients, folds_S, oof, told_FPC)
 
 
 def _default(evidence: Evidence) -> Floats:
@@ -86,7 +92,7 @@ def _patients(cohort: Cohort, prior_C: Floats) -> Patients:
 def _metrics(found: Found, head: str, evidence: Evidence, judged: Judged, notes: Sequence[str], seed: int) -> Json:
     patients, target = found.patients, found.patients.target
     counts = {} if target.counts_unjudged else {"patients_scored": int(found.scored_P.sum())}
-    models = metrics_of_models(found, seed)
+    models, means = metrics_of_models(found, seed), patient_means(found.cohort, patients)
     return {
         "head": head,
         "classes": list(target.names),
@@ -104,7 +110,8 @@ def _metrics(found: Found, head: str, evidence: Evidence, judged: Judged, notes:
             metrics_of_group(found, np.array([own == center for own in patients.centers]), center=center or "(none)")
             for center in sorted(set(patients.centers), key=lambda center: center or "")
         ],
-        "center_probe": None,
+        "center_probe": center_probe(means, patients, seed),
+        "robustness_index": robustness_index(means, patients, seed),
         "warnings": list(notes),
         "failures": dict(judged.slides.failures),
     }

@@ -33,6 +33,8 @@ class Judged:
     logits_SC: Floats
     """Of what `cohort` holds, uncalibrated; zeros without tiles."""
     logits_PC: Floats
+    logits_FPC: Floats
+    """Of the patients by the models of each of the training's folds alone; zeros of who is not known."""
 
 
 def judge(ensemble: Ensemble, slides: Sequence[Cohort], progress: Progress) -> Judged:
@@ -53,7 +55,9 @@ def judge(ensemble: Ensemble, slides: Sequence[Cohort], progress: Progress) -> J
     run = ensemble.run
     how = str(run.recipe.get("aggregate", "mean"))
     cohorts = [own.judged(str(run.recipe.get("unit", "patient")), how) for own in slides]
-    logits = np.concatenate([np.zeros((0, len(run.classes))), *_logits(ensemble, cohorts, progress)])
+    empty = np.zeros((len(ensemble.members), 0, len(run.classes)))
+    each_MNC = np.concatenate([empty, *_logits(ensemble, cohorts, progress)], axis=1)
+    logits = np.mean(each_MNC, axis=0)
     finite_N: Bools = np.asarray(np.isfinite(logits).all(axis=1))
     cohort = cohorts[0]
     if cohort.usable_N.any() and not finite_N[cohort.usable_N].any():
@@ -61,6 +65,7 @@ def judge(ensemble: Ensemble, slides: Sequence[Cohort], progress: Progress) -> J
     unanswered = {own for own, fine in zip(cohort.image_ids, finite_N, strict=True) if not fine}
     cohort, whole = _without(cohort, unanswered), _without(slides[0], unanswered)
     patients, logits_PC = patient_logits(logits, cohort.patient_ids, cohort.usable_N, how)
+    by_fold = (patient_logits(own, cohort.patient_ids, cohort.usable_N, how)[1] for own in _folds(ensemble, each_MNC))
     usable = {patient for patient, fine in zip(cohort.patient_ids, cohort.usable_N, strict=True) if fine}
     known_P = np.array([patient in usable for patient in patients], bool)
     values_PC = ensemble.told(logits_PC)
@@ -68,7 +73,16 @@ def judge(ensemble: Ensemble, slides: Sequence[Cohort], progress: Progress) -> J
         raise RequestError(f"{run.path}: its calibration gives no finite number: train the run again")
     default = run.predicts.default(lambda: run.read_json("metrics.json"), len(run.classes))
     told_PC = np.where(known_P[:, None], values_PC, default)
-    return Judged(patients, told_PC, known_P, whole, cohort, np.where(finite_N[:, None], logits, 0.0), logits_PC)
+    return Judged(
+        patients,
+        told_PC,
+        known_P,
+        whole,
+        cohort,
+        np.where(finite_N[:, None], logits, 0.0),
+        logits_PC,
+        np.stack(list(by_fold)),
+    )
 
 
 def _logits(ensemble: Ensemble, cohorts: Sequence[Cohort], progress: Progress) -> Iterator[Floats]:
@@ -76,9 +90,15 @@ def _logits(ensemble: Ensemble, cohorts: Sequence[Cohort], progress: Progress) -
     progress.begin("predict", count, "slides")
     for first in range(0, count, _CHUNK):
         chunk, *others = [own.bags[first : first + _CHUNK] for own in cohorts]
-        yield ensemble.logits(chunk, *others)
+        yield ensemble.of_each(chunk, *others)
         progress.advance(len(chunk))
     progress.end()
+
+
+def _folds(ensemble: Ensemble, each_MNC: Floats) -> list[Floats]:
+    """Return the mean logits (N, C) of the models of each fold."""
+    folds = np.array([member.fold for member in ensemble.members])
+    return [np.asarray(each_MNC[folds == fold].mean(axis=0)) for fold in np.unique(folds)]
 
 
 def _without(cohort: Cohort, unanswered: set[str]) -> Cohort:

@@ -44,7 +44,9 @@ class PredictOptions(SlideOptions, Manifest, Overwriting, Claims):
     combine: Combination = "mean"
     """How several runs are combined, as `gigamil compare` has them."""
     prevalence: Annotated[tuple[str, ...], Option(commas=True)] = ()
-    """Shares of the classes where the patients come from, CLASS=SHARE,...: for probabilities there; otherwise equal."""
+    """Shares of the classes where the patients come from, CLASS=SHARE,...: for probabilities there; otherwise equal.
+
+    by-center: those of the run's own patients of the same center (center_id of the manifest)."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -54,17 +56,22 @@ class PredictOptions(SlideOptions, Manifest, Overwriting, Claims):
             raise RequestError("expected slides or bags, found none")
 
     @property
+    def by_center(self) -> bool:
+        """Return whether each center's own prevalence is asked for."""
+        return self.prevalence == ("by-center",)
+
+    @property
     def shares(self) -> dict[str, float]:
         """Return the prevalence of the classes that it tells; `RequestError` where it cannot be read."""
         found = {}
-        for text in self.prevalence:
+        for text in () if self.by_center else self.prevalence:
             name, sign, share = text.rpartition("=")
             try:
                 found[name] = float(share)
             except ValueError:
                 sign = ""
             if not sign or not name:
-                raise RequestError(f"--prevalence {text}: expected CLASS=SHARE, such as LAA=0.2")
+                raise RequestError(f"--prevalence {text}: expected CLASS=SHARE, such as LAA=0.2, or by-center")
         return found
 
 

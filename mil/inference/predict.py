@@ -3,7 +3,8 @@
 The table has ``patient_id``, then the classes. It is always complete: every patient of the manifest has a row, rows
 sum to 1, and who could not be judged stands at equal probabilities and is named. Of a run whose slides are judged by
 themselves (``--unit slide``) it has ``image_id``, and a row for each slide. With ``--prevalence`` probabilities stand
-for these shares of the classes in place of equal ones, and who could not be judged stands at them. Runs with another
+for these shares of the classes in place of equal ones, and who could not be judged stands at them; with
+``--prevalence by-center`` for those of the run's own patients of the same center. Runs with another
 target give a column for each label (probabilities, each on its own), the value, or the log risk; who could not be
 judged stands at what is best said of anybody.
 
@@ -23,6 +24,7 @@ from mil.data.duplicates import notes_of_training, pictures
 from mil.data.several_encoders import open_cohorts
 from mil.evaluation.new_patients import ByTheRun, answered_by
 from mil.evaluation.refusal.familiar import Alarm, unlike_known
+from mil.inference.by_center import BY_CENTER, shares_by_center
 from mil.inference.combine import Combiner, combiner, runs_of
 from mil.inference.inputs import Asked, given_bags, made_bags, sort_items
 from mil.inference.judge import Judged, judge
@@ -38,6 +40,7 @@ from wsi.files.claim import claim
 from wsi.files.csv_table import csv_text
 from wsi.options import stage
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary, failed
+from wsi.pages import plural
 from wsi.recipe import Json, Recipe, canonical, refuse_other_recipe
 
 MARK = "gigamil-predict-1"
@@ -64,7 +67,7 @@ def predict(options: PredictOptions, progress: Progress | None = None) -> Summar
     runs = runs_of(named)
     for run in runs:
         run.read_json("calibration.json" if run.classes else "metrics.json")  # an unfinished run: before the work
-    combine, prevalence_C = combiner(runs, options.combine), _prevalence(options, runs[0])
+    combine, prevalence_C = combiner(runs, options.combine), _prevalence(options, runs)
     with claim(options.out), ExitStack() as held:
         if bags:
             asked = given_bags(runs, options, bags)
@@ -85,18 +88,23 @@ def _check_not_of_another_run(runs: Sequence[RunFolder], options: PredictOptions
     refuse_other_recipe(options.out, {key: found.get(key) for key in wanted}, wanted)
 
 
-def _prevalence(options: PredictOptions, run: RunFolder) -> Floats | None:
-    """Return the shares of the classes (C,) for which probabilities are to be told; None: equal ones."""
+def _prevalence(options: PredictOptions, runs: Sequence[RunFolder]) -> Floats | None:
+    """Return the shares of the classes (C,) for which probabilities are to be told; None: equal ones, or by center."""
     if not options.prevalence:
         return None
-    run.check_classes("--prevalence")
-    return parse_prevalence(options.shares, run.classes)
+    runs[0].check_classes("--prevalence")
+    if options.by_center:
+        if len(runs) > 1:
+            raise RequestError(f"--prevalence {BY_CENTER}: expected one run, whose centers count, found {len(runs)}")
+        return None
+    return parse_prevalence(options.shares, runs[0].classes)
 
 
 def _recipe(options: PredictOptions, asked: Sequence[Asked], prevalence_C: Floats | None) -> Recipe:
     """Return what shapes the table."""
     own = [one.recipe() for one in asked]
-    told = {} if prevalence_C is None else {"prevalence": prevalence_C.tolist()}
+    told: Recipe = {} if prevalence_C is None else {"prevalence": prevalence_C.tolist()}
+    told |= {"prevalence": BY_CENTER} if options.by_center else {}
     if len(own) == 1:
         return own[0] | told
     parts = [{key: value for key, value in one.items() if key not in ("run", "slides")} for one in own]
@@ -118,6 +126,7 @@ def _write(
 ) -> list[Outcome]:
     """Predict and write the table and its sidecar, unless they are there."""
     recipe, run = _recipe(options, asked, prevalence_C), asked[0].run
+    by_center = read_evidence(run) if options.by_center else None
     earlier = _tables(options).earlier(recipe, overwrite=options.overwrite)
     if earlier is not None:
         return [_tables(options).skipped, *_failed(earlier["failures"], run)]
@@ -127,13 +136,17 @@ def _write(
     patients, known_RP = told[0].patients, np.stack([one.known_P for one in told])
     values_PC = combine([one.values_PC for one in told], known_RP)
     decided, lost = _decided(asked, patients, values_PC, np.any(known_RP, axis=0))
+    notes = list(dict.fromkeys(note for _, own, alarm in answers for note in (*own, *alarm.notes)))
+    if by_center is not None:
+        prevalence_C, whose = shares_by_center(by_center, asked[0].rows, patients)
+        notes += whose
     if prevalence_C is not None:
         values_PC = at_prevalence(values_PC, prevalence_C)
-    notes = list(dict.fromkeys(note for _, own, alarm in answers for note in (*own, *alarm.notes)))
     uniform = [patient for patient, known in zip(patients, known_RP.T, strict=True) if not known.any()]
     if uniform:
         nobody = run.predicts.words.nobody if prevalence_C is None else "the prevalence given"
-        notes.append(f"{len(uniform)} patients at {nobody}, without a usable slide: {', '.join(uniform)}")
+        nobody = nobody if by_center is None else "the shares of their center"
+        notes.append(f"{plural(len(uniform), run.unit)} at {nobody}, without a usable slide: {', '.join(uniform)}")
     score = combine.score()
     if score is not None and combine.shared is not None:
         notes += combine.shared.notes

@@ -46,13 +46,17 @@ class Ensemble:
 
         ``others``: the same slides' bags of the other encoders, where the run fuses them late or by folds.
         """
+        return np.asarray(np.mean(self.of_each(bags, *others), axis=0))
+
+    def of_each(self, bags: Sequence[BagRows], *others: Sequence[BagRows]) -> Floats:
+        """Return the logits (M, n, C) of each model; bags as for `logits`."""
         views = (bags, *others)
         by_fold = self.run.fusion == "folds"
         scored = [
             score(member.model, views[(member.fold if by_fold else member.seed) % len(views)], self.compute)
             for member in self.members
         ]
-        return np.asarray(np.mean(scored, axis=0))
+        return np.asarray(scored)
 
     def told(self, logits_NC: Floats) -> Floats:
         """Return what a user is told of logits (n, C): calibrated probabilities, values or risks."""

@@ -137,7 +137,8 @@ class Evidence:
         lines += about_few(self.carried(), words.enough)
         if self.first(self.head) == 1:
             lines.append("no patient is misranked: an interval from resampling cannot show how far that may be luck")
-        lines += about_probe(self.metrics["center_probe"], self.config["recipe"])
+        if not self.elsewhere:
+            lines += about_probe(self.metrics["center_probe"], self.config["recipe"])
         lines += filter(None, [self.about_center()])
         return list(dict.fromkeys(lines))
 

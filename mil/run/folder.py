@@ -73,6 +73,11 @@ class RunFolder:
         return root / f"fold{fold}" / f"seed{seed}"
 
     @property
+    def unit(self) -> str:
+        """Return what is judged by itself: a patient, or a slide."""
+        return "slide" if self.unit_column == "image_id" else "patient"
+
+    @property
     def unit_column(self) -> str:
         """Return whose row stands in tables of predictions: ``patient_id``, or ``image_id`` of a run by slide."""
         return "image_id" if self.recipe.get("unit") == "slide" else "patient_id"

@@ -38,6 +38,27 @@ def center_priors(labels_P: Ints, centers: Sequence[str], folds_P: Ints, n_class
     return np.clip(prior_PC, CLIP, 1), beliefs
 
 
+def priors_of_new(
+    labels_P: Ints, centers: Sequence[str], new_centers: Sequence[str], n_classes: int
+) -> tuple[Floats, float]:
+    """Return each new patient's prior (N, C) by the known patients of the same center, and the belief.
+
+    Known patients of whom no center is told say nothing of one; a new patient of a center that is not known, or not
+    told, has the shares of all known ones.
+    """
+    told_P = np.array([bool(center) for center in centers])
+    member_PC = one_hot(labels_P, n_classes)
+    share_C = member_PC.mean(axis=0)
+    names = sorted({center for center in centers if center})
+    number = {name: k for k, name in enumerate(names)}
+    home_P = np.array([number.get(center, -1) for center in centers])
+    counts_KC = np.array([member_PC[home_P == k].sum(axis=0) for k in range(len(names))]).reshape(-1, n_classes)
+    belief = _belief(counts_KC, member_PC[told_P], home_P[told_P], share_C) if names else np.inf
+    none_C = np.zeros(n_classes)
+    counts_NC = np.array([counts_KC[number[own]] if own in number else none_C for own in new_centers])
+    return np.clip(_shares(counts_NC, share_C, belief), CLIP, 1), belief
+
+
 def _shares(counts_PC: Floats, share_C: Floats, belief: float) -> Floats:
     if not np.isfinite(belief):
         return np.tile(share_C, (len(counts_PC), 1))
@@ -67,9 +88,35 @@ def told_by_center(
     """
     if not truth.groups or len({center for center in centers if center}) < 2 or (truth.groups_N < 0).any():
         return None
-    labels_P, n_classes = truth.groups_N, len(truth.groups)
-    own_PC, beliefs = center_priors(labels_P, centers, folds_P, n_classes)
-    whole_PC = truth.blind(folds_P)
+    own_PC, beliefs = center_priors(truth.groups_N, centers, folds_P, len(truth.groups))
+    return _changed(truth.groups_N, told_PC, truth.blind(folds_P), own_PC, beliefs, draws_BP)
+
+
+def told_by_known_center(
+    known_labels_K: Ints,
+    known_centers: Sequence[str],
+    truth: Target,
+    told_PC: Floats,
+    centers: Sequence[str],
+    draws_BP: Floats,
+) -> Json | None:
+    """Return what the shares of known patients of the same centers change for others; None where no center is known.
+
+    As `told_by_center`; the ``cohort`` is that of the known patients, and nothing is counted on those who are told.
+    ``patients``: how many come from a known center.
+    """
+    both = {center for center in centers if center} & set(known_centers)
+    if not both or (truth.groups_N < 0).any():
+        return None
+    own_PC, belief = priors_of_new(known_labels_K, known_centers, centers, len(truth.groups))
+    whole_PC = np.tile(one_hot(known_labels_K, len(truth.groups)).mean(axis=0), (len(centers), 1))
+    found = _changed(truth.groups_N, told_PC, whole_PC, own_PC, [belief], draws_BP)
+    return {**found, "patients": sum(center in both for center in centers)}
+
+
+def _changed(
+    labels_P: Ints, told_PC: Floats, whole_PC: Floats, own_PC: Floats, beliefs: Sequence[float], draws_BP: Floats
+) -> Json:
     tables = {"cohort": at_prevalence(told_PC, np.clip(whole_PC, CLIP, 1)), "center": at_prevalence(told_PC, own_PC)}
     rows = np.arange(len(labels_P))
     losses = {name: -np.log(np.clip(table[rows, labels_P], CLIP, 1)) for name, table in tables.items()}

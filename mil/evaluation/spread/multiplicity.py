@@ -41,10 +41,18 @@ def _by_ranks(truth: Target, measure_name: str) -> bool:
     return len(truth.groups) == 2 and measure_name == "auc"
 
 
-def against_chance(truth: Target, told_PC: Floats, folds_P: Ints, measure_name: str, seed: int) -> float | None:
+def against_chance(
+    truth: Target,
+    told_PC: Floats,
+    folds_P: Ints,
+    measure_name: str,
+    seed: int,
+    blind_PC: Floats | None = None,
+) -> float | None:
     """Return the one-sided p that a metric is above chance: what is told is dealt anew among the patients of a fold.
 
-    None where the metric is not defined. The models are not trained anew: the p is of these answers.
+    None where the metric is not defined. The models are not trained anew: the p is of these answers. ``blind_PC``: what
+    is said of them without looking, where it is not what the other folds say.
     """
     rng = np.random.default_rng(seed)
     if _by_ranks(truth, measure_name):
@@ -52,15 +60,24 @@ def against_chance(truth: Target, told_PC: Floats, folds_P: Ints, measure_name: 
         dealt = _areas(positive_P, told_PC[:, 1], folds_P, rng)
     else:
         numbers = range(deals_of(truth, measure_name, len(folds_P)) + 1)
-        dealt = np.array([_dealt(truth, told_PC, folds_P, measure_name, rng, k) for k in numbers])
+        blind_PC = truth.blind(folds_P) if blind_PC is None else blind_PC
+        dealt = np.array([_dealt(truth, told_PC, folds_P, blind_PC, measure_name, rng, k) for k in numbers])
     if not np.isfinite(dealt[0]):
         return None
     return float((dealt >= dealt[0] - 1e-12).mean())
 
 
-def _dealt(truth: Target, told_PC: Floats, folds_P: Ints, name: str, rng: np.random.Generator, number: int) -> float:
+def _dealt(
+    truth: Target,
+    told_PC: Floats,
+    folds_P: Ints,
+    blind_PC: Floats,
+    name: str,
+    rng: np.random.Generator,
+    number: int,
+) -> float:
     order = _orders(folds_P, rng, 1)[0] if number else np.arange(len(folds_P))
-    measure: Measure = truth.measures(told_PC[order], folds_P, truth.blind(folds_P))[name]
+    measure: Measure = truth.measures(told_PC[order], folds_P, blind_PC)[name]
     return float(measure(ones(len(folds_P)))[0])
 
 

@@ -31,10 +31,6 @@ def measured(evidence: Evidence, within: Evidence | None = None, horizons: Seque
     return _labels(evidence, truth, within) if isinstance(truth, LabelsTarget) else None
 
 
-def _unit(evidence: Evidence) -> str:
-    return "slide" if evidence.run.unit_column == "image_id" else "patient"
-
-
 def _told(evidence: Evidence, truth: SurvivalTarget, baseline: tuple[Followed, Floats] | None = None) -> Told:
     answered, fine_P = answered_by(evidence), evidence.scored_P
     risks_P, own = answered.told_PC[:, 0], truth.of(fine_P)
@@ -58,7 +54,7 @@ def _survival(
         whose = "the baseline hazard of the run's own patients, out of fold"
     if not truth.of(evidence.scored_P).events_N.any() or not truth.cut_before:
         return None
-    return shown_over_time(_told(evidence, truth, baseline), horizons, whose, _unit(evidence))
+    return shown_over_time(_told(evidence, truth, baseline), horizons, whose, evidence.run.unit)
 
 
 def _pairs(evidence: Evidence, truth: ValueTarget) -> Pairs:
@@ -74,7 +70,7 @@ def _value(evidence: Evidence, truth: ValueTarget, within: Evidence | None) -> S
         found = {alpha: reach(errors_N, alpha) for alpha in ALPHAS}
         size = len(pairs.true_N)
         reaches = {alpha: np.full(size, np.inf if own is None else own) for alpha, own in found.items()}
-    return shown_agreement(pairs, reaches, whose, _unit(evidence))
+    return shown_agreement(pairs, reaches, whose, evidence.run.unit)
 
 
 def _labels(evidence: Evidence, truth: LabelsTarget, within: Evidence | None) -> Shown:
@@ -86,4 +82,4 @@ def _labels(evidence: Evidence, truth: LabelsTarget, within: Evidence | None) ->
     found = each_label(
         own.present_NC, answered.told_PC, blind_PC, answered.folds_P, own.names, answered.groups, answered.seed
     )
-    return shown_labels(found, _unit(evidence))
+    return shown_labels(found, evidence.run.unit)

@@ -59,21 +59,18 @@ def told_apart(evidence: Evidence) -> Json:
         "looks": _looks(evidence, truth, told_PC, folds_P, first, seed),
         "balance": balance(truth, evidence.classes, folds_P),
     }
-    least = -1.0 if first == "spearman" else 0.0
-    for own in (
-        found["folds"],
-        (found["repeats"] or {}).get("over_folds"),
-        (found["centers"] or {}).get("over_centers"),
-    ):
-        _bounded(own, least)
+    repeats, centers_told = found["repeats"] or {}, found["centers"] or {}
+    hold_within(first, found["folds"], repeats.get("over_folds"), centers_told.get("over_centers"))
     return found
 
 
-def _bounded(told: Json | None, least: float) -> None:
-    """Hold the ends of intervals of a metric that is at most 1."""
-    for end in ("low", "high", "next_low", "next_high"):
-        if told is not None and told.get(end) is not None:
-            told[end] = min(1.0, max(least, told[end]))
+def hold_within(metric: str, *told: Json | None) -> None:
+    """Hold the ends of intervals within what the metric can be: at most 1, and at least 0, or of ranks -1."""
+    least = -1.0 if metric == "spearman" else 0.0
+    for own in told:
+        for end in ("low", "high", "next_low", "next_high"):
+            if own is not None and own.get(end) is not None:
+                own[end] = min(1.0, max(least, own[end]))
 
 
 def _plain(value: float) -> float | None:

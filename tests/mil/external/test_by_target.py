@@ -60,6 +60,15 @@ def test_every_kind_of_run_is_judged_elsewhere(target: str, more: dict[str, str]
     assert ("by-target" in sections) == (target != "classes") == ("by_target" in told)
     assert ("decisions" in sections) == (target in ("classes", "labels"))
     assert "folds pooled" not in text
+    spread = told["spread"]
+    assert spread["patients"] == told["metrics"]["models"]["gated_abmil"][spread["metric"]]
+    assert spread["learnt_centers"] == ["0", "1"]
+    assert spread["folds"]["least"] <= spread["folds"]["most"]
+    assert 0 < spread["looks"]["p"] <= 1
+    assert (spread["center_prior"] or {}).get("patients") == (
+        told["metrics"]["patients"] if target == "classes" else None
+    )
+    assert "the models had learnt from 0, 1" in text
     assert "median of the fold" not in text
     assert report(ReportOptions(run=run, manifest=own.manifest)).exit_code == 0
     page = (run / "report.html").read_text()

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,15 @@ from making import SEED
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 from witness import DIM, Trained, facts, grid, instances
 
-from features.bags.bag import write_bag
+from features.bags.bag import read_features, write_bag
 from mil.external.evaluate import evaluate
 from mil.external.options import EvaluateOptions
 from mil.external.recalibration import recalibrated
 from mil.external.shift import shift_of
 from mil.inference.options import PredictOptions
 from mil.inference.predict import predict
+from mil.models.ensemble import load_ensemble
+from mil.run.folder import RunFolder
 from mil.run.known import KnownSlides
 from mil.targets.questions import Question
 from wsi.errors import RecipeMismatchError, RequestError
@@ -27,7 +30,7 @@ from wsi.outcome import Status
 
 @pytest.fixture(scope="module")
 def second(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Bags and table of 14 new patients of center 7, one of them with two slides, and one without tiles."""
+    """Bags and table of 14 new patients of centers 7 and 8, one of them with two slides, and one without tiles."""
     rng, folder = np.random.default_rng(SEED + 5), tmp_path_factory.mktemp("second")
     lines = ["image_id,patient_id,label,center_id"]
     for patient in range(14):
@@ -36,7 +39,7 @@ def second(tmp_path_factory: pytest.TempPathFactory) -> Path:
             image_id = f"x{patient:02d}_{slide}"
             rows = instances(rng, 50, positive=(label == "LAA") != (patient == 6))
             write_bag(folder / "bags" / f"{image_id}.h5", [rows], grid(50), facts(image_id))
-            lines.append(f"{image_id},x{patient:02d},{label},7")
+            lines.append(f"{image_id},x{patient:02d},{label},{7 + patient % 2}")
     write_bag(folder / "bags" / "e1_0.h5", [np.empty((0, DIM), np.float16)], grid(0), facts("e1_0"))
     (folder / "labelled.csv").write_text("\n".join([*lines, "e1_0,e1,CE,7", "u1_0,u1,,7"]) + "\n")
     return folder
@@ -99,11 +102,75 @@ def test_cuts_are_those_chosen_on_the_runs_own_patients(trained: Trained, done: 
     assert own["operating"][1]["tp"] + own["operating"][1]["fp"] == sum(called)
 
 
+def test_what_it_would_move_with_is_told_apart(trained: Trained, second: Path, done: Path) -> None:
+    told = json.loads((done / "evaluation.json").read_text())
+    spread, rows = told["spread"], patients(done)
+    assert spread["patients"] == told["metrics"]["models"]["gated_abmil"]["auc"]
+    truth, probs = np.array([row["label"] == "LAA" for row in rows]), np.array([float(row["p_LAA"]) for row in rows])
+    centers = np.array([row["center_id"] for row in rows])
+    ups, downs = np.flatnonzero(truth), np.flatnonzero(~truth)
+    pairs = [(up, down) for up in ups for down in downs if centers[up] == centers[down]]
+    within = np.mean([(probs[up] > probs[down]) + 0.5 * (probs[up] == probs[down]) for up, down in pairs])
+    assert spread["centers"]["pooled"]["value"] == pytest.approx(within)
+    assert spread["centers"]["left_out"] == 1  # center 8 has two with it
+    assert (spread["center_prior"], spread["learnt_centers"]) == (None, [])
+    ensemble = load_ensemble(RunFolder(trained.out))
+    paths = sorted((second / "bags").glob("x*.h5"))
+    owners = np.array([path.stem.split("_")[0] for path in paths])
+    for fold, value in enumerate(spread["folds"]["values"]):
+        logits = ensemble.of_fold(fold).logits([read_features(path) for path in paths])
+        means = np.stack(
+            [logits[owners == row["patient_id"]].mean(axis=0) for row in rows if row["patient_id"] != "e1"]
+        )
+        scores = [0.5, *ensemble.told(means)[:, 1]]  # e1, which has no tiles, stands first
+        assert value == pytest.approx(roc_auc_score(truth, scores))
+    text = (done / "report.html").read_text()
+    assert "other patients of this cohort, the same models" in text
+    assert "Within centers, where nothing is won by knowing where a slide was made" in text
+    assert "No other run was judged on this cohort in the same folder" in text
+
+
+def test_other_runs_judged_on_the_cohort_are_looks(trained: Trained, second: Path, done: Path, tmp_path: Path) -> None:
+    evaluate(options(trained, second, tmp_path / "own"))
+    about = json.loads((done / "evaluation.json").read_text())
+    for name, run in (("again", about["recipe"]["run"]), ("other", "another"), ("others", "another")):
+        shutil.copytree(done, tmp_path / name)
+        about["recipe"]["run"] = run
+        (tmp_path / name / "evaluation.json").write_text(json.dumps(about))
+    own = json.loads((tmp_path / "own" / "evaluation.json").read_text())
+    assert own["spread"]["looks"]["runs"] == 1
+    evaluate(options(trained, second, tmp_path / "own", operating=("youden",), overwrite=True))
+    looks = json.loads((tmp_path / "own" / "evaluation.json").read_text())["spread"]["looks"]
+    assert (looks["runs"], looks["names"]) == (2, ["other"])
+    assert looks["corrected_p"] == pytest.approx(min(1, 2 * looks["p"]))
+    assert (
+        "2 runs were judged on this cohort in the same folder (this one, and in other)"
+        in (tmp_path / "own" / "report.html").read_text()
+    )
+    table = tmp_path / "other" / "scores.csv"  # another cohort: the same patients, of whom other things are true
+    table.write_text(table.read_text().replace(",LAA,", ",CF,").replace(",CE,", ",LAA,").replace(",CF,", ",CE,"))
+    shutil.rmtree(tmp_path / "others")
+    evaluate(options(trained, second, tmp_path / "own", operating=("cost=2",), overwrite=True))
+    assert json.loads((tmp_path / "own" / "evaluation.json").read_text())["spread"]["looks"]["runs"] == 1
+
+
 def test_the_page_stands_alone_and_its_contents_lead_somewhere(done: Path) -> None:
     text = (done / "report.html").read_text()
     sections = re.findall(r'<section id="(\w+)"', text)
     assert sections == [
-        *("good", "shift", "recalibration", "flow", "cases", "simpler", "curves", "decisions", "refusing", "breakdown"),
+        *(
+            "good",
+            "spread",
+            "shift",
+            "recalibration",
+            "flow",
+            "cases",
+            "simpler",
+            "curves",
+            "decisions",
+            "refusing",
+            "breakdown",
+        ),
         *("groups", "made"),
     ]
     assert re.findall(r'<li><a href="#(\w+)"', text) == sections
@@ -164,8 +231,6 @@ def test_patients_of_the_training_are_refused_or_left_out_by_id_and_features(
 def test_a_run_that_kept_nothing_of_its_slides_says_what_cannot_be_had(
     trained: Trained, second: Path, tmp_path: Path
 ) -> None:
-    import shutil
-
     older = tmp_path / "older"
     shutil.copytree(trained.out, older)
     (older / "known.safetensors").unlink()

@@ -11,6 +11,7 @@ from making import SEED
 from witness import DIM, Trained, facts, grid, instances
 
 from features.bags.bag import write_bag
+from mil.evaluation.centers.prior import priors_of_new
 from mil.inference.options import PredictOptions
 from mil.inference.predict import predict
 from wsi.errors import RecipeMismatchError, RequestError
@@ -125,6 +126,46 @@ def test_probabilities_at_a_prevalence_are_those_by_bayes_rule(trained: Trained,
     assert any("at the prevalence given" in note for note in notes)
     with pytest.raises(RecipeMismatchError, match="prevalence"):
         predict(PredictOptions(out=equal, prevalence=("LAA=0.1",), **asked))  # type: ignore[arg-type]
+
+
+def test_probabilities_by_center_are_those_at_the_shares_of_the_centers_own_patients(
+    trained: Trained, fresh: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained.out, run)
+    with (run / "oof.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for number, row in enumerate(rows):  # centers that differ: three of four with LAA are of center 1
+        row["center_id"] = "12"[(row["label"] == "LAA") == (number % 4 == 0)]
+    with (run / "oof.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    known = [row for row in rows if row["level"] == "patient"]
+    labels, homes = np.array([row["label"] == "LAA" for row in known]), [row["center_id"] for row in known]
+    prior, belief = priors_of_new(labels.astype(np.int64), homes, ["1", "none of them"], 2)
+    of_center = sum(label for label, home in zip(labels, homes, strict=True) if home == "1")
+    assert prior[0, 1] == pytest.approx((of_center + belief * labels.mean()) / (homes.count("1") + belief))
+    assert prior[0, 1] > labels.mean() == pytest.approx(prior[1, 1])
+    path = tmp_path / "test.csv"
+    path.write_text("image_id,patient_id,center_id\nn1_0,n1,1\np1_0,p1,none of them\ne1_0,e1,1\n")
+    equal, real = tmp_path / "equal.csv", tmp_path / "real.csv"
+    asked = {"run": (run,), "items": (fresh,), "manifest": path}
+    predict(PredictOptions(out=equal, **asked))  # type: ignore[arg-type]
+    predict(PredictOptions(out=real, prevalence=("by-center",), **asked))  # type: ignore[arg-type]
+    for patient, row in table(equal).items():
+        share = prior[int(patient == "p1"), 1]
+        odds = float(row["LAA"]) / float(row["CE"]) * share / (1 - share)
+        assert float(table(real)[patient]["LAA"]) == pytest.approx(odds / (1 + odds), abs=1e-9)
+    notes = " ".join(json.loads(real.with_suffix(".json").read_text())["notes"])
+    assert "1 patient of no center of the run, told at the shares of all its patients: p1" in notes
+    assert "1 patient at the shares of their center, without a usable slide: e1" in notes
+    with pytest.raises(RecipeMismatchError, match="prevalence"):
+        predict(PredictOptions(out=equal, prevalence=("by-center",), **asked))  # type: ignore[arg-type]
+    path.write_text("image_id,patient_id,center_id\nn1_0,n1,77\n")
+    with pytest.raises(RequestError, match="whose center_id in the manifest is one of the run's"):
+        predict(PredictOptions(out=tmp_path / "none.csv", prevalence=("by-center",), **asked))  # type: ignore[arg-type]
+    assert not (tmp_path / "none.csv").exists()
 
 
 @pytest.mark.parametrize("text", ["0.2", "LAA=x", "LAA=1.2", "XYZ=0.2"])

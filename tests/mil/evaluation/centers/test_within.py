@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mil.evaluation.bootstrap import draw_patients
-from mil.evaluation.centers.prior import center_priors, told_by_center
+from mil.evaluation.centers.prior import center_priors, priors_of_new, told_by_center
 from mil.evaluation.centers.within import strata_of, within_centers
 from mil.targets import ClassTarget
 from mil.targets.base import Measure
@@ -71,6 +71,26 @@ def test_a_centers_prior_is_counted_on_the_other_folds_by_hand() -> None:
     assert np.isfinite(belief)  # centers differ: they are believed
     assert prior[6, 1] == pytest.approx((2 + belief / 3) / (3 + belief))
     assert prior[7, 1] == pytest.approx(1 / 3)  # an unseen center is like all
+
+
+def test_a_new_patients_prior_is_that_of_known_patients_of_the_same_center() -> None:
+    """The same numbers as out of fold for fold 0; a center that is not known, or not told, is like all."""
+    rng = np.random.default_rng(2)
+    folds, home = np.arange(80) % 2, rng.integers(3, size=80)
+    labels = (rng.random(80) < np.array([0.1, 0.5, 0.9])[home]).astype(np.int64)
+    centers = [str(c) for c in home]
+    wanted, beliefs = center_priors(labels, centers, folds, 2)
+    known, new = folds == 1, folds == 0
+    found, belief = priors_of_new(
+        labels[known], [c for c, fine in zip(centers, known, strict=True) if fine],
+        [*(c for c, fine in zip(centers, new, strict=True) if fine), "9", ""], 2,
+    )  # fmt: skip
+    assert belief == beliefs[0]
+    np.testing.assert_allclose(found[:-2], wanted[new])
+    np.testing.assert_allclose(found[-2:], [[1 - labels[known].mean(), labels[known].mean()]] * 2)
+    alone, belief = priors_of_new(labels, [""] * 80, ["1"], 2)
+    assert belief == np.inf
+    assert alone[0, 1] == pytest.approx(labels.mean())
 
 
 def test_who_is_told_plays_no_part_in_the_own_prior() -> None:

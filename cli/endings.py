@@ -35,7 +35,7 @@ def pretrain(options: PretrainOptions, summary: Summary) -> Ending:
 
 def embed(options: EmbedOptions, summary: Summary) -> Ending:
     """Return the bags and the command that trains on them."""
-    return _next(options, summary, f"gigamil train {options.out} -m MANIFEST --head mean_pool -o RUN")
+    return _next(options, summary, f"gigamil train {options.out} -m MANIFEST --head linear,mean_pool -o RUN")
 
 
 def page(options: PageOptions, summary: Summary) -> Ending:

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 from wsi.options import Option
 
 HeadName = Literal[
-    "gated_abmil", "abmil", "mean_pool", "mean_mlp", "max_pool", "additive", "clam_sb", "clam_mb", "dsmil", "transmil",
-    "dtfd", "acmil", "transformer",
+    "gated_abmil", "abmil", "mean_pool", "mean_mlp", "max_pool", "linear", "additive", "clam_sb", "clam_mb", "dsmil",
+    "transmil", "dtfd", "acmil", "transformer",
 ]  # fmt: skip
 """docs/HEADS.md tells them apart."""
 Head = Annotated[HeadName, Option(plugins="gigamil.heads")]

@@ -143,7 +143,7 @@ def _from_here(job: Job[Options, Cohort], options: Options, progress: Progress) 
 def _check_ends(ends: list[RankEnd]) -> None:
     """Raise what stopped the ranks: an error on purpose first, then a death, then whatever the others met because."""
     errors = [end.error for end in ends if end.error is not None]
-    told = [end for end in ends if end.died]
+    told = [replace(end, joined=True) for end in ends if end.died]  # ranks say so at their end, not when they loaded
     for error in errors:
         if isinstance(error, GigamilError):
             raise error

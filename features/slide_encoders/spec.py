@@ -55,8 +55,7 @@ class SlideSpec:
         RequestError
             The message tells what was expected and found.
         """
-        if KEY in header.recipe:
-            raise RequestError(f"{header.path} holds one vector for the slide already: expected a bag of tiles")
+        refuse_vector(header)
         if self.tile_encoders and header.encoder not in self.tile_encoders:
             raise RequestError(
                 f"--encoder {self.name} was made for bags of {self.tile_encoders[0]}, found "
@@ -71,6 +70,12 @@ class SlideSpec:
                 f"{found_um:g} um at {header.mpp:g} um/px in {header.path}: tile with --mpp {self.mpp:g} "
                 f"--tile-px {self.tile_um / self.mpp:.0f}, or say --off-recipe"
             )
+
+
+def refuse_vector(header: BagHeader) -> None:
+    """Raise `RequestError` where a bag holds one vector for the slide: its row is no tile, and lies nowhere on it."""
+    if KEY in header.recipe:
+        raise RequestError(f"{header.path} holds one vector for the slide already: expected a bag of tiles")
 
 
 class SlideEncoder(Protocol):

@@ -18,6 +18,7 @@ from mil.data.duplicates import OTHERS
 from mil.data.splits import known_slides, read_column
 from mil.inference.retrieval import check_point, point_of
 from mil.models.ensemble import check_bags_fit, load_ensemble
+from mil.models.model import BagModel
 from mil.run.folder import RunFolder
 from wsi.arrays import Floats
 from wsi.errors import BagError, RequestError
@@ -62,6 +63,7 @@ class RunEmbedding:
         ensemble = load_ensemble(run, "cpu")
         self._ensemble: Ensemble = ensemble if fold is None else ensemble.of_fold(fold)
         self._device = torch.device("cpu")
+        self._width = sum(width_of(own.model) for own in self._ensemble.members)
         self.spec = self._spec(fold)
 
     def _spec(self, fold: int | None) -> SlideSpec:
@@ -100,7 +102,12 @@ class RunEmbedding:
         return found
 
     def width(self, tiles_dim: int) -> int:
-        return sum(own.model.spec.hidden for own in self._ensemble.members)
+        return self._width
+
+
+def width_of(model: BagModel) -> int:
+    """Return the length of a model's points, as one of a bag of one row tells it."""
+    return len(point_of(model, np.zeros((1, model.spec.dim), np.float32)))
 
 
 def lineage_of_run(run: RunFolder, fold: int | None) -> Lineage:

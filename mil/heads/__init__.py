@@ -9,6 +9,7 @@ from mil.heads.clam import ClamMb, ClamSb
 from mil.heads.dsmil import Dsmil
 from mil.heads.dtfd import Dtfd
 from mil.heads.head import Explains, Head, HeadOutput, HeadSpec, Truth
+from mil.heads.linear import Linear
 from mil.heads.max_pool import MaxPool
 from mil.heads.mean_mlp import MeanMlp
 from mil.heads.mean_pool import MeanPool
@@ -40,6 +41,7 @@ HEADS: dict[str, type[Head]] = {
     "mean_pool": MeanPool,
     "mean_mlp": MeanMlp,
     "max_pool": MaxPool,
+    "linear": Linear,
     "additive": Additive,
     "clam_sb": ClamSb,
     "clam_mb": ClamMb,

@@ -41,8 +41,10 @@ def find_slides(
     Raises
     ------
     RequestError
-        The run fuses bags of several encoders, a bag was not made as the run's were, or a wanted slide has no bag.
+        The run fuses bags of several encoders, has seen vectors of slides and no tiles, a bag was not made as the run's
+        were, or a wanted slide has no bag.
     """
+    run.check_tiles("scores of tiles")
     if run.fusion != "none":
         raise RequestError(f"{run.path} fuses bags of several encoders ({run.fusion}): tiles are scored by one's")
     headers, failures = read_headers(bags)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.bags.bag import BagHeader, read_coords
-from features.slide_encoders.spec import KEY
+from features.slide_encoders.spec import refuse_vector
 from mil.data.cohort import load_rows
 from mil.data.splits import Known
 from mil.heatmaps.pushes import Answer, Way, ask, way_of
@@ -105,12 +105,11 @@ def tile_scores(ensemble: Ensemble, header: BagHeader, store: TileStore, known: 
     Raises
     ------
     BagError
-        The bag has no tile, holds one vector for the slide, or its coordinates are not those of the store's tile list.
+        The bag has no tile, or its coordinates are not those of the store's tile list.
     RequestError
-        The models' answer is not finite.
+        The models' answer is not finite, or the bag holds one vector for the slide.
     """
-    if KEY in header.recipe:
-        raise BagError(f"{header.path} holds one vector for the slide: there are no tiles to show")
+    refuse_vector(header)
     rows = load_rows(header)
     if not len(rows):
         raise BagError(f"slide {header.image_id} has no tiles: there is nothing to draw")

@@ -15,7 +15,6 @@ from features.encoders.registry import build_encoder
 from features.encoders.spec import WeightsChoice
 from features.extraction.extract import extract
 from features.extraction.options import ExtractOptions, options_of
-from features.slide_encoders.spec import KEY
 from mil.inference.deadline import Channel, work_here, work_until
 from mil.inference.options import SlideOptions
 from mil.run.folder import RunFolder
@@ -117,9 +116,9 @@ def _recipe(run: RunFolder) -> Recipe:
     recipe: Recipe = json.loads(run.config["about"]["bag_recipe"])
     if "fusion" in recipe:
         raise RequestError(f"{run.path} fuses bags of several encoders: make those, and give them in place of slides")
-    if KEY in recipe:
+    if run.slide_encoder:
         raise RequestError(
-            f"{run.path} was trained on one vector a slide ({recipe[KEY].get('name')}): extract the new slides, embed "
+            f"{run.path} was trained on one vector a slide ({run.slide_encoder}): extract the new slides, embed "
             "them as those were (gigamil embed), and give the bags in place of slides"
         )
     if not {"tiling", "encoder", "precision"} <= set(recipe):

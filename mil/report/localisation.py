@@ -44,9 +44,10 @@ def localise(asked: Localisation, progress: Progress) -> tuple[list[Localised], 
     Raises
     ------
     RequestError
-        No slide is annotated, or the run's head has no attention.
+        No slide is annotated, the run's head has no attention, or it has seen vectors of slides and no tiles.
     """
     run = RunFolder(asked.run)
+    run.check_tiles("the attention on tiles")
     headers, failures = read_headers(asked.bags)
     stores = {store.image_id: store for store in find_stores(asked.stores)}
     files = {i: file for i in sorted({*headers, *failures}) if (file := annotation_file(asked.annotations, i))}

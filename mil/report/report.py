@@ -121,7 +121,7 @@ def _localise(options: ReportOptions, progress: Progress) -> list[Outcome]:
 
 def _draw_examples(options: ReportOptions, evidence: Evidence) -> list[Outcome]:
     """Draw the heat maps to show; return those that failed."""
-    if evidence.run.fusion != "none":
+    if evidence.run.fusion != "none" or evidence.run.slide_encoder:
         return []
     if not (options.bags and options.stores and has_attention(evidence.head)):
         return []

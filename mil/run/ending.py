@@ -37,8 +37,13 @@ def ending_of_run(path: Path) -> Json:
         "left_out": left_out,
         "run": str(path),
         "report": str(path / "report.html"),
-        "next": f"gigamil predict {path} NEW_SLIDES -o submission.csv",
+        "next": f"gigamil predict {path} {_new(run)} -o submission.csv",
     }
+
+
+def _new(run: RunFolder) -> str:
+    """Return what a run predicts of: slides, or vectors made of them beforehand."""
+    return "NEW_VECTORS" if run.slide_encoder else "NEW_SLIDES"
 
 
 def ending_of_repeats(path: Path) -> Json:

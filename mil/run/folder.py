@@ -28,6 +28,7 @@ from typing import Any
 import tomli_w
 
 from features.learning.scalars import EVENTS
+from features.slide_encoders.spec import KEY
 from mil.run.checks import CONTENTS, FORMAT, checked_config, damaged, run_json
 from mil.targets import ClassTarget, Target, target_of
 from wsi.errors import RecipeMismatchError, RequestError
@@ -121,6 +122,20 @@ class RunFolder:
     def fusion(self) -> str:
         """Return how bags of several encoders are fused; ``none`` for bags of one."""
         return str(self.recipe.get("fusion", "none"))
+
+    @property
+    def slide_encoder(self) -> str:
+        """Return the name of what made one vector a slide of the tiles before training; empty where tiles were seen."""
+        told = json.loads(self.config["about"]["bag_recipe"]).get(KEY, {})
+        return str(told.get("name", "")) if isinstance(told, dict) else ""
+
+    def check_tiles(self, what: str) -> None:
+        """Raise `RequestError` unless the run has seen tiles, which ``what`` shows."""
+        if self.slide_encoder:
+            raise RequestError(
+                f"{self.path} was trained on one vector a slide ({self.slide_encoder}), and has seen no tiles: expected "
+                f"a run on bags of tiles for {what}"
+            )
 
     @property
     def predicts(self) -> type[Target]:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from features.bags.bag import BagHeader, read_coords
+from features.slide_encoders.spec import refuse_vector
 from mil.data.cohort import cohort_digest, load_rows, making_of, read_headers
 from mil.tiles.classifier import TileClassifier, classifier_text, read_classifier
 from mil.tiles.learning import gather, learn
@@ -48,12 +49,14 @@ def classify_tiles(options: ClassifyTilesOptions, progress: Progress | None = No
     Raises
     ------
     RequestError
-        No slide is annotated, a class has too few patients, or bags were not made alike.
+        No slide is annotated, a class has too few patients, bags were not made alike, or hold vectors of slides.
     RecipeMismatchError
         The folder was made with other settings, bags or annotations, and ``overwrite`` is not given.
     """
     start, progress = time.monotonic(), progress or Silent()
     headers, failures = read_headers(options.bags)
+    for header in headers.values():
+        refuse_vector(header)
     rows = _rows(options, headers)
     headers = {image_id: header for image_id, header in sorted(headers.items()) if image_id in rows}
     if not headers:

@@ -100,8 +100,12 @@ class RunSpeaker:
 
     def asks_models(self, image_id: str) -> bool:
         """Tell whether a prediction of a slide is to be had from the models alone: the run does not know it."""
-        header = self._headers[0].get(image_id)
+        header = self._tiles_of(image_id)
         return image_id not in self._places and header is not None and header.n_tiles > 0
+
+    def _tiles_of(self, image_id: str) -> BagHeader | None:
+        """Return the slide's bag of tiles; None without one, and where the run has seen vectors of slides."""
+        return None if self._run.slide_encoder else self._headers[0].get(image_id)
 
     def _spoken(
         self, image_id: str, document: Json, scores: TileScores | None, store: TileStore | None
@@ -127,17 +131,19 @@ class RunSpeaker:
 
     def _scores(self, store: TileStore) -> TileScores | None:
         """Return what the models say of the slide's tiles; None without a bag or without tiles."""
-        headers, failures = self._headers
+        _, failures = self._headers
         if store.image_id in failures:
             raise BagError(failures[store.image_id])
-        header = headers.get(store.image_id)
+        header = self._tiles_of(store.image_id)
         if header is None or not header.n_tiles:
             return None
         return tile_scores(self._ensemble, header, store, self._known)
 
     def _silences(self, image_id: str) -> list[str]:
         """Return why nothing is said of the tiles."""
-        header = self._headers[0].get(image_id)
+        if slide_encoder := self._run.slide_encoder:
+            return [f"The run was trained on one vector a slide ({slide_encoder}), and says nothing of tiles."]
+        header = self._tiles_of(image_id)
         if not self.bags or (header is not None and header.n_tiles):
             return []
         if header is not None:

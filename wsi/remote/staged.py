@@ -8,9 +8,10 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
+from glob import escape
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -97,20 +98,22 @@ def run_staged(function: Callable[..., Any], options: Any, *arguments: Any, **na
         for own in inputs:
             progress.note(f"fetching {own.url}")
             fetch(own.url, scratch)
+        others = [scratch.path(own.url) for own in inputs]
         for own in outputs:
-            fetch_earlier(*own.parts, scratch.path(own.url).parent)
+            fetch_earlier(*own.parts, scratch.path(own.url).parent, others)
         try:
             with scratch.telling():
                 found = function(_placed(options, given, scratch), *arguments, **named)
-        except Leaving:  # perhaps the next run is another machine's
+        except (Leaving, ItemError) as error:  # perhaps the next run is another machine's
             for own, claim in zip(outputs, held, strict=True):
-                _save(own.url, claim, scratch)
+                if isinstance(error, Leaving) or not scratch.path(own.url).is_dir():
+                    _save(own.url, claim, scratch, others)
             raise
         if isinstance(found, Summary):
             found = replace(found, outcomes=scratch.told_of(found.outcomes))
         for own, claim in zip(outputs, held, strict=True):
             progress.note(f"publishing {own.url}")
-            _publish(own.url, claim, scratch, request, found)
+            _publish(own.url, claim, scratch, request, found, others)
     return found
 
 
@@ -199,15 +202,15 @@ def fetch(url: str, scratch: Scratch) -> Path:
     return target
 
 
-def fetch_earlier(place: Place, name: str, local: Path) -> None:
+def fetch_earlier(place: Place, name: str, local: Path, others: Sequence[Path] = ()) -> None:
     """Fetch an output of an earlier run, so that it is kept, refused or replaced as one of this machine would be.
 
-    What was not published whole is made anew, of what lies in scratch.
+    What was not published whole is made anew, of what lies in scratch. Of ``others`` there none is the output's.
     """
     record = read_record(place, name)
     if record is None and not items_files(place, name):
         return
-    if record is None or record.whole or (record.saved and not (local / name).exists()):
+    if record is None or record.whole or (record.saved and not _keys(local / name, others)):
         fetch_item(place, name, local, saved=True)
 
 
@@ -229,23 +232,31 @@ def _as(value: Any, here: Mapping[str, Path]) -> Any:
     return str(place) if isinstance(value, str) else place
 
 
-def _publish(url: str, held: Held, scratch: Scratch, request: str, found: Any) -> None:
+def _publish(url: str, held: Held, scratch: Scratch, request: str, found: Any, others: Sequence[Path]) -> None:
     local = scratch.path(url)
     outcomes = found.as_dict()["items"] if isinstance(found, Summary) else []
     whole = found.exit_code == 0 if isinstance(found, Summary) else found == 0
-    keys = files_of(local.parent, local.name) if local.is_dir() else _of_one_stem(local)
+    keys = _keys(local, others)
     if not keys:
         raise ItemError(f"{url}: the command made nothing")
     publish(local.parent, keys, held, request if whole else "", outcomes)
 
 
-def _save(url: str, held: Held, scratch: Scratch) -> None:
-    """Save what there is of an output that is not whole."""
+def _save(url: str, held: Held, scratch: Scratch, others: Sequence[Path]) -> None:
+    """Save what there is of an output that is not whole; a file that is there is an earlier run's, and stays whole."""
     local = scratch.path(url)
-    if keys := files_of(local.parent, local.name):
+    keys = [] if local.is_file() else _keys(local, others)
+    if keys:
         publish(local.parent, keys, held, "", whole=False)
 
 
-def _of_one_stem(file: Path) -> list[str]:
-    """Return a file and those beside it that say how it was made: of one name but for the ending."""
-    return sorted(own.name for own in file.parent.glob("*") if own.is_file() and own.stem == file.stem)
+def _keys(local: Path, others: Sequence[Path]) -> list[str]:
+    """Return the files of an output: a folder's, or a file and what lies beside it under its stem, but for inputs.
+
+    Beside ``w.safetensors`` these are ``w.json``, ``w.history.csv``, and what the folder ``w.tensorboard`` holds.
+    """
+    if local.is_dir():
+        return files_of(local.parent, local.name)
+    beside = {local, *local.parent.glob(f"{escape(local.stem)}.*")}
+    own = (path for path in beside if path.exists() and not any(other.is_relative_to(path) for other in others))
+    return sorted(key for path in own for key in files_of(local.parent, path.name))

@@ -409,7 +409,7 @@ def test_a_killed_rank_is_told_and_the_run_goes_on(cohort: Path, reference: Path
         time.sleep(0.02)
     os.kill(workers_of(run.pid)[-1], signal.SIGKILL)
     errors = run.communicate(timeout=100)[1]
-    assert "was stopped by signal 9: run the same command again" in errors
+    assert "was stopped by signal 9 (SIGKILL: out of memory, most likely): run the same command again" in errors
     assert options.beside(".checkpoint").exists()
     finetune(options)
     np.testing.assert_allclose(curve(out), curve(reference), rtol=0, atol=1e-5)

@@ -222,4 +222,4 @@ def test_a_large_bag_never_exists_whole_in_float32(name: str, monkeypatch: pytes
     (truth.loss(output.logits_BC).sum() + (0 if output.aux_loss_B is None else output.aux_loss_B.sum())).backward()
     assert max(cast) <= 64
     assert forward >= 300
-    assert sum(cast) >= forward + 300 or name == "mean_pool"
+    assert sum(cast) >= forward + 300 or name in ("mean_pool", "linear")  # nothing is learnt below the mean

@@ -1,7 +1,8 @@
 """A verb whose options name URLs gets this machine's copies, and what it makes goes behind them."""
 
+import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from wsi.errors import ItemError, RemoteError, RequestError
 from wsi.interrupt import Leaving
 from wsi.options import Option, check, stage
 from wsi.outcome import Outcome, Status, Summary
+from wsi.remote.place import Place
 from wsi.urls import UrlPath, path_of, url_of
 
 
@@ -91,6 +93,56 @@ def test_messages_name_urls(options: CopyOptions, bucket: str) -> None:
         copying()(CopyOptions(source=options.source, out=options.out, here=Path("s3://b/x")))
     with pytest.raises(RequestError, match=rf"s3://{bucket}/in/none does not exist"):
         copying()(CopyOptions(source=Path(f"s3://{bucket}/in/none"), out=options.out))
+
+
+def writing(then: Callable[[CopyOptions], None] = lambda options: None) -> Callable[[CopyOptions], Summary]:
+    @stage
+    def write(options: CopyOptions) -> Summary:
+        """Write a table, then a file; beside both lies what a killed writer left."""
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.with_name("w.steps.csv").write_text(f"{options.times}")
+        options.out.with_name(".w.json.1.partial").write_text("half")
+        then(options)
+        (options.out.with_name("w.log") / "today").mkdir(parents=True)
+        (options.out.with_name("w.log") / "today" / "events").write_text("events")
+        options.out.write_text(f"{options.times}")
+        return Summary("write", [Outcome(str(options.out), Status.DONE)], 1.0)
+
+    return write
+
+
+def test_what_lies_beside_a_file_goes_with_it_and_inputs_do_not(bucket: str, port: int) -> None:
+    """Also where an input bears the stem of the output."""
+    client_of(port).put_object(Bucket=bucket, Key="out/w.source.csv", Body=b"content")
+    client_of(port).put_object(Bucket=bucket, Key="out/w2.csv", Body=b"another's")
+    options = CopyOptions(source=Path(f"s3://{bucket}/out/w.source.csv"), out=path_of(f"s3://{bucket}/out/w.bin"))
+    writing()(options)
+    record = json.loads(objects(port, bucket)["out/.gigamil/w.bin.json"])
+    assert sorted(record["files"]) == ["w.bin", "w.log/today/events", "w.steps.csv"]
+    found = {key: data for key, data in objects(port, bucket).items() if ".gigamil" not in key}
+    assert found == {
+        "out/w.source.csv": b"content", "out/w2.csv": b"another's", "out/w.bin": b"1", "out/w.steps.csv": b"1",
+        "out/w.log/today/events": b"events",
+    }  # fmt: skip
+    assert [own.status for own in writing()(options).outcomes] == [Status.SKIPPED]
+
+
+def test_a_failure_leaves_what_lies_beside_and_an_earlier_file_as_it_is(options: CopyOptions, bucket: str) -> None:
+    def fail(own: CopyOptions) -> None:
+        raise ItemError(f"no file; the table is {own.out.with_name('w.steps.csv')}")
+
+    first = replace(options, out=path_of(f"s3://{bucket}/out/w.bin"))
+    place = Place(f"s3://{bucket}/out")
+    with pytest.raises(ItemError, match=rf"the table is s3://{bucket}/out/w.steps.csv"):
+        writing(fail)(first)
+    assert place.read("w.steps.csv") == b"1"
+    with pytest.raises(RemoteError, match="is being published, or publishing it was cut off"):
+        copying()(replace(options, source=first.out))
+    writing()(first)
+    with pytest.raises(ItemError):
+        writing(fail)(replace(first, times=2))
+    assert (place.read("w.bin"), place.read("w.steps.csv")) == (b"1", b"1")
+    assert [own.status for own in writing()(first).outcomes] == [Status.SKIPPED]
 
 
 def test_a_url_is_kept_whole_where_a_path_stands() -> None:

@@ -99,6 +99,8 @@ def _refusal(address: Address, what: str, error: BaseException) -> GigamilError 
             f"{address} is not in the hub's cache (HF_HOME), and the hub cannot be reached (HF_HUB_OFFLINE, or no "
             "network): fetch it where there is a network, and copy the cache"
         )
+    if type(error) is ValueError:  # the client's, of a path that is absolute or leads upwards
+        return RequestError(f"{address}: {what} met a path that can be no file's here, and took nothing: {error}")
     return None
 
 

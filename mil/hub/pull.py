@@ -7,13 +7,14 @@ HF_HUB_OFFLINE; then they are copied to the folder and checked by the manifest's
 import json
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from features.encoders.hub import quick_without_network
 from mil.hub.address import FORMAT, MANIFEST, Address, address_of, endpoint, refusals
 from mil.hub.options import PullOptions
-from wsi.errors import RequestError
+from wsi.errors import RequestError, one_line
 from wsi.files.atomic import replacing
 from wsi.files.claim import claim
 from wsi.files.documents import parse_json, read_document
@@ -21,9 +22,10 @@ from wsi.files.regular import file_sha256
 from wsi.options import stage
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 
-WITHIN = ("README.md", MANIFEST)
 _MARK = ".gigamil-pull.json"
 """In a folder that this verb made: where it is from, and each file's sha256."""
+NAMED = 5
+"""Files named in a note."""
 
 
 @stage
@@ -47,19 +49,22 @@ def pull(options: PullOptions, progress: Progress | None = None) -> Summary:
             raise RequestError(f"{options.out} holds something else than {address}: {hint}")
         with refusals(address, "the pull"), quick_without_network():
             found = _fetched(address)
-        sums = _checked(address, found)
+        sums, others = _checked(address, found)
         with replacing(options.out, is_pulled) as folder:
             folder.mkdir()
-            for name, source in found.items():
+            for name, sha256 in sums.items():
                 target = folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source, target)
-                if file_sha256(target) != sums[name]:
+                shutil.copyfile(found[name], target)
+                if file_sha256(target) != sha256:
                     raise RequestError(f"{options.out}: {name} changed while it was copied: give the command again")
             (folder / _MARK).write_text(json.dumps({"format": FORMAT, "from": str(address), "sha256": sums}) + "\n")
     if MANIFEST not in found:
         progress.note(f"{address} was not pushed by gigamil: there are no checksums to hold its files to")
-    facts = {"files": len(found), "bytes": sum((options.out / name).stat().st_size for name in found)}
+    if others:
+        told = one_line(", ".join(others[:NAMED]) + (f" and {len(others) - NAMED} more" if others[NAMED:] else ""), 300)
+        progress.note(f"left there, for {MANIFEST} does not vouch for them: {told}")
+    facts = {"files": len(sums), "bytes": sum((options.out / name).stat().st_size for name in sums)}
     return Summary("pull", [Outcome(str(options.out), Status.DONE, facts=facts)], time.perf_counter() - start)
 
 
@@ -76,11 +81,19 @@ def _told(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def _sums(told: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a manifest or mark says of its files; none where it says nothing that can be."""
+    found = told.get("sha256")
+    return {str(name): str(sha256) for name, sha256 in found.items()} if isinstance(found, dict) else {}
+
+
 def _is_whole(folder: Path, address: Address) -> bool:
     told = _told(folder / _MARK)
-    files = told.get("sha256", {})
-    return told.get("from") == str(address) and all(
-        (folder / name).is_file() and file_sha256(folder / name) == sha256 for name, sha256 in files.items()
+    files = _sums(told)
+    return (
+        bool(files)
+        and told.get("from") == str(address)
+        and all((folder / name).is_file() and file_sha256(folder / name) == sha256 for name, sha256 in files.items())
     )
 
 
@@ -99,26 +112,40 @@ def _fetched(address: Address) -> dict[str, Path]:
         address.folder,
     )
     found = {path.relative_to(root).as_posix(): path for path in sorted(root.rglob("*")) if path.is_file()}
-    found.pop(".gitattributes", None)
+    for own in (".gitattributes", _MARK):
+        found.pop(own, None)
     if not found:
         raise RequestError(f"{address}: expected files there, found none")
     return found
 
 
-def _checked(address: Address, found: dict[str, Path]) -> dict[str, str]:
-    """Return each file's sha256, held to the manifest where there is one; `RequestError` where one is not as told."""
+def _checked(address: Address, found: Mapping[str, Path]) -> tuple[dict[str, str], list[str]]:
+    """Return the sha256 of each file to take, held to the manifest where there is one, and which others are left.
+
+    Raises
+    ------
+    RequestError
+        A file is not as the manifest tells, or the push has not ended.
+    """
     sums = {name: file_sha256(path) for name, path in found.items()}
     if MANIFEST not in found:
         if any("gigamil-" in line for line in _head(found)):
             raise RequestError(f"{address}: its push has not ended (no {MANIFEST}): push it to its end")
-        return sums
-    told = _told(found[MANIFEST]).get("sha256", {})
-    for name, sha256 in told.items():
+        return sums, []
+    told = _told(found[MANIFEST])
+    vouched = _sums(told)
+    if told.get("format") != FORMAT or not vouched:
+        raise RequestError(
+            f"{address}: expected a manifest of `gigamil push` in {MANIFEST} ({FORMAT}), found another file of that "
+            "name: push it again, or with a newer gigamil pull it"
+        )
+    for name, sha256 in vouched.items():
         if sums.get(name) != sha256:
             what = "is missing" if name not in sums else "is not the file that was pushed (sha256)"
-            raise RequestError(f"{address}: {name} {what}: push it again")
-    return sums
+            raise RequestError(f"{address}: {one_line(name, 100)} {what}: push it again")
+    taken = {name: sums[name] for name in (*vouched, MANIFEST)}
+    return taken, sorted(sums.keys() - taken.keys())
 
 
-def _head(found: dict[str, Path]) -> list[str]:
+def _head(found: Mapping[str, Path]) -> list[str]:
     return found["README.md"].read_text("utf-8", "replace").splitlines()[:12] if "README.md" in found else []

@@ -125,7 +125,7 @@ class RunFolder:
 
     @property
     def slide_encoder(self) -> str:
-        """Return the name of what made one vector a slide of the tiles before training; empty where tiles were seen."""
+        """Return the name of what made one vector a slide of the tiles before training; empty where it saw tiles."""
         told = json.loads(self.config["about"]["bag_recipe"]).get(KEY, {})
         return str(told.get("name", "")) if isinstance(told, dict) else ""
 
@@ -133,8 +133,8 @@ class RunFolder:
         """Raise `RequestError` unless the run has seen tiles, which ``what`` shows."""
         if self.slide_encoder:
             raise RequestError(
-                f"{self.path} was trained on one vector a slide ({self.slide_encoder}), and has seen no tiles: expected "
-                f"a run on bags of tiles for {what}"
+                f"{self.path} was trained on one vector a slide ({self.slide_encoder}), and has seen no tiles: "
+                f"expected a run on bags of tiles for {what}"
             )
 
     @property

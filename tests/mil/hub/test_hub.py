@@ -25,7 +25,7 @@ from mil.hub.push import push
 from mil.inference.options import PredictOptions
 from mil.inference.predict import predict
 from wsi.errors import GigamilError, RemoteError, RequestError
-from wsi.outcome import Status
+from wsi.outcome import Silent, Status
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of the hub's client itself
 MIT = {"encoder": {"name": "texture", "licence": "MIT (part of this software)"}}
@@ -179,6 +179,43 @@ def test_what_is_not_as_it_was_pushed_is_not_taken(hub: Hub, tmp_path: Path) -> 
     files = hub.repos["lab/w"].files
     files["w.safetensors"] = files["w.safetensors"][:-1] + b"?"
     with pytest.raises(RequestError, match=r"w\.safetensors is not the file that was pushed"):
+        pull(PullOptions(source="hf://lab/w", out=tmp_path / "back"))
+    assert not (tmp_path / "back").exists()
+
+
+@pytest.mark.parametrize("path", ["../evil", "a/../../evil", "/tmp/evil", "..", "a/./../../../../evil", "..\\evil"])
+def test_a_repository_whose_paths_lead_elsewhere_is_not_taken(hub: Hub, tmp_path: Path, path: str) -> None:
+    hub.repos["lab/w"] = Repo({"a/w.safetensors": b"weights", path: b"evil"})
+    before = {own for own in tmp_path.rglob("*") if own.is_file()}
+    with pytest.raises(RequestError, match=r"^hf://lab/w: the pull met a path that can be no file's here") as told:
+        pull(PullOptions(source="hf://lab/w", out=tmp_path / "x" / "back"))
+    assert "\n" not in str(told.value)
+    left = {own for own in tmp_path.rglob("*") if own.is_file()} - before
+    assert all((tmp_path / "cache") in own.parents for own in left), left
+    assert not Path("/tmp/evil").exists()
+
+
+def test_what_the_manifest_does_not_vouch_for_stays_there(hub: Hub, tmp_path: Path) -> None:
+    """As a file that somebody added to the repository afterwards."""
+    push(PushOptions(item=some_weights(tmp_path / "w.safetensors"), to="hf://lab/w", licence="mit"))
+    hub.repos["lab/w"].files |= {"w.pt": b"a pickle", ".gigamil-pull.json": b"{}"}
+    notes: list[str] = []
+    told = Silent()
+    told.note = notes.append  # type: ignore[method-assign]
+    asked = PullOptions(source="hf://lab/w", out=tmp_path / "back")
+    pull(asked, told)
+    found = sorted(own.name for own in (tmp_path / "back").iterdir())
+    assert found == [".gigamil-pull.json", "README.md", "gigamil.json", "w.safetensors"]
+    assert notes == ["left there, for gigamil.json does not vouch for them: w.pt"]
+    assert [o.status for o in pull(asked).outcomes] == [Status.SKIPPED]
+
+
+@pytest.mark.parametrize(
+    "manifest", ["[]", "{", '{"format": "gigamil-hub-1", "sha256": ["w"]}', '{"format": "other", "sha256": {"w": "0"}}']
+)
+def test_a_manifest_of_another_kind_is_one_line(hub: Hub, tmp_path: Path, manifest: str) -> None:
+    hub.repos["lab/w"] = Repo({"w": b"weights", "gigamil.json": manifest.encode()})
+    with pytest.raises(RequestError, match=r"expected a manifest of `gigamil push` in gigamil\.json"):
         pull(PullOptions(source="hf://lab/w", out=tmp_path / "back"))
     assert not (tmp_path / "back").exists()
 

@@ -66,20 +66,11 @@ def test_all_that_a_fine_tuning_leaves_is_there(
     (tmp_path / "train.csv").write_text("\n".join(lines) + "\n")
 
     def tuned(out: Path) -> Summary:
-        return finetune(
-            FinetuneOptions(
-                stores=(tmp_path / "stores",),
-                manifest=tmp_path / "train.csv",
-                encoder="timm:test_resnet",
-                out=out,
-                random_weights=1,
-                folds=3,
-                epochs=1,
-                batch_size=8,
-                tiles_per_slide=2,
-                device="cpu",
-            )  # fmt: skip
-        )
+        options = FinetuneOptions(
+            stores=(tmp_path / "stores",), manifest=tmp_path / "train.csv", encoder="timm:test_resnet", out=out,
+            random_weights=1, folds=3, epochs=1, batch_size=8, tiles_per_slide=2, device="cpu",
+        )  # fmt: skip
+        return finetune(options)
 
     assert tuned(tmp_path / "local" / "w.safetensors").exit_code == 0
     assert tuned(path_of(f"s3://{bucket}/w.safetensors")).exit_code == 0

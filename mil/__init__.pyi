@@ -10,6 +10,10 @@ from .heatmaps.heatmap import heatmap as heatmap
 from .heatmaps.options import GeojsonOptions as GeojsonOptions
 from .heatmaps.options import HeatmapOptions as HeatmapOptions
 from .heatmaps.tile_scores import TileScores as TileScores
+from .hub.options import PullOptions as PullOptions
+from .hub.options import PushOptions as PushOptions
+from .hub.pull import pull as pull
+from .hub.push import push as push
 from .inference.export import export_run as export_run
 from .inference.loaded_run import LoadedRun as LoadedRun
 from .inference.loaded_run import load_run as load_run

@@ -1,5 +1,6 @@
 """The parts of pretraining that are functions: draws, views, losses, statistics of batch norm, the gauge."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,17 @@ from features.encoders.spec import EncoderSpec
 from features.learning.norms import Statistics
 from features.learning.ranks import Setting
 from features.learning.slides import Slide
+from features.pretrain.cohort import Probe
 from features.pretrain.dino import BOTTLENECK, Dino, Prototypes
 from features.pretrain.gauge import gauge
 from features.pretrain.options import PretrainOptions
+from features.pretrain.probe import TILES, OnlineProbe
 from features.pretrain.sources import draw_balanced
 from features.pretrain.student import Student
 from features.pretrain.vicreg import Vicreg, off_diagonal
 from features.pretrain.views import View, draw_changes, plain, stained, viewed
 from wsi.arrays import Floats
+from wsi.store.tile_store import TileStore
 
 SPEC = EncoderSpec(
     name="x", dim=4, input_px=32, trained=False, weights_sha256="", licence="", description=""
@@ -178,3 +182,51 @@ def test_dino_pairs_views_centers_and_holds_prototypes_back() -> None:
     assert [name for name, own in student.named_parameters() if own.grad is None] == ["head.1.weight"]
     dino.settle(SETTING, 0, 10)
     np.testing.assert_allclose(dino.state()["center"].numpy(), 0.1 * np.concatenate(taught).mean(0), rtol=1e-4)
+
+
+class MeanColour(nn.Module):
+    """The mean of each channel, as the network is given it."""
+
+    def forward(self, images_NCHW: torch.Tensor) -> torch.Tensor:
+        return images_NCHW.mean((2, 3))
+
+
+def test_the_probe_by_neighbours_is_the_vote_of_the_five_nearest_slides(
+    small_store: TileStore, second_store: TileStore
+) -> None:
+    """Slides are parts of two stores, three classes between them; a patient has two slides."""
+    parts = [(store, tiles) for store in (small_store, second_store) for tiles in np.array_split(range(len(store)), 8)]
+    labels = (0, 0, 1, 1, 0, 2, 1, 0, 2, 2, 1, 2, 2, 1, 0, 0)
+    slides = [
+        Slide(f"s{n}", f"p{n - (n == 15)}", labels[n], store.path, tiles)
+        for n, (store, tiles) in enumerate(parts)
+    ]
+    told, taught = slides[1::2] + slides[14:15], slides[0:14:2]
+    px = small_store.tile_px
+    spec = replace(SPEC, dim=3, mean=(0.7, 0.5, 0.6), std=(0.2, 0.25, 0.3))
+    probe = Probe(tuple(taught), tuple(told), ("a", "b", "c"), px)
+    by = OnlineProbe(options(manifest=Path("m"), probe_by="knn"), probe, View(px, (1, 1)), replace(SETTING, spec=spec))
+
+    def vector(slide: Slide) -> Floats:
+        assert len(slide.tiles) <= TILES
+        pixels = TileStore(slide.store).read_tiles(slide.tiles).astype(np.float64) / 255
+        mean_3 = ((pixels.mean((0, 2, 3)) - spec.mean) / spec.std).ravel()
+        return np.asarray(mean_3 / np.linalg.norm(mean_3))
+
+    votes: dict[str, list[Floats]] = {}
+    for slide in told:
+        distances = [float(np.linalg.norm(vector(slide) - vector(own))) for own in taught]
+        nearest = [taught[n].label for n in np.argsort(distances)[:5]]
+        votes.setdefault(slide.patient_id, []).append(np.bincount(nearest, minlength=3) / 5)
+    label_of = {slide.patient_id: slide.label for slide in told}
+    expected = []
+    for label in sorted(set(label_of.values())):
+        of, rest = (
+            [np.mean(votes[p], 0)[label] for p in votes if (label_of[p] == label) == own] for own in (True, False)
+        )
+        expected.append(np.mean([(a > b) + (a == b) / 2 for a in of for b in rest]))
+    assert len(expected) == 3
+    found = by.measured(MeanColour())["probe_auc"]
+    assert found == pytest.approx(np.mean(expected))
+    linear = OnlineProbe(options(manifest=Path("m")), probe, View(px, (1, 1)), replace(SETTING, spec=spec))
+    assert linear.measured(MeanColour())["probe_auc"] != found

@@ -198,8 +198,7 @@ def test_the_probe_by_neighbours_is_the_vote_of_the_five_nearest_slides(
     parts = [(store, tiles) for store in (small_store, second_store) for tiles in np.array_split(range(len(store)), 8)]
     labels = (0, 0, 1, 1, 0, 2, 1, 0, 2, 2, 1, 2, 2, 1, 0, 0)
     slides = [
-        Slide(f"s{n}", f"p{n - (n == 15)}", labels[n], store.path, tiles)
-        for n, (store, tiles) in enumerate(parts)
+        Slide(f"s{n}", f"p{n - (n == 15)}", labels[n], store.path, tiles) for n, (store, tiles) in enumerate(parts)
     ]
     told, taught = slides[1::2] + slides[14:15], slides[0:14:2]
     px = small_store.tile_px

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ from mil.viewing.documents import RunSpeaker
 from wsi.annotations.geojson import Annotation, annotations_bytes
 from wsi.errors import RequestError
 from wsi.outcome import Summary
+from wsi.recipe import Json
 from wsi.store.tile_store import TileStore
 
 
@@ -81,7 +83,7 @@ def test_what_shows_tiles_is_refused_in_one_line_and_writes_nothing(
     drawn.mkdir()
     region = Annotation(geometry=shapely.box(-10, -10, 600, 600), class_name="Tumor")
     (drawn / f"{small_store.image_id}.geojson").write_bytes(annotations_bytes([region]))
-    requests = [
+    requests: list[Callable[[tuple[Path, ...]], Summary]] = [
         lambda bags: heatmap(HeatmapOptions(run=run, bags=bags, stores=stores, out=out)),
         lambda bags: export_geojson(GeojsonOptions(run=run, bags=bags, stores=stores, out=out)),
         lambda bags: report(ReportOptions(run=run, bags=bags, stores=stores, annotations=drawn)),
@@ -97,7 +99,7 @@ def test_what_shows_tiles_is_refused_in_one_line_and_writes_nothing(
 
 
 def test_its_pages_tell_patients_and_nothing_of_tiles(means: Path, run: Path, small_store: TileStore) -> None:
-    document = {"patient": None, "layers": [], "facts": [], "warnings": [], "n": small_store.n_tiles}
+    document: Json = {"patient": None, "layers": [], "facts": [], "warnings": [], "n": small_store.n_tiles}
     found, _ = RunSpeaker(run, (means,), device="cpu").speak(small_store, document)
     row = patients(run)[small_store.image_id[:-2]]
     assert found["prediction"]["values"] == pytest.approx([float(row["p_CE"]), float(row["p_LAA"])])

@@ -195,18 +195,26 @@ def test_a_repository_whose_paths_lead_elsewhere_is_not_taken(hub: Hub, tmp_path
     assert not Path("/tmp/evil").exists()
 
 
+class Noting(Silent):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, line: str) -> None:
+        self.notes.append(line)
+
+
 def test_what_the_manifest_does_not_vouch_for_stays_there(hub: Hub, tmp_path: Path) -> None:
     """As a file that somebody added to the repository afterwards."""
     push(PushOptions(item=some_weights(tmp_path / "w.safetensors"), to="hf://lab/w", licence="mit"))
     hub.repos["lab/w"].files |= {"w.pt": b"a pickle", ".gigamil-pull.json": b"{}"}
-    notes: list[str] = []
-    told = Silent()
-    told.note = notes.append  # type: ignore[method-assign]
+    told = Noting()
     asked = PullOptions(source="hf://lab/w", out=tmp_path / "back")
     pull(asked, told)
     found = sorted(own.name for own in (tmp_path / "back").iterdir())
     assert found == [".gigamil-pull.json", "README.md", "gigamil.json", "w.safetensors"]
-    assert notes == ["left there, for gigamil.json does not vouch for them: w.pt"]
+    assert told.notes == ["left there, for gigamil.json does not vouch for them: w.pt"]
     assert [o.status for o in pull(asked).outcomes] == [Status.SKIPPED]
 
 

@@ -47,7 +47,8 @@ def _of_any_size(name: str, encoder: TimmEncoder, option: str) -> nn.Module:
 @torch.inference_mode()
 def _check_size(backbone: nn.Module, spec: EncoderSpec, size: int, option: str) -> None:
     try:
-        shape = tuple(backbone.eval()(torch.zeros(1, 3, size, size)).shape)
+        device = next(backbone.parameters()).device
+        shape = tuple(backbone.eval()(torch.zeros(1, 3, size, size, device=device)).shape)
     except (AssertionError, RuntimeError, ValueError) as error:
         told = (str(error).splitlines() or [type(error).__name__])[0]
         raise RequestError(f"{option} {size}: {spec.name} cannot take tiles of that size ({told})") from None

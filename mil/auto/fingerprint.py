@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from features.folds import fold_table
-from mil.data.several_encoders import fused, scan
 from mil.targets import TARGETS
 from mil.training.options import TrainOptions
 from wsi.cohort.manifest import ManifestRow, load_manifest
@@ -52,6 +51,8 @@ def fingerprint_of(options: TrainOptions) -> Fingerprint:
     RequestError
         No slide has a label and a bag, or manifest and bags do not fit each other.
     """
+    from mil.data.several_encoders import fused, scan  # torch: a pipeline only asks for the rules' version
+
     rows = labelled(options)
     sets = scan(options.bags, [row.image_id for row in rows], options.fusion)
     bags = fused(sets, options.fusion)

@@ -33,7 +33,7 @@ from wsi.files.atomic import make_folder, write_text
 _PATIENTS = 24
 _MOST_BYTES = 256 << 20
 """Of features that are made up."""
-_MORE = 8
+_MORE = 24
 """Epochs by which two trainings differ."""
 _SMALL = 8
 """Rows of small bags: what a bag costs whatever its size."""
@@ -197,7 +197,9 @@ def _whole(options: TrainOptions, folder: Path, out: Path, trial: HeadTrial) -> 
     loop, _ = _loop(options, options.head, folder)
     with deterministic([loop.job]):
         bags = _epochs(loop, 0.0) * len(loop.parts.train) + _scored(loop) * len(loop.parts.val)
-    first, again, more = (_trained(options, folder, out, epochs) for epochs in (1, 1, 1 + _MORE))
+    # each into a folder of its own: what stands finished in one would not be trained again
+    first, again, more = (_trained(options, folder, out / str(n), own) for n, own in enumerate((1, 1, 1 + _MORE)))
+    out = out / "0"
     models = [own.parent for own in out.rglob("model.json")]
     epoch = max(0.0, more - again) / (_MORE * len(models))
     trial.fixed["epoch_seconds"] = max(0.0, epoch - bags)

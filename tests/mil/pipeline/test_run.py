@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -330,3 +332,13 @@ def test_extraction_takes_a_few_slides_at_a_time_and_leaves_what_others_are_at(
     assert max(turns) == 4
     assert counts(again, stage="extract", take=4)["extract"] == {"done": 1, "skipped": len(bags) - 1}
     assert content(again.parent / "work" / "bags") == before
+
+
+def test_what_leads_the_stages_is_light(tmp_path: Path) -> None:
+    """A pipeline, its plan and its queue begin without torch: whoever only tiles need not wait for it or hold it."""
+    program = (
+        "import sys, mil.pipeline.run, mil.planning.plan, mil.slurm.submit, mil.watching.command; "
+        "sys.exit(', '.join({'torch', 'sklearn', 'pandas', 'distributed', 'matplotlib'} & set(sys.modules)) or 0)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr

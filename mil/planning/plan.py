@@ -45,6 +45,8 @@ class _Planned:
     advice: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
+    begun: float = 0.0
+    """Seconds of the start that the stages of one process share, as far as those planned until now take them."""
 
 
 @stage
@@ -117,7 +119,8 @@ def _extractions(planned: _Planned, headers: Headers, tiles: Tiles) -> None:
     there = {name: Range.exactly(TileStore(path).n_tiles) for name, path in planned.request.stores.items()}
     every = {**there, **{name: own for name, own in tiles.listed.items() if name not in planned.failures}}
     widths: dict[str, int] = {}
-    for extraction in planned.request.extractions:
+    request = planned.request
+    for extraction in request.extractions:
         cost = _encoder_cost(planned, extraction)
         if cost is None:
             continue
@@ -130,6 +133,8 @@ def _extractions(planned: _Planned, headers: Headers, tiles: Tiles) -> None:
         bags = Bags(tiles=own, scale=scale, unread=tiles.unread, done=extraction.done)
         found = plan_extraction(extraction.options, cost, bags, planned.calibration)
         planned.stages.append(found)
+        if request.folder is not None and found.todo:
+            planned.begun = max(planned.begun, cost.start_seconds)
         planned.advice += extraction_advice(found, extraction.options, cost, planned.calibration.machine)
     _trainings(planned, every, tiles, widths)
 
@@ -171,8 +176,10 @@ def _trainings(planned: _Planned, every: Mapping[str, Range], tiles: Tiles, widt
             planned.calibration = planned.calibration.joined(found)
         for training in trainings:
             earlier_epochs = epochs_before(request.folder)
-            found_stage = plan_training(training, bags, planned.calibration, earlier_epochs)
+            found_stage = plan_training(training, bags, planned.calibration, earlier_epochs, planned.begun)
             planned.stages.append(found_stage)
+            if request.folder is not None and found_stage.todo:
+                planned.begun = planned.calibration.fixed.get("start_seconds", 0.0)
             planned.advice += training_advice(found_stage, training.options, planned.calibration.machine)
 
 

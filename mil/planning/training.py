@@ -39,8 +39,13 @@ def epochs_of(options: TrainOptions, earlier: float = 0.0) -> Range:
     return Range(least, float(np.clip(usual, least, options.epochs)), options.epochs)
 
 
-def plan_training(training: Training, bags: Trained, calibration: Calibration, earlier: float = 0.0) -> StagePlan:
-    """Return what an experiment takes on the machine of the calibration."""
+def plan_training(
+    training: Training, bags: Trained, calibration: Calibration, earlier: float = 0.0, begun: float = 0.0
+) -> StagePlan:
+    """Return what an experiment takes on the machine of the calibration.
+
+    ``begun`` are seconds of its start that the stages before it in the same process have taken already: imports.
+    """
     options, fixed, machine = training.options, calibration.fixed, calibration.machine
     epochs, models = epochs_of(options, earlier), options.folds * options.models_per_fold * options.repeats
     costs = {head: calibration.heads.get(head_key(options, head, bags.dim)) for head in options.heads}
@@ -52,7 +57,7 @@ def plan_training(training: Training, bags: Trained, calibration: Calibration, e
     at_once = min(options.workers, machine.cpus, models * len(options.heads))
     fits = total(Range.about(own.expected * models, own.error, bags.error) for own in epoch.values())
     fits = Range(fits.low * epochs.low, fits.expected * epochs.expected, fits.high * epochs.high).times(1 / at_once)
-    start = fixed.get("start_seconds", 5.0) + fixed.get("train_seconds", 5.0) * options.repeats
+    start = max(0.0, fixed.get("start_seconds", 5.0) - begun) + fixed.get("train_seconds", 5.0) * options.repeats
     unknown = [head for head in costs if head not in known]
     gpu = bool(machine.gpus) and options.device != "cpu"
     step = max((cost.row_bytes for cost in known.values()), default=0.0) * _rows_of_step(options, bags.sizes)

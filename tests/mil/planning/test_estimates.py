@@ -203,6 +203,9 @@ def test_training_by_hand() -> None:
     epoch = outside * 0.8 * (0.001 + 400e-5) + outside * 0.2 * 0.5 * (0.001 + 400e-5) + 0.02
     assert plan.seconds.expected == pytest.approx(9 + 10 * 33 * epoch)
     assert plan.todo == 10
+    for begun, start in ((4.0, 5.0), (10.0, 3.0)):
+        later = plan_training(training, Trained(sizes=(400,) * 100, error=0.0, dim=100), known, begun=begun)
+        assert later.seconds.expected == pytest.approx(start + 10 * 33 * epoch)
     assert plan.peak_bytes.expected == pytest.approx(9e8 + 2 * 100 * 40_000 + 1000 * 16 * 400)
     capped = plan_training(
         replace(training, options=replace(options, max_rows=3200)),

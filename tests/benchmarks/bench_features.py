@@ -151,7 +151,7 @@ def measure(
     seconds: float,
 ) -> Row:
     """Extract the cohort once, between two measurements of the limit."""
-    out = stores.parent / "bags"
+    out = stores.parent / f"bags-{stores.name}"
     tiles = sum(store.n_tiles for store in find_stores([stores]))
     before = forward_only(name, device, precision, batch_size, seconds)
     clock = Clock()

@@ -1,9 +1,9 @@
 """Everything that only a GPU can show, in one go: exactness, processes, speed as a share of limits, training.
 
-Run: ``python tests/benchmarks/bench_gpu.py [--out FOLDER]``, or ``make bench-gpu``. About ten minutes on a large card;
-each step is a process with a time limit, and prints one JSON line for each thing that it finds, as soon as it does.
-A table comes last; the exit code is 1 where a check failed or a step did not end. ``--small --device cpu`` goes through
-all of it without a GPU, on next to nothing.
+Run: ``python tests/benchmarks/bench_gpu.py [--out FOLDER] [--checks]``, or ``make bench-gpu``. About ten minutes on a
+large card; each step is a process with a time limit, and prints one JSON line for each thing that it finds, when it
+ends. A table comes last; the exit code is 1 where a check failed or a step did not end. ``--checks``: only what is
+right or wrong, all steps at once. ``--small --device cpu`` goes through all of it without a GPU, on next to nothing.
 
 On a machine without a network: ``make wheelhouse`` on one that has it, carry the folder, and there
 ``python3 -m pip install --no-index --find-links wheelhouse gigamil``.
@@ -18,10 +18,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 
 import torch
-from gpu_steps import STEPS, Row, Setting
+from gpu_steps import CHECKS, STEPS, Row, Setting
 from rich.console import Console
 from rich.table import Table
 
@@ -90,6 +92,9 @@ def main() -> int:
     parser.add_argument("--small", action="store_true", help="next to nothing of everything")
     parser.add_argument("--only", help="steps, with commas between them")
     parser.add_argument(
+        "--checks", action="store_true", help=f"only what is right or wrong, all at once: {', '.join(CHECKS)}"
+    )
+    parser.add_argument(
         "--patience", type=float, default=1.0, help="factor of the steps' time limits, for slow machines"
     )
     parser.add_argument("--step", help=argparse.SUPPRESS)
@@ -100,21 +105,26 @@ def main() -> int:
     if asked.step:
         one(asked.step, Setting(asked.device, asked.small, asked.folder))
         return 0
-    names = asked.only.split(",") if asked.only else list(STEPS)
+    names = asked.only.split(",") if asked.only else [own for own in STEPS if own != "suite"]
+    names = [own for own in (CHECKS if asked.checks else names) if own != "prepare"]
     asked.out.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = [{"step": "machine", "name": json.dumps(machine())}]
     with tempfile.TemporaryDirectory(prefix="bench-gpu-") as folder, open(asked.out / "results.jsonl", "w") as file:
         arguments = ["--device", asked.device, "--folder", folder, *(["--small"] if asked.small else [])]
         file.write(json.dumps(rows[0]) + "\n")
-        for name in ["prepare", *(own for own in names if own != "prepare")]:
+
+        def found_by(name: str) -> list[Row]:
             found = supervised(name, arguments, STEPS[name][1] * asked.patience)
-            rows += found
             for row in found:
                 print(json.dumps(row), flush=True)
                 file.write(json.dumps(row) + "\n")
             file.flush()
-            if name == "prepare" and any(row.get("ok") is False for row in found):
-                break
+            return found
+
+        rows += found_by("prepare")
+        with ThreadPoolExecutor(len(names) if asked.checks else 1) as pool:
+            prepared = not any(row.get("ok") is False for row in rows)
+            rows += chain.from_iterable(pool.map(found_by, names if prepared else []))
         if (traced := Path(folder, "trace.json")).exists():
             shutil.copy(traced, asked.out)
     show(rows)

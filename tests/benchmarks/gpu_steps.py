@@ -129,13 +129,25 @@ def best_of(setting: Setting, work: Callable[[], object], rounds: int = 5) -> fl
 
 def tests(setting: Setting) -> Iterator[Row]:
     """Run the tests that need a GPU."""
+    yield from _pytest(setting, "gpu", "-m", "gpu", "tests/features", "tests/mil")
+
+
+def suite(setting: Setting) -> Iterator[Row]:
+    """Run the ordinary tests of features and mil, which take a GPU where there is one."""
+    many = ["-n", str(max(1, usable_cpus() - 4))] if importlib.util.find_spec("xdist") else []
+    yield from _pytest(setting, "features and mil", *many, "tests/features", "tests/mil")
+
+
+def _pytest(setting: Setting, name: str, *arguments: str) -> Iterator[Row]:
     if not setting.gpu:
-        yield {"name": "pytest -m gpu", "note": "left out: no GPU"}
+        yield {"name": f"pytest: {name}", "note": "left out: no GPU"}
         return
     root = Path(__file__).resolve().parents[2]
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "tests"]
+    # plugins of other projects warn, and warnings are errors
+    command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", "-p", "no:benchmark"]
+    command += ["--continue-on-collection-errors", *arguments]
     ended = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
-    yield {"name": "pytest -m gpu", "ok": ended.returncode == 0, "note": ended.stdout.strip()[-600:]}
+    yield {"name": f"pytest: {name}", "ok": ended.returncode == 0, "note": ended.stdout.strip()[-3000:]}
 
 
 def encoded(setting: Setting, out: str, **options: Any) -> dict[str, np.ndarray]:
@@ -351,7 +363,7 @@ def decode(setting: Setting) -> Iterator[Row]:
     yield {"name": "JPEG tiles, nvJPEG through torchvision", "value": len(batch) / seconds, "unit": "tiles/s"}
 
 
-def _read_whole(path: Path) -> int:
+def _read_whole(path: Path | str) -> int:
     """Read all tiles of a store; return how many."""
     store = TileStore(path)
     return len(store.read_tiles(np.arange(store.n_tiles)))
@@ -441,5 +453,8 @@ STEPS: dict[str, tuple[Callable[[Setting], Iterator[Row]], int]] = {
     "trace": (trace, 60),
     "decode": (decode, 40),
     "tests": (tests, 120),
+    "suite": (suite, 300),
 }
 """By name: what it does, and the seconds after which it is ended."""
+CHECKS = ("exactness", "processes", "tests", "suite")
+"""Steps of which no speed is asked."""

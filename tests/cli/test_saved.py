@@ -14,6 +14,7 @@ from witness import write_noise
 from cli.app import run
 from features.extraction.extract import extract
 from features.extraction.options import ExtractOptions
+from features.learning.scalars import EVENTS
 from wsi.tiling.options import TileOptions
 from wsi.tiling.tiler import tile
 
@@ -109,7 +110,7 @@ def test_training(start: Start, bags: Path, tmp_path: Path, processes: tuple[obj
     epochs = ("--epochs", 12, "--baselines", "", *processes)
     out = tmp_path / "run"
     command = start(*training(bags, "train", out, *epochs))
-    command.wait_for((out / "splits.csv").is_file)
+    command.wait_for(lambda: any(out.rglob(EVENTS)))  # ranks that still load have nothing to save
     saved(command, signal.SIGUSR1, group=bool(processes))
     assert list(out.rglob("checkpoint.safetensors"))
     done(*command.arguments)

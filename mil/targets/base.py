@@ -293,13 +293,17 @@ class Target(ABC):
         own: Any = self
         return cast("Self", replace(own, **{name: value[chosen] for name, value in self.arrays().items()}))
 
-    def batch(self, slides: Ints, device: "torch.device | str") -> "Truths":
-        """Return the truth about these slides (B,), on the device."""
+    def batch(self, slides: Ints, device: "torch.device | str", patients: Ints | None = None) -> "Truths":
+        """Return the truth about these slides (B,), on the device.
+
+        ``patients``: a number for whom each slide is of, where slides of one patient are not to count as several.
+        """
         import torch
 
         from mil.targets.losses import LOSSES
 
-        return LOSSES[self.kind](*(torch.from_numpy(own).to(device) for own in self.learnt(slides)))
+        told = [*self.learnt(slides), *([patients] if self.joint and patients is not None else [])]
+        return LOSSES[self.kind](*(torch.from_numpy(own).to(device) for own in told))
 
     def mean_loss(self, slides: Ints, outputs_PC: Floats) -> float:
         """Return the mean loss of outputs, in the target's own units, for these slides (P,)."""

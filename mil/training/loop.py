@@ -62,6 +62,7 @@ class Loop:
         self.mean = WeightMean(model, self.options.ema)
         patients = [cohort.patient_ids[i] for i in parts.train]
         self.target = cohort.target.fitted(parts.train)
+        self.patients_N = np.unique(np.array(cohort.patient_ids, dtype=object).astype(str), return_inverse=True)[1]
         self.weights = slide_weights(self.target.groups_N[parts.train], patients, self.target.n_outputs)
         loss_weights = np.ones_like(self.weights) if self.options.balance == "sampling" else self.weights
         self.weight_of = dict(zip(parts.train.tolist(), loss_weights.tolist(), strict=True))
@@ -98,7 +99,7 @@ class Loop:
     def _batches(self, order: Ints) -> list[Ints]:
         """Return the slides of each batch of an epoch."""
         if isinstance(self.target, SurvivalTarget):
-            return risk_set_batches(order, self.target.events_N, self.options.batch_bags)
+            return risk_set_batches(order, self.target.events_N, self.options.batch_bags, self.patients_N)
         return np.array_split(order, math.ceil(len(self.parts.train) / self.options.batch_bags))
 
     def _step(self, batch: Sequence[Drawn]) -> tuple[float, float]:
@@ -197,7 +198,7 @@ class Loop:
         return Mixed(truth, self._soft(partners), own_B / both_B, other_B / both_B), both_B
 
     def _soft(self, slides: Ints) -> Truths:
-        truth: Truths = self.target.batch(slides, self.device)
+        truth: Truths = self.target.batch(slides, self.device, self.patients_N[slides])
         if self.options.label_smoothing:
             truth = Smoothed(truth, self.options.label_smoothing)
         if self.taught_SC is not None:

@@ -55,14 +55,15 @@ EVENTS = 4
 """Slides with the event in a batch, at least, where a bag's loss is told by those still at risk beside it."""
 
 
-def risk_set_batches(order: Ints, events_N: Bools, batch_bags: int) -> list[Ints]:
+def risk_set_batches(order: Ints, events_N: Bools, batch_bags: int, patients_N: Ints) -> list[Ints]:
     """Cut an epoch's order into batches with alike shares of events; larger ones where events are too few for that.
 
-    ``events_N``: of every slide of the cohort. A batch without an event teaches nothing, one of few says little.
+    ``events_N``, ``patients_N``: of every slide of the cohort, whether the event was seen and whose it is. A batch
+    without an event teaches nothing, one of few says little; an event is a patient's, however many slides there are.
     Who was at risk is who is in the batch. Memory does not grow with a batch: see `mil.training.loop`.
     """
     has = events_N[order]
-    count = max(1, min(-(-len(order) // batch_bags), int(has.sum()) // EVENTS))
+    count = max(1, min(-(-len(order) // batch_bags), len(np.unique(patients_N[order[has]])) // EVENTS))
     place = np.arange(len(order))
     parts = zip(np.array_split(place[has], count), np.array_split(place[~has], count), strict=True)
     return [order[np.sort(np.concatenate(part))] for part in parts]

@@ -99,8 +99,15 @@ class TrainingData:
             "bags": {"encoder": made.encoder, "dim": made.dim, "recipe_hash": recipe_hash(made.recipe)},
             "cohort": self._digest(),
             "splits": recipe_hash({"folds": self.row_folds.tolist()}),
+            **({"risk_sets": "patients"} if self.target.joint and self._several_slides else {}),
             **({"models_per_fold": options.models_per_fold} if options.fusion == "late" else {}),
         }
+
+    @property
+    def _several_slides(self) -> bool:
+        """Return whether a patient's slides are several bags; these were several at risk in earlier versions."""
+        apart = self.options.unit == "patient" and self.options.aggregate != "bag"
+        return apart and len(self.rows) > len({row.patient_id for row in self.rows})
 
     def _digest(self) -> str:
         digests = [cohort_digest(self.rows, own.headers) for own in self.sets]

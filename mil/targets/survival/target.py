@@ -39,7 +39,7 @@ class SurvivalTarget(Unclassed):
     """Time to an event that not everybody has reached; Cox partial likelihood. Log risks (N, 1) are told.
 
     The patients at risk are those of the batch, however many steps and processes it is computed in: larger batches say
-    more.
+    more. Slides of one patient are one at risk, not several, and do not tie with each other.
     """
 
     kind: ClassVar[str] = "survival"

@@ -45,6 +45,40 @@ def test_the_cox_loss_is_efrons_partial_likelihood(seed: int, n: int) -> None:
     assert losses[torch.from_numpy(~events)].abs().sum() == 0
 
 
+def once_each(risks: np.ndarray, times: np.ndarray, events: np.ndarray, slides: np.ndarray) -> float:
+    """Return what `cox_losses` of slides that say the same come to, each patient counted once; ``slides``: whose."""
+    told = [torch.from_numpy(own[slides]) for own in (risks, times, events)]
+    losses = cox_losses(*told, torch.from_numpy(slides)) * int(events[slides].sum()) / len(slides)
+    return float((losses.numpy() / np.bincount(slides)[slides]).sum())
+
+
+@given(st.integers(0, 500), st.integers(1, 8))
+def test_slides_of_one_patient_are_one_at_risk_and_no_ties(seed: int, n: int) -> None:
+    rng = np.random.default_rng(seed)
+    risks, times, events = rng.normal(size=n), rng.integers(1, 4, n).astype(float), rng.random(n) < 0.7
+    slides = rng.permutation(np.repeat(np.arange(n), rng.integers(1, 5, n)))
+    assert once_each(risks, times, events, slides) == pytest.approx(efron(risks, times, events), abs=1e-9)
+
+
+def test_slides_of_one_patient_count_as_statsmodels_has_one_patient() -> None:
+    regression = pytest.importorskip("statsmodels.duration.hazard_regression").PHReg
+    rng = np.random.default_rng(4)
+    risks, times, events = rng.normal(size=40), rng.integers(1, 12, 40).astype(float), rng.random(40) < 0.7
+    slides = rng.permutation(np.repeat(np.arange(40), rng.integers(1, 6, 40)))
+    model = regression(times, risks[:, None], status=events.astype(int), ties="efron")
+    assert once_each(risks, times, events, slides) == pytest.approx(-model.loglike(np.ones(1)), abs=1e-9)
+
+
+def test_a_patients_hazard_is_the_mean_of_the_slides_by_hand() -> None:
+    """a: log risks 1 and 3, event at 1; b: 2, event at 1, too; c: 0, seen until 2. Efron: first a, then b with half."""
+    risks, times = torch.tensor([1.0, 3, 2, 0], dtype=torch.float64), torch.tensor([1.0, 1, 1, 2])
+    events, patients = torch.tensor([True, True, True, False]), torch.tensor([7, 7, 3, 4])
+    a, b, c = (np.e + np.exp(3)) / 2, np.exp(2), 1.0
+    first, second = np.log(a + b + c), np.log((a + b) / 2 + c)
+    wanted = np.array([first - 1, first - 3, second - 2, 0]) * 4 / 3
+    np.testing.assert_allclose(cox_losses(risks, times, events, patients).numpy(), wanted, atol=1e-12)
+
+
 def test_the_cox_loss_survives_large_risks_and_has_right_gradients() -> None:
     times, events = torch.tensor([1.0, 2.0, 2.0, 3.0, 2.0]), torch.tensor([True, True, True, False, False])
     risks = torch.randn(5, dtype=torch.float64, requires_grad=True)

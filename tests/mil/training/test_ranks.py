@@ -22,6 +22,7 @@ from torch import nn
 from witness import Witness
 
 from features.started import RankEnd, run_ranks
+from mil.targets.losses import Survivals
 from mil.train import train
 from mil.training.fit import new_model
 from mil.training.jobs import FitJob, divide
@@ -104,6 +105,12 @@ def test_a_loss_over_parts_sees_one_dropout_twice(small: Witness, tmp_path: Path
     parts = divide(cohort, data.folds, job)
     loop = Loop(job, cohort, parts, new_model(job, cohort, parts, Ranks()), Ranks())
     drawn = draw_batch(cohort, parts.train[:8], options, np.random.default_rng(0))
+    truth, whose = loop._asked(drawn)[1], [cohort.patient_ids[own.slide] for own in drawn]
+    assert isinstance(truth, Survivals)
+    assert truth.patients_B is not None
+    assert [truth.patients_B.tolist().index(own) for own in truth.patients_B.tolist()] == list(map(whose.index, whose))
+    assert len(set(whose)) < len(whose), "slides of one patient are told"
+    assert data.recipe()["risk_sets"] == "patients"
 
     def loss() -> float:
         torch.manual_seed(5)

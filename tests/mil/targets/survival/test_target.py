@@ -56,10 +56,11 @@ def test_few_events_are_shared_out_among_the_folds() -> None:
 def test_each_batch_has_events_and_each_slide_one_place(events: int) -> None:
     rng = np.random.default_rng(events)
     order, has = rng.permutation(100), np.arange(100) < events
-    batches = risk_set_batches(order, has, 16)
+    batches = risk_set_batches(order, has, 16, np.arange(100))
     assert sorted(np.concatenate(batches).tolist()) == list(range(100))
     counts = [int(has[own].sum()) for own in batches]
     assert min(counts) >= min(EVENTS, events)
     assert max(counts) - min(counts) <= 1
     assert len(batches) == {3: 1, 9: 2, 40: 7}[events]
     assert max(map(len, batches)) - min(map(len, batches)) <= 2
+    assert len(risk_set_batches(order, has, 16, np.arange(100) // 2)) == {3: 1, 9: 1, 40: 5}[events], "patients' events"

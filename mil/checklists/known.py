@@ -6,7 +6,9 @@ from functools import cached_property
 
 from mil.checklists.use import FoldUse, use_of_folds
 from mil.data.flow import Flow
+from mil.run.checks import run_json
 from mil.run.evidence import Evidence
+from mil.run.folder import NESTED
 from mil.run.record import Record
 from wsi.recipe import Json
 
@@ -46,6 +48,8 @@ class Known:
     regions: bool = False
     """Whether the attention was compared with drawn regions."""
     elsewhere: Elsewhere | None = None
+    spread: Json = field(default_factory=dict)
+    """What spread.json holds, or of an evaluation its ``spread``; empty where it was not measured."""
 
     @cached_property
     def recipe(self) -> Json:
@@ -72,6 +76,13 @@ class Known:
         """Who trained, chose the epoch and was tested, fold by fold; nothing of another cohort."""
         return [] if self.elsewhere else use_of_folds(self.evidence)
 
+    @cached_property
+    def nested(self) -> Json:
+        """What nested.json of the run holds; empty where no head was chosen on inner folds."""
+        path = self.evidence.run.path / NESTED
+        found: Json = run_json(path) if self.recipe.get("nested") and path.exists() else {}
+        return found
+
     @property
     def unit(self) -> str:
         """What is judged."""
@@ -93,6 +104,10 @@ class Known:
     def decisions(self, key: str) -> str:
         """Return where a field of the decisions stands."""
         return f"evaluation.json: decisions.{key}" if self.elsewhere else f"decisions.json: {key}"
+
+    def uncertainties(self, key: str) -> str:
+        """Return where a field of the uncertainties stands."""
+        return f"evaluation.json: spread.{key}" if self.elsewhere else f"spread.json: {key}"
 
     @property
     def scores(self) -> str:

@@ -2,7 +2,7 @@
 
 from mil.checklists.known import Answer, Known
 from mil.data.flow import LeftOut
-from mil.run.protocol import divided, put_together
+from mil.run.protocol import WHOLE_CENTERS, divided, put_together
 from wsi.pages import plural
 
 
@@ -216,8 +216,18 @@ def partitions(k: Known) -> Answer | None:
         "given": "The division was given as a table (--splits).",
         "drawn": f"The division was made by the software, by seed {k.recipe['seed']}.",
     }.get(k.record.division, "")
-    told = " ".join(filter(None, (divided(k.recipe), how, put_together(k.recipe))))
-    return Answer(told, f"{k.config}: folds, seed; splits.csv")
+    told = " ".join(filter(None, (divided(k.recipe), how, put_together(k.recipe), _balance(k))))
+    where = f"{k.config}: folds, seed; splits.csv"
+    return Answer(told, f"{where}; {k.uncertainties('balance')}" if k.spread.get("balance") else where)
+
+
+def _balance(k: Known) -> str:
+    """Return how alike the folds are in the shares of the classes, where there are any."""
+    parts = [
+        f"{own['class']} {100 * own['least']:.0f} to {100 * own['most']:.0f} % ({100 * own['share']:.0f} % of all)"
+        for own in k.spread.get("balance") or ()
+    ]
+    return f"Folds hold {', '.join(parts)}." if parts else ""
 
 
 def inner(k: Known) -> Answer | None:
@@ -239,7 +249,7 @@ def disjoint(k: Known) -> Answer | None:
             f"Patients whom the run was trained on were looked for by id, by picture and by features.{left}",
             "evaluation.json: left_out",
         )
-    level = "center" if k.recipe.get("split") == "centers" else "patient"
+    level = "center" if k.recipe.get("split") in WHOLE_CENTERS else "patient"
     return Answer(
         f"The {level}: all slides of a {level} are in one fold. One picture or bag under two patients is refused.",
         "splits.csv: patient_id, fold, overview_sha256",

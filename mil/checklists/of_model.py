@@ -80,10 +80,19 @@ def training(k: Known) -> Answer | None:
 
 def selection(k: Known) -> Answer | None:
     """Tell which model is kept."""
+    epoch = "Of each model the epoch with the lowest loss on its inner validation patients."
+    kept = "No model of a fold is chosen before another: all are kept."
+    where = "fold*/seed*/model.json: best_epoch"
+    if not k.nested:
+        return Answer(f"{epoch} {kept}", where)
+    heads = ", ".join(k.evidence.title(name) for name in k.nested["candidates"])
+    chosen = "; ".join(f"fold {own['fold']}: {k.evidence.title(own['head'])}" for own in k.nested["choices"])
     return Answer(
-        "Of each model the epoch with the lowest loss on its inner validation patients. No model of a fold is chosen "
-        "before another: all are kept.",
-        "fold*/seed*/model.json: best_epoch",
+        f"{epoch} {kept} Of {len(k.nested['candidates'])} heads ({heads}) one was chosen for each fold, by the loss on "
+        f"{k.nested['inner_folds']} inner folds of its training patients alone ({chosen}), and over all of these folds "
+        f"{k.evidence.title(k.nested['for_new_patients'])} for new patients; what is told as the model's own is that "
+        f"of {k.evidence.title(k.evidence.head)}.",
+        f"{where}; {k.of_run('nested.json')}",
     )
 
 

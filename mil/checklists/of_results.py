@@ -2,6 +2,8 @@
 
 from mil.checklists.known import Answer, Known
 from mil.run.cases import judged_patients
+from mil.run.evidence import CHOSEN
+from mil.run.protocol import WHOLE_CENTERS
 from wsi.pages import number
 from wsi.recipe import Json
 
@@ -17,12 +19,58 @@ def measures(k: Known) -> Answer | None:
 def uncertainty(k: Known) -> Answer | None:
     """Tell how intervals were made."""
     draws = k.evidence.metrics["bootstrap"]
-    repeats = "" if k.elsewhere else " What models trained anew would add is not in them (--repeats tells it)."
-    return Answer(
-        f"{draws['interval']} intervals over {draws['replicates']} draws of patients, the models staying as they "
-        f"are.{repeats}",
-        k.metrics("bootstrap"),
-    )
+    told = [
+        f"{draws['interval']} intervals over {draws['replicates']} draws of patients, the models staying as they are."
+    ]
+    where = [k.metrics("bootstrap")]
+    if not k.elsewhere and not (k.spread.get("repeats") or k.spread.get("folds")):
+        told.append("What models trained anew would add is not in them (--repeats tells it).")
+    for key, line in _apart(k):
+        told.append(line)
+        where.append(k.uncertainties(key))
+    return Answer(" ".join(told), "; ".join(where))
+
+
+def _apart(k: Known) -> list[tuple[str, str]]:
+    """Return the field and a sentence of every other uncertainty of the metric that compares patients."""
+    found: list[tuple[str, str]] = []
+    folds, repeats = k.spread.get("folds"), k.spread.get("repeats")
+    name = k.evidence.truth.metrics[k.spread["metric"]][0] if k.spread else ""
+    if folds and k.elsewhere:
+        line = f"The models of each fold of the training by themselves: {name} {_range(folds)}."
+        found.append(("folds", line))
+    elif folds and folds["low"] is not None:
+        how = f"over the {folds['folds']} folds, by the corrected resampled t"
+        found.append(("folds", f"Other training sets: {name} {_estimate(folds)} {how}."))
+    if repeats:
+        line = f"{repeats['repeats']} repeats with other divisions and seeds: {name} {_range(repeats)}."
+        found.append(("repeats", line))
+    looks = k.spread.get("looks") or {}
+    if looks.get("p") is not None:
+        line = f"That {name} is above chance: p {_p(looks['p'])}, one-sided, {looks['deals']:,} deals of the answers"
+        corrected = f", and {_p(looks['corrected_p'])} corrected for {looks['runs']} looks (Bonferroni)"
+        found.append(("looks", f"{line}{corrected if looks['runs'] > 1 else ''}."))
+    return found
+
+
+def _range(found: Json) -> str:
+    return f"from {number(found['least'])} to {number(found['most'])}"
+
+
+def _p(p: float) -> str:
+    return "below 0.002" if p < 0.002 else number(p)
+
+
+def looked(k: Known) -> Answer | None:
+    """Tell how many runs of these patients are known: settings may have been chosen among them."""
+    looks = k.spread.get("looks") or {}
+    if not looks or k.elsewhere:
+        return None
+    if looks["runs"] > 1:
+        told = f"{looks['runs']} runs of these {k.unit}s and this target stand in the same folder"
+    else:
+        told = f"No other run of these {k.unit}s and this target stands in the same folder"
+    return Answer(f"{told}; those that were deleted or lie elsewhere are not known.", k.uncertainties("looks"))
 
 
 def performance(k: Known) -> Answer | None:
@@ -33,7 +81,12 @@ def performance(k: Known) -> Answer | None:
     low = k.evidence.first(k.evidence.head, "low")
     if low is None or low <= truth.chance:
         chance = " It is not shown to be better than chance."
-    return Answer(f"{'; '.join(told)}.{chance}", k.metrics(f"models.{k.evidence.head}"))
+    where, chosen = k.metrics(f"models.{k.evidence.head}"), k.evidence.metrics["models"].get(CHOSEN)
+    if chosen:
+        first = truth.shown[0]
+        chance += f" {k.evidence.title(CHOSEN)}: {truth.metrics[first][0]} {_estimate(chosen[first])}."
+        where += f"; {k.metrics(f'models.{CHOSEN}')}"
+    return Answer(f"{'; '.join(told)}.{chance}", where)
 
 
 def _estimate(found: Json) -> str:
@@ -73,25 +126,54 @@ def by_center(k: Known) -> Answer | None:
         return None
     each = ", ".join(f"{own['center']}: {number(own[first], '.2f')}" for own in found[:12])
     told = f"{k.evidence.truth.metrics[first][0]} within each center: {each}{' ...' * (len(found) > 12)}."
-    probe = k.evidence.metrics["center_probe"]
+    where, probe = f"{k.metrics('centers')}, center_probe", k.evidence.metrics["center_probe"]
     if probe:
         told += (
             f" The center is told from the features with a balanced accuracy of {_short(probe['balanced_accuracy'])}."
         )
-    return Answer(told, f"{k.metrics('centers')}, center_probe")
+    lines = _centers_apart(k)
+    if lines:
+        told, where = " ".join([told, *lines]), f"{where}; {k.uncertainties('centers')}"
+    index = k.evidence.metrics.get("robustness_index")
+    if index:
+        told += f" Robustness index of the features {_short(index['index'])}, {index['chance']:.2f} by chance."
+        where += f"; {k.metrics('robustness_index')}"
+    return Answer(told, where)
+
+
+def _centers_apart(k: Known) -> list[str]:
+    """Return what is left within centers, and what the mean over centers and one more center would be."""
+    within = k.spread.get("centers")
+    if not within:
+        return []
+    name, over = k.evidence.truth.metrics[k.spread["metric"]][0], within["over_centers"]
+    lines = (
+        [] if within["pooled"]["value"] is None else [f"Pairs of one center alone: {name} {_short(within['pooled'])}."]
+    )
+    if over:
+        lines.append(f"Mean over centers as random effects {_short(over)}")
+        if over["next_low"] is None:
+            lines[-1] += "."
+        else:
+            next_ = f"{number(over['next_low'], '.2f')} to {number(over['next_high'], '.2f')}"
+            lines[-1] += f"; one more center may lie anywhere from {next_} (prediction interval)."
+    return lines
 
 
 def robust(k: Known) -> Answer | None:
     """Tell what else was looked at."""
-    others = [k.evidence.title(name) for name in k.evidence.metrics["models"] if name != k.evidence.head]
+    others = [k.evidence.title(name) for name in k.evidence.metrics["models"] if name not in (k.evidence.head, CHOSEN)]
     told = [f"Simpler models on the same patients: {', '.join(others)}"] if others else []
     if len(k.evidence.metrics["centers"]) > 1:
         told.append("each center by itself")
-    if k.recipe.get("split") == "centers":
+    if k.recipe.get("split") in WHOLE_CENTERS and not k.elsewhere:
         told.append("whole centers held out")
+    if k.spread.get("repeats"):
+        told.append(f"{k.spread['repeats']['repeats']} repeats with other divisions and seeds")
     if k.elsewhere and k.elsewhere.shift:
         told.append("how far the slides have moved from those of the training")
-    return Answer(f"{'; '.join(told)}.", f"{k.metrics('models')}; {k.metrics('centers')}") if told else None
+    where = [k.metrics("models"), k.metrics("centers"), *([k.uncertainties("repeats")] * bool(k.spread.get("repeats")))]
+    return Answer(f"{'; '.join(told)}.", "; ".join(where)) if told else None
 
 
 def internal(k: Known) -> Answer | None:

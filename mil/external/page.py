@@ -68,7 +68,14 @@ class External:
     def known(self, own: Evidence) -> Known:
         """Return what is known of the evaluation; ``own``: the run's evidence of its own patients."""
         elsewhere = Judgement(self.shift, self.recalibration, self.overlap, own.own)
-        return Known(self.found.evidence, read_record(own.run.path), self.flow, self.decided.told, elsewhere=elsewhere)
+        return Known(
+            self.found.evidence,
+            read_record(own.run.path),
+            self.flow,
+            self.decided.told,
+            elsewhere=elsewhere,
+            spread=self.spread,
+        )
 
     @cached_property
     def by_target(self) -> Shown | None:

@@ -69,7 +69,8 @@ def report(options: ReportOptions, progress: Progress | None = None) -> Summary:
     columns = _columns(options, evidence)
     decided = decide_out_of_fold(evidence, [parse_rule(own) for own in options.operating], columns)
     run.write_json(FILE, decided.told)
-    spread, flow = told_apart(evidence), _flowing(evidence, decided)
+    spread = told_apart(evidence)
+    flow = _flowing(evidence, decided, spread)
     run.write_json(SPREAD, spread)
     by_target = measured(evidence, horizons=options.horizons)
     if by_target is not None:
@@ -88,10 +89,10 @@ def report(options: ReportOptions, progress: Progress | None = None) -> Summary:
     return Summary("report", [*done, *drawn], time.monotonic() - start)
 
 
-def _flowing(evidence: Evidence, decided: Decided) -> Flowing:
+def _flowing(evidence: Evidence, decided: Decided, spread: Json) -> Flowing:
     """Return who took part, and the checklists as far as the run knows."""
     record, regions = read_record(evidence.run.path), read_localisation(evidence.run.path) is not None
-    return flowing(Known(evidence, record, record.flow, decided.told, regions))
+    return flowing(Known(evidence, record, record.flow, decided.told, regions, spread=spread))
 
 
 def _columns(options: ReportOptions, evidence: Evidence) -> list[Column]:
@@ -158,6 +159,7 @@ def page(
     run, truth, recipe = evidence.run, evidence.truth, evidence.config["recipe"]
     by_target = by_target or (None if evidence.elsewhere else measured(evidence))
     decided = decided or decide_out_of_fold(evidence, [parse_rule(rule) for rule in DEFAULT])
+    spread = spread or ({} if evidence.elsewhere else told_apart(evidence))
     keys = [key for key in truth.metrics if key in evidence.own]
     shown = {evidence.title(name): told for name, told in evidence.told.items()}
     draws = draw_groups(evidence.groups, 0, CURVE_DRAWS)
@@ -170,7 +172,7 @@ def page(
         template,
         evidence=evidence,
         found=cases_table(evidence, pages),
-        flowing=flow or _flowing(evidence, decided),
+        flowing=flow or _flowing(evidence, decided, spread),
         suspected=suspects_of(evidence),
         localisation=read_localisation(run.path),
         breakdown=truth.of(usable).breakdown(evidence.told[evidence.head][usable], folds[usable]),
@@ -183,7 +185,7 @@ def page(
         names=[truth.metrics[key][0] for key in keys],
         curves=_drawn(truth.plots(shown, evidence.title(evidence.head), area, draws, folds)),
         decided=decided,
-        spread=spread or ({} if evidence.elsewhere else told_apart(evidence)),
+        spread=spread,
         by_target=by_target,
         by_target_figures=_drawn(by_target.plots if by_target is not None else ()),
         decision_figures=_drawn(decided.decision_plots),

@@ -1,7 +1,9 @@
 """Items of TRIPOD+AI and CLAIM: all are there, an answer stands somewhere, and what only a person knows is open."""
 
 import csv
+import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from mil.checklists.items import FILLED, NOT_HERE, OPEN, PARTLY, filled, items, 
 from mil.checklists.known import Elsewhere, Known
 from mil.checklists.of_model import compute_lines
 from mil.report.report import page
-from mil.run.evidence import Evidence, read_evidence
+from mil.run.evidence import CHOSEN, Evidence, read_evidence
 from mil.run.folder import RunFolder
 from mil.run.record import Record, Session, read_record
 
@@ -86,6 +88,69 @@ def test_numbers_are_those_of_the_metrics(known: Known) -> None:
     assert f"AUC {own['value']:.3f} ({own['low']:.3f} to {own['high']:.3f})" in entry.answers[0].text
 
 
+def told(known: Known, checklist: str, item: str) -> str:
+    (entry,) = (own for own in filled(checklist, known) if own.item.number == item)
+    return " ".join(answer.text for answer in entry.answers)
+
+
+def test_uncertainties_that_the_run_tells_apart_are_answers(trained: Trained, known: Known) -> None:
+    spread = json.loads((trained.out / "spread.json").read_text())
+    by_row = {(row["checklist"], row["item"]): row for row in rows(trained.out)}
+    own = by_row["CLAIM 2024", "29"]
+    assert "above chance: p below 0.002" in own["told by the run"]
+    assert "looks (Bonferroni)" not in own["told by the run"]
+    assert "spread.json: looks" in own["where it stands"]
+    pooled = spread["centers"]["pooled"]
+    within = f"Pairs of one center alone: AUC {pooled['value']:.2f} ({pooled['low']:.2f} to {pooled['high']:.2f})."
+    for item in ("12d", "23b"):
+        assert within in by_row["TRIPOD+AI", item]["told by the run"]
+    assert "No other run of these patients and this target" in by_row["TRIPOD+AI", "12c"]["told by the run"]
+    assert "Folds hold CE" in by_row["CLAIM 2024", "19"]["told by the run"]
+    more = {
+        **spread,
+        "folds": {"value": 0.8, "low": 0.6, "high": 0.95, "folds": 3},
+        "repeats": {"repeats": 5, "least": 0.71, "most": 0.84, "over_folds": None},
+        "looks": {**spread["looks"], "runs": 3, "p": 0.01, "corrected_p": 0.03},
+        "centers": {
+            **spread["centers"],
+            "over_centers": {"value": 0.8, "low": 0.7, "high": 0.9, "next_low": 0.55, "next_high": 0.97},
+        },
+    }
+    other = replace(known, spread=more)
+    assert "5 repeats with other divisions and seeds: AUC from 0.710 to 0.840." in told(other, "claim_2024", "29")
+    assert "Other training sets: AUC 0.800 (0.600 to 0.950) over the 3 folds" in told(other, "claim_2024", "29")
+    assert "p 0.010, one-sided" in told(other, "claim_2024", "29")
+    assert "0.030 corrected for 3 looks (Bonferroni)" in told(other, "claim_2024", "29")
+    assert "5 repeats with other divisions and seeds" in told(other, "claim_2024", "30")
+    assert "one more center may lie anywhere from 0.55 to 0.97 (prediction interval)" in told(other, "tripod_ai", "23b")
+    assert "3 runs of these patients and this target stand in the same folder" in told(other, "tripod_ai", "12c")
+    bare = replace(known, spread={})  # an earlier version measured nothing
+    assert "--repeats tells it" in told(bare, "claim_2024", "29")
+
+
+def test_a_head_chosen_on_inner_folds_is_told_as_chosen(trained: Trained, known: Known, tmp_path: Path) -> None:
+    shutil.copytree(trained.out, tmp_path / "run")
+    heads = ["gated_abmil", "mean_pool"]
+    choices = [{"fold": fold, "head": heads[fold % 2]} for fold in range(3)]
+    told_of = {"inner_folds": 4, "candidates": heads, "choices": choices, "for_new_patients": "mean_pool"}
+    (tmp_path / "run" / "nested.json").write_text(json.dumps(told_of))
+    config = {**known.evidence.config, "recipe": {**known.recipe, "nested": 4}}
+    evidence = with_first(known.evidence, CHOSEN, {"value": 0.77, "low": 0.66, "high": 0.88})
+    other = replace(known, evidence=replace(evidence, run=RunFolder(tmp_path / "run"), config=config))
+    for text in (told(other, "claim_2024", "26"), told(other, "tripod_ai", "12c")):
+        assert "the loss on 4 inner folds of its training patients alone (fold 0: Gated" in text
+        assert "Mean pooling of the tile features for new patients" in text
+    assert "Head chosen by inner folds: AUC 0.770 (0.660 to 0.880)." in told(other, "claim_2024", "37")
+    assert "inner folds" not in told(known, "claim_2024", "26")
+
+
+def test_whole_centers_are_the_level_of_either_split(known: Known) -> None:
+    for split, level in (("patients", "The patient"), ("centers", "The center"), ("preserved-site", "The center")):
+        config = {**known.evidence.config, "recipe": {**known.recipe, "split": split}}
+        other = replace(known, evidence=replace(known.evidence, config=config))
+        assert told(other, "claim_2024", "20").startswith(level)
+
+
 def test_bags_of_other_tools_leave_their_making_open(known: Known) -> None:
     """The witness's bags tell nothing of tiling: nothing is said of it."""
     status = {own.item.number: own.status for own in filled("claim_2024", known)}
@@ -152,5 +217,5 @@ def test_no_better_than_chance_is_the_first_sentence_and_a_telling_center_stands
 
 def with_first(evidence: Evidence, model: str, found: dict[str, float]) -> Evidence:
     models = evidence.metrics["models"]
-    changed = {**models, model: {**models[model], evidence.truth.shown[0]: found}}
+    changed = {**models, model: {**models.get(model, models[evidence.head]), evidence.truth.shown[0]: found}}
     return replace(evidence, metrics={**evidence.metrics, "models": changed})

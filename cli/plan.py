@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from wsi.pages import plural
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -37,7 +39,9 @@ def show(made: "Plan", console: "Console") -> None:
     from mil.planning.wording import size, sizes, span
     from wsi.errors import masked
 
-    console.print(f"{made.slides:,} slides, {size(made.slide_bytes)} to be tiled; on {made.machine}", markup=False)
+    console.print(
+        f"{plural(made.slides, 'slide')}, {size(made.slide_bytes)} to be tiled; on {made.machine}", markup=False
+    )
     console.print(_table(made))
     told = f"all: {span(made.seconds)}, {sizes(made.disk_bytes) or '0 B'} of disk, {size(made.free_bytes)} free"
     if made.price:

@@ -12,6 +12,7 @@ from wsi.arrays import Ints
 from wsi.cohort.manifest import ManifestRow
 from wsi.errors import RequestError, one_line
 from wsi.files.csv_table import csv_text, read_records
+from wsi.pages import plural
 
 _FOLD = re.compile(r"-?\d{1,9}")
 FIELDS = ("image_id", "patient_id", "label", "center_id", "fold")
@@ -83,8 +84,9 @@ def folds_of(path: Path, image_ids: Sequence[str], patients: Sequence[str]) -> I
     if other:
         image_id, found, wanted = other[0]
         raise RequestError(
-            f"{path}: {len(other)} slides are of another patient than in the manifest ({image_id}: expected patient "
-            f"{wanted}, found {found}): make the splits from this manifest, or correct one of the two"
+            f"{path}: {plural(len(other), 'slide', verb='are')} of another patient than in the manifest "
+            f"({image_id}: expected patient {wanted}, found {found}): make the splits from this manifest, "
+            "or correct one of the two"
         )
     return np.array([given[image_id][1] for image_id in image_ids], np.int64)
 

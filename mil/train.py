@@ -39,6 +39,7 @@ from wsi.errors import BagError, GigamilError, RequestError
 from wsi.files.claim import claim
 from wsi.options import stage
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary, failed
+from wsi.pages import plural
 from wsi.recipe import Json, recipe_hash
 from wsi.stage_events import known_ended
 from wsi.store.tile_store import TileStore, find_stores
@@ -210,7 +211,7 @@ def _open(run: _Run, progress: Progress) -> tuple[tuple[Cohort, ...], list[str]]
         check_teacher(RunFolder(teacher), cohorts[0], data.folds)
     notes, empty = list(data.notes), cohorts[0].empty
     if empty:
-        notes.append(f"{len(empty)} slides without tiles, not trained on: {', '.join(empty)}")
+        notes.append(f"{plural(len(empty), 'slide')} without tiles, not trained on: {', '.join(empty)}")
     for note in notes:
         progress.note(note)
     tested, picture_of = data.tested_rows, pictures(data.bags.headers)
@@ -281,6 +282,6 @@ def check_trainable(cohort: Cohort, folds: Ints) -> None:
             patients = {cohort.groups[i] for i in np.flatnonzero(chosen & (cohort.target.groups_N == number))}
             if len(patients) < 2:
                 raise RequestError(
-                    f"class {name} has {len(patients)} patients with tiles outside fold {fold}: expected two or more "
-                    "(one trains, one validates); give more patients or fewer --folds"
+                    f"class {name} has {plural(len(patients), 'patient')} with tiles outside fold {fold}: expected "
+                    "two or more (one trains, one validates); give more patients or fewer --folds"
                 )

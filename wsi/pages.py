@@ -40,9 +40,16 @@ def number(value: float | None, form: str = ".3f") -> str:
     return "\N{EN DASH}" if value is None else format(value, form)
 
 
-def plural(count: int, name: str) -> str:
-    """Return a number with what is counted: ``1 slide``, ``2 slides``."""
-    return f"{count:,} {name}{'' if count == 1 else 's'}"
+_OF_ONE = {"were": "was", "are": "is", "have": "has"}
+
+
+def plural(count: int, name: str, more: str = "", verb: str = "") -> str:
+    """Return a number with what is counted: ``1 slide``, ``2 slides``; then ``more``, and a verb that agrees with it.
+
+    ``verb``: were, are or have: ``plural(1, "slide", "without a bag", "were")`` is ``1 slide without a bag was``.
+    """
+    verb = _OF_ONE[verb] if verb and count == 1 else verb
+    return " ".join(filter(None, (f"{count:,} {name}{'' if count == 1 else 's'}", more, verb)))
 
 
 @cache

@@ -14,6 +14,7 @@ from wsi.arrays import Features
 from wsi.cpu import usable_cpus
 from wsi.errors import BagError
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
+from wsi.pages import plural
 from wsi.recipe import recipe_hash
 
 
@@ -80,8 +81,8 @@ def _check_tiles(header: BagHeader) -> None:
     if len(outside):
         y, x = yx[outside[0]].tolist()
         raise BagError(
-            f"{header.path}: {len(outside)} tiles are not on the slide, the first at (y, x) = ({y}, {x}) of "
-            f"{header.level0_shape_yx[0]} x {header.level0_shape_yx[1]}: extract it again"
+            f"{header.path}: {plural(len(outside), 'tile', verb='are')} not on the slide, the first at (y, x) = "
+            f"({y}, {x}) of {header.level0_shape_yx[0]} x {header.level0_shape_yx[1]}: extract it again"
         )
 
 

@@ -18,6 +18,7 @@ from wsi.errors import BagError, ClaimedError, ItemError, RequestError, StoreErr
 from wsi.files.claim import claim
 from wsi.files.replace import refuse_foreign
 from wsi.outcome import Progress, Status
+from wsi.pages import plural
 from wsi.recipe import Recipe, recipe_hash, refuse_other_recipe
 from wsi.store.tile_store import TileStore, find_stores
 
@@ -178,7 +179,7 @@ def _check_mpps(request: Request, stores: list[TileStore]) -> None:
     told = [(store, why) for store in stores if (why := request.spec.check_mpp(store.tile_px, store.mpp))]
     if told and not request.options.off_recipe:
         store, why = told[0]
-        more = f" (and {len(told) - 1} more stores)" if len(told) > 1 else ""
+        more = f" (and {plural(len(told) - 1, 'more store')})" if len(told) > 1 else ""
         raise RequestError(f"{store.path}{more}: {why}")
 
 

@@ -13,6 +13,7 @@ from features.learning.before import seen_before
 from features.learning.slides import Slide, listed_tiles, one_scale
 from wsi.cohort.manifest import ManifestRow, check_one_label_per_patient, load_manifest
 from wsi.errors import RequestError, StoreError
+from wsi.pages import plural
 from wsi.recipe import Recipe, recipe_hash
 from wsi.store.tile_store import TileStore, find_stores
 
@@ -92,7 +93,7 @@ def gather(options: FinetuneOptions, spec: EncoderSpec, precision: str) -> Cohor
         splits_table=splits_table(labelled, folds),
         weights_sha256=spec.weights_sha256,
         failures=failures,
-        notes=(f"{absent} labelled slides without a store were left out",) if absent else (),
+        notes=(f"{plural(absent, 'labelled slide', 'without a store', 'were')} left out",) if absent else (),
     )
 
 

@@ -14,6 +14,7 @@ from features.pretrain.model import method_of
 from features.pretrain.options import PretrainOptions
 from wsi.cohort.manifest import ManifestRow, check_one_label_per_patient, load_manifest
 from wsi.errors import RequestError, StoreError
+from wsi.pages import plural
 from wsi.recipe import Recipe, recipe_hash
 from wsi.store.tile_store import TileStore, find_stores
 
@@ -149,7 +150,7 @@ def _slides(
             "and not held out"
         )
     notes = [
-        f"{count} slides {why} were left out"
+        f"{plural(count, 'slide', why, 'were')} left out"
         for count, why in (
             (len(stores.keys() - known.keys()), "that the manifest does not name"),
             (sum(known[name].patient_id in held_out for name in stores.keys() & known.keys()), "of held-out patients"),

@@ -12,6 +12,7 @@ from features.bags.bag import BagHeader, content_sha256
 from mil.data.splits import read_column
 from wsi.cohort.manifest import ManifestRow
 from wsi.errors import BagError, RequestError
+from wsi.pages import plural
 
 PICTURE = "overview_sha256"
 OTHERS = "others.csv"
@@ -82,15 +83,19 @@ def notes_of_training(run: Path, rows: Sequence[ManifestRow], picture_of: Mappin
     new = sorted((row for row in rows if row.image_id not in patients), key=lambda row: row.image_id)
     marks = [(row.image_id, picture_of.get(row.image_id, "")) for row in new]
     told = {
-        "slides were in the run's training, their scores flatter: {}; see oof.csv instead": seen,
-        "slides are pictures of the run's training under other names: {}": [
+        ("were", "in the run's training, their scores flatter: {}; see oof.csv instead"): seen,
+        ("were", "in the run's training under other names: {}"): [
             f"{image_id} = {trained[mark]}" for image_id, mark in marks if mark in trained
         ],
-        "slides are new, but their patients were in the run's training, so that their scores flatter: {}": [
+        ("are", "new, but their patients were in the run's training, so that their scores flatter: {}"): [
             f"{row.image_id} of {row.patient_id}" for row in new if row.patient_id in set(patients.values())
         ],
     }
-    return [f"{len(found)} {line.format(_listed(found))}" for line, found in told.items() if found]
+    return [
+        f"{plural(len(found), 'slide', verb=verb)} {line.format(_listed(found))}"
+        for (verb, line), found in told.items()
+        if found
+    ]
 
 
 def _listed(names: Sequence[str]) -> str:

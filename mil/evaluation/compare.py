@@ -29,6 +29,7 @@ from mil.targets.metrics import finite, ones, percentile_interval
 from mil.targets.stacking import stacked
 from wsi.arrays import Floats, Ints
 from wsi.errors import RequestError
+from wsi.pages import plural
 from wsi.recipe import Json
 
 MEAN, STACK = "mean of the runs", "stack of the runs"
@@ -84,7 +85,11 @@ def read_shared(runs: Sequence[Path]) -> Shared:
     if not ids:
         raise RequestError("expected runs on the same patients: no patient is in all of them")
     most = max(map(len, tables))
-    notes = (f"compared on the {len(ids)} patients that all runs have, of up to {most}",) if len(ids) < most else ()
+    notes = (
+        (f"compared on the {plural(len(ids), 'patient')} that all runs have, of up to {most}",)
+        if len(ids) < most
+        else ()
+    )
     columns = first.predicts.columns(names)
     for patient in ids:
         true = {" ".join(own[patient][column] for column in columns) for own in tables}

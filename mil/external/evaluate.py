@@ -42,6 +42,7 @@ from wsi.files.claim import claim
 from wsi.files.csv_table import csv_text
 from wsi.options import stage
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary, failed
+from wsi.pages import plural
 from wsi.recipe import Recipe, recipe_hash
 from wsi.store.tile_store import TileStore, find_stores
 
@@ -122,7 +123,7 @@ def _without_overlap(
     rows = with_bags = [row for row in labelled if row.image_id in there]
     notes = []
     if len(rows) < len(labelled):
-        notes.append(f"{len(labelled) - len(rows)} labelled slides without a bag were left out")
+        notes.append(f"{plural(len(labelled) - len(rows), 'labelled slide', 'without a bag', 'were')} left out")
     headers = asked.sets[0].headers
     overlap = find_overlap(run, rows, headers, known)
     if options.overlap == "refuse":

@@ -16,6 +16,7 @@ from mil.run.known import KnownSlides
 from wsi.arrays import Floats
 from wsi.cohort.manifest import ManifestRow
 from wsi.errors import RequestError
+from wsi.pages import plural
 
 ALIKE = 1e-5
 """Of mean features, as a share of their size: kept as float32, equal ones differ by less."""
@@ -34,7 +35,7 @@ class Overlap:
         for patient, why in sorted(self.reasons.items()):
             by_why.setdefault(why.partition(":")[0], []).append(patient)
         return [
-            f"{len(found)} patients by {why} ({', '.join(found[:5])}{' ...' if len(found) > 5 else ''})"
+            f"{plural(len(found), 'patient')} by {why} ({', '.join(found[:5])}{' ...' if len(found) > 5 else ''})"
             for why, found in by_why.items()
         ]
 

@@ -23,6 +23,7 @@ from mil.hub.options import PushOptions
 from mil.run.folder import RunFolder
 from wsi.errors import RequestError
 from wsi.files.documents import parse_json
+from wsi.pages import plural
 from wsi.sharing.bundle import is_bundle
 
 
@@ -118,7 +119,8 @@ def _of_bags(folder: Path, options: PushOptions) -> Contents:
         sources=_unique(own for header in headers.values() for own in _of_header(header)),
         lineages=sum(_lineages(own.provenance.get("encoder")) for own in headers.values()),
         about={"bags": len(headers), "encoders": names},
-        card=f"# Features of {len(headers)} slides\n\n{tiles:,} rows; encoder: {', '.join(names) or 'not told'}. "
+        card=f"# Features of {plural(len(headers), 'slide')}\n\n{tiles:,} rows; encoder: "
+        f"{', '.join(names) or 'not told'}. "
         "HDF5, one file a slide: `features` (n, D) and `coords` (n, 2), (x, y) level-0 pixels.\n",
         names=None,
     )

@@ -191,7 +191,7 @@ def _told(asked: Asked, options: PredictOptions, progress: Progress) -> tuple[Ju
     slides = open_cohorts(asked.rows, asked.sets, run.fusion, unknown)
     judged = judge(load_ensemble(run, options.device), slides, progress)
     empty = judged.slides.empty
-    notes = [f"{len(empty)} slides without tiles: {', '.join(empty)}"] if empty else []
+    notes = [f"{plural(len(empty), 'slide')} without tiles: {', '.join(empty)}"] if empty else []
     notes += notes_of_training(run.path, asked.rows, pictures(asked.sets[0].headers))
     return judged, notes, unlike_known(run, judged.slides)
 

@@ -34,6 +34,7 @@ from wsi.files.claim import claim
 from wsi.files.csv_table import csv_text
 from wsi.options import stage
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary, failed
+from wsi.pages import plural
 from wsi.recipe import Recipe
 
 MARK = "gigamil-similar-1"
@@ -140,7 +141,9 @@ def _write(
     for name in unknown:
         progress.note(f"{name} is like none of the known slides: do not trust what is predicted of it")
     if trained:
-        progress.note(f"{len(trained)} slides were in the run's training, which flatters their familiarity")
+        progress.note(
+            f"{plural(len(trained), 'slide', verb='were')} in the run's training, which flatters their familiarity"
+        )
     return Outcome(str(options.out), Status.DONE, facts={"slides": len(told), "like_none_of_the_known": unknown})
 
 

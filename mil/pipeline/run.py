@@ -31,6 +31,7 @@ from wsi.files.documents import parse_json, read_document
 from wsi.memory import give_back_freed
 from wsi.options import in_environment, stage
 from wsi.outcome import CLAIMED, Outcome, Progress, Silent, Status, Summary
+from wsi.pages import plural
 from wsi.store.shards import open_shard
 from wsi.tiling.options import TileOptions
 
@@ -186,7 +187,10 @@ class _Run:
         if not done:
             self.progress.note(f"{verbs}: not made, for no experiment is trained")
         elif left:
-            self.progress.note(f"{verbs}: of the {done} experiments that are trained; {len(left)} are not")
+            self.progress.note(
+                f"{verbs}: of the {plural(done, 'experiment', 'that', 'are')} trained; {len(left)} "
+                f"{'is' if len(left) == 1 else 'are'} not"
+            )
         claimed = claims_of(self.file)
         yield from self._shared(
             lambda: list(make_after(self.file, self.options, self.progress)), claimed.__getitem__, "outputs"
@@ -205,7 +209,9 @@ class _Run:
         """Tell whether no experiment is left to train; otherwise nothing is made of the best one yet."""
         left = [row.name for row in rows_of_file(self.file) if row.state not in (DONE, FAILED)]
         if left and self.file.after:
-            self.progress.note(f"{', '.join(self.file.after)}: not yet, {len(left)} experiments are not trained")
+            self.progress.note(
+                f"{', '.join(self.file.after)}: not yet, {plural(len(left), 'experiment', verb='are')} not trained"
+            )
         return not left
 
 

@@ -20,6 +20,7 @@ from wsi.events import slurm_job, within
 from wsi.files.csv_table import read_records
 from wsi.interrupt import leave_if_asked
 from wsi.outcome import CLAIMED, Outcome, Progress, Status
+from wsi.pages import plural
 from wsi.recipe import Json
 
 _NAMED = 5
@@ -137,7 +138,7 @@ def _reason(error: Exception, progress: Progress) -> str:
 def _without_bag(file: CohortFile, experiment: Experiment) -> str:
     """Return which slides that are to be trained on have no bag, for a person; "" where each has one."""
     absent = [image_id for image_id, there in _bags_there(file, experiment) if not there]
-    return f"without {len(absent)} slides that have no bag: {_named(absent)}" if absent else ""
+    return f"without {plural(len(absent), 'slide', 'that', 'have')} no bag: {_named(absent)}" if absent else ""
 
 
 def _note_new_bags(file: CohortFile, experiment: Experiment, progress: Progress) -> None:

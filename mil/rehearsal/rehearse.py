@@ -29,6 +29,7 @@ from wsi.files.documents import parse_json, read_document
 from wsi.files.replace import remove
 from wsi.options import stage
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
+from wsi.pages import plural
 
 VERSION = 1
 _MARK = ".gigamil-rehearsal"
@@ -130,7 +131,7 @@ def _tile(course: _Course) -> None:
     if len(plain.outcomes) == failed:
         raise RequestError(f"no slide of the rehearsal could be tiled: {plain.outcomes[0].reason}")
     note = f"; {failed} fail under either" if failed and not found else ""
-    course.end("tile", found, f"{len(done)} slides are equal to every pixel of their tiles{note}")
+    course.end("tile", found, f"{plural(len(done), 'slide', verb='are')} equal to every pixel of their tiles{note}")
 
 
 def _extract(course: _Course, extraction: ExtractOptions) -> None:

@@ -35,6 +35,7 @@ from wsi.errors import RecipeMismatchError, RequestError
 from wsi.files.atomic import write_bytes, write_text
 from wsi.files.documents import read_document
 from wsi.files.replace import remove
+from wsi.pages import plural
 from wsi.recipe import Recipe, recipe_hash, refuse_other_recipe
 
 NESTED = "nested.json"
@@ -179,7 +180,8 @@ def _inside(path: Path) -> str:
     runs = sorted(own.parent.name for own in path.glob("*/config.toml"))
     if not runs:
         return ""
-    return f"; it holds {len(runs)} runs ({', '.join(runs[:3])}{', ...' if len(runs) > 3 else ''}): give one of them"
+    shown = f"{', '.join(runs[:3])}{', ...' if len(runs) > 3 else ''}"
+    return f"; it holds {plural(len(runs), 'run')} ({shown}): give one of them"
 
 
 def prepare_run(path: Path, recipe: Recipe, about: dict[str, Any], *, overwrite: bool) -> RunFolder:

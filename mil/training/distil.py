@@ -17,6 +17,7 @@ from mil.run.folder import RunFolder
 from mil.training.options import TrainOptions
 from wsi.arrays import Floats, Ints
 from wsi.errors import RequestError
+from wsi.pages import plural
 
 
 def teach(options: TrainOptions, fold: int, cohort: Cohort, folds: Ints) -> Floats | None:
@@ -55,6 +56,6 @@ def check_teacher(run: RunFolder, cohort: Cohort, folds: Ints) -> None:
     else:
         other = sorted(i for i in {*own, *given} if own.get(i) != given.get(i))
         raise RequestError(
-            f"{where}: its splits differ for {len(other)} slides ({', '.join(other[:3])}), so that its models may have "
-            f"seen test patients: give --splits {table}"
+            f"{where}: its splits differ for {plural(len(other), 'slide')} ({', '.join(other[:3])}), so that its "
+            f"models may have seen test patients: give --splits {table}"
         )

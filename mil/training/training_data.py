@@ -21,6 +21,7 @@ from mil.training.options import TrainOptions
 from wsi.arrays import Ints
 from wsi.cohort.manifest import ManifestRow, check_disjoint, load_manifest
 from wsi.errors import BagError, RequestError
+from wsi.pages import plural
 from wsi.recipe import Json, Recipe, canonical, recipe_hash
 
 ALGORITHM = 2
@@ -160,7 +161,8 @@ def gather(options: TrainOptions) -> TrainingData:
     if options.other is not None and others:
         taken = "" if options.other_label in target.names else ", a class of their own that is never told"
         notes.append(
-            f"{len(others)} slides of {options.other.name} are trained on only, as {options.other_label}{taken}"
+            f"{plural(len(others), 'slide', f'of {options.other.name}', 'are')} trained on only, "
+            f"as {options.other_label}{taken}"
         )
     folds = np.concatenate([folds, np.full(len(others), -1, np.int64)])
     flow = flow.training_only(others)
@@ -184,9 +186,11 @@ def _with_bags(
     absent = [row.image_id for row in labelled if row.image_id not in there]
     notes = []
     if len(labelled) < len(everyone):
-        notes.append(f"{len(everyone) - len(labelled)} slides without a label were left out")
+        notes.append(f"{plural(len(everyone) - len(labelled), 'slide', 'without a label', 'were')} left out")
     if absent:
-        notes.append(f"{len(absent)} labelled slides without a bag were left out: {', '.join(absent[:10])}")
+        notes.append(
+            f"{plural(len(absent), 'labelled slide', 'without a bag', 'were')} left out: {', '.join(absent[:10])}"
+        )
     return [row for row in labelled if row.image_id in there], notes
 
 

@@ -17,6 +17,7 @@ from mil.watching import tally as told
 from mil.watching.alive import Known
 from mil.watching.status import StageStatus, Work
 from mil.watching.tally import Item, Process, Stage, Tally
+from wsi.pages import plural
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,7 @@ class Seen:
         heard = max([since, *(item.heard for item in models), *(process.heard for process in processes)])
         current = [item for item in models if item.state == told.RUNNING]
         done = sum(item.state in (told.DONE, told.SKIPPED) for item in models)
-        notes = [f"{done} models done", *(epoch_text(item) for item in current[-1:])] if models else []
+        notes = [f"{plural(done, 'model')} done", *(epoch_text(item) for item in current[-1:])] if models else []
         return Work(
             id=row.name,
             where=row.where,

@@ -11,6 +11,7 @@ from mil.watching.status import Status
 from mil.watching.tally import Tally
 from wsi.errors import RequestError
 from wsi.events import Events, read_events
+from wsi.pages import plural
 
 LOG = "events.jsonl"
 """Name of a cohort's log, in its folder."""
@@ -40,7 +41,7 @@ class Watch:
         known = Known(here(), None if queue is None else {job["id"] for job in queue if job["state"] == "RUNNING"})
         seen = Seen(self._tally, known, now, self._stuck_after)
         if self._events.damaged:
-            notes.append(f"{self._log}: {self._events.damaged} damaged lines left out")
+            notes.append(f"{self._log}: {plural(self._events.damaged, 'damaged line')} left out")
         notes += seen.stopped_runs()
         if self._file is None:
             stages = [seen.of_log(stage) for stage in seen.stages_of_log()]

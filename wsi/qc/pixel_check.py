@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from wsi.outcome import Progress, Silent
+from wsi.pages import plural
 from wsi.readers.protocol import Level, Slide
 from wsi.units import YX, Box, ceil_div
 
@@ -25,7 +26,7 @@ class PixelCheck:
             return f"all {self.n_tiles:,} tiles decode"
         level, box = self.damaged[0]
         places = f"the first at level {level}, y {box.y0}, x {box.x0}"
-        return f"{len(self.damaged):,} of {self.n_tiles:,} tiles cannot be decoded, {places}"
+        return f"{len(self.damaged):,} of {plural(self.n_tiles, 'tile')} cannot be decoded, {places}"
 
 
 def check_pixels(slide: Slide, progress: Progress | None = None) -> PixelCheck:

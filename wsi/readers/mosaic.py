@@ -19,6 +19,7 @@ import numpy as np
 
 from wsi.arrays import RGB, Bools
 from wsi.errors import UnreadableSlideError, described, says_damage
+from wsi.pages import plural
 from wsi.pixels.icc import checked_profile, to_srgb
 from wsi.pixels.resample import area_average, source_box
 from wsi.readers.protocol import Slide
@@ -136,9 +137,14 @@ class Mosaic(Slide):
             written = self._written(level)
             filled, absent = int((there & ~written).sum()), int((~there).sum())
             if filled:
-                notes.append(f"{filled} tiles of level {level} are not in the file: taken from the finer level")
+                notes.append(
+                    f"{plural(filled, 'tile', f'of level {level}', 'are')} not in the file: taken from the finer level"
+                )
             if absent and not level:
-                notes.append(f"{absent} of {there.size} tiles are not in the file: background")
+                notes.append(
+                    f"{absent} of {plural(there.size, 'tile')} {'is' if absent == 1 else 'are'} not in the file: "
+                    "background"
+                )
         return tuple(notes)
 
     def _filled(self, level: int, index: int) -> RGB | None:

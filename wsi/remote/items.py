@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from wsi.errors import ClaimedError, GigamilError
 from wsi.interrupt import leave_if_asked
 from wsi.outcome import Outcome, Status
+from wsi.pages import plural
 from wsi.remote.claim import lease_s
 
 _Item = TypeVar("_Item")
@@ -76,7 +77,7 @@ def until_all(
             wait = _FIRST_WAIT_S
             continue
         if not waits:
-            note(f"waiting for {len(left)} items that other processes make")
+            note(f"waiting for {plural(len(left), 'item')} that other processes make")
         waits = True
         time.sleep(random.uniform(wait / 2, wait))
         wait = min(2 * wait, max(_FIRST_WAIT_S, lease_s() / 6))

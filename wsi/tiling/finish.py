@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from wsi.errors import DamagedSlideError, StoreError
 from wsi.files.atomic import PARTIAL, write_bytes
 from wsi.files.replace import discard, put
+from wsi.pages import plural
 from wsi.recipe import Recipe, recipe_hash
 from wsi.scores.artefacts import OVERVIEW_SCORES
 from wsi.scores.drop import Rule, dropped
@@ -186,11 +187,11 @@ def _facts(plan: SlidePlan, receipts: Sequence[Receipt], listed: _TileList) -> d
     damaged = sum(len(r.damaged) for r in receipts)
     warnings = [*plan.notes, *tissue["notes"], *plan.resolution.rejected]
     if damaged:
-        warnings.append(f"{damaged} tiles are damaged and left out")
+        warnings.append(f"{plural(damaged, 'tile', verb='are')} damaged and left out")
     warnings += focus_notes(listed.focus, plan.scaling.mpp)
     if listed.dropped:
         rules = ", ".join(str(rule) for rule in plan.options.rules)
-        warnings.append(f"{listed.dropped} tiles are left out by --drop {rules}")
+        warnings.append(f"{plural(listed.dropped, 'tile', verb='are')} left out by --drop {rules}")
     medians_of = {"focus": listed.focus} | listed.scores
     steps = sorted({step for r in receipts for step in r.seconds})
     return {

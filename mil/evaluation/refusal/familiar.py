@@ -20,6 +20,7 @@ from mil.evaluation.probe import mean_of
 from mil.run.folder import RunFolder
 from mil.run.known import KEPT_NOTHING, KnownSlides, read_known
 from wsi.arrays import Floats, Ints
+from wsi.pages import plural
 from wsi.recipe import Json
 from wsi.store.tile_store import TileStore
 
@@ -130,7 +131,7 @@ def unlike_known(run: RunFolder, asked: Cohort) -> Alarm:
         return Alarm({}, (f"slides unlike all known ones cannot be told: {KEPT_NOTHING}",))
     familiar, chosen = familiar_of(known), np.flatnonzero(asked.usable_N).tolist()
     if familiar is None:
-        why = f"the run knows {len(known)} slides, expected {LEAST_KNOWN} or more, of two patients"
+        why = f"the run knows {plural(len(known), 'slide')}, expected {LEAST_KNOWN} or more, of two patients"
         return Alarm({}, (f"slides unlike all known ones cannot be told: {why}",))
     if not chosen:
         return Alarm({}, ())
@@ -141,7 +142,8 @@ def unlike_known(run: RunFolder, asked: Cohort) -> Alarm:
     if unlike:
         shown = f"{', '.join(unlike[:10])}{' ...' if len(unlike) > 10 else ''}"
         line = (
-            f"{len(unlike)} of {len(told)} slides are like none of the {len(known)} known ones (by chance "
+            f"{len(unlike)} of {plural(len(told), 'slide')} {'is' if len(unlike) == 1 else 'are'} like none of the "
+            f"{len(known)} known ones (by chance "
             f"{familiar.false_alarms:.1%} would be): do not trust what is predicted of them: {shown}"
         )
         notes = (line,)

@@ -17,6 +17,7 @@ from mil.watching.doctor.machine import machine
 from mil.watching.doctor.options import DoctorOptions
 from mil.watching.shown import console
 from wsi.errors import masked
+from wsi.pages import plural
 
 _MARKS = {"ok": ("ok", "green"), "warning": ("WARN", "yellow"), "wrong": ("WRONG", "bold red")}
 
@@ -36,7 +37,7 @@ def doctor(options: DoctorOptions, json: bool) -> int:
         told = {"findings": [asdict(own) for own in found], "wrong": len(wrong), "warnings": warnings}
         sys.stdout.write(masked(json_module.dumps(told, indent=1)) + "\n")
     else:
-        screen.print(f"{len(found)} checks: {len(wrong)} wrong, {warnings} warnings")
+        screen.print(f"{plural(len(found), 'check')}: {len(wrong)} wrong, {plural(warnings, 'warning')}")
     return 1 if wrong else 0
 
 

@@ -178,7 +178,7 @@ def test_folds_are_whole_patients_and_train_reads_them(tmp_path: Path) -> None:
     assert splits_hash(folds) == splits_hash(dict(reversed(folds.items())))
     with pytest.raises(RequestError, match="no fold for new_0"):
         read_folds(path, [*rows, ManifestRow("new_0", "new", "CE")])
-    with pytest.raises(RequestError, match="1 slides are of another patient than in the manifest"):
+    with pytest.raises(RequestError, match="1 slide is of another patient than in the manifest"):
         read_folds(path, [ManifestRow("p1_0", "p2", "CE")])
     path.write_text(path.read_text().replace(f"p1_1,p1,CE,1,{folds['p1']}", f"p1_1,p1,CE,1,{folds['p1'] + 1}"))
     with pytest.raises(RequestError, match="patient p1 stands in folds"):

@@ -138,8 +138,8 @@ def test_new_slides_are_known_by_content_and_by_patient(finished: Witness) -> No
     bag(new / "fresh.h5", 101)
     new.joinpath("copy.h5").write_bytes((finished.bags / "s4.h5").read_bytes())
     _, _, notes = told(finished, new)
-    assert "1 slides are pictures of the run's training under other names: copy = s4" in notes
-    assert "1 slides are new, but their patients were in the run's training" in notes
+    assert "1 slide was in the run's training under other names: copy = s4" in notes
+    assert "1 slide is new, but their patients were in the run's training" in notes
     assert "p3_7 of p3" in notes
     assert "fresh" not in notes
 
@@ -175,7 +175,7 @@ def test_what_is_wrong_with_slides_that_are_only_trained_on_is_named_each_time(c
     assert failed(train(asked)) == {"o1", "o3"}
     assert "o1" in (asked.out / "report.html").read_text()
     _, _, notes = told(cohort, cohort.bags / "o0.h5")
-    assert "1 slides were in the run's training" in notes
+    assert "1 slide was in the run's training" in notes
     assert "o0" in notes
     for path in cohort.bags.glob("o*.h5"):
         path.unlink()

@@ -159,7 +159,7 @@ def test_the_table_of_splits_is_read_back_whole(tmp_path: Path) -> None:
     assert folds_of(path, ["b", "a_0"], ["b", "a"]).tolist() == [0, 1]
     with pytest.raises(RequestError, match="no fold for c; expected"):
         folds_of(path, ["b", "c"], ["b", "c"])
-    with pytest.raises(RequestError, match=r"1 slides are of another patient .*\(b: expected patient z, found b\)"):
+    with pytest.raises(RequestError, match=r"1 slide is of another patient .*\(b: expected patient z, found b\)"):
         folds_of(path, ["a_0", "b"], ["a", "z"])
     head = "image_id,patient_id,fold\n"
     for text, told in (

@@ -218,12 +218,12 @@ def mixed(trained: Trained, second: Path, tmp_path: Path) -> Path:
 def test_patients_of_the_training_are_refused_or_left_out_by_id_and_features(
     trained: Trained, mixed: Path, done: Path
 ) -> None:
-    with pytest.raises(RequestError, match=r"1 patients by the patient's id \(0000\).*leave-out"):
+    with pytest.raises(RequestError, match=r"1 patient by the patient's id \(0000\).*leave-out"):
         evaluate(options(trained, mixed, mixed / "out"))
     assert not (mixed / "out" / "report.html").exists()
     evaluate(options(trained, mixed, mixed / "out", overlap="leave-out"))
     told = json.loads((mixed / "out" / "evaluation.json").read_text())
-    assert told["left_out"] == ["1 patients by the patient's id (0000)", "2 patients by the same features (y0, y1)"]
+    assert told["left_out"] == ["1 patient by the patient's id (0000)", "2 patients by the same features (y0, y1)"]
     assert told["metrics"]["models"] == json.loads((done / "evaluation.json").read_text())["metrics"]["models"]
     assert "Left out, as the run was trained on them" in (mixed / "out" / "report.html").read_text()
 

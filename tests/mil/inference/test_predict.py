@@ -185,7 +185,7 @@ def test_a_slide_unlike_all_known_ones_raises_the_alarm(trained: Trained, fresh:
     (found,) = told["unlike_known"]
     assert found["unlike"] == ["odd_0"]
     assert set(found["distances"]) == {"odd_0", *(f"{p}_{s}" for p in ("n1", "n2", "p1", "p2") for s in (0, 1))}
-    assert any("1 of 9 slides are like none of the" in note and "odd_0" in note for note in told["notes"])
+    assert any("1 of 9 slides is like none of the" in note and "odd_0" in note for note in told["notes"])
 
 
 def test_an_older_run_says_that_it_cannot_tell_what_is_unlike(trained: Trained, fresh: Path, tmp_path: Path) -> None:

@@ -122,10 +122,10 @@ def test_one_bad_slide_is_named_and_the_others_go_on(
     told = capsys.readouterr().err
     assert "tile, left out: p3_0: " in told
     assert "best of 2: " in told
-    assert "without 1 slides that have no bag: p3_0" in told
+    assert "without 1 slide that has no bag: p3_0" in told
     rows = Experiments(tmp_path / "work").rows()
     assert [row.state for row in rows] == [DONE, DONE]
-    assert all(row.reason == "without 1 slides that have no bag: p3_0" for row in rows)
+    assert all(row.reason == "without 1 slide that has no bag: p3_0" for row in rows)
     bad.write_bytes(good)
     assert command(["run", str(path)]) == 0
     told = " ".join(capsys.readouterr().err.split())

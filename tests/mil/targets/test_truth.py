@@ -200,10 +200,7 @@ def test_one_picture_under_two_patients_is_refused_and_told_at_prediction(
     as_picture("0777_0", "bb")
     (tmp_path / "0777_0.h5").rename(new / "0777_0.h5")
     done = predict(PredictOptions(run=(run,), items=(new,), out=tmp_path / "p.csv"))
-    assert (
-        "1 slides are pictures of the run's training under other names: 0777_0 = 0002_0"
-        in done.outcomes[0].facts["notes"]
-    )
+    assert "1 slide was in the run's training under other names: 0777_0 = 0002_0" in done.outcomes[0].facts["notes"]
 
 
 def test_other_slides_are_trained_on_and_never_tested(write_cohort: Callable[..., Witness], tmp_path: Path) -> None:

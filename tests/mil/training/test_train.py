@@ -218,7 +218,7 @@ def test_slides_without_label_or_bag_are_left_out_with_a_note(small: Witness, tm
     warnings = " ".join(json.loads((run / "metrics.json").read_text())["warnings"])
     assert summary.exit_code == 0
     assert "7777_0" in warnings
-    assert "1 slides without a label" in warnings
+    assert "1 slide without a label" in warnings
 
 
 def test_bags_of_two_recipes_are_refused_by_field(small: Witness, tmp_path: Path) -> None:

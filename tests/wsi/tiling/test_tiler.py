@@ -170,7 +170,7 @@ def test_damage_can_be_skipped_and_is_recorded(tmp_path: Path, tiled: Tiled) -> 
     assert zarr.open_array(Path(store.path) / "tiles" / "damaged", mode="r")[:].tolist() == [[row, column]]
     shown = store.read_level(0)[:, row * 256 : (row + 1) * 256, column * 256 : (column + 1) * 256]
     assert (shown.transpose(1, 2, 0) == DAMAGED_RGB).all()
-    assert "1 tiles are damaged and left out" in store.provenance["warnings"]
+    assert "1 tile is damaged and left out" in store.provenance["warnings"]
 
 
 def test_an_empty_slide_gives_an_empty_recorded_store(tmp_path: Path, tiled: Tiled) -> None:

@@ -16,6 +16,7 @@ from wsi.cohort.slides import find_jobs
 from wsi.errors import RequestError
 from wsi.files.regular import check_regular
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary
+from wsi.pages import plural
 from wsi.sharing.options import PhiOptions
 from wsi.sharing.phi.matcher import Matcher
 from wsi.sharing.phi.needles import needles_of, values_of_table
@@ -71,7 +72,7 @@ def verify_phi(options: PhiOptions, progress: Progress | None = None) -> Summary
     facts = {"files": n_files, "bytes": n_bytes, "values": len(needles.found), "too_short": needles.skipped}
     if not outcomes:
         short = f"; {needles.skipped} are too short to tell from other numbers and words" if needles.skipped else ""
-        told = f"{n_files} files, none holds one of {len(needles.found)} values{short}"
+        told = f"{plural(n_files, 'file')}, none holds one of {plural(len(needles.found), 'value')}{short}"
         outcomes = [Outcome(str(root), Status.DONE, told, facts) for root in options.folders]
     return Summary("verify --phi", outcomes, time.perf_counter() - start)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from wsi.errors import RequestError
+from wsi.pages import plural
 from wsi.viewing.picture import StorePicture
 
 _CHECKSUM = 4
@@ -61,7 +62,7 @@ def told(sizes: Iterable[PageSize]) -> str:
     every = list(sizes)
     about = "about " if any(size.estimated for size in every) else ""
     n_bytes, tiles = sum(size.n_bytes for size in every), sum(size.tiles for size in every)
-    return f"{about}{n_bytes / 1e6:,.1f} MB in {tiles:,} tile files"
+    return f"{about}{n_bytes / 1e6:,.1f} MB in {plural(tiles, 'tile file')}"
 
 
 def check_room(folder: Path, sizes: Iterable[PageSize]) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from wsi.pages import plural
 from wsi.qc.rows import COLUMNS, Column
 from wsi.qc.sheet import mark_odd, oddest_first, read_row
 from wsi.recipe import Json, Recipe
@@ -36,7 +37,7 @@ class StoresAlone:
             )
         shown = [own for own in COLUMNS if any(row.numbers[own.key] is not None for row in found)]
         columns = [column("odd", "Odd", "text"), column("warnings", "Warnings", "number"), *map(_column, shown)]
-        said = f"{len(slides)} slides. What stands far from the others, or is warned of, comes first."
+        said = f"{plural(len(slides), 'slide')}. What stands far from the others, or is warned of, comes first."
         return cohort_document("Slides", said, columns, slides)
 
 

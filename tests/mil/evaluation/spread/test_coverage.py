@@ -146,7 +146,8 @@ def test_noise_is_seldom_called_a_difference() -> None:
 
 @pytest.mark.slow
 def test_noise_is_seldom_above_chance() -> None:
-    assert called_above_chance(60, SMALL) < 0.12
+    """.05 comes out between .01 and .09; dealt without a thought of the folds' models it is about .12."""
+    assert called_above_chance(60, SMALL) < 0.09
 
 
 def main() -> None:

@@ -284,7 +284,7 @@ def test_the_exit_code_and_the_lines(
         assert doctor(DoctorOptions(folder=tmp_path), json=False) == code
         out = capsys.readouterr().out
     assert out.splitlines()[-3:] == [
-        "WRONG b: found [it]", "      -> do that", "2 checks: 1 wrong, 1 warnings"
+        "WRONG b: found [it]", "      -> do that", "2 checks: 1 wrong, 1 warning"
     ]  # fmt: skip
     assert [str(line) for line in lines_of(bad)] == ["WRONG b: found [it]", "      -> do that"]
 

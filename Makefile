@@ -11,6 +11,8 @@ NEWEST ?= $(shell for v in 3.15 3.14 3.13 3.12 3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info.releaselevel != "final")' 2>/dev/null && echo $$p && exit; done; done)
 DEVICE ?= cuda
 TORCH_INDEX ?=
+# The tests start hundreds of processes: without bytecode on the disk each of them compiles the packages anew.
+unexport PYTHONDONTWRITEBYTECODE
 # What `make test-newest` runs, where not all of it.
 TESTS ?=
 TSC := npx --yes -p typescript@5.9.3 tsc
@@ -52,8 +54,9 @@ $(VENV)/.installed: pyproject.toml hatch_build.py
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) (a few minutes the first time)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	@$(BIN)/python -m pip install --quiet -e '.[dev]' $(CONSTRAINTS:%=-c %) || { test -n "$(CONSTRAINTS)" && \
-		echo "not with the versions of $(CONSTRAINTS): trying those that pyproject.toml allows" && $(BIN)/python -m pip install --quiet -e '.[dev]'; }
+	@$(BIN)/python -m pip install --quiet --no-compile -e '.[dev]' $(CONSTRAINTS:%=-c %) || { test -n "$(CONSTRAINTS)" && \
+		echo "not with the versions of $(CONSTRAINTS): trying those that pyproject.toml allows" && $(BIN)/python -m pip install --quiet --no-compile -e '.[dev]'; }
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true # by all cores, where pip takes one
 	@touch $@
 
 setup: $(VENV)/.installed

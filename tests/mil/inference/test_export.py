@@ -80,13 +80,18 @@ def test_pruning_takes_the_smallest_weights_of_each_layer() -> None:
         assert old[~kept].abs().max() <= old[kept].abs().min()
 
 
-def test_a_run_is_exported_in_every_form_with_its_price(trained: Trained, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def exported(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> RunExportOptions:
+    """Every form of a run."""
     pytest.importorskip("onnxscript")
-    bags = trained.witness.bags
-    options = RunExportOptions(
-        run=trained.out, out=tmp_path / "out", onnx=True, torch_export=True, int8=True, prune=0.3, bags=(bags,)
-    )
+    out, bags = tmp_path_factory.mktemp("exported") / "out", (trained.witness.bags,)
+    options = RunExportOptions(run=trained.out, out=out, onnx=True, torch_export=True, int8=True, prune=0.3, bags=bags)
     assert export_run(options).exit_code == 0
+    return options
+
+
+def test_a_run_is_exported_in_every_form_with_its_price(trained: Trained, exported: RunExportOptions) -> None:
+    options = exported
     told = json.loads((options.out / "export.json").read_text())
     run_auc = json.loads((trained.out / "metrics.json").read_text())["models"]["gated_abmil"]["auc"]["value"]
     for form in ("onnx", "torch_export", "int8", "pruned"):
@@ -105,17 +110,15 @@ def test_a_run_is_exported_in_every_form_with_its_price(trained: Trained, tmp_pa
     part = replace(options, torch_export=False, int8=False, prune=None, bags=())
     assert export_run(part).outcomes[0].status is Status.SKIPPED
     with pytest.raises(RecipeMismatchError, match="prune"):
-        export_run(RunExportOptions(run=trained.out, out=options.out, prune=0.5, bags=(bags,)))
+        export_run(RunExportOptions(run=trained.out, out=options.out, prune=0.5, bags=options.bags))
 
 
-def test_an_onnx_file_scores_a_test_slide_as_the_run_did(trained: Trained, tmp_path: Path) -> None:
-    pytest.importorskip("onnxscript")
-    export_run(RunExportOptions(run=trained.out, out=tmp_path / "out", onnx=True))
+def test_an_onnx_file_scores_a_test_slide_as_the_run_did(trained: Trained, exported: RunExportOptions) -> None:
     run = RunFolder(trained.out)
     scores = read_scores(run.model(run.head, 1, 0) / "scores.csv")
     image_id = scores.image_ids[int(np.flatnonzero(scores.test_S)[0])]
     rows = read_features(trained.witness.bags / f"{image_id}.h5").astype(np.float32)
-    found = onnx_predict(tmp_path / "out" / "onnx" / "fold1_seed0.onnx")(rows)
+    found = onnx_predict(exported.out / "onnx" / "fold1_seed0.onnx")(rows)
     assert centred(found[None])[0] == pytest.approx(scores.logits_SC[scores.test_S][0], abs=1e-4)
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from making_cohort import AFTER, make_slides, write_cohort
+from making_once import made_once
 
 from mil.pipeline.options import RunOptions
 from mil.pipeline.run import run
@@ -17,8 +18,10 @@ def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def finished(slides: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cohort file that was run once, by one process, to its end."""
-    path = write_cohort(slides, tmp_path_factory.mktemp("finished"), AFTER)
-    summary = run(RunOptions(cohort=path))
-    assert summary.exit_code == 0, summary.outcomes
-    return path
+    """A cohort file that was run once, by one process, to its end; tests change only copies of it."""
+
+    def make(folder: Path) -> None:
+        summary = run(RunOptions(cohort=write_cohort(slides, folder, AFTER)))
+        assert summary.exit_code == 0, summary.outcomes
+
+    return made_once(tmp_path_factory, "finished", make) / "c.toml"

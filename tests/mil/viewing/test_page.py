@@ -4,8 +4,6 @@ import base64
 import csv
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import pytest
 from making import SEED
 from witness import Trained, Witness, facts, instances
 
+from cli.app import run as command
 from features.bags.bag import read_header, write_bag
 from mil.data.splits import known_slides
 from mil.heatmaps.tile_scores import tile_scores
@@ -141,13 +140,13 @@ def test_the_cohorts_table_tells_what_the_run_tells(written: Path, trained: Trai
     assert "1 slides of 1 of the run's 47 patients, and 1 that it did not know. " in found["said"]
 
 
-def test_pages_lie_where_the_report_looks_for_them(trained: Trained, stores: Path, tmp_path: Path) -> None:
+def test_pages_lie_where_the_report_looks_for_them(
+    trained: Trained, stores: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "run"
     shutil.copytree(trained.out, run)
-    words = [sys.executable, "-m", "cli", "page", str(run), "--stores", str(stores), "--image-id", NEW, "-w", "0"]
-    ran = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stderr
-    assert f"double click does it): {run / 'pages/index.html'}" in ran.stderr
+    assert command(["page", str(run), "--stores", str(stores), "--image-id", NEW, "-w", "0"]) == 0
+    assert f"double click does it): {run / 'pages/index.html'}" in capfd.readouterr().err
     found = told(run / f"pages/slides/{NEW}/slide.js")
     assert found["prediction"] is None  # neither the run nor a bag knows of it
     assert found["layers"][0]["key"] == "focus"

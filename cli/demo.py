@@ -76,7 +76,9 @@ def _steps(options: DemoOptions) -> dict[str, Any]:
     cohort, stores, bags, run = at / "cohort", (at / "stores",), (at / "bags",), at / "run"
     return {
         "sample": lambda: SampleOptions(**shared(SampleOptions, options) | {"out": cohort}),
-        "tile": lambda: TileOptions(slides=(cohort / "slides",), out=stores[0], assume_mpp=0.5, workers=workers),
+        "tile": lambda: TileOptions(
+            slides=(cohort / "slides",), out=stores[0], assume_mpp=0.5, workers=options.workers
+        ),
         "extract": lambda: ExtractOptions(stores=stores, out=bags[0], encoder="texture", nproc=workers),
         "train": lambda: TrainOptions(
             bags=bags,

@@ -17,11 +17,14 @@ from wsi.options import stage
 from wsi.outcome import Outcome, Progress, Silent, Summary
 from wsi.tiling.engine import Engine
 from wsi.tiling.options import TileOptions
+from wsi.tiling.plan import store_path
 from wsi.tiling.remote import located
 from wsi.tiling.workers import Workers, this_process
 
 _SMALL_BYTES = 16 << 20
 """A slide of at most so many is done before worker processes would have started."""
+_FEW_STORES = 200
+"""At most so many that are there already are looked at before worker processes would have started."""
 
 
 @stage
@@ -48,7 +51,7 @@ def tile(options: TileOptions, progress: Progress | None = None) -> Summary:
         make_folder(options.out)
         sizes = {job.image_id: 0 if job.problem else slide_bytes(job.path) for job in jobs}
         progress.begin("tile", sum(sizes.values()), "B")
-        small = remote is None and len(jobs) == 1 and sum(sizes.values()) <= _SMALL_BYTES
+        small = remote is None and _small(jobs, sizes, options)
         with _workers(options, progress, small=small) as workers:
 
             def run(some: list[Job]) -> list[Outcome]:
@@ -63,6 +66,13 @@ def tile(options: TileOptions, progress: Progress | None = None) -> Summary:
     if options.summary:
         write_summary(options.summary, summary)
     return summary
+
+
+def _small(jobs: list[Job], sizes: dict[str, int], options: TileOptions) -> bool:
+    """Tell whether all is done before worker processes would have started: one small slide is left to do at most."""
+    there = [job for job in jobs if not options.overwrite and store_path(options.out, job.image_id).exists()]
+    left = sum(sizes.values()) - sum(sizes[job.image_id] for job in there)
+    return len(jobs) - len(there) <= 1 and left <= _SMALL_BYTES and len(there) <= _FEW_STORES
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Never
 
@@ -14,6 +15,7 @@ import pytest
 
 import wsi.tiling.cluster
 import wsi.tiling.tiler
+from wsi.outcome import Status
 from wsi.tiling.options import TileOptions
 from wsi.tiling.tiler import tile
 from wsi.tiling.workers import this_process
@@ -75,6 +77,24 @@ def test_who_asks_for_processes_or_has_more_to_do_gets_them(
     large = TileOptions(slides=(deflate_slide,), out=tmp_path / "c", assume_mpp=0.5)
     with pytest.raises(ProcessesStart):
         tile(large)
+
+
+@pytest.mark.usefixtures("no_processes")
+def test_what_is_there_already_is_looked_at_without_processes(
+    deflate_slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slides = [tmp_path / f"{name}.tif" for name in "ab"]
+    for copy in slides:
+        copy.write_bytes(deflate_slide.read_bytes())
+    options = TileOptions(slides=tuple(slides), out=tmp_path / "out", assume_mpp=0.5)
+    assert tile(replace(options, slides=(slides[0],))).exit_code == 0
+    for expected in (Status.DONE, Status.SKIPPED):
+        assert [outcome.status for outcome in tile(options).outcomes] == [Status.SKIPPED, expected]
+    with pytest.raises(ProcessesStart):
+        tile(replace(options, overwrite=True))
+    monkeypatch.setattr(wsi.tiling.tiler, "_FEW_STORES", 1)
+    with pytest.raises(ProcessesStart):
+        tile(options)
 
 
 def test_tasks_come_back_to_who_sent_them_with_what_they_raised() -> None:

@@ -156,7 +156,7 @@ def test_a_notebook_runs_as_it_stands(notebook: Path, place: Path, tmp_path: Pat
     (tmp_path / "demo").symlink_to(place)
     matplotlib.use("agg")
     with chdir(tmp_path), warnings.catch_warnings():
-        warnings.simplefilter("default")
+        warnings.simplefilter("ignore")
         warnings.simplefilter("error", FutureWarning)
         warnings.filterwarnings("error", category=DeprecationWarning, module="__main__")
         exec(compile(program, notebook, "exec"), {"__name__": "__main__", "display": lambda *_: None})

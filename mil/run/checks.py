@@ -2,6 +2,8 @@
 
 import tomllib
 from collections.abc import Callable, Sequence
+from copy import deepcopy
+from functools import lru_cache
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -62,8 +64,17 @@ def checked_table(path: Path, texts: Sequence[str], numbers: Sequence[str] = ())
 def checked_config(path: Path, text: str) -> dict[str, Any]:
     """Return config.toml when every field that is used has the kind of value that it must have."""
     try:
+        return deepcopy(_checked_config(path, text))
+    except RecursionError as error:
+        raise damaged(path, str(error)) from None
+
+
+@lru_cache(maxsize=8)
+def _checked_config(path: Path, text: str) -> dict[str, Any]:
+    """Read and check a text once: a training asks for its own some 80 times."""
+    try:
         config = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise damaged(path, str(error)) from None
     if config.get("format") != FORMAT:
         found = one_line(repr(config.get("format")), 60)

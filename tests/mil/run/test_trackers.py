@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import io
 import sqlite3
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from witness import Witness
 
-from features.learning.scalars import EVENTS, event_file
+from features.learning.scalars import EVENTS, event_file, record
 from mil.run.trackers import check_trackers, publish
 from mil.train import train
 from wsi.errors import RequestError
@@ -35,6 +36,16 @@ def test_tensorboard_reads_the_history_back(tmp_path: Path) -> None:
         found = scalars(tmp_path)
     assert set(found) == {"epoch", "lr", "train/loss", "val/auc"}
     assert found["train/loss"] == [(0, 1.0), (1, 0.5), (2, pytest.approx(1 / 3))]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_record_is_the_one_that_tensorboard_writes() -> None:
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    for data in (b"", b"brain.Event:2", bytes(range(256)) * 5):
+        file = io.BytesIO()
+        RecordWriter(file).write(data)
+        assert record(data) == file.getvalue()
 
 
 def test_a_run_that_goes_on_writes_the_same_bytes(tmp_path: Path) -> None:

@@ -24,13 +24,15 @@ from torch.distributed import HashStore, PrefixStore, Store  # type: ignore[attr
 from torch.distributed.rendezvous import rendezvous
 
 from wsi.cpu import usable_cpus
-from wsi.errors import ItemError, RequestError
+from wsi.errors import GigamilError, ItemError, RequestError
 from wsi.interrupt import leave_if_asked
 
 TOGETHER = timedelta(minutes=10)
 """How long a rank that computes something together with others waits for the slowest of them."""
 BEAT_SECONDS, SILENCE_SECONDS, JOINING_SECONDS = 5.0, 180.0, 1200.0
 """Between two signs of life; without one, after which a rank is given up; and that it may take to give its first."""
+HEARING_SECONDS = 10.0
+"""That rank 0 has to hear what stopped another one, before torchrun is let to end it."""
 PIECE_BYTES = 4 << 20
 """The store takes no larger values."""
 
@@ -111,6 +113,24 @@ class Group:
             key = f"end/{rank}"
             yield rank, self._taken(key, rank) if self._comes(key, rank) else None
 
+    def stop(self, error: GigamilError) -> None:
+        """Tell all ranks what stopped this one, unless another one has told already; they wait for it no longer."""
+        if int(self._store.add("stopping", 1)) == 1:
+            self._put("stopped", error)
+        if self.place.rank == 0:
+            self._store.add("first/knows", 1)
+
+    def stopped(self) -> GigamilError | None:
+        """Return what stopped a rank, if one was."""
+        return self._taken("stopped", 0) if int(self._store.add("stopped", 0)) else None
+
+    def first_knows(self) -> bool:
+        """Tell whether rank 0 has heard what stopped a rank; it is given a few seconds."""
+        until = time.monotonic() + HEARING_SECONDS
+        while not (known := int(self._store.add("first/knows", 0))) and time.monotonic() < until:
+            time.sleep(0.05)
+        return bool(known)
+
     def _put(self, key: str, value: Any) -> None:
         data = pickle.dumps(value)
         starts = range(0, len(data), PIECE_BYTES)
@@ -135,6 +155,8 @@ class Group:
         """Wait for what a rank puts there; False where the rank has fallen silent."""
         beat, heard, pause = 0, time.monotonic(), 0.01
         while not int(self._store.add(key, 0)):
+            if error := self.stopped():
+                raise error
             latest = int(self._store.add(f"beat/{rank}", 0))
             if latest != beat:
                 beat, heard = latest, time.monotonic()
@@ -192,15 +214,42 @@ def backend_for(gpus: Sequence[str]) -> str:
 
 @contextmanager
 def process_group(place: Place, device: torch.device, store: Store | None = None) -> Iterator[Group]:
-    """Join the ranks that compute together; ranks that share a GPU can, through gloo."""
+    """Join the ranks that compute together; ranks that share a GPU can, through gloo.
+
+    What a rank raises on purpose, all raise: the others, whose products wait for it, would only say that it is gone.
+    Under torchrun it is rank 0 alone that does, and the others end quietly: to torchrun they would have crashed.
+    """
+    by_torchrun = store is None
     store = store or next(rendezvous("env://", timeout=TOGETHER))[0]
     if device.type == "cuda":
         torch.cuda.set_device(device)
     with rank_group(place, store) as group:
-        backend = backend_for(group.from_all(gpu_of(device)))
-        members = PrefixStore("group", store)
-        dist.init_process_group(backend, store=members, rank=place.rank, world_size=place.world, timeout=TOGETHER)
         try:
-            yield group
-        finally:
-            dist.destroy_process_group()
+            with _computing(group, device, store):
+                yield group
+        except GigamilError:
+            # Through gloo the others notice when this process ends; a GPU may wait for minutes, and torchrun must end it.
+            if by_torchrun and place.rank and (device.type != "cuda" or group.first_knows()):
+                raise SystemExit(0) from None
+            raise
+
+
+@contextmanager
+def _computing(group: Group, device: torch.device, store: Store) -> Iterator[None]:
+    """Let ranks compute together; an error of one becomes that of all."""
+    place, backend = group.place, backend_for(group.from_all(gpu_of(device)))
+    members = PrefixStore("group", store)
+    dist.init_process_group(backend, store=members, rank=place.rank, world_size=place.world, timeout=TOGETHER)
+    try:
+        yield
+    except GigamilError as error:
+        group.stop(error)
+        raise
+    except RuntimeError as broken:
+        known = group.stopped()
+        if known is None:
+            raise
+        group.stop(known)
+        raise known from broken
+    finally:
+        dist.destroy_process_group()

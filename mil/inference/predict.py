@@ -128,8 +128,10 @@ def _write(
     recipe, run = _recipe(options, asked, prevalence_C), asked[0].run
     by_center = read_evidence(run) if options.by_center else None
     earlier = _tables(options).earlier(recipe, overwrite=options.overwrite)
+    nobody = run.predicts.words.nobody if prevalence_C is None else "the prevalence given"
+    nobody = nobody if by_center is None else "the shares of their center"
     if earlier is not None:
-        return [_tables(options).skipped, *_failed(earlier["failures"], run)]
+        return [_tables(options).skipped, *_failed(earlier["failures"], nobody)]
     answers = [_told(one, options, progress) for one in asked]
     told = [judged for judged, *_ in answers]
     failures = {image_id: why for one in told for image_id, why in one.slides.failures.items()}
@@ -144,8 +146,6 @@ def _write(
         values_PC = at_prevalence(values_PC, prevalence_C)
     uniform = [patient for patient, known in zip(patients, known_RP.T, strict=True) if not known.any()]
     if uniform:
-        nobody = run.predicts.words.nobody if prevalence_C is None else "the prevalence given"
-        nobody = nobody if by_center is None else "the shares of their center"
         notes.append(f"{plural(len(uniform), run.unit)} at {nobody}, without a usable slide: {', '.join(uniform)}")
     score = combine.score()
     if score is not None and combine.shared is not None:
@@ -160,7 +160,7 @@ def _write(
     about = {"failures": failures, "notes": notes, **({"score": score} if score is not None else {})}
     _tables(options).write(recipe, {options.out: text}, {**about, "unlike_known": alarms, "decisions": decided})
     done = Outcome(str(options.out), Status.DONE, facts={"patients": len(patients), "notes": notes})
-    return [done, *_failed(failures, run)]
+    return [done, *_failed(failures, nobody)]
 
 
 def _decided(
@@ -192,12 +192,12 @@ def _told(asked: Asked, options: PredictOptions, progress: Progress) -> tuple[Ju
     judged = judge(load_ensemble(run, options.device), slides, progress)
     empty = judged.slides.empty
     notes = [f"{plural(len(empty), 'slide')} without tiles: {', '.join(empty)}"] if empty else []
-    notes += notes_of_training(run.path, asked.rows, pictures(asked.sets[0].headers))
+    scored = [row for row in asked.rows if row.image_id not in {*judged.slides.failures, *empty}]
+    notes += notes_of_training(run.path, scored, pictures(asked.sets[0].headers))
     return judged, notes, unlike_known(run, judged.slides)
 
 
-def _failed(failures: Mapping[str, str], run: RunFolder) -> list[Outcome]:
-    nobody = run.predicts.words.nobody
+def _failed(failures: Mapping[str, str], nobody: str) -> list[Outcome]:
     return failed({image_id: f"{reason} ({nobody})" for image_id, reason in failures.items()})
 
 

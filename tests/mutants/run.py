@@ -3,26 +3,29 @@
     make mutants                                   a random sample of each module's mutants
     python tests/mutants/run.py wsi/store/grid.py --all  every mutant of one module
 
-cosmic-ray makes the mutants, in a copy of the tree. A mutant is killed when the module's nearest tests fail or do not
-end. Survivors are printed with their line; some of them mean the same as the original.
+cosmic-ray makes the mutants, in a copy of the tree; `forked.py` runs the tests. A mutant is killed when the module's
+nearest tests fail or do not end. Survivors are printed with their line; some of them mean the same as the original.
 """
 
 import argparse
-import json
 import random
 import shutil
-import sqlite3
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+
+from cosmic_ray.ast import ast_nodes, get_ast
+from cosmic_ray.mutating import mutate_code
+from cosmic_ray.plugins import get_operator, operator_names
+from forked import preload, run_tests
 
 ROOT = Path(__file__).resolve().parents[2]
 SEED = 20
 SAMPLE = 30
-"""Mutants of a module, unless all are asked for."""
-TIMEOUT = 120.0
-"""Seconds that the tests of one mutant may take."""
+"""Mutants of a module, unless all are asked for: each at a place of its own."""
 MODULES: dict[str, tuple[str, ...]] = {
     "wsi/store/grid.py": ("tests/wsi/store/test_grid.py",),
     "wsi/pixels/resample.py": ("tests/wsi/pixels/test_resample.py",),
@@ -47,60 +50,94 @@ MODULES: dict[str, tuple[str, ...]] = {
     "mil/evaluation/oof.py": ("tests/mil/evaluation/test_calibration.py", "tests/mil/training/test_train.py"),
 }
 """Each module, and the tests nearest to it, the quickest first."""
-CONFIG = """
-[cosmic-ray]
-module-path = "{module}"
-timeout = {timeout}
-excluded-modules = []
-test-command = "{python} -m pytest -q -x -p no:cacheprovider {tests}"
-
-[cosmic-ray.distributor]
-name = "local"
-"""
+SAME = ("Eq_Is", "NotEq_IsNot", "Is_Eq", "IsNot_NotEq")
+"""Changes that mean the same for nearly all values."""
 
 
-def mutate(module: str, tests: tuple[str, ...], most: int | None) -> tuple[int, list[str]]:
-    """Return how many mutants of a module were tried, and the survivors: line, operator and change."""
+@dataclass(frozen=True)
+class Mutant:
+    """One small mistake."""
+
+    operator: str
+    """cosmic-ray's name of the change."""
+    occurrence: int
+    """Which of the places where that change can be made."""
+    place: tuple[int, int]
+    """Line and column."""
+
+
+def mutants_of(source: str) -> Iterator[Mutant]:
+    """Make the list of what can be changed in a module, but for its annotations: those fail on import, whoever tests."""
+    tree = get_ast(source)
+    annotations = [node for node in ast_nodes(tree) if node.type in ("annassign", "tfpdef")]
+    annotations += [node.annotation for node in ast_nodes(tree) if node.type == "funcdef" and node.annotation]
+    spans = [_annotation(node) for node in annotations]
+    for name in operator_names():
+        operator = get_operator(name)
+        if operator.arguments() or name.endswith(SAME):
+            continue
+        places = [start for node in ast_nodes(tree) for start, _ in operator().mutation_positions(node)]
+        for occurrence, place in enumerate(places):
+            if not any(start <= place < end for start, end in spans):
+                yield Mutant(name, occurrence, place)
+
+
+def _annotation(node: object) -> tuple[tuple[int, int], tuple[int, int]]:
+    if node.type in ("annassign", "tfpdef"):  # type: ignore[attr-defined]
+        node = next(child for after, child in enumerate(node.children) if node.children[after - 1] == ":")  # type: ignore[attr-defined]
+    return node.start_pos, node.end_pos  # type: ignore[attr-defined]
+
+
+def sampled(mutants: list[Mutant], most: int) -> list[Mutant]:
+    """Choose at random, each at a place of its own: a sum can be mistaken in ten ways, and is one place."""
+    chance = random.Random(SEED)
+    places: dict[tuple[int, int], list[Mutant]] = {}
+    for mutant in mutants:
+        places.setdefault(mutant.place, []).append(mutant)
+    chosen = chance.sample(sorted(places), min(most, len(places)))
+    return [chance.choice(places[place]) for place in sorted(chosen)]
+
+
+def mutate(module: str, tests: tuple[str, ...], most: int | None) -> tuple[int, int]:
+    """Try a module's mutants, print the survivors; return how many were tried, and how many killed."""
+    source = (ROOT / module).read_text()
+    mutants = list(mutants_of(source))
+    if most is not None:
+        mutants = sampled(mutants, most)
+    killed = 0
     with tempfile.TemporaryDirectory() as folder:
-        tree = Path(folder) / "tree"
-        listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-        for name in listed.splitlines():
+        tree = copy_of_tree(Path(folder))
+        passed, seconds = run_tests(tree, tests, 600.0)
+        if not passed:
+            sys.exit(f"{module}: its tests fail or take 600 s without any mistake: {' '.join(tests)}")
+        for mutant in mutants:
+            mistaken = mutate_code(source, get_operator(mutant.operator)(), mutant.occurrence)
+            (tree / module).write_text(mistaken)
+            survived, _ = run_tests(tree, tests, 20.0 + 4 * seconds)
+            killed += not survived
+            if survived:
+                print(f"    {module}:{told(mutant, source, mistaken)}", flush=True)
+    return len(mutants), killed
+
+
+def copy_of_tree(folder: Path) -> Path:
+    """Copy what git lists into a folder."""
+    tree = folder / "tree"
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in listed.splitlines():
+        if (ROOT / name).is_file():
             (tree / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, tree / name)
-        if (ROOT.parent / "shared").is_dir():
-            (Path(folder) / "shared").symlink_to(ROOT.parent / "shared")
-        config = CONFIG.format(module=module, timeout=TIMEOUT, python=sys.executable, tests=" ".join(tests))
-        (tree / "mutants.toml").write_text(config)
-        _cosmic_ray(tree, "init", "mutants.toml", "mutants.sqlite")
-        _sample(tree / "mutants.sqlite", most)
-        _cosmic_ray(tree, "exec", "mutants.toml", "mutants.sqlite")
-        dump = _cosmic_ray(tree, "dump", "mutants.sqlite")
-        found = [json.loads(line) for line in dump.splitlines()]
-    done = [(item, result) for item, result in found if result is not None]
-    survivors = [(item, result) for item, result in done if result["test_outcome"] == "survived"]
-    return len(done), [_told(item["mutations"][0], result) for item, result in survivors]
+    if (ROOT.parent / "shared").is_dir():
+        (folder / "shared").symlink_to(ROOT.parent / "shared")
+    return tree
 
 
-def _cosmic_ray(tree: Path, *arguments: str) -> str:
-    command = [sys.executable, "-m", "cosmic_ray.cli", *arguments]
-    environment = {"PYTHONPATH": str(tree), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", "HOME": str(tree)}
-    environment["PYTHONDONTWRITEBYTECODE"] = "1"  # a mutant of the same second and size would not be seen
-    return subprocess.run(command, cwd=tree, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
-
-
-def _sample(session: Path, most: int | None) -> None:
-    """Keep a random sample of the mutants to be tried."""
-    with sqlite3.connect(session) as base:
-        place = "start_pos_row, start_pos_col, operator_name, occurrence"
-        order = [row[0] for row in base.execute(f"select job_id from mutation_specs order by {place}")]
-        dropped = random.Random(SEED).sample(order, max(0, len(order) - (most or len(order))))
-        for table in ("mutation_specs", "work_items"):
-            base.executemany(f"delete from {table} where job_id = ?", [(job,) for job in dropped])
-
-
-def _told(mutation: dict[str, object], result: dict[str, str]) -> str:
-    changed = [line for line in result["diff"].splitlines() if line[:1] in "+-" and line[:3] not in ("+++", "---")]
-    return f"line {mutation['start_pos'][0]}: " + "  =>  ".join(line[1:].strip() for line in changed)  # type: ignore[index]
+def told(mutant: Mutant, source: str, mistaken: str) -> str:
+    """Tell a mutant in one line: where, what stood there, what stands there now."""
+    pairs = zip(source.splitlines(), mistaken.splitlines(), strict=False)
+    old, new = next(((old, new) for old, new in pairs if old != new), ("(end)", "(end)"))
+    return f"{mutant.place[0]}: {old.strip()}  =>  {new.strip()}"
 
 
 def main() -> None:
@@ -109,18 +146,16 @@ def main() -> None:
     parser.add_argument("modules", nargs="*", default=list(MODULES))
     parser.add_argument("--all", action="store_true")
     parser.add_argument("--sample", type=int, default=SAMPLE)
+    parser.add_argument("--tests", nargs="*", help="instead of the module's own (of one module)")
     given = parser.parse_args()
-    tried = survived = 0
+    preload(ROOT)
+    tried = killed = 0
     for module in given.modules:
-        count, survivors = mutate(module, MODULES[module], None if given.all else given.sample)
-        tried, survived = tried + count, survived + len(survivors)
-        print(
-            f"{module}: {count - len(survivors)} of {count} killed ({1 - len(survivors) / max(count, 1):.0%})",
-            flush=True,
-        )
-        for line in survivors:
-            print(f"    {line}", flush=True)
-    print(f"all: {tried - survived} of {tried} killed ({1 - survived / max(tried, 1):.0%})")
+        tests = tuple(given.tests or MODULES[module])
+        count, noticed = mutate(module, tests, None if given.all else given.sample)
+        tried, killed = tried + count, killed + noticed
+        print(f"{module}: {noticed} of {count} killed ({noticed / max(count, 1):.0%})", flush=True)
+    print(f"all: {killed} of {tried} killed ({killed / max(tried, 1):.0%})")
 
 
 if __name__ == "__main__":

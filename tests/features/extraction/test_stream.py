@@ -240,3 +240,29 @@ def test_weights_cast_once_give_what_autocast_gives(stores: Path, model: str) ->
         found, expected = (TileEncoder(own, CPU, "bf16")(tiles) for own in (held, plain))
     assert torch.equal(found, expected)
     assert not torch.equal(expected, TileEncoder(plain, CPU, "fp32")(tiles))
+
+
+class Witness(Counting):
+    """Notes in which form batches come: shape, autocast, threads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[tuple[int, ...], bool, int]] = []
+
+    def encode(self, tiles_NCHW: torch.Tensor) -> torch.Tensor:
+        self.seen.append((tuple(tiles_NCHW.shape), torch.is_autocast_enabled("cpu"), torch.get_num_threads()))
+        return super().encode(tiles_NCHW)
+
+
+def test_compiled_kernels_are_asked_for_one_form_of_batch(stores: Path) -> None:
+    """Each further shape, precision or number of threads would be compiled anew, in the middle of the work."""
+    plain, whole = Witness(), Witness()
+    job = replace(job_of(stores, plain.spec, 5), precision="bf16")
+    assert sum(slide.n_tiles for slide in job.slides) % 5  # the last batch is a ragged one
+    expected = rows(stream_of(job, plain))
+    found = rows(stream_of(replace(job, compiled=True), whole))
+    assert len({shape for shape, _, _ in plain.seen}) > 1
+    assert set(whole.seen) == {((5, 3, 256, 256), True, 1)}
+    assert len(whole.seen) == 1 + len(list(job.batches()))
+    assert found.keys() == expected.keys()
+    assert all(np.array_equal(found[place], expected[place]) for place in found)

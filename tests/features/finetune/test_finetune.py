@@ -393,6 +393,28 @@ def test_torchrun_does_what_one_rank_does(cohort: Path, reference: Path, tmp_pat
 
 
 @pytest.mark.slow
+def test_a_damaged_tile_under_torchrun_is_one_line_of_one_rank(cohort: Path, tmp_path: Path) -> None:
+    """Whichever rank meets it: the others do not crash of its absence."""
+    shutil.copytree(cohort / "stores", tmp_path / "stores")
+    bad = next(path for path in (tmp_path / "stores" / "p1_0.zarr" / "0" / "c").rglob("*") if path.is_file())
+    data = bytearray(bad.read_bytes())
+    data[: len(data) // 2 : 50] = bytes(byte ^ 255 for byte in data[: len(data) // 2 : 50])
+    bad.write_bytes(data)
+    command = [sys.executable, "-m", "cli.torchrun", "--standalone", "--nproc-per-node", "2", "finetune"]
+    words = [tmp_path / "stores", "-m", cohort / "train.csv", "--out", tmp_path / "w.safetensors", "--folds", 3]
+    words += ["--encoder", ENCODER, "--random-weights", 1, "--epochs", 2, "--sizes", 32, "--device", "cpu"]
+    done = subprocess.run(
+        [*command, *map(str, words)], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=250
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if "damaged" in line]
+    assert "p1_0.zarr: tile (" in line
+    assert line.endswith("is damaged (ZSTD_decompress returned 'Data corruption detected'): tile the slide again")
+    assert not (tmp_path / "w.safetensors").exists()
+
+
+@pytest.mark.slow
 def test_a_killed_rank_is_told_and_the_run_goes_on(cohort: Path, reference: Path, tmp_path: Path) -> None:
     import pickle
 

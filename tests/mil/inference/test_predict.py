@@ -87,6 +87,14 @@ def test_slides_of_the_training_are_pointed_out(trained: Trained, tmp_path: Path
     assert any("were in the run's training" in n for n in json.loads(out.with_suffix(".json").read_text())["notes"])
 
 
+def test_only_slides_that_were_scored_are_said_to_flatter(trained: Trained, tmp_path: Path) -> None:
+    out, bag = tmp_path / "out.csv", trained.witness.bags / "0003_0.h5"
+    options = PredictOptions(run=(trained.out,), items=(bag,), out=out, manifest=trained.witness.manifest)
+    assert len(predict(options).ended(Status.FAILED)) > 40  # the others have no bag
+    (note,) = [n for n in json.loads(out.with_suffix(".json").read_text())["notes"] if "in the run's training" in n]
+    assert note == "1 slides were in the run's training, their scores flatter: 0003_0; see oof.csv instead"
+
+
 @pytest.mark.parametrize("change", ["recipe", "width"])
 def test_bags_made_otherwise_are_refused_by_field(trained: Trained, tmp_path: Path, change: str) -> None:
     width = DIM + 1 if change == "width" else DIM
@@ -114,10 +122,11 @@ def test_a_folder_that_is_no_run_is_refused(fresh: Path, tmp_path: Path) -> None
 
 def test_probabilities_at_a_prevalence_are_those_by_bayes_rule(trained: Trained, fresh: Path, tmp_path: Path) -> None:
     equal, real = tmp_path / "equal.csv", tmp_path / "real.csv"
-    ids = ["n1_0", "n2_0", "p1_0", "e1_0"]
+    ids = ["n1_0", "n2_0", "p1_0", "e1_0", "d1_0"]
     asked = {"run": (trained.out,), "items": (fresh,), "manifest": manifest(tmp_path, *ids)}
     predict(PredictOptions(out=equal, **asked))  # type: ignore[arg-type]
-    predict(PredictOptions(out=real, prevalence=("LAA=0.1",), **asked))  # type: ignore[arg-type]
+    summary = predict(PredictOptions(out=real, prevalence=("LAA=0.1",), **asked))  # type: ignore[arg-type]
+    assert [o.reason.rpartition(" (")[2] for o in summary.ended(Status.FAILED)] == ["the prevalence given)"]
     for patient, row in table(equal).items():
         odds = float(row["LAA"]) / float(row["CE"]) * 0.1 / 0.9
         assert float(table(real)[patient]["LAA"]) == pytest.approx(odds / (1 + odds), abs=1e-9)

@@ -21,6 +21,17 @@ def test_bags_lie_one_after_another_in_the_type_they_are_stored_in() -> None:
     assert packed.rows_ND[:, 0].tolist() == [3, 3, 3, 1, 2, 2]
 
 
+@pytest.mark.parametrize("held", [0, 1, 2])
+def test_bags_that_are_held_as_tensors_are_joined_with_others(held: int) -> None:
+    arrays = [np.full((n, 2), n, np.float16) for n in (3, 1)]
+    bags = [torch.from_numpy(rows) if n < held else rows for n, rows in enumerate(arrays)]
+    packed = pack(bags)
+    assert packed.offsets == (0, 3, 4)
+    assert packed.rows_ND.dtype is torch.float16
+    assert packed.rows_ND.tolist() == [[3, 3]] * 3 + [[1, 1]]
+    assert pack([torch.from_numpy(arrays[0])]).rows_ND.data_ptr() == arrays[0].ctypes.data
+
+
 def test_a_single_bag_is_not_copied_even_where_it_may_only_be_read() -> None:
     bag = np.arange(6, dtype=np.float32).reshape(3, 2)
     bag.flags.writeable = False

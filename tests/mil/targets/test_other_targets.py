@@ -66,10 +66,22 @@ def run_of(bags: Path, folder: Path, manifest: Path, target: str) -> tuple[Path,
     return run, json.loads((run / "metrics.json").read_text())
 
 
-def predicted(run: Path, bags: Path, manifest: Path, out: Path) -> dict[str, dict[str, str]]:
-    predict(PredictOptions(run=(run,), items=(bags,), out=out, manifest=manifest))
+def predicted(run: Path, bags: Path, manifest: Path, out: Path, nobody: str) -> dict[str, dict[str, str]]:
+    """Predict, with a slide that cannot be read beside the empty one; what is told of both is in the target's words."""
+    (out.parent / "901_0.h5").write_bytes(b"no bag")
+    with_bad = out.parent / "with_bad.csv"
+    with_bad.write_text(manifest.read_text() + f"901_0,901,{manifest.read_text().splitlines()[-1].split(',', 2)[2]}\n")
+    options = PredictOptions(run=(run,), items=(bags, out.parent / "901_0.h5"), out=out, manifest=with_bad)
+    first, again = predict(options), predict(options)
+    for summary in (first, again):
+        assert [o.item_id for o in summary.ended(Status.FAILED)] == ["901_0"]
+        assert summary.ended(Status.FAILED)[0].reason.endswith(f"({nobody})")
+    notes = json.loads(out.with_suffix(".json").read_text())["notes"]
+    assert f"2 patients at {nobody}, without a usable slide: 900, 901" in notes
     with out.open(newline="") as file:
-        return {row["patient_id"]: row for row in csv.DictReader(file)}
+        rows = {row["patient_id"]: row for row in csv.DictReader(file)}
+    assert list(rows["901"].values())[1:] == list(rows["900"].values())[1:]
+    return rows
 
 
 def test_a_value(bags: Path, shares: np.ndarray, tmp_path: Path) -> None:
@@ -79,7 +91,7 @@ def test_a_value(bags: Path, shares: np.ndarray, tmp_path: Path) -> None:
     assert own["r2"]["low"] > 0.7
     assert constant["r2"]["high"] < 0.1
     assert own["mean_absolute_error"]["value"] < 10
-    rows = predicted(run, bags, manifest, tmp_path / "p.csv")
+    rows = predicted(run, bags, manifest, tmp_path / "p.csv", "the mean of the training")
     told = np.array([float(rows[f"{p:03d}"]["value"]) for p in range(PATIENTS)])
     assert np.abs(told - (400 + 100 * shares)).mean() < 10
     assert float(rows["900"]["value"]) == pytest.approx(450, abs=15)  # no tiles: the mean
@@ -101,7 +113,8 @@ def test_survival(bags: Path, shares: np.ndarray, tmp_path: Path) -> None:
     own, constant = (found["models"][name]["concordance"] for name in ("mean_mlp", "constant"))  # type: ignore[index]
     assert own["low"] > 0.6
     assert constant["value"] == 0.5
-    rows = predicted(run, bags, tmp_path / "manifest.csv", tmp_path / "p.csv")
+    rows = predicted(run, bags, tmp_path / "manifest.csv", tmp_path / "p.csv", "a log risk of 0, which says nothing")
+    assert float(rows["901"]["risk"]) == 0
     told = [float(rows[f"{p:03d}"]["risk"]) for p in range(PATIENTS)]
     assert np.corrcoef(told, shares)[0, 1] > 0.7
 
@@ -112,7 +125,8 @@ def test_several_labels(bags: Path, shares: np.ndarray, tmp_path: Path) -> None:
     run, found = run_of(bags, tmp_path, manifest, "labels")
     assert found["classes"] == ["high", "some"]
     assert found["models"]["mean_mlp"]["macro_auc"]["low"] > 0.85  # type: ignore[index]
-    rows = predicted(run, bags, manifest, tmp_path / "p.csv")
+    rows = predicted(run, bags, manifest, tmp_path / "p.csv", "the labels' shares in the training")
+    assert float(rows["901"]["high"]) == pytest.approx((shares > 0.5).mean(), abs=0.1)
     assert all(0 <= float(rows[f"{p:03d}"]["high"]) <= 1 for p in range(PATIENTS))
     strong, weak = int(np.argmax(shares)), int(np.argmin(shares))
     assert float(rows[f"{strong:03d}"]["high"]) + float(rows[f"{strong:03d}"]["some"]) > 1.5

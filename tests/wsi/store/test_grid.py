@@ -4,11 +4,12 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from wsi.store.grid import SHARD_TILES, TASK_LEVELS, Grid, runs, tile_means
+from wsi.store.grid import SHARD_TILES, TASK_LEVELS, Grid, runs, tile_means, with_levels
 from wsi.units import YX
 
 sides = st.integers(1, 40_000)
@@ -97,6 +98,23 @@ def test_levels_shards_and_tiles_at_the_ends() -> None:
     assert [grid.has_shard(level, YX(0, 2)) for level in (0, 1, 2)] == [True, True, False]
     assert grid.regions == (2, 3)
     assert grid.region_tiles(YX(1, 2)) == (16, 32, 17, 33)
+
+
+def test_levels_of_a_source_pyramid_are_taken_as_they_are() -> None:
+    grid = with_levels(Grid(YX(4100, 2050), 256), [(4, YX(1025, 513)), (32, YX(128, 64))])
+    assert grid.levels() == [(4100, 2050), (1025, 513), (128, 64)]
+    assert grid.factors() == [1, 4, 32]
+    assert grid.task_levels() == 2
+    assert [grid.shard_tiles(level) for level in range(3)] == [16, 4, 1]
+    assert grid.level_tiles(1) == (5, 3)
+    for wrong in (
+        [(3, YX(1366, 683))],
+        [(4, YX(1025, 513)), (4, YX(1025, 513))],
+        [(4, YX(1027, 513))],
+        [(1, YX(4100, 2050))],
+    ):
+        with pytest.raises(ValueError, match="does not fit"):
+            with_levels(Grid(YX(4100, 2050), 256), wrong)
 
 
 @settings(max_examples=60)

@@ -45,6 +45,7 @@ def test_the_page_names_each_uncertainty_and_the_other_looks(trained: Trained, t
         shutil.copytree(trained.out, tmp_path / name)
     report(ReportOptions(run=tmp_path / "own"))
     page, told = (tmp_path / "own" / "report.html").read_text(), json.loads((tmp_path / "own" / FILE).read_text())
+    assert "The intervals say how much the number would move with other patients scored by the same models" in page
     spread = words(page, "spread")
     assert told["looks"]["runs"] == 2
     assert told["looks"]["corrected_p"] == pytest.approx(min(1, 2 * told["looks"]["p"]))

@@ -228,7 +228,7 @@ def process_group(place: Place, device: torch.device, store: Store | None = None
             with _computing(group, device, store):
                 yield group
         except GigamilError:
-            # Through gloo the others notice when this process ends; a GPU may wait for minutes, and torchrun must end it.
+            # Through gloo the others notice when this process ends; GPUs may wait for minutes, and torchrun ends them.
             if by_torchrun and place.rank and (device.type != "cuda" or group.first_knows()):
                 raise SystemExit(0) from None
             raise

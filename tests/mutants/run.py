@@ -9,12 +9,14 @@ nearest tests fail or do not end. Survivors are printed with their line; some of
 
 import argparse
 import random
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from cosmic_ray.ast import ast_nodes, get_ast
@@ -50,6 +52,8 @@ MODULES: dict[str, tuple[str, ...]] = {
     "mil/evaluation/oof.py": ("tests/mil/evaluation/test_calibration.py", "tests/mil/training/test_train.py"),
 }
 """Each module, and the tests nearest to it, the quickest first."""
+WITHOUT_A_NUMBER = re.compile(r"\b(strict|slots|frozen|kw_only|maxsize|stacklevel) *= *$")
+"""Before a constant: it guards, or saves time or room, and no value hangs on it."""
 SAME = ("Eq_Is", "NotEq_IsNot", "Is_Eq", "IsNot_NotEq")
 """Changes that mean the same for nearly all values."""
 
@@ -67,8 +71,8 @@ class Mutant:
 
 
 def mutants_of(source: str) -> Iterator[Mutant]:
-    """Make the list of what can be changed in a module, but for its annotations: those fail on import, whoever tests."""
-    tree = get_ast(source)
+    """List what can be changed in a module, but for annotations: those fail on import, whoever tests."""
+    tree, lines = get_ast(source), source.splitlines()
     annotations = [node for node in ast_nodes(tree) if node.type in ("annassign", "tfpdef")]
     annotations += [node.annotation for node in ast_nodes(tree) if node.type == "funcdef" and node.annotation]
     spans = [_annotation(node) for node in annotations]
@@ -78,13 +82,15 @@ def mutants_of(source: str) -> Iterator[Mutant]:
             continue
         places = [start for node in ast_nodes(tree) for start, _ in operator().mutation_positions(node)]
         for occurrence, place in enumerate(places):
-            if not any(start <= place < end for start, end in spans):
+            before = lines[place[0] - 1][: place[1]]
+            if not (WITHOUT_A_NUMBER.search(before) or any(start <= place < end for start, end in spans)):
                 yield Mutant(name, occurrence, place)
 
 
 def _annotation(node: object) -> tuple[tuple[int, int], tuple[int, int]]:
     if node.type in ("annassign", "tfpdef"):  # type: ignore[attr-defined]
-        node = next(child for after, child in enumerate(node.children) if node.children[after - 1] == ":")  # type: ignore[attr-defined]
+        children = node.children  # type: ignore[attr-defined]
+        node = next(after for before, after in pairwise(children) if before == ":")
     return node.start_pos, node.end_pos  # type: ignore[attr-defined]
 
 

@@ -136,6 +136,28 @@ def test_the_inner_split_is_one_of_its_seed_and_of_patients_in_any_order() -> No
     assert {p for p, v in zip(patients[::-1], back, strict=True) if v} == chosen[0]
 
 
+def test_where_every_label_is_one_patients_alone_somebody_validates() -> None:
+    for share, validating in ((0.05, 1), (0.4, 2), (0.6, 3)):
+        val = inner_split(list("ABCDE"), list("12345"), share, 0)
+        assert (val.dtype, int(val.sum())) == (bool, validating)
+    assert not inner_split(["A", "A"], ["1", "1"], 0.5, 0).any()  # one patient trains
+
+
+def test_the_truth_of_every_target_and_columns_of_earlier_tables(tmp_path: Path) -> None:
+    path = tmp_path / "splits.csv"
+    rows = [
+        ManifestRow("a", "a", "CE", None), ManifestRow("b", "b", None, None, value="7.5"),
+        ManifestRow("c", "c", None, None, time="12", event="1"), ManifestRow("d", "d", None, None),
+    ]  # fmt: skip
+    write_splits(path, rows, np.arange(4))
+    assert read_column(path, "label") == {"a": "CE", "b": "7.5", "c": "12", "d": ""}
+    path.write_text("image_id,patient_id,fold\na,1,0\n")
+    assert read_column(path, "overview_sha256", "") == {"a": ""}
+    assert read_column(path, "center_id", "none") == {"a": "none"}
+    with pytest.raises(RequestError, match="no column label"):
+        read_column(path, "label")
+
+
 def test_the_largest_center_goes_into_the_smallest_fold() -> None:
     centers = ["d", "c", "c", "b", "b", "a", "a", "a", "e"]
     patients = ["1", "2", "3", "4", "5", "6", "7", "8", "9"]

@@ -44,7 +44,11 @@ MODULES: dict[str, tuple[str, ...]] = {
     "features/bags/content.py": ("tests/features/bags/test_bag_door.py", "tests/features/bags/test_bag.py"),
     "mil/data/splits.py": ("tests/mil/data/test_splits.py",),
     "mil/ragged/packing.py": ("tests/mil/ragged/test_packing.py",),
-    "mil/targets/metrics.py": ("tests/mil/targets/test_metrics.py", "tests/mil/evaluation/test_within_folds.py"),
+    "mil/targets/metrics.py": (
+        "tests/mil/targets/test_metrics.py",
+        "tests/mil/evaluation/test_within_folds.py",
+        "tests/mil/targets/test_targets.py",
+    ),
     "mil/evaluation/calibrate.py": (
         "tests/mil/evaluation/test_calibration_fit.py",
         "tests/mil/evaluation/test_calibration.py",

@@ -9,7 +9,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 from making import SEED
-from sklearn.metrics import average_precision_score, balanced_accuracy_score, confusion_matrix, roc_auc_score
+from sklearn.metrics import average_precision_score, balanced_accuracy_score, confusion_matrix, r2_score, roc_auc_score
 from sklearn.metrics import roc_curve as sklearn_roc_curve
 
 from mil.evaluation.bootstrap import draw_patients, estimate, estimates
@@ -23,11 +23,15 @@ from mil.targets.metrics import (
     confusion,
     ece,
     finite,
+    macro_brier,
     midranks,
     ones,
     percentile_interval,
+    r2,
+    r2_over,
     roc_curve,
     softmax,
+    spearman,
     weighted_log_loss,
 )
 
@@ -242,3 +246,45 @@ def test_the_interval_leaves_out_two_and_a_half_percent_on_each_side() -> None:
     own = sorted(value(brier, np.repeat(labels, t), np.repeat(probs, t, axis=0)) for t in draws.astype(int))
     assert own[9] <= found["low"] <= own[10]  # the tenth of 400, and the tenth from the end
     assert own[389] <= found["high"] <= own[390]
+
+
+@pytest.mark.parametrize(("seed", "n"), [(0, 4), (1, 7), (2, 25), (3, 5)])
+def test_metrics_of_values_are_those_of_scipy_and_scikit_learn_in_every_draw(seed: int, n: int) -> None:
+    """With ties, of patients who were drawn twice or not at all, and within folds."""
+    rng = np.random.default_rng(seed)
+    values, said = (rng.integers(0, 4, n).astype(np.float64) for _ in range(2))
+    constant = rng.normal(size=n)
+    folds = rng.integers(0, 2, n)
+    draws = np.vstack([np.ones(n), rng.multinomial(n, np.full(n, 1 / n), 3)])
+    ours = (r2(values, said, draws), r2_over(values, said, constant, draws), spearman(values, said, draws))
+    within = spearman(values, said, draws, folds)
+    for b, times in enumerate(draws.astype(int)):
+        true, told, blind, fold = (np.repeat(of, times) for of in (values, said, constant, folds))
+        error = ((true - told) ** 2).sum()
+        wanted = r2_score(true, told) if np.ptp(true) else np.nan
+        assert ours[0][b] == pytest.approx(wanted, nan_ok=True)
+        assert ours[1][b] == pytest.approx(1 - error / ((true - blind) ** 2).sum())
+        assert ours[2][b] == pytest.approx(ordered(true, told), nan_ok=True)
+        parts = [(ordered(true[fold == k], told[fold == k]), (fold == k).sum()) for k in (0, 1) if (fold == k).any()]
+        known = [(rho, size) for rho, size in parts if not np.isnan(rho)]
+        total = sum(size for _, size in known)
+        mean = sum(rho * size for rho, size in known) / total if known else np.nan
+        assert within[b] == pytest.approx(mean, nan_ok=True)
+
+
+def test_the_brier_score_of_labels_by_hand() -> None:
+    present = np.array([[1, np.nan], [0, np.nan], [np.nan, np.nan]])
+    probs = np.array([[0.5, 0.1], [0.25, 0.2], [0.9, 0.3]])
+    draws = np.array([[1.0, 1, 1], [3, 1, 0], [0, 0, 2]])  # the second label is known of nobody: it does not count
+    np.testing.assert_allclose(macro_brier(present, probs, draws), [0.3125 / 2, 0.8125 / 4, np.nan])
+    present[0, 1] = 1
+    np.testing.assert_allclose(
+        macro_brier(present, probs, draws), [(0.3125 / 2 + 0.81) / 2, (0.8125 / 4 + 0.81) / 2, np.nan]
+    )
+
+
+def ordered(true: np.ndarray, told: np.ndarray) -> float:
+    """Return scipy's Spearman; 0 where nothing is ordered, NaN where there is nothing to order."""
+    if not np.ptp(true):
+        return float("nan")
+    return float(scipy.stats.spearmanr(true, told).statistic) if np.ptp(told) else 0.0

@@ -283,6 +283,11 @@ def test_the_brier_score_of_labels_by_hand() -> None:
     )
 
 
+def test_nobody_is_compared_with_a_guess_that_is_never_wrong() -> None:
+    values = np.array([1.0, 2, 2])
+    assert np.isnan(r2_over(values, values - 1, values, ones(3)))
+
+
 def ordered(true: np.ndarray, told: np.ndarray) -> float:
     """Return scipy's Spearman; 0 where nothing is ordered, NaN where there is nothing to order."""
     if not np.ptp(true):

@@ -92,7 +92,7 @@ def test_only_slides_that_were_scored_are_said_to_flatter(trained: Trained, tmp_
     options = PredictOptions(run=(trained.out,), items=(bag,), out=out, manifest=trained.witness.manifest)
     assert len(predict(options).ended(Status.FAILED)) > 40  # the others have no bag
     (note,) = [n for n in json.loads(out.with_suffix(".json").read_text())["notes"] if "in the run's training" in n]
-    assert note == "1 slides were in the run's training, their scores flatter: 0003_0; see oof.csv instead"
+    assert note == "1 slide was in the run's training, their scores flatter: 0003_0; see oof.csv instead"
 
 
 @pytest.mark.parametrize("change", ["recipe", "width"])

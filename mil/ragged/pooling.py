@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mil.ragged.instances import Instances, wide
-from mil.ragged.segments import segment_softmax, weighted_sums
+from mil.ragged.segments import attention_pool, segment_softmax
 from mil.ragged.streaming import Attend, stream_pool
 
 
@@ -28,15 +28,15 @@ def pool(attend: Attend, parameters: list[nn.Parameter], instances: Instances, b
     """
     if instances.streamed:
         values_BKH, scores_NK = stream_pool(attend, parameters, instances, bias_NK)
-        return Pooled(values_BKH, scores_NK, _attention(scores_NK, bias_NK, instances))
+        return Pooled(values_BKH, scores_NK, segment_softmax(_biased(scores_NK, bias_NK), instances.offsets))
     scores_NK, values_NH = attend(instances.rows())
     scores_NK = wide(scores_NK)
-    attention_NK = _attention(scores_NK, bias_NK, instances)
-    return Pooled(weighted_sums(attention_NK, values_NH, instances.offsets), scores_NK, attention_NK)
+    sums_BKH, attention_NK = attention_pool(_biased(scores_NK, bias_NK), values_NH, instances.offsets)
+    return Pooled(sums_BKH, scores_NK, attention_NK)
 
 
-def _attention(scores_NK: Tensor, bias_NK: Tensor | None, instances: Instances) -> Tensor:
-    return segment_softmax(scores_NK if bias_NK is None else scores_NK + bias_NK, instances.offsets)
+def _biased(scores_NK: Tensor, bias_NK: Tensor | None) -> Tensor:
+    return scores_NK if bias_NK is None else scores_NK + bias_NK
 
 
 @torch.no_grad()

@@ -30,8 +30,9 @@ from features.finetune.options import FinetuneOptions
 from features.finetune.run import finetune
 from mil.train import train
 from mil.training.options import TrainOptions
-from sample_data.make import make_cohort
+from sample_data.make import make_cohort, make_slide
 from sample_data.options import SampleOptions
+from sample_data.spec import SlideSpec
 from wsi.cpu import usable_cpus
 from wsi.errors import RequestError
 from wsi.store.tile_store import TileStore, find_stores
@@ -74,27 +75,27 @@ class Setting:
         return self.folder / f"stores-{codec}"
 
     def many(self, codec: str) -> Path:
-        """Return stores by which speed is measured: the same ones under many names."""
+        """Return stores by which speed is measured: a larger slide's under many names."""
         return self.folder / f"many-{codec}"
 
 
 def prepare(setting: Setting) -> Iterator[Row]:
-    """Paint a cohort, tile it twice, repeat the stores by hard links."""
+    """Paint a cohort and a larger slide, tile them twice, repeat the larger one's stores by hard links."""
     sides = (1100, 1024) if setting.small else (3000, 2000)
     sample = SampleOptions(out=setting.folder / "sample", patients=12, size=sides[0], shortest=sides[1])
     began = time.perf_counter()
     if make_cohort(sample).exit_code:
         raise SystemExit("the sample cohort cannot be made")
+    large, side = setting.folder / "large.tif", 1100 if setting.small else 9000
+    make_slide(large, SlideSpec(height_px=side, width_px=side, seed=(0,), tissue_share=0.6), threads=usable_cpus())
     for codec in ("zstd", "jpeg"):
-        made = setting.stores(codec)
-        options = TileOptions(
-            slides=(sample.out / "slides",), out=made, assume_mpp=0.5, tile_px=TILE_PX, codec=codec, min_tissue=0.2
-        )
+        made, slides = setting.stores(codec), (sample.out / "slides", large)
+        options = TileOptions(slides=slides, out=made, assume_mpp=0.5, tile_px=TILE_PX, codec=codec, min_tissue=0.2)
         if tile(options).exit_code:
             raise SystemExit("the slides cannot be tiled")
+        one = (made / f"{large.stem}.zarr").rename(setting.folder / f"{large.stem}-{codec}.zarr")
         for copy in range(1 if setting.small else 20):
-            for store in made.glob("*.zarr"):
-                shutil.copytree(store, setting.many(codec) / f"{store.stem}-{copy}.zarr", copy_function=os.link)
+            shutil.copytree(one, setting.many(codec) / f"{copy}.zarr", copy_function=os.link)
     tiles = [sum(store.n_tiles for store in find_stores([where("zstd")])) for where in (setting.stores, setting.many)]
     yield {"name": "cohort", "value": time.perf_counter() - began, "unit": "s", "tiles": tiles}
 

@@ -62,14 +62,15 @@ def attention_pool(scores_NK: Tensor, values_NH: Tensor, offsets: Sequence[int])
 
 
 def _in_columns(scores_NK: Tensor, values_NH: Tensor, offsets: Sequence[int]) -> tuple[Tensor, Tensor]:
-    bags, branches = len(offsets) - 1, scores_NK.shape[1]
-    device, borders = values_NH.device, torch.tensor(offsets[1:-1], dtype=torch.int64)
-    owner_N = torch.bucketize(torch.arange(len(values_NH), device=device), borders.to(device), right=True)
-    own_NB = owner_N[:, None] == torch.arange(bags, device=device)
+    bags, branches, device = len(offsets) - 1, scores_NK.shape[1], values_NH.device
+    borders = torch.tensor(offsets[1:-1], dtype=torch.int64, pin_memory=values_NH.is_cuda)  # nobody waits for the copy
+    borders = borders.to(device, non_blocking=True)
+    owner_N = torch.bucketize(torch.arange(len(values_NH), device=device), borders, right=True)
+    foreign_BN = owner_N != torch.arange(bags, device=device)[:, None]
     with torch.autocast(device.type, enabled=False):
-        columns_NKB = wide(scores_NK)[:, :, None].masked_fill(~own_NB[:, None], float("-inf")).softmax(0)
-        sums_KBH = (columns_NKB.flatten(1).T @ wide(values_NH)).unflatten(0, (branches, bags))
-        return sums_KBH.transpose(0, 1), columns_NKB.sum(2)
+        columns_KBN = wide(scores_NK).T[:, None].masked_fill(foreign_BN, float("-inf")).softmax(2)
+        sums_KBH = (columns_KBN.flatten(0, 1) @ wide(values_NH)).unflatten(0, (branches, bags))
+        return sums_KBH.transpose(0, 1), columns_KBN.sum(1).T
 
 
 def weighted_sums(weights_NK: Tensor, values_NH: Tensor, offsets: Sequence[int]) -> Tensor:

@@ -78,8 +78,7 @@ def performance(k: Known) -> Answer | None:
     truth, own = k.evidence.truth, k.evidence.own
     told = [f"{name} {_estimate(own[key])}" for key, (name, _) in truth.metrics.items() if key in own]
     chance = ""
-    low = k.evidence.first(k.evidence.head, "low")
-    if low is None or low <= truth.chance:
+    if not k.evidence.above_chance(k.spread):
         chance = " It is not shown to be better than chance."
     where, chosen = k.metrics(f"models.{k.evidence.head}"), k.evidence.metrics["models"].get(CHOSEN)
     if chosen:

@@ -63,8 +63,6 @@ def report(options: ReportOptions, progress: Progress | None = None) -> Summary:
     run, browser = RunFolder(options.run), find_browser() if options.pdf else None
     evidence = read_evidence(run)
     progress.begin("report", 2 + options.pdf, "pages")
-    write_text(run.path / "model_card.md", model_card(evidence))
-    progress.advance(1)
     drawn = [*_draw_examples(options, evidence), *_localise(options, progress)]
     columns = _columns(options, evidence)
     decided = decide_out_of_fold(evidence, [parse_rule(own) for own in options.operating], columns)
@@ -72,6 +70,8 @@ def report(options: ReportOptions, progress: Progress | None = None) -> Summary:
     spread = told_apart(evidence)
     flow = _flowing(evidence, decided, spread)
     run.write_json(SPREAD, spread)
+    write_text(run.path / "model_card.md", model_card(evidence, spread))
+    progress.advance(1)
     by_target = measured(evidence, horizons=options.horizons)
     if by_target is not None:
         run.write_json(BY_TARGET, by_target.told)

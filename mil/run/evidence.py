@@ -17,6 +17,8 @@ from wsi.errors import RequestError
 from wsi.recipe import Json
 
 CHOSEN = "nested"
+ERROR = 0.025
+"""How often noise may be told as better than chance: one side of a 95 % interval."""
 """In place of a model: in each fold the head that inner folds chose."""
 TITLES = {
     CHOSEN: "Head chosen by inner folds",
@@ -127,6 +129,15 @@ class Evidence:
         """Return the first metric of a model, or an end of its interval."""
         value: float | None = self.metrics["models"][model][self.truth.shown[0]][part]
         return value
+
+    def above_chance(self, spread: Json) -> bool:
+        """Tell whether the run's own head is shown to be better than chance, at 2.5 % of error.
+
+        Its interval must lie above chance, and so must the p of ``spread`` (spread.json), where there is one, be small:
+        the interval holds the models fixed, and is too narrow where those of two folds test each other's patients.
+        """
+        low, p = self.first(self.head, "low"), (spread.get("looks") or {}).get("p")
+        return low is not None and low > self.truth.chance and (p is None or p < ERROR)
 
     def warnings(self) -> list[str]:
         """Return everything a reader must know before believing the numbers, one line each."""

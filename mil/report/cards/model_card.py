@@ -19,10 +19,10 @@ from wsi.pages import number
 from wsi.recipe import Json
 
 
-def model_card(evidence: Evidence) -> str:
-    """Return the card as Markdown, after its metadata."""
+def model_card(evidence: Evidence, spread: Json | None = None) -> str:
+    """Return the card as Markdown, after its metadata; ``spread``: what spread.json holds."""
     record = read_record(evidence.run.path)
-    known = Known(evidence, record, record.flow)
+    known = Known(evidence, record, record.flow, spread=spread or {})
     parts = (_details, _uses, _limits, _start, _training, _evaluation, _environment, _technical, _citation)
     return "\n".join([metadata(evidence), "", *(line for part in parts for line in part(known))]) + "\n"
 
@@ -182,7 +182,7 @@ def _evaluation(k: Known) -> list[str]:
         "",
         "#### Summary",
         "",
-        sentence(evidence),
+        sentence(evidence, k.spread),
         "",
         *figures(evidence),
         "",

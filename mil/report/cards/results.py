@@ -27,12 +27,12 @@ def figures(evidence: Evidence) -> list[str]:
     return lines
 
 
-def sentence(evidence: Evidence) -> str:
+def sentence(evidence: Evidence, spread: Json) -> str:
     """Return whether the model is better than chance, in a sentence."""
-    low, value = evidence.first(evidence.head, "low"), evidence.first(evidence.head)
+    value = evidence.first(evidence.head)
     article, _, what = evidence.truth.words.achieved.partition(" ")
     told = f"with {article} {what} of {number(value, '.2f')} on patients that it had not seen"
-    if low is not None and low > evidence.truth.chance:
+    if evidence.above_chance(spread):
         return f"It is better than chance, {told}."
     return f"**It is not shown to be better than chance**, {told}."
 

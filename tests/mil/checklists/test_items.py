@@ -13,6 +13,7 @@ from witness import Trained
 from mil.checklists.items import FILLED, NOT_HERE, OPEN, PARTLY, filled, items, topic
 from mil.checklists.known import Elsewhere, Known
 from mil.checklists.of_model import compute_lines
+from mil.report.cards.model_card import model_card
 from mil.report.report import page
 from mil.run.evidence import CHOSEN, Evidence, read_evidence
 from mil.run.folder import RunFolder
@@ -209,6 +210,13 @@ def test_no_better_than_chance_is_the_first_sentence_and_a_telling_center_stands
     plain = re.sub(r"<[^>]+>", "", headline)
     assert plain.startswith("The model is not shown to be better than chance. On ")
     assert "AUC of 0.53" in plain
+    spread = json.loads((trained.out / "spread.json").read_text())
+    doubtful = {**spread, "looks": {**spread["looks"], "p": 0.04}}
+    lucky = page(evidence, spread=doubtful)
+    assert "not shown to be better than chance" in lucky
+    assert "that the answers fit by luck has p = 0.040" in lucky
+    assert "not shown to be better than chance" in model_card(evidence, doubtful)
+    assert "not shown to be better" not in (trained.out / "model_card.md").read_text()
     top, _, rest = text.partition("<nav")
     assert "The center may be what is told." in top
     assert "The center alone predicts the class (AUC 0.91)" in top

@@ -19,6 +19,10 @@ from wsi.files.documents import check_document, is_of_the_name
 if TYPE_CHECKING:
     from torch import Tensor
 
+MOST_HEADER = 32 << 20
+"""Bytes of a file's list of tensors and texts: a model of billions has a few hundred thousand, and reading a list takes
+many times its size."""
+
 
 def read_tensors(path: Path, wrong: type[GigamilError]) -> "tuple[dict[str, Tensor], dict[str, str]]":
     """Return the tensors by name, on the CPU, and the metadata.
@@ -32,7 +36,7 @@ def read_tensors(path: Path, wrong: type[GigamilError]) -> "tuple[dict[str, Tens
     OSError
         The storage fails.
     """
-    check_document(path, wrong)
+    _check(path, wrong)
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
@@ -47,12 +51,20 @@ def read_tensors(path: Path, wrong: type[GigamilError]) -> "tuple[dict[str, Tens
 
 def read_texts(path: Path, wrong: type[GigamilError]) -> dict[str, str]:
     """Return the metadata alone; raises as `read_tensors`."""
-    check_document(path, wrong)
+    _check(path, wrong)
     try:
         with safe_open(path, framework="pt") as file:
             return dict(file.metadata() or {})
     except (SafetensorError, ValueError) as error:
         raise ValueError(one_line(error, 200)) from None
+
+
+def _check(path: Path, wrong: type[GigamilError]) -> None:
+    check_document(path, wrong)
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if length > MOST_HEADER:
+        raise ValueError(f"no safetensors file: its header would take {length:,} bytes, of {MOST_HEADER:,} at most")
 
 
 def packed(tensors: "Mapping[str, Tensor]", texts: Mapping[str, str]) -> bytes:

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from rich.filesize import decimal
+
 from wsi.cohort.slides import Job, find_jobs
 from wsi.cpu import usable_cpus
 from wsi.errors import SlideError
@@ -18,6 +20,8 @@ from wsi.store.grid import Grid
 from wsi.tiling.scaling import choose_scaling
 
 UNKNOWN = "unknown"
+DISK = {"zstd": 2.5, "jpeg": 0.5}
+"""Bytes a pixel of stained tissue by codec, in the middle of what was measured (docs/BENCHMARKS.md)."""
 
 
 @stage
@@ -92,10 +96,11 @@ def _of_tiling(slide: Slide, job: Job, options: InfoOptions, notes: list[str]) -
     except SlideError as error:
         # The slide itself is in order: what is wanted of it is not to be had.
         return facts | {"tiling": f"refused: {error}"}
-    tiles = Grid(scaling.shape, 256).tiles
+    tiles, pixels = Grid(scaling.shape, 256).tiles, scaling.shape.y * scaling.shape.x
+    disk = " or ".join(f"{decimal(round(own * pixels))} with --codec {codec}" for codec, own in DISK.items())
     facts["tiling"] = (
         f"level {scaling.level} averaged by {scaling.factor:.4g} to {scaling.mpp:.4g} um/px: "
-        f"{tiles.y * tiles.x:,} tiles of 256 px before the tissue mask"
+        f"{tiles.y * tiles.x:,} tiles of 256 px before the tissue mask; {disk} on disk, were all of it tissue"
     )
     return facts
 

@@ -24,6 +24,8 @@ def test_the_reader_and_why_the_resolution_and_whence(pyramid_slide: Path) -> No
     assert row["reader"] == "tiff (generic)"
     assert "decode directly" in row["reader_because"]
     assert (row["mpp"], row["mpp_source"]) == ("0.25", "TIFF resolution")
+    assert "20 tiles of 256 px" in row["tiling"]
+    assert "2.2 MB with --codec zstd or 446.2 kB with --codec jpeg on disk" in row["tiling"], "of 850 x 1050 pixels"
     assert describe_all(InfoOptions(slides=(pyramid_slide,), reader="openslide"))[0]["reader"].startswith("openslide")
 
 

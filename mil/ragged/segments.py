@@ -13,6 +13,9 @@ from torch import Tensor
 
 from mil.ragged.instances import wide
 
+MOST_COLUMNS = 64
+"""Bags that stand in one product: each adds a column as long as all rows together."""
+
 
 def split(values_N: Tensor, offsets: Sequence[int]) -> tuple[Tensor, ...]:
     """Return the rows (n_b, ...) of each bag, as views."""
@@ -52,10 +55,10 @@ def of_winners(values_NC: Tensor, logits_BC: Tensor, offsets: Sequence[int]) -> 
 def attention_pool(scores_NK: Tensor, values_NH: Tensor, offsets: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Return each bag's sums of its values (B, K, H), weighted by the softmax of its scores, and that softmax (N, K).
 
-    On a GPU all bags in one product, whose weights are a column for each bag that holds nothing beside its own rows:
-    a dozen kernels in place of a dozen for each bag, which took longer to start than to run.
+    On a GPU the bags of a batch in one product, whose weights are a column for each bag that holds nothing beside its
+    own rows: a dozen kernels in place of a dozen for each bag, which took longer to start than to run.
     """
-    if not values_NH.is_cuda:
+    if not values_NH.is_cuda or len(offsets) > MOST_COLUMNS:
         attention_NK = segment_softmax(scores_NK, offsets)
         return weighted_sums(attention_NK, values_NH, offsets), attention_NK
     return _in_columns(scores_NK, values_NH, offsets)

@@ -157,7 +157,7 @@ def test_what_was_not_scanned_is_white(tmp_path: Path) -> None:
     blocks = [block for block in tiled(PIXELS) if (block.y, block.x) != (128, 128)]
     with open_slide(write_czi(tmp_path / "grid.czi", blocks)) as slide:
         assert (whole(slide)[128:256, 128:256] == 255).all()
-        assert "1 of 12 tiles are not in the file: background" in slide.notes
+        assert "1 of 12 tiles is not in the file: background" in slide.notes
         np.testing.assert_array_equal(whole(slide)[:128], PIXELS[:128])
     frames, _ = overlapping(PIXELS)
     kept = [block for block in frames if block.y < 97 or block.y > 200]

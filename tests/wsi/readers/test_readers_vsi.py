@@ -90,7 +90,7 @@ def test_tiles_that_are_not_there(tmp_path: Path) -> None:
     absent = frozenset({(0, 1, 1), (1, 0, 1)})
     with open_slide(slide_of(tmp_path, compression=RAW, absent=absent)) as slide:
         assert (whole(slide)[SIDE : 2 * SIDE, SIDE : 2 * SIDE] == 255).all()
-        assert "1 of 35 tiles are not in the file: background" in slide.notes
+        assert "1 of 35 tiles is not in the file: background" in slide.notes
         filled = whole(slide, 1)[:SIDE, SIDE : 2 * SIDE]  # from the finer level
         assert np.abs(filled.astype(int) - PIXELS[: 2 * SIDE : 2, 2 * SIDE : 4 * SIDE : 2]).mean() < 4
 

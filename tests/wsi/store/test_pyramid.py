@@ -218,7 +218,7 @@ def test_a_tile_that_the_slide_lacks_is_background_and_readable(tmp_path: Path, 
     tiles = store.read_tiles(range(16))
     assert (tiles[5] >= 254).all()
     assert is_whole(store)
-    assert any("1 of 16 tiles are not in the file" in line for line in store.provenance["warnings"])
+    assert any("1 of 16 tiles is not in the file" in line for line in store.provenance["warnings"])
 
 
 def test_one_flipped_bit_of_a_chunk_is_told(tmp_path: Path, tiled: Tiled) -> None:

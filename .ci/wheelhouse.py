@@ -29,7 +29,7 @@ def collect(python: str, have: Iterable[str], extras: Iterable[str], out: Path) 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     texts = [*project["dependencies"], *(text for extra in extras for text in project["optional-dependencies"][extra])]
     waiting, found, missing = [(Requirement(text), "") for text in texts], dict[str, Path](), list[str]()
-    seen = {canonicalize_name(name) for name in have}
+    seen, opened = {canonicalize_name(name) for name in have}, set[tuple[Path, str]]()
     while waiting:
         need, extra = waiting.pop(0)
         name = canonicalize_name(need.name)
@@ -45,7 +45,8 @@ def collect(python: str, have: Iterable[str], extras: Iterable[str], out: Path) 
                 found[name].unlink()
             found[name] = wheel
             waiting += [(Requirement(line), "") for line in inside(wheel).requires or ()]
-        for own in need.extras:
+        for own in {extra for extra in need.extras if (found[name], extra) not in opened}:
+            opened.add((found[name], own))
             waiting += [(Requirement(line), own) for line in inside(found[name]).requires or ()]
     return missing
 

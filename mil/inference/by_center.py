@@ -10,13 +10,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from mil.evaluation.centers.prior import priors_of_new
+from mil.inference.options import BY_CENTER
 from mil.run.evidence import Evidence
 from wsi.arrays import Floats
 from wsi.cohort.manifest import ManifestRow
 from wsi.errors import RequestError
 from wsi.pages import plural
-
-BY_CENTER = "by-center"
 
 
 def shares_by_center(evidence: Evidence, rows: Sequence[ManifestRow], units: Sequence[str]) -> tuple[Floats, list[str]]:

@@ -11,6 +11,9 @@ from wsi.errors import RequestError
 from wsi.option_groups import Above0, Between, Claims, Count, Manifest, Overwriting, PossibleMpp, Workers
 from wsi.options import Option, check
 
+BY_CENTER = "by-center"
+"""In place of shares: each center's own."""
+
 
 def _check_name(out: Path, ending: str) -> None:
     if out.suffix != ending:
@@ -58,7 +61,7 @@ class PredictOptions(SlideOptions, Manifest, Overwriting, Claims):
     @property
     def by_center(self) -> bool:
         """Return whether each center's own prevalence is asked for."""
-        return self.prevalence == ("by-center",)
+        return self.prevalence == (BY_CENTER,)
 
     @property
     def shares(self) -> dict[str, float]:

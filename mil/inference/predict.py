@@ -24,11 +24,11 @@ from mil.data.duplicates import notes_of_training, pictures
 from mil.data.several_encoders import open_cohorts
 from mil.evaluation.new_patients import ByTheRun, answered_by
 from mil.evaluation.refusal.familiar import Alarm, unlike_known
-from mil.inference.by_center import BY_CENTER, shares_by_center
+from mil.inference.by_center import shares_by_center
 from mil.inference.combine import Combiner, combiner, runs_of
 from mil.inference.inputs import Asked, given_bags, made_bags, sort_items
 from mil.inference.judge import Judged, judge
-from mil.inference.options import PredictOptions
+from mil.inference.options import BY_CENTER, PredictOptions
 from mil.models.ensemble import load_ensemble
 from mil.run.evidence import read_evidence
 from mil.run.folder import RunFolder

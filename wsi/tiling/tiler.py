@@ -70,6 +70,8 @@ def tile(options: TileOptions, progress: Progress | None = None) -> Summary:
 
 def _small(jobs: list[Job], sizes: dict[str, int], options: TileOptions) -> bool:
     """Tell whether all is done before worker processes would have started: one small slide is left to do at most."""
+    if len(jobs) > _FEW_STORES + 1:
+        return False
     there = [job for job in jobs if not options.overwrite and store_path(options.out, job.image_id).exists()]
     left = sum(sizes.values()) - sum(sizes[job.image_id] for job in there)
     return len(jobs) - len(there) <= 1 and left <= _SMALL_BYTES and len(there) <= _FEW_STORES

@@ -147,6 +147,12 @@ def _suitable(path: Path) -> tuple[str, ...]:
         raise UnreadableSlideError(f"{path.name} is empty (0 bytes): copy it again")
     if head.startswith(b"version https://git-lfs"):
         raise UnreadableSlideError(f"{path.name} is a Git LFS pointer, not the slide: fetch it with `git lfs pull`")
+    kind = next((kind for start, kind in _PICTURES.items() if head.startswith(start)), "")
+    if kind and path.suffix.lower() != ".mrxs":
+        raise NotASlideError(
+            f"{path.name} is a {kind} picture: expected a slide; write it as a tiled TIFF (libvips: vips tiffsave "
+            "PICTURE SLIDE.tif --tile)"
+        )
     # OpenSlide can end the whole process on a damaged DICOM file, and reads none that DicomReader does not.
     if head[128:] == b"DICM":
         return ("dicom",)
@@ -161,6 +167,8 @@ def _suitable(path: Path) -> tuple[str, ...]:
 
 _BY_SUFFIX = {".ndpi": ("ndpi", "tiff"), ".mrxs": ("mirax",)}
 """The readers that are asked before OpenSlide, where that is not the one of TIFF alone."""
+_PICTURES = {b"\x89PNG\r\n": "PNG", b"\xff\xd8\xff": "JPEG", b"\0\0\0\x0cjP  ": "JP2", b"BM": "BMP"}
+"""What files of one picture begin with, as MIRAX's ``.mrxs`` does."""
 _ZARR_MARKERS = ("zarr.json", ".zgroup")
 _VSI = ".vsi"
 _OF_FOLDERS = frozenset({"ome-zarr", "dicom"})

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from wsi.arrays import RGB
+from wsi.errors import one_line
 from wsi.qc.rows import Column, SlideRow
 
 _CELL_PX, _SMALL_CELL_PX = 280, 150
@@ -53,7 +54,7 @@ def _cell(row: SlideRow, columns: Sequence[Column], side: int) -> RGB:
 
 def _write(cell: RGB, text: str, y: int, colour: tuple[int, int, int]) -> None:
     """Write one line, cut to the cell; OpenCV's letters are ASCII."""
-    plain = text.encode("ascii", "replace").decode()
+    plain = one_line(text).encode("ascii", "replace").decode()
     longest = max(4, int((cell.shape[1] - 16) / 7.6))
     plain = plain if len(plain) <= longest else plain[: longest - 2] + ".."
     cv2.putText(cell, plain, (8, y), cv2.FONT_HERSHEY_SIMPLEX, 0.42, colour, 1, cv2.LINE_AA)

@@ -9,7 +9,7 @@ from openslide import OpenSlide, OpenSlideError
 from tifffile import TiffFile
 
 from wsi.arrays import RGB
-from wsi.errors import DamagedSlideError, UnreadableSlideError, says_damage
+from wsi.errors import DamagedSlideError, NotASlideError, UnreadableSlideError, says_damage
 from wsi.pixels.icc import checked_profile, to_srgb
 from wsi.readers.protocol import Level, MppClaim, Opening, Scene, Slide, level_downsample
 from wsi.readers.scenes import refuse_scene, scene_notes, tiff_scenes
@@ -139,6 +139,8 @@ def _scenes(path: Path) -> tuple[Scene, ...]:
     try:
         with TiffFile(path) as tiff:
             return tuple(each.scene for each in tiff_scenes(tiff))
+    except NotASlideError:
+        raise
     except Exception as error:  # OpenSlide reads what tifffile cannot parse
         if not says_damage(error):
             raise

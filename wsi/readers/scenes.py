@@ -13,6 +13,7 @@ from pathlib import Path
 from tifffile import TiffFile, TiffPage, TiffPageSeries
 
 from wsi.errors import NotASlideError, UnreadableSlideError
+from wsi.pages import plural
 from wsi.readers.protocol import Scene
 from wsi.units import YX
 
@@ -43,7 +44,9 @@ def tiff_scenes(tiff: TiffFile) -> tuple[TiffScene, ...]:
     Raises
     ------
     UnreadableSlideError
-        The file holds no picture in RGB or grey.
+        The file holds no picture.
+    NotASlideError
+        It holds a stack, or channels of their own: who reads its first plane alone reads something else.
     """
     if not tiff.series:
         raise UnreadableSlideError("the TIFF holds no image")
@@ -57,8 +60,9 @@ def tiff_scenes(tiff: TiffFile) -> tuple[TiffScene, ...]:
         count += max(1, len(of_it))
     if not found:
         main = max(tiff.series, key=lambda series: math.prod(series.shape))
-        raise UnreadableSlideError(
-            f"holds {len(main.pages)} planes, {main.axes} {main.shape}: expected one RGB or grey image"
+        raise NotASlideError(
+            f"holds {plural(len(main.pages), 'plane')}, {main.axes} {main.shape}: expected one RGB or grey image; "
+            "write the plane or projection that is wanted as a TIFF of its own"
         )
     return tuple(_slides_of(found, named=bool(tiff.is_ome)))
 

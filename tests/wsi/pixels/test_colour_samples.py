@@ -2,8 +2,10 @@
 
 from fractions import Fraction
 
+import cv2
 import numpy as np
 import pytest
+from colour_cells import to_ycbcr
 from skimage.color import ycbcr2rgb
 
 from wsi.pixels.colour import (
@@ -13,6 +15,7 @@ from wsi.pixels.colour import (
     jpeg2000_space,
     jpeg_codec_spaces,
     jpeg_space,
+    looks_ycbcr,
     rgba_to_rgb,
     ycbcr_to_rgb,
 )
@@ -93,11 +96,25 @@ def test_grey_and_transparent_samples() -> None:
     assert grey_to_rgb(grey, inverted=False).tolist() == [[7, 7, 7]]
     assert grey_to_rgb(grey, inverted=True).tolist() == [[248, 248, 248]]
     clear = np.array([[0, 0, 0, 0], [100, 50, 0, 51], [200, 10, 20, 255]], np.uint8)
-    straight = rgba_to_rgb(clear, has_alpha=True, premultiplied=False)
-    assert straight.tolist() == [[255, 255, 255], [224, 214, 204], [200, 10, 20]]
-    laid = rgba_to_rgb(clear, has_alpha=True, premultiplied=True)
-    assert laid.tolist() == [[255, 255, 255], [255, 254, 204], [200, 10, 20]]
-    np.testing.assert_array_equal(rgba_to_rgb(clear, has_alpha=False, premultiplied=True), clear[:, :3])
+    assert rgba_to_rgb(clear, "straight").tolist() == [[255, 255, 255], [224, 214, 204], [200, 10, 20]]
+    assert rgba_to_rgb(clear, "premultiplied").tolist() == [[255, 255, 255], [255, 254, 204], [200, 10, 20]]
+    np.testing.assert_array_equal(rgba_to_rgb(clear, "none"), clear[:, :3])
+    # No colour is above the alpha that it was multiplied by: one that is shows that there is none.
+    np.testing.assert_array_equal(rgba_to_rgb(clear, "unspecified"), clear[:, :3])
+    possible = np.array([[0, 0, 0, 0], [51, 50, 0, 51], [200, 10, 20, 255]], np.uint8)
+    assert rgba_to_rgb(possible, "unspecified").tolist() == [[255, 255, 255], [255, 254, 204], [200, 10, 20]]
+
+
+def test_luma_and_chroma_are_told_from_red_green_and_blue() -> None:
+    rng = np.random.default_rng(0)
+    shade = cv2.GaussianBlur(rng.normal(size=(64, 64)), (0, 0), 1.5)[..., None]
+    stained = np.clip(np.array([150, 107, 144]) + 200 * shade * [1, 1.2, 0.9], 0, 255).astype(np.uint8)
+    assert not looks_ycbcr(stained)
+    assert looks_ycbcr(to_ycbcr(stained))
+    assert not looks_ycbcr(stained // 3)  # not around the middle
+    y, x = np.mgrid[:64, :64]
+    assert not looks_ycbcr(np.stack([80 + 2 * x, 200 - 2 * y, 90 + x + y], -1).clip(0, 255).astype(np.uint8))
+    assert not looks_ycbcr(np.full((64, 64, 3), 128, np.uint8))
 
 
 def test_luma_and_chroma_against_the_studio_range_of_scikit_image() -> None:

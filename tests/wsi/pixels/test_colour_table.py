@@ -10,10 +10,12 @@ import imagecodecs
 import numpy as np
 import openslide
 import pytest
-from colour_cells import J2K_CELLS, JPEG_CELLS, LOSS, SIDE, apart, j2k, jpeg, read, smooth, write_tiff
+from colour_cells import J2K_CELLS, JPEG_CELLS, LOSS, SIDE, apart, j2k, jpeg, read, smooth, to_ycbcr, write_tiff
+from making import picture
 
 from wsi.pixels.colour import ycbcr_to_rgb
 from wsi.pixels.jpeg import jpeg_header
+from wsi.slide import open_slide
 from wsi.units import YX
 
 
@@ -44,6 +46,20 @@ def test_a_copied_jpeg_says_its_colours_to_every_decoder(
 def test_jpeg2000(tmp_path: Path, form: str, compression: int, tag: str) -> None:
     path = write_tiff(tmp_path / "a.tif", j2k(form), compression, tag)
     assert apart(read(path), smooth()) < LOSS
+
+
+@pytest.mark.parametrize("inside", ["YCBCR", "RGB"])
+@pytest.mark.parametrize("software", ["", "other"])
+def test_what_libvips_tags_as_rgb_is_told_by_how_it_looks(tmp_path: Path, inside: str, software: str) -> None:
+    """libvips, up to 8.14 at least, tags its YCbCr as RGB, and writes no name of its own; others put RGB there."""
+    shown = picture(64, 64)
+    stored = to_ycbcr(shown) if inside == "YCBCR" else shown
+    tile = bytes(imagecodecs.jpeg2k_encode(stored, level=0, mct=True, codecformat="j2k"))
+    path = write_tiff(tmp_path / "a.tif", tile, 33004, "RGB", software=software)
+    converted = inside == "YCBCR" and not software
+    wanted = shown if converted or inside == "RGB" else to_ycbcr(shown)
+    assert apart(read(path), wanted) < LOSS
+    assert any("looks like YCbCr" in note for note in open_slide(path).notes) is converted
 
 
 APERIO = "Aperio Image Library v10.2.41\r\n64x64 [0,0 64x64] (64x64) J2K/YUV16 Q=30|AppMag = 20|MPP = 0.4990"

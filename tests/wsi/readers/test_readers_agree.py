@@ -139,6 +139,9 @@ def test_a_truncated_file_says_so(tmp_path: Path) -> None:
         ("text.svs", b"just some text, no slide at all", "not a TIFF file"),
         ("lfs.svs", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS"),
         ("ifd.tif", b"II*\0\x08\0\0\0\0\0\0\0", "expected one RGB"),
+        ("a.svs", b"\x89PNG\r\n\x1a\n", r"a\.svs is a PNG picture: expected a slide; write it as a tiled TIFF"),
+        ("a.jpg", b"\xff\xd8\xff\xe0", "is a JPEG picture"),
+        ("a.jp2", b"\0\0\0\x0cjP  \r\n", "is a JP2 picture"),
         ("far.tif", b"II*\0\xff\xff\xff\x7f", "TIFF"),
     ],
 )

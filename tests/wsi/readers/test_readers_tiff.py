@@ -134,7 +134,7 @@ def test_aperio_jpeg_2000(tmp_path: Path, code: int) -> None:
 
 def test_bits_that_are_no_slide_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "bits.tif", picture(64, 64)[..., 0] > 128, photometric="minisblack", tile=(32, 32))
-    with pytest.raises(UnreadableSlideError, match="1 bits"):
+    with pytest.raises(UnreadableSlideError, match="of 1 bit:"):
         open_slide(tmp_path / "bits.tif")
 
 
@@ -480,3 +480,18 @@ def test_twelve_bits_in_sixteen_scale_to_white(tmp_path: Path, by: str) -> None:
     slide = open_slide(path, "tiff")
     np.testing.assert_array_equal(whole(slide), np.floor(pixels * (255 / scale) + 0.5).astype(np.uint8))
     assert any(f"* 255 / {scale}" in note for note in slide.notes)
+
+
+@pytest.mark.parametrize(("unit", "size"), [("micron", 0.25), ("mm", 2.5e-4), ("nm", 250), ("inch", 0.25 / 25_400)])
+def test_units_of_imagej_and_ome(tmp_path: Path, unit: str, size: float) -> None:
+    """ImageJ has the unit in words and its pixels in TIFF's resolution; OME has both in words."""
+    pixels = picture(100, 100)
+    metadata = {"unit": unit}
+    tifffile.imwrite(tmp_path / "a.tif", pixels[None], imagej=True, metadata=metadata, resolution=(1 / size, 1 / size))
+    named = {"micron": "µm", "inch": "in"}.get(unit, unit)
+    sizes = {f"PhysicalSize{axis}": size for axis in "XY"} | {f"PhysicalSize{axis}Unit": named for axis in "XY"}
+    tifffile.imwrite(tmp_path / "a.ome.tif", pixels, photometric="rgb", metadata={"axes": "YXS", **sizes})
+    for name, source in (("a.tif", "ImageJ unit"), ("a.ome.tif", "OME PhysicalSize")):
+        claim = open_slide(tmp_path / name).mpp_claims[0]
+        assert claim.source == source
+        np.testing.assert_allclose(claim.mpp_yx, 0.25, rtol=1e-5)

@@ -87,6 +87,17 @@ def test_pages_of_one_size_are_scenes_and_levels_are_none(tmp_path: Path) -> Non
     assert any("of 2 is read" in note for note in open_slide(tmp_path / "a.tif", "openslide").notes)
 
 
+@pytest.mark.parametrize("axes", ["CYX", "ZYXS"])
+def test_the_first_plane_of_many_is_no_slide(tmp_path: Path, axes: str) -> None:
+    """OpenSlide would read it as one, without a word."""
+    planes = np.stack([FIRST[..., 0]] * 3) if axes == "CYX" else np.stack([FIRST] * 3)
+    options = {"photometric": "minisblack" if axes == "CYX" else "rgb", "tile": (64, 64), "metadata": {"axes": axes}}
+    tifffile.imwrite(tmp_path / "a.ome.tif", planes, **options)
+    for reader in (None, "openslide"):
+        with pytest.raises(NotASlideError, match=f"holds 3 planes, {axes} .*: expected one RGB or grey image; write"):
+            open_slide(tmp_path / "a.ome.tif", reader)
+
+
 def test_groups_of_an_ome_zarr_are_scenes(tmp_path: Path) -> None:
     root = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=3)
     root.attrs["ome"] = {"version": "0.5", "bioformats2raw.layout": 3}

@@ -14,8 +14,10 @@ from wsi.pixels.colour import (
     cmyk_to_rgb,
     eight_bits,
     grey_to_rgb,
+    is_doubtful,
     jpeg2000_space,
     jpeg_codec_spaces,
+    looks_ycbcr,
     rgba_to_rgb,
     ycbcr_to_rgb,
 )
@@ -74,6 +76,8 @@ class PageDecoder:
         self._tables: bytes | None = page.jpegtables
         self._tag: str = page.photometric.name
         self._vendor: int | None = page.compression if aperio else None
+        self.holds_ycbcr = False
+        """Whether JPEG 2000 of a doubtful kind (`is_doubtful`) looks like YCbCr."""
         self._decompress: Any = None if page.compression == _RAW else TIFF.DECOMPRESSORS.get(page.compression)
         if page.compression in _DEFLATE:
             self._decompress = imagecodecs.deflate_decode
@@ -118,9 +122,18 @@ class PageDecoder:
     def _jpeg2000(self, payload: bytes) -> Samples:
         header = check_jpeg2000(payload, self._tile)
         pixels = self._counted(imagecodecs.jpeg2k_decode(payload))
-        if pixels.shape[-1] == 3 and jpeg2000_space(header, self._tag, self._vendor) == "YCBCR":
+        space = "YCBCR" if self.holds_ycbcr else jpeg2000_space(header, self._tag, self._vendor)
+        if pixels.shape[-1] == 3 and space == "YCBCR":
             return ycbcr_to_rgb(eight_bits(pixels, self._bits))
         return pixels
+
+    def looks_ycbcr(self, payload: bytes) -> bool | None:
+        """Tell whether a tile of doubtful colours looks like YCbCr, None where nothing is in doubt; errors as `samples`."""
+        if self._vendor is not None or self._page.compression not in JPEG_2000 or self._page.software:
+            return None
+        if not is_doubtful(check_jpeg2000(payload, self._tile), self._tag, self._page.compression):
+            return None
+        return looks_ycbcr(eight_bits(self._jpeg2000(payload), self._bits))
 
     def _counted(self, pixels: Samples) -> Samples:
         """Return (rows, columns, samples), as many of these as the page has, or raise `ValueError`."""
@@ -184,9 +197,16 @@ def _converter(page: TiffPage, significant_bits: int | None) -> Callable[[Sample
     if name in {"MINISBLACK", "MINISWHITE"}:
         return lambda samples: grey_to_rgb(eight_bits(samples, bits), inverted=name == "MINISWHITE")
     if page.samplesperpixel == 4:
-        has_alpha, premultiplied = bool(page.extrasamples), 2 not in page.extrasamples
-        return lambda samples: rgba_to_rgb(eight_bits(samples, bits), has_alpha=has_alpha, premultiplied=premultiplied)
+        kind = alpha_kind(page)
+        return lambda samples: rgba_to_rgb(eight_bits(samples, bits), kind)
     return lambda samples: eight_bits(samples, bits)
+
+
+def alpha_kind(page: TiffPage) -> str:
+    """Return what the fourth sample of RGB is, as `rgba_to_rgb` takes it."""
+    if not page.extrasamples:
+        return "none"
+    return {1: "premultiplied", 2: "straight"}.get(page.extrasamples[0], "unspecified")
 
 
 def _palette(page: TiffPage) -> NDArray[np.uint8]:

@@ -14,10 +14,11 @@ from typing import Any
 from tifffile import TiffFile, TiffFileError, TiffPage
 
 from wsi.errors import NotASlideError, UnreadableSlideError, told_as
+from wsi.pages import plural
 from wsi.readers.protocol import Level, MppClaim, Scene, level_downsample
 from wsi.readers.scenes import choose_scene, scene_notes, tiff_scenes
 from wsi.readers.tiff.bif import refusal, scan_facts
-from wsi.readers.tiff.decode import BYTE_STREAMS, LERC_PARAMETERS, READABLE, YCBCR_READABLE
+from wsi.readers.tiff.decode import BYTE_STREAMS, LERC_PARAMETERS, READABLE, YCBCR_READABLE, alpha_kind
 from wsi.readers.tiff.directories import lost_directory
 from wsi.readers.tiff.metadata import aperio_facts, mpp_claims, positive, significant_bits
 from wsi.readers.tiles import MAX_TILE_BYTES
@@ -25,7 +26,7 @@ from wsi.units import YX, ceil_div
 
 BAND_BYTES = 1 << 20
 """Uncompressed strips are read in bands of rows of about this size: some files are one single strip."""
-_SAMPLES = {2: "with a sign", 3: "floating point", 5: "complex", 6: "complex"}
+_SAMPLES = {1: "", 2: ", with a sign", 3: ", floating point", 5: ", complex", 6: ", complex"}
 _OTHER_READERS = {"is_ndpi": "NDPI (rename it to *.ndpi for its own reader)", "is_scn": "Leica SCN"}
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it logs about broken files is checked below, and raised
@@ -164,7 +165,7 @@ def _refuse_unreadable(page: TiffPage, stored: YX) -> None:
     kind = (page.photometric.name, page.samplesperpixel, page.bitspersample, page.sampleformat)
     if page.sampleformat != 1 or page.bitspersample not in {8, 16}:
         raise NotASlideError(
-            f"samples of {page.bitspersample} bits, {_SAMPLES.get(page.sampleformat, 'of an unknown kind')}: "
+            f"samples of {plural(page.bitspersample, 'bit')}{_SAMPLES.get(page.sampleformat, ', of an unknown kind')}: "
             "expected whole numbers of 8 or 16 bits without a sign; convert the picture to 8 bits"
         )
     samples = {
@@ -220,8 +221,8 @@ def _notes(page: TiffPage, orientation: int, bits: int | None) -> tuple[str, ...
         most = 2 ** (bits or 16) - 1
         notes.append(f"{bits or 16}-bit samples scaled to 8 bits: round(value * 255 / {most})")
     if page.samplesperpixel == 4 and page.photometric.name == "RGB":
-        kind = "straight" if 2 in page.extrasamples else "premultiplied"
-        notes.append(f"alpha channel ({kind}) laid on white" if page.extrasamples else "fourth sample ignored")
+        kind = alpha_kind(page)
+        notes.append("fourth sample ignored" if kind == "none" else f"alpha channel ({kind}) laid on white")
     if page.photometric.name in {"SEPARATED", "PALETTE", "MINISBLACK", "MINISWHITE"}:
         notes.append(f"{page.photometric.name} converted to RGB")
     if orientation != 1:

@@ -9,8 +9,18 @@ from wsi.readers.protocol import MppClaim
 
 _MICROMETRES = {2: 25_400.0, 3: 10_000.0}
 """um per TIFF ResolutionUnit: 2 inch, 3 centimetre."""
-_MICROMETRE_NAMES = frozenset(("um", "µm", "μm", "micron", "microns", "\\u00B5m"))
-_UM_PER_OME_UNIT = {"µm": 1.0, "μm": 1.0, "um": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6, "nm": 1e-3}
+_UM_PER_OME_UNIT = {
+    "µm": 1.0,
+    "μm": 1.0,
+    "um": 1.0,
+    "mm": 1e3,
+    "cm": 1e4,
+    "m": 1e6,
+    "nm": 1e-3,
+    "Å": 1e-4,
+    "in": 25_400.0,
+}
+_UM_PER_IMAGEJ_UNIT = _UM_PER_OME_UNIT | {"micron": 1.0, "microns": 1.0, "\\u00B5m": 1.0, "inch": 25_400.0}
 
 
 def aperio_facts(page: TiffPage) -> dict[str, str]:
@@ -48,8 +58,9 @@ def mpp_claims(tiff: TiffFile, page: TiffPage, vendor: dict[str, str], scene: in
         claims.append(MppClaim(sizes, "OME PhysicalSize"))
     if tiff.is_philips and (sizes := _philips_mpp(tiff.philips_metadata or "")):
         claims.append(MppClaim(sizes, "Philips DICOM_PIXEL_SPACING"))
-    if tiff.is_imagej and str((tiff.imagej_metadata or {}).get("unit")) in _MICROMETRE_NAMES:
-        claims += [MppClaim(sizes, "ImageJ unit") for sizes in [_tag_mpp(page, um_per_unit=1.0)] if sizes]
+    unit = _UM_PER_IMAGEJ_UNIT.get(str((tiff.imagej_metadata or {}).get("unit"))) if tiff.is_imagej else None
+    if unit and (sizes := _tag_mpp(page, um_per_unit=unit)):
+        claims.append(MppClaim(sizes, "ImageJ unit"))
     if sizes := _tag_mpp(page):
         claims.append(MppClaim(sizes, "TIFF resolution"))
     return tuple(claims)

@@ -6,11 +6,13 @@ generic pyramids, Aperio SVS, OME-TIFF with SubIFDs, Philips TIFF. What it canno
 
 import os
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from wsi.arrays import RGB, Bools
+from wsi.errors import says_damage
 from wsi.pixels.jpeg_file import TRANSFORM
 from wsi.readers.mosaic import Mosaic
 from wsi.readers.protocol import Opening
@@ -22,6 +24,8 @@ from wsi.units import YX, Box
 _SMALL_PAYLOAD = 2048
 """Payloads up to this many bytes are compared: deflated background is the same tile over and over."""
 _REMEMBERED_PAYLOADS = 64
+_LOOKED_AT = 5
+"""Tiles by which colours that nothing tells are told."""
 _JPEG = 7
 
 _TRANSPOSE_FLIP_Y_FLIP_X = {
@@ -73,7 +77,25 @@ class TiffReader(Mosaic):
         self._closed = weakref.finalize(self, os.close, self._descriptor)
         first = self.stored_levels[0]
         self.notes += self._hole_notes()
-        self._probe([i for i in range(first.grid.y * first.grid.x) if first.byte_counts[i]])
+        written = [i for i in range(first.grid.y * first.grid.x) if first.byte_counts[i]]
+        self._settle_colours(written)
+        self._probe(written)
+
+    def _settle_colours(self, written: Sequence[int]) -> None:
+        """Look at the tiles with most in them where nothing in the file tells whether JPEG 2000 is RGB or YCbCr."""
+        counts = self.stored_levels[0].byte_counts
+        fullest = sorted(written, key=lambda i: -counts[i])[:_LOOKED_AT]
+        votes = []
+        for index in fullest:
+            try:
+                votes.append(self._decoders[0].looks_ycbcr(self.payload(0, index)))
+            except Exception as error:  # codecs raise nearly anything on damaged bytes
+                if not says_damage(error):
+                    raise
+        if votes.count(True) > votes.count(False):
+            self.notes += ("JPEG 2000 tagged RGB looks like YCbCr, as libvips writes it: converted",)
+            for decoder in self._decoders:
+                decoder.holds_ycbcr = True
 
     def read(self, level: int, box: Box, damaged: list[Box] | None = None) -> RGB:
         """See `wsi.readers.protocol.Slide.read`."""

@@ -128,7 +128,7 @@ class PageDecoder:
         return pixels
 
     def looks_ycbcr(self, payload: bytes) -> bool | None:
-        """Tell whether a tile of doubtful colours looks like YCbCr, None where there is no doubt; errors as `samples`."""
+        """Tell whether a tile of doubtful colours looks like YCbCr, None without a doubt; errors as `samples`."""
         if self._vendor is not None or self._page.compression not in JPEG_2000 or self._page.software:
             return None
         if not is_doubtful(check_jpeg2000(payload, self._tile), self._tag, self._page.compression):

@@ -1,8 +1,8 @@
 """Everything that only a GPU can show, in one go: exactness, processes, speed as a share of limits, training.
 
 Run: ``python tests/benchmarks/bench_gpu.py [--out FOLDER] [--checks]``, or ``make bench-gpu``. About ten minutes on a
-large card; each step is a process with a time limit, and prints one JSON line for each thing that it finds, when it
-ends. A table comes last; the exit code is 1 where a check failed or a step did not end. ``--checks``: only what is
+large card; each step is a process with a time limit, and prints one JSON line for each thing, as it is
+found. A table comes last; the exit code is 1 where a check failed or a step did not end. ``--checks``: only what is
 right or wrong, all steps at once. ``--small --device cpu`` goes through all of it without a GPU, on next to nothing.
 
 On a machine without a network: ``make wheelhouse`` on one that has it, carry the folder, and there
@@ -14,10 +14,13 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
@@ -46,28 +49,24 @@ def one(step: str, setting: Setting) -> None:
         print(json.dumps({"step": step, **row}), flush=True)
 
 
-def supervised(step: str, arguments: list[str], limit: float) -> list[Row]:
-    """Run one step in a process of its own; return its rows, and one more where it failed or ran out of time."""
+def supervised(step: str, arguments: list[str], limit: float) -> Iterator[Row]:
+    """Run one step in a process of its own; give its rows as they come, and one where it failed."""
     command = [sys.executable, __file__, *arguments, "--step", step]
     began = time.monotonic()
     with tempfile.TemporaryFile("w+") as told:
         started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=told, text=True, start_new_session=True)
-        try:
-            printed, _ = started.communicate(timeout=limit)
-            why = ""
-        except subprocess.TimeoutExpired:
-            os.killpg(started.pid, 9)
-            printed, _ = started.communicate()
-            why = f"ended after its {limit:.0f} s"
+        assert started.stdout is not None
+        ending = threading.Timer(limit, os.killpg, (started.pid, signal.SIGKILL))
+        ending.start()
+        yield from (json.loads(line) for line in started.stdout if line.startswith('{"step"'))
+        code, seconds = started.wait(), time.monotonic() - began
+        ending.cancel()
         told.seek(0)
         lines = told.read().strip().splitlines()
-    rows = [json.loads(line) for line in printed.splitlines() if line.startswith('{"step"')]
-    if started.returncode and not why:
-        why = f"ended with {started.returncode}: {' / '.join(lines[-3:])}"
-    if why:
-        rows.append({"step": step, "name": "the step itself", "ok": False, "note": why[:600]})
-    rows.append({"step": step, "name": "seconds", "value": time.monotonic() - began, "unit": "s"})
-    return rows
+    if code:
+        why = f"ended after its {limit:.0f} s" if seconds >= limit else f"ended with {code}: {' / '.join(lines[-3:])}"
+        yield {"step": step, "name": "the step itself", "ok": False, "note": why[:600]}
+    yield {"step": step, "name": "seconds", "value": seconds, "unit": "s"}
 
 
 def show(rows: list[Row]) -> None:
@@ -114,11 +113,12 @@ def main() -> int:
         file.write(json.dumps(rows[0]) + "\n")
 
         def found_by(name: str) -> list[Row]:
-            found = supervised(name, arguments, STEPS[name][1] * asked.patience)
-            for row in found:
+            found = []
+            for row in supervised(name, arguments, STEPS[name][1] * asked.patience):
                 print(json.dumps(row), flush=True)
                 file.write(json.dumps(row) + "\n")
-            file.flush()
+                file.flush()
+                found.append(row)
             return found
 
         rows += found_by("prepare")

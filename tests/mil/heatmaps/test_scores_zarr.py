@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaozarrs
 import zarr
 from making import SEED
 from witness import Trained, facts, instances
@@ -23,6 +22,8 @@ from mil.run.folder import RunFolder
 from wsi.errors import RequestError
 from wsi.outcome import Status
 from wsi.store.tile_store import TileStore
+
+yaozarrs = pytest.importorskip("yaozarrs")
 
 NEW = "0077_7"
 

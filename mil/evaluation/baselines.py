@@ -13,20 +13,17 @@ from wsi.errors import StoreError
 from wsi.store.tile_store import TileStore
 
 
-def baselines(
-    cohort: Cohort, patients: Patients, stores: Sequence[TileStore]
-) -> tuple[dict[str, Floats], dict[str, str]]:
-    """Return what each baseline tells of the patients (P, C), and why stores could not be read, by image id.
+def baselines(cohort: Cohort, patients: Patients, colours: Mapping[str, Floats]) -> dict[str, Floats]:
+    """Return what each baseline tells of the patients (P, C).
 
-    ``mean_colour``: a linear model on each slide's mean tissue colour, given stores; ``center_only``: nothing but where
+    ``mean_colour``: a linear model on each slide's mean tissue colour, given some; ``center_only``: nothing but where
     the slide was made, given two centers; then what the target says without looking at anything.
     """
-    colours, failures = mean_colours([store for store in stores if store.image_id in set(cohort.image_ids)])
     told = {"mean_colour": mean_colour(cohort, patients, colours)} if colours else {}
     by_center = patients.target.by_center(patients.centers, patients.folds_P)
     if by_center is not None:
         told["center_only"] = by_center
-    return told | patients.target.constants(patients.blind_PC), failures
+    return told | patients.target.constants(patients.blind_PC)
 
 
 def mean_colours(stores: Sequence[TileStore]) -> tuple[dict[str, Floats], dict[str, str]]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from features.bags.bag import BagHeader
 from mil.data.cohort import Cohort
-from mil.evaluation.baselines import baselines
+from mil.evaluation.baselines import baselines, mean_colours
 from mil.evaluation.bootstrap import REPLICATES, draw_groups, estimates
 from mil.evaluation.centers.robustness import robustness_index
 from mil.evaluation.oof import OutOfFold, Patients, collect, of_slides, patients_of, write_all_models, write_oof
@@ -60,7 +60,8 @@ def evaluate(
     """
     patients = patients_of(cohort, folds)
     outs = {head: collect(run, head, cohort, folds, options) for head in options.heads}
-    simpler, colour_failures = baselines(cohort, patients, stores)
+    colours, colour_failures = mean_colours([store for store in stores if store.image_id in set(cohort.image_ids)])
+    simpler = baselines(cohort, patients, colours)
     by_head = {head: oof.patient_told_PC for head, oof in outs.items()}
     told = {**by_head, **_chosen(run, options, by_head, patients), **simpler}
     found = Found(cohort, folds, patients, outs[options.head], told)
@@ -69,7 +70,7 @@ def evaluate(
     (run.path / "baselines").mkdir(exist_ok=True)
     write_all_models(run.path / "baselines" / "oof.csv", patients, told)
     run.write_json("calibration.json", _calibration(found))
-    known = slides_known(cohort, headers or {}, stores)
+    known = slides_known(cohort, headers or {}, colours)
     if known is not None:
         write_known(run.path, known)
     run.write_json("metrics.json", _metrics(options, found, warnings, stores))

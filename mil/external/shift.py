@@ -7,6 +7,7 @@ import numpy as np
 
 from features.bags.bag import BagHeader
 from mil.data.cohort import Cohort
+from mil.evaluation.baselines import mean_colours
 from mil.evaluation.bootstrap import draw_groups
 from mil.evaluation.decisions.called import exact_at_the_end
 from mil.evaluation.probe import told_apart
@@ -40,7 +41,8 @@ def shift_of(
     seed: int,
 ) -> Shift:
     """Compare the slides of a cohort that have tiles with those that a run keeps of its training."""
-    own = slides_known(cohort, headers, stores)
+    colours, _ = mean_colours([store for store in stores if store.image_id in set(cohort.image_ids)])
+    own = slides_known(cohort, headers, colours)
     if own is None:
         return Shift({}, ("no slide has tiles: nothing can be compared with the training",))
     if known is None:

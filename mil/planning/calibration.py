@@ -119,8 +119,9 @@ class Calibration:
     fixed: dict[str, float] = field(default_factory=dict)
     """Seconds and bytes that each run of a stage takes whatever its size: ``tile_seconds``, ``tile_bytes`` (of the
     process that leads the workers), ``worker_start_seconds``, ``worker_bytes`` (of one that has done nothing yet),
-    ``start_seconds`` and ``epoch_seconds`` (of a training, and of an epoch of each model beside its bags),
-    ``train_seconds``, ``train_bytes``, ``run_bytes``, ``model_bytes``."""
+    ``start_seconds`` (of a training: what extraction imports, too), ``first_seconds`` (more, of the first training of a
+    process), ``train_seconds`` (of each), ``slide_seconds`` (of each slide: evaluation, report), ``epoch_seconds`` (of
+    each model beside its bags), ``train_bytes``, ``run_bytes``, ``model_bytes``."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return JSON values."""

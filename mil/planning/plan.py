@@ -172,14 +172,17 @@ def _trainings(planned: _Planned, every: Mapping[str, Range], tiles: Tiles, widt
         bags = _trained(request, trainings[0], every, tiles, width)
         trainings = [_by_rules(planned, own, bags) for own in trainings]
         if planned.measuring is not None:
-            found = planned.measuring.heads([own.options for own in trainings], bags.sizes, width)
+            stores = tuple(request.stores.values())
+            found = planned.measuring.heads([own.options for own in trainings], bags.sizes, width, stores)
             planned.calibration = planned.calibration.joined(found)
+        fixed = planned.calibration.fixed
+        planned.begun = min(planned.begun, fixed.get("start_seconds", 0.0))  # what both of them import
         for training in trainings:
             earlier_epochs = epochs_before(request.folder)
             found_stage = plan_training(training, bags, planned.calibration, earlier_epochs, planned.begun)
             planned.stages.append(found_stage)
             if request.folder is not None and found_stage.todo:
-                planned.begun = planned.calibration.fixed.get("start_seconds", 0.0)
+                planned.begun = fixed.get("start_seconds", 0.0) + fixed.get("first_seconds", 0.0)
             planned.advice += training_advice(found_stage, training.options, planned.calibration.machine)
 
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from mil.accounting.ranges import Range, total
-from mil.evaluation.examples import MOST
 from mil.planning.calibration import Calibration, HeadCost, head_key
 from mil.planning.estimate import StagePlan
 from mil.planning.request import Training
@@ -13,9 +12,6 @@ from mil.training.options import TrainOptions
 
 USUAL = 2.2
 """Epochs that models train for, by the patience: the mean of runs of this house."""
-
-_PICTURE_BYTES = 0.8e6
-"""A heat map of the report, on average of the sample cohort's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +40,7 @@ def plan_training(
 ) -> StagePlan:
     """Return what an experiment takes on the machine of the calibration.
 
-    ``begun`` are seconds of its start that the stages before it in the same process have taken already: imports.
+    ``begun`` are seconds of its start that what came before it in the same process has taken already: imports.
     """
     options, fixed, machine = training.options, calibration.fixed, calibration.machine
     epochs, models = epochs_of(options, earlier), options.folds * options.models_per_fold * options.repeats
@@ -57,7 +53,9 @@ def plan_training(
     at_once = min(options.workers, machine.cpus, models * len(options.heads))
     fits = total(Range.about(own.expected * models, own.error, bags.error) for own in epoch.values())
     fits = Range(fits.low * epochs.low, fits.expected * epochs.expected, fits.high * epochs.high).times(1 / at_once)
-    start = max(0.0, fixed.get("start_seconds", 5.0) - begun) + fixed.get("train_seconds", 5.0) * options.repeats
+    start = max(0.0, fixed.get("start_seconds", 5.0) + fixed.get("first_seconds", 0.0) - begun)
+    each = fixed.get("train_seconds", 5.0) + fixed.get("slide_seconds", 0.0) * len(bags.sizes)
+    start += each * options.repeats
     unknown = [head for head in costs if head not in known]
     gpu = bool(machine.gpus) and options.device != "cpu"
     step = max((cost.row_bytes for cost in known.values()), default=0.0) * _rows_of_step(options, bags.sizes)
@@ -72,7 +70,7 @@ def plan_training(
         cpu_seconds=Range.about(start, 0.3) + fits.times(at_once) if not gpu else Range.about(start, 0.3),
         peak_bytes=Range.about(memory * (1 + (at_once if at_once > 1 else 0)), 0.2),
         gpu_bytes=Range.about(step + mapped / max(1, len(bags.sizes)), 0.3) if gpu else Range(0, 0, 0),
-        disk_bytes=Range.about(_disk(options, fixed, models, len(bags.sizes)), 0.3),
+        disk_bytes=Range.about(_disk(options, fixed, models), 0.3),
         parts={"start, evaluation, report": start}
         | {head: own.expected * models * epochs.expected / at_once for head, own in epoch.items()},
         bottleneck=_bottleneck(start, fits, options, at_once),
@@ -105,11 +103,10 @@ def _rows_of_step(options: TrainOptions, sizes: tuple[int, ...]) -> int:
     return max(min(batch, options.max_rows), capped[0] if capped else 0)
 
 
-def _disk(options: TrainOptions, fixed: dict[str, float], models: int, slides: int) -> float:
+def _disk(options: TrainOptions, fixed: dict[str, float], models: int) -> float:
     """Return the bytes of a run, in whole blocks."""
     files = models * len(options.heads) * fixed.get("model_bytes", 60_000.0)
-    pictures = min(slides, MOST) * _PICTURE_BYTES if options.stores else 0.0
-    return files + (fixed.get("run_bytes", 1e6) + pictures) * options.repeats
+    return files + fixed.get("run_bytes", 1e6) * options.repeats
 
 
 def _bottleneck(start: float, fits: Range, options: TrainOptions, at_once: int) -> str:

@@ -7,7 +7,7 @@ that a slide like the known ones is called unlike with a probability of 1 % (con
 with 1 / (n + 1), where none may).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import floor
 
@@ -15,14 +15,12 @@ import numpy as np
 
 from features.bags.bag import BagHeader
 from mil.data.cohort import Cohort
-from mil.evaluation.baselines import mean_colours
 from mil.evaluation.probe import mean_of
 from mil.run.folder import RunFolder
 from mil.run.known import KEPT_NOTHING, KnownSlides, read_known
 from wsi.arrays import Floats, Ints
 from wsi.pages import plural
 from wsi.recipe import Json
-from wsi.store.tile_store import TileStore
 
 NEAREST = 5
 REFUSED = 0.01
@@ -36,13 +34,12 @@ _ROWS = 1024
 """Slides compared with all known ones at once."""
 
 
-def slides_known(cohort: Cohort, headers: Mapping[str, BagHeader], stores: Sequence[TileStore]) -> KnownSlides | None:
-    """Return what is kept of the slides that have tiles; None where none has."""
+def slides_known(cohort: Cohort, headers: Mapping[str, BagHeader], colours: Mapping[str, Floats]) -> KnownSlides | None:
+    """Return what is kept of the slides that have tiles; None where none has. ``colours``: by image id."""
     chosen = np.flatnonzero(cohort.usable_N).tolist()
     if not chosen:
         return None
     ids = [cohort.image_ids[i] for i in chosen]
-    colours, _ = mean_colours([store for store in stores if store.image_id in set(ids)])
     told = [headers.get(image_id) for image_id in ids]
     return KnownSlides(
         image_ids=tuple(ids),

@@ -51,20 +51,26 @@ class Measuring:
     def encoder(self, options: ExtractOptions, stores: Sequence[Path], tile_px: int) -> Calibration:
         """Encode some tiles: of stores that are there, else of those that were made for measuring."""
         self._progress.note(f"plan: {options.joined} encodes some tiles, to measure")
-        own = [*stores, *self._stores][:8]
+        own = self._some(stores)
         trial = apart("mil.planning.trials.encoder:try_encoder", options, own, tile_px, self._seconds)
         self._machine, self.loads["extract"] = trial.machine, trial.load
         return Calibration(machine=self._machine, encoders={trial.cost.key: trial.cost})
 
-    def heads(self, trainings: Sequence[TrainOptions], sizes: Sequence[int], dim: int) -> Calibration:
-        """Train on bags that are made up."""
+    def heads(
+        self, trainings: Sequence[TrainOptions], sizes: Sequence[int], dim: int, stores: Sequence[Path]
+    ) -> Calibration:
+        """Train on bags that are made up; ``stores``: those that are there."""
         self._progress.note("plan: heads train for a few epochs, to measure")
-        self._parts += 1
+        self._parts, own = self._parts + 1, self._some(stores)
         scratch = self._scratch / f"training-{self._parts}"
-        trial = apart("mil.planning.trials.heads:try_heads", trainings, sizes, dim, scratch, self._seconds)
+        trial = apart("mil.planning.trials.heads:try_heads", trainings, sizes, dim, scratch, self._seconds, own)
         self.loads["train"] = trial.load
         costs = {cost.key: cost for cost in trial.costs}
         return Calibration(machine=self._machine, heads=costs, fixed=trial.fixed)
+
+    def _some(self, stores: Sequence[Path]) -> list[Path]:
+        """Return stores to measure with: of those that are there, else of those that were made for measuring."""
+        return [*stores, *self._stores][:8]
 
 
 def known_encoder(calibration: Calibration, options: ExtractOptions, tile_px: int) -> EncoderCost:

@@ -194,7 +194,8 @@ def _head(options: TrainOptions, **changes: object) -> HeadCost:
 def test_training_by_hand() -> None:
     options = _training(folds=5, seeds=2, epochs=60, patience=15, device="cpu")
     cost = _head(options)
-    fixed = {"start_seconds": 6.0, "train_seconds": 3.0, "epoch_seconds": 0.02, "train_bytes": 9e8}
+    fixed = {"start_seconds": 4.0, "first_seconds": 2.0, "train_seconds": 1.0, "slide_seconds": 0.02}
+    fixed |= {"epoch_seconds": 0.02, "train_bytes": 9e8}
     machine = replace(MACHINE, gpus=0, gpu="", gpu_bytes=0)
     known = Calibration(machine=machine, heads={cost.key: cost}, fixed=fixed)
     training = Training(name="t", encoder="texture", options=options, models_count=True)

@@ -146,17 +146,20 @@ def test_a_sketch_is_the_overview_and_a_coarse_one_has_its_tissue(write: object,
     assert found == pytest.approx(dark, rel=0.15)
 
 
-def test_epochs_of_a_training_take_what_was_measured(tmp_path: Path) -> None:
-    options = TrainOptions(
-        bags=(tmp_path,), manifest=tmp_path / "m", out=tmp_path / "o", baselines=(), device="cpu", head="abmil"
-    )
-    trial = try_heads([options], [300] * 30, 48, tmp_path / "trial", 0.3)
+def test_epochs_and_reports_of_a_training_take_what_was_measured(small_store: TileStore, tmp_path: Path) -> None:
+    told = {"bags": (tmp_path,), "manifest": tmp_path / "m", "out": tmp_path / "o", "stores": (tmp_path,)}
+    options = TrainOptions(**told, baselines=(), device="cpu", head="abmil", folds=2)  # type: ignore[arg-type]
+    trial = try_heads([options], [300] * 30, 48, tmp_path / "trial", 0.1, (Path(small_store.path),))
     (cost,) = trial.costs
     assert cost.key.startswith("abmil, 48 features")
     assert 0 < cost.row_seconds.expected < 1e-3
     assert trial.fixed["model_bytes"] > 4096
     assert trial.fixed["train_seconds"] > 0
+    assert trial.fixed["slide_seconds"] > 0
     assert not (tmp_path / "o").exists()
+    pictures = [len([*own.glob("heatmaps/*.png")]) for own in (tmp_path / "trial" / "runs").iterdir()]
+    assert len(pictures) == 4
+    assert min(pictures) >= 4
 
 
 def test_what_excludes_each_other_is_refused(tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ _ALL = (
     ),
     Verb(
         "evaluate", RUNS, "Judge a second, labelled cohort by a finished run: the same report, nothing fitted anew.",
-        "mil.external.options:EvaluateOptions", "mil.external.evaluate:evaluate",
+        "mil.external.options:EvaluateOptions", "mil.external.evaluate:evaluate", "cli.endings:evaluate",
         more="Patients whom the run was trained on are refused, or with --overlap leave-out left out and named.",
     ),
     Verb(

@@ -6,6 +6,7 @@ from features.extraction.options import ExtractOptions
 from features.finetune.options import FinetuneOptions
 from features.pretrain.options import PretrainOptions
 from mil.embedding.options import EmbedOptions
+from mil.external.options import EvaluateOptions
 from mil.rehearsal.options import RehearseOptions
 from mil.tiles.options import ClassifyTilesOptions
 from mil.training.options import TrainOptions
@@ -59,6 +60,13 @@ def train(options: TrainOptions, summary: Summary) -> Ending:
 
     repeated = (options.out / "repeats.json").exists()  # --auto may have chosen to
     return _with_lines(ending_of_repeats(options.out) if repeated else ending_of_run(options.out))
+
+
+def evaluate(options: EvaluateOptions, summary: Summary) -> Ending:
+    """Return what the evaluation tells."""
+    from mil.run.ending import ending_of_evaluation
+
+    return _with_lines(ending_of_evaluation(options.out))
 
 
 def tune(options: TuneOptions, summary: Summary) -> Ending:

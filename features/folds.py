@@ -14,7 +14,7 @@ from wsi.errors import RequestError, one_line
 from wsi.files.csv_table import csv_text, read_records
 from wsi.pages import plural
 
-_FOLD = re.compile(r"-?\d{1,9}")
+_FOLD = re.compile(r"(-?\d{1,9})(\.0)?")
 FIELDS = ("image_id", "patient_id", "label", "center_id", "fold")
 
 
@@ -57,8 +57,10 @@ def assert_patients_whole(folds: Ints, patients: Sequence[str]) -> None:
     """Raise `RequestError` naming a patient that stands in two folds, or a slide that stands in none."""
     seen: dict[str, int] = {}
     for fold, patient in zip(folds.tolist(), patients, strict=True):
-        if fold < 0 or seen.setdefault(patient, fold) != fold:
-            raise RequestError(f"patient {patient} stands in folds {seen.get(patient)} and {fold}: expected one fold")
+        if fold < 0:
+            raise RequestError(f"patient {patient} stands in fold {fold}: expected 0 or more")
+        if seen.setdefault(patient, fold) != fold:
+            raise RequestError(f"patient {patient} stands in folds {seen[patient]} and {fold}: expected one fold")
 
 
 def read_folds(path: Path, rows: Sequence[ManifestRow]) -> dict[str, int]:
@@ -103,7 +105,7 @@ def fold_table(path: Path) -> dict[str, tuple[str, int]]:
     try:
         found = {record["image_id"]: (record["patient_id"], _fold(record["fold"])) for record in records}
     except ValueError as error:
-        raise _no_splits(path, repr(error)) from None
+        raise _no_splits(path, str(error)) from None
     twice = [image_id for image_id, count in Counter(record["image_id"] for record in records).items() if count > 1]
     if twice:
         raise RequestError(f"{path}: slide {twice[0]} stands there twice: expected one row for each slide")
@@ -112,9 +114,10 @@ def fold_table(path: Path) -> dict[str, tuple[str, int]]:
 
 
 def _fold(text: str) -> int:
-    if not _FOLD.fullmatch(text.strip()):
+    found = _FOLD.fullmatch(text.strip())
+    if not found:
         raise ValueError(f"fold {one_line(text, 40)!r}")
-    return int(text)
+    return int(found[1])
 
 
 def splits_records(path: Path, *wanted: str) -> list[dict[str, str]]:

@@ -48,8 +48,13 @@ def plural(count: int, name: str, more: str = "", verb: str = "") -> str:
 
     ``verb``: were, are or have: ``plural(1, "slide", "without a bag", "were")`` is ``1 slide without a bag was``.
     """
-    verb = _OF_ONE[verb] if verb and count == 1 else verb
-    return " ".join(filter(None, (f"{count:,} {name}{'' if count == 1 else 's'}", more, verb)))
+    parts = (f"{count:,} {name}{'' if count == 1 else 's'}", more, verb and agreeing(count, verb))
+    return " ".join(filter(None, parts))
+
+
+def agreeing(count: int, verb: str) -> str:
+    """Return were, are or have as it agrees with a number of things: ``1 of 3 slides`` is, ``2 of 3 slides`` are."""
+    return _OF_ONE[verb] if count == 1 else verb
 
 
 @cache
@@ -64,7 +69,7 @@ def _environment() -> "Environment":
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    made.filters["number"] = number
+    made.filters |= {"number": number, "plural": plural, "agreeing": agreeing}
     return made
 
 

@@ -113,7 +113,8 @@ def missing(k: Known) -> Answer | None:
 def sizes(k: Known) -> Answer | None:
     """Tell the size that there is, and whether it is small."""
     metrics = k.evidence.metrics
-    told = f"{metrics['patients']} {k.unit}s, {metrics['slides']} slides; {_counted(k.evidence.carried())}."
+    slides = plural(metrics["slides"], "slide")
+    told = f"{plural(metrics['patients'], k.unit)}, {slides}; {_counted(k.evidence.carried())}."
     few = [line for line in k.evidence.warnings() if line.startswith("so few patients")]
     return Answer(" ".join([told, *(f"{line[:1].upper()}{line[1:]}." for line in few)]), k.metrics("patients"))
 

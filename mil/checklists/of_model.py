@@ -71,9 +71,10 @@ def training(k: Known) -> Answer | None:
     told = [f"{name} {own[key]}" for key, name in _OPTIONAL.items() if key in own and key != "optimizer"]
     plain = (
         f"{'AdamW' if own.get('optimizer', 'adamw') == 'adamw' else 'SAM on AdamW'}, learning rate {own['lr']:g} after "
-        f"{own['warmup_epochs']} epochs of warm-up, then a cosine; weight decay {own['weight_decay']:g}, gradients cut "
-        f"at {own['clip']:g}, {own['batch_bags']} slides a step, at most {own['epochs']} epochs, ended after "
-        f"{own['patience']} without a better inner validation loss; precision {own['precision']}"
+        f"{plural(own['warmup_epochs'], 'epoch')} of warm-up, then a cosine; weight decay {own['weight_decay']:g}, "
+        f"gradients cut at {own['clip']:g}, {plural(own['batch_bags'], 'slide')} a step, at most "
+        f"{plural(own['epochs'], 'epoch')}, ended after {own['patience']} without a better inner validation loss; "
+        f"precision {own['precision']}"
     )
     return Answer(f"{'; '.join([plain, *told])}.", f"{k.config}: recipe; fold*/seed*/history.csv")
 

@@ -186,7 +186,11 @@ def scan_bags(paths: Sequence[Path], wanted: Sequence[str]) -> BagSet:
     """
     headers, failures = read_headers(paths, set(wanted))
     if not headers and not failures:
-        raise RequestError(f"no bag in {', '.join(map(str, paths))} belongs to a slide of the manifest")
+        bags = ", ".join(path.stem for path in find_bags(paths)[:2])
+        raise RequestError(
+            f"no bag in {', '.join(map(str, paths))} ({bags}, ...) belongs to a slide of the manifest "
+            f"({', '.join(wanted[:2])}, ...): expected bags that are named as the table's image_id"
+        )
     making = making_of(headers)
     for header in headers.values():
         making.check(header, str(next(iter(headers.values())).path))

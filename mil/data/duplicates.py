@@ -4,6 +4,7 @@ A slide that was scanned once and filed twice, under two patients, would be trai
 Our bags carry the hash of their slide's overview; bags of other tools are known by the hash of what they hold.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -60,6 +61,22 @@ def check_pictures(rows: Sequence[ManifestRow], headers: Mapping[str, BagHeader]
             if other is not row:
                 notes.append(f"slides {other.image_id} and {row.image_id} of patient {row.patient_id} {what}")
     return notes
+
+
+def alike_ids(column: str, rows: Sequence[ManifestRow]) -> list[str]:
+    """Return a note where ids of a column differ in capitals and leading zeros alone: one may stand under two."""
+    first: dict[str, str] = {}
+    pairs = []
+    for own in sorted({found for row in rows if (found := getattr(row, column))}):
+        other = first.setdefault(re.sub(r"(?<!\d)0+(?=\d)", "", own.casefold()), own)
+        pairs += [f"{other} and {own}"] if other != own else []
+    if not pairs:
+        return []
+    line = (
+        f"{column} {_listed(pairs)} differ in capitals or leading zeros alone and are taken for different ones: if "
+        "they are not, write one of them throughout, as folds may part them"
+    )
+    return [line]
 
 
 def _marks(headers: Mapping[str, BagHeader]) -> Iterator[tuple[str, dict[str, str]]]:

@@ -91,6 +91,9 @@ class External:
     def told(self) -> Json:
         """Return the numbers, for evaluation.json."""
         return {
+            "metric": self.found.evidence.truth.shown[0],
+            "verdict": self.found.evidence.verdict(self.spread),
+            "unit": self.found.evidence.run.unit,
             "flow": self.flow.as_dict(),
             "metrics": self.found.evidence.metrics,
             "spread": self.spread,

@@ -34,7 +34,7 @@ from wsi.files.claim import claim
 from wsi.files.csv_table import csv_text
 from wsi.options import stage
 from wsi.outcome import Outcome, Progress, Silent, Status, Summary, failed
-from wsi.pages import plural
+from wsi.pages import agreeing, plural
 from wsi.recipe import Recipe
 
 MARK = "gigamil-similar-1"
@@ -138,8 +138,12 @@ def _write(
         "failures": failures,
     }
     _tables(options).write(recipe, {options.out: _table(options, known, truth, queries, found)}, about)
-    for name in unknown:
-        progress.note(f"{name} is like none of the known slides: do not trust what is predicted of it")
+    if unknown:
+        progress.note(
+            f"{len(unknown)} of {plural(len(told), 'slide')} {agreeing(len(unknown), 'are')} like none of the known "
+            f"ones (by chance {options.refused:.1%} would be): do not trust what is predicted of them: "
+            f"{', '.join(unknown[:10])}{' ...' if len(unknown) > 10 else ''}"
+        )
     if trained:
         progress.note(
             f"{plural(len(trained), 'slide', verb='were')} in the run's training, which flatters their familiarity"

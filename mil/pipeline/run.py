@@ -31,7 +31,7 @@ from wsi.files.documents import parse_json, read_document
 from wsi.memory import give_back_freed
 from wsi.options import in_environment, stage
 from wsi.outcome import CLAIMED, Outcome, Progress, Silent, Status, Summary
-from wsi.pages import plural
+from wsi.pages import agreeing, plural
 from wsi.store.shards import open_shard
 from wsi.tiling.options import TileOptions
 
@@ -189,7 +189,7 @@ class _Run:
         elif left:
             self.progress.note(
                 f"{verbs}: of the {plural(done, 'experiment', 'that', 'are')} trained; {len(left)} "
-                f"{'is' if len(left) == 1 else 'are'} not"
+                f"{agreeing(len(left), 'are')} not"
             )
         claimed = claims_of(self.file)
         yield from self._shared(

@@ -4,6 +4,8 @@ import io
 import json
 import time
 from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +31,11 @@ from mil.report.figures import history_figures, plot_figure
 from mil.report.localisation import Localisation, localise, read_localisation, write_localisation
 from mil.report.options import ReportOptions
 from mil.report.printing import find_browser, print_pdf
-from mil.report.spread.told_apart import FILE as SPREAD
 from mil.report.spread.told_apart import told_apart
 from mil.review.suspects import suspects_of
-from mil.run.evidence import Evidence, read_evidence
+from mil.run.evidence import SPREAD, Evidence, read_evidence
 from mil.run.folder import RunFolder
-from mil.run.protocol import divided, put_together
+from mil.run.protocol import divided, of_unit, put_together
 from mil.run.record import read_record
 from mil.targets.calibration import LOCATED
 from mil.targets.plot import Plot
@@ -165,8 +166,6 @@ def page(
     draws = draw_groups(evidence.groups, 0, CURVE_DRAWS)
     folds, usable = evidence.folds_P, evidence.usable_P
     area = number(evidence.first(evidence.head), ".2f")
-    folder = heat_map_folder(run)
-    chosen = choose(run.predicts, evidence.slides, evidence.classes, {path.stem for path in folder.glob("*.png")})
     losses = (evidence.histories, evidence.history_folds, truth.words.loss, len(truth.groups))
     return fill(
         template,
@@ -183,19 +182,20 @@ def page(
         put_together=put_together(recipe),
         keys=keys,
         names=[truth.metrics[key][0] for key in keys],
-        curves=_drawn(truth.plots(shown, evidence.title(evidence.head), area, draws, folds)),
+        said=partial(of_unit, unit=run.unit),
+        curves=_drawn(truth.plots(shown, evidence.title(evidence.head), area, draws, folds), run.unit),
         decided=decided,
         spread=spread,
         by_target=by_target,
         by_target_figures=_drawn(by_target.plots if by_target is not None else ()),
-        decision_figures=_drawn(decided.decision_plots),
-        abstention_figures=_drawn(decided.abstention_plots),
+        decision_figures=_drawn(decided.decision_plots, run.unit),
+        abstention_figures=_drawn(decided.abstention_plots, run.unit),
         subgrouped=decided.subgroups,
         least=LEAST,
         least_of_each=LEAST_OF_EACH,
         asked=decided.told["questions"][0]["question"] if len(decided.told["questions"]) == 1 else "",
         attention=has_attention(evidence.head),
-        maps=[(image_id, caption, _jpeg_uri(folder / f"{image_id}.png")) for image_id, caption in chosen],
+        maps=_maps(evidence),
         history=history_figures(*losses) if evidence.histories else [],
         making=_making(evidence),
         settings=tomli_w.dumps(recipe),
@@ -204,8 +204,16 @@ def page(
     )
 
 
-def _drawn(plots: Iterable[Plot]) -> list[tuple[str, Plot]]:
-    return [(plot_figure(plot), plot) for plot in plots]
+def _maps(evidence: Evidence) -> list[tuple[str, str, str]]:
+    """Return image id, caption and picture of the heat maps to show."""
+    folder = heat_map_folder(evidence.run)
+    there = {path.stem for path in folder.glob("*.png")}
+    chosen = choose(evidence.run.predicts, evidence.slides, evidence.classes, there)
+    return [(image_id, caption, _jpeg_uri(folder / f"{image_id}.png")) for image_id, caption in chosen]
+
+
+def _drawn(plots: Iterable[Plot], unit: str = "patient") -> list[tuple[str, Plot]]:
+    return [(plot_figure(own), replace(own, caption=of_unit(own.caption, unit))) for own in plots]
 
 
 def _jpeg_uri(path: Path) -> str:

@@ -9,6 +9,7 @@ from mil.review.confident import suspects
 from mil.run.cases import Case, cases
 from mil.run.evidence import Evidence
 from mil.targets import ClassTarget
+from mil.targets.judged import percent
 from mil.targets.questions import at_prevalence
 from wsi.arrays import Floats
 
@@ -83,7 +84,7 @@ _PRECISION = ((0.8, 0.3, 0.35), (0.9, 0.35, 0.45), (1.1, 0.55, 0.65))
 
 def _expected(auc: float | None) -> str:
     every, surest = next((every, surest) for below, every, surest in _PRECISION if (auc or 0.0) < below)
-    return f"about {every:.0%} of the suspects of such an AUC were wrong, and {surest:.0%} of the surest"
+    return f"about {percent(every)} of the suspects of such an AUC were wrong, and {percent(surest)} of the surest"
 
 
 def probabilities(evidence: Evidence) -> Floats:

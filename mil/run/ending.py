@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
-from mil.run.evidence import read_evidence, title_of
+from mil.run.checks import run_json
+from mil.run.evidence import read_evidence, read_spread, title_of
 from mil.run.folder import RunFolder
 from wsi.errors import RequestError
+from wsi.pages import plural
 from wsi.recipe import Json
 
 
@@ -25,11 +27,13 @@ def ending_of_run(path: Path) -> Json:
         raise RequestError(f"{path}: no metric of {metrics['head']}: train the run to its end")
     others = {name: found.get(metric) for name, found in metrics["models"].items() if name != metrics["head"]}
     whole = "folds" in metrics  # an earlier version evaluated some targets in less detail
-    warnings = read_evidence(run).warnings() if whole else list(metrics["warnings"])
+    evidence = read_evidence(run) if whole else None
+    warnings = list(metrics["warnings"]) if evidence is None else evidence.warnings()
     left_out = dict(metrics["failures"])
     return {
         "metric": metric,
         "score": own[metric],
+        "verdict": "" if evidence is None else evidence.verdict(read_spread(run)),
         "baselines": {name: found for name, found in others.items() if found is not None},
         "patients": metrics["patients"],
         "nobody": run.predicts.words.nobody,
@@ -44,6 +48,21 @@ def ending_of_run(path: Path) -> Json:
 def _new(run: RunFolder) -> str:
     """Return what a run predicts of: slides, or vectors made of them beforehand."""
     return "NEW_VECTORS" if run.slide_encoder else "NEW_SLIDES"
+
+
+def ending_of_evaluation(path: Path) -> Json:
+    """Return the score on another cohort, what is to be said of it first, and where the report lies."""
+    told, report = run_json(path / "evaluation.json"), str(path / "report.html")
+    if "metric" not in told:  # an earlier version's
+        return {"report": report}
+    return {
+        "metric": told["metric"],
+        "score": told["metrics"]["models"][told["metrics"]["head"]][told["metric"]],
+        "seen": f"on {plural(told['metrics']['patients'], told['unit'])} of another cohort",
+        "verdict": told["verdict"],
+        "patients": told["metrics"]["patients"],
+        "report": report,
+    }
 
 
 def ending_of_repeats(path: Path) -> Json:
@@ -77,7 +96,9 @@ def lines_of(ending: Json) -> list[str]:
     """Return the ending for a person, one line each."""
     lines = []
     if "score" in ending:
-        lines.append(f"{ending['metric']} {_estimate(ending['score'])}, by models that had not seen the patients")
+        seen = ending.get("seen", "by models that had not seen the patients")
+        lines.append(f"{ending['metric']} {_estimate(ending['score'])}, {seen}")
+    lines += filter(None, [ending.get("verdict")])
     for name, found in ending.get("baselines", {}).items():
         lines.append(f"  {title_of(name, ending['nobody'])}: {_estimate(found)}")
     for name, own in ending.get("spread", {}).items():
@@ -86,12 +107,13 @@ def lines_of(ending: Json) -> list[str]:
         lines.append("settings: " + ", ".join(f"{name} {value}" for name, value in ending["settings"].items()))
     lines += [f"warning: {line}" for line in ending.get("warnings", ())]
     lines += [f"left out: {item}: {why}" for item, why in ending.get("left_out", {}).items()]
-    lines += [f"{name}: {ending[name]}" for name in ("report", "table") if name in ending]
-    return [*lines, f"next: {ending['next']}"]
+    return lines + [f"{name}: {ending[name]}" for name in ("report", "table", "next") if name in ending]
 
 
 def _estimate(found: Json) -> str:
     value, low, high = (("not defined" if own is None else f"{own:.3f}") for own in _parts(found))
+    if found["value"] is None:
+        return value
     return f"{value} (95 % interval {low} to {high})"
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mil.run.checks import checked_table, damaged
+from mil.run.checks import checked_table, damaged, run_json
 from mil.run.folder import RunFolder
-from mil.run.protocol import about_encoder, about_few, about_probe
+from mil.run.protocol import about_encoder, about_few, about_probe, of_unit
 from mil.targets import Target
 from mil.targets.calibration import LOCATED
 from mil.targets.survival import SurvivalTarget
@@ -17,9 +17,11 @@ from wsi.errors import RequestError
 from wsi.recipe import Json
 
 CHOSEN = "nested"
+"""In place of a model: in each fold the head that inner folds chose."""
+SPREAD = "spread.json"
+"""Of a run folder: what its numbers would move with."""
 ERROR = 0.025
 """How often noise may be told as better than chance: one side of a 95 % interval."""
-"""In place of a model: in each fold the head that inner folds chose."""
 TITLES = {
     CHOSEN: "Head chosen by inner folds",
     "gated_abmil": "Gated attention pooling (ABMIL)",
@@ -145,13 +147,25 @@ class Evidence:
         lines = [f"slide {i} could not be used: {why}" for i, why in self.metrics["failures"].items()]
         lines += self.metrics["warnings"]
         lines += [line for encoder in self.encoders for line in about_encoder(encoder)]
-        lines += about_few(self.carried(), words.enough)
+        lines += (of_unit(line, self.run.unit) for line in about_few(self.carried(), words.enough))
         if self.first(self.head) == 1:
             lines.append("no patient is misranked: an interval from resampling cannot show how far that may be luck")
         if not self.elsewhere:
             lines += about_probe(self.metrics["center_probe"], self.config["recipe"])
         lines += filter(None, [self.about_center()])
         return list(dict.fromkeys(lines))
+
+    def verdict(self, spread: Json) -> str:
+        """Return what is to be said before anything else: that it may be luck, or that it may be the center."""
+        said = [] if self.above_chance(spread) else ["the model is not shown to be better than chance"]
+        text = ", and ".join([*said, *(["the center may be what is told"] if self.told_by_center else [])])
+        return f"{text[:1].upper()}{text[1:]}." if text else ""
+
+    @property
+    def told_by_center(self) -> bool:
+        """Tell whether the center alone gets at least half as far above chance as the model does."""
+        own, center = (self.first(name) if self.about_center() else None for name in (self.head, "center_only"))
+        return center is not None and (own is None or 2 * (center - self.truth.chance) >= own - self.truth.chance)
 
     def about_center(self) -> str:
         """Return the warning that the center alone gives the answer away; empty where it does not beyond chance."""
@@ -208,6 +222,11 @@ def read_evidence(run: RunFolder) -> Evidence:
         histories=[read_history(run.model(run.head, *model) / "history.csv") for model in models],
         history_folds=[fold for fold, _ in models],
     )
+
+
+def read_spread(run: RunFolder) -> Json:
+    """Return what `SPREAD` of the run holds; nothing where no report was written yet."""
+    return run_json(run.path / SPREAD) if (run.path / SPREAD).exists() else {}
 
 
 def read_history(path: Path) -> list[dict[str, float]]:

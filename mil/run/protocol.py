@@ -43,6 +43,11 @@ def split_by(recipe: Mapping[str, Any]) -> str:
     return "Split by patient, balanced on label and center (splits.csv)."
 
 
+def of_unit(text: str, unit: str) -> str:
+    """Return what is said of patients as it is true where each slide is judged by itself."""
+    return text if unit == "patient" else text.replace("patient", "slide").replace("Patient", "Slide")
+
+
 def about_encoder(encoder: Mapping[str, Any]) -> list[str]:
     """Return what a reader must know of the encoder of the bags."""
     if encoder.get("caution"):
@@ -54,7 +59,7 @@ def about_encoder(encoder: Mapping[str, Any]) -> list[str]:
 
 def about_few(counts: Mapping[str, int], what: str) -> list[str]:
     """Return the warning that so few carry the result; ``what`` is expected in place of these."""
-    few = [f"{name} {count}" for name, count in counts.items() if count < FEW_PATIENTS]
+    few = [f"{name}: {count}" for name, count in counts.items() if count < FEW_PATIENTS]
     if not few:
         return []
     line = f"so few patients ({', '.join(few)}) carry the result that intervals from resampling are too narrow"

@@ -61,7 +61,7 @@ class ClassTarget(Target):
     metrics: ClassVar[Mapping[str, tuple[str, str]]] = {
         "auc": (
             "AUC",
-            "Chance that a patient of one class is ranked above one of the other. 0.5 is chance, 1 is perfect.",
+            "Chance that a patient of a class is ranked above one of the others, mean over classes. 0.5 is chance.",
         ),
         "auc_pooled": (
             "AUC, folds pooled",
@@ -69,9 +69,15 @@ class ClassTarget(Target):
         ),
         "weighted_log_loss": ("Weighted log loss", "The competition's score, classes count equally. Lower is better."),
         "balanced_accuracy": ("Balanced accuracy", "Mean share of patients found in each class."),
-        "average_precision": ("Average precision", "Area under precision and recall of the rarer class."),
+        "average_precision": (
+            "Average precision",
+            "Area under precision and recall: of the rarer of two classes, of more than two the mean.",
+        ),
         "brier": ("Brier score", "Squared error of the probabilities, classes count equally. Lower is better."),
-        "ece": ("Calibration error", "How far stated confidence is from the truth, on average. Lower is better."),
+        "ece": (
+            "Calibration error",
+            "How far stated confidence is from the truth, on average. Lower is better. Resampling raises small ones.",
+        ),
     }
     labels_N: Ints
     """Class numbers; -1 where unknown."""
@@ -277,6 +283,19 @@ def listed(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
+def refuse_alike(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names; raise `ManifestError` where two of a table differ in capitals and spaces alone."""
+    first: dict[str, str] = {}
+    for name in names:
+        other = first.setdefault("".join(name.casefold().split()), name)
+        if other != name:
+            raise ManifestError(
+                f"labels {other} and {name} differ in capitals or spaces alone: write one of them throughout, or tell "
+                "them apart with --classes"
+            )
+    return tuple(names)
+
+
 def choose_classes(rows: Sequence[ManifestRow], classes: Sequence[str]) -> tuple[str, ...]:
     """Return the given classes, else the labels of the manifest, sorted.
 
@@ -289,7 +308,7 @@ def choose_classes(rows: Sequence[ManifestRow], classes: Sequence[str]) -> tuple
     unknown = [label for label in found if classes and label not in classes]
     if unknown:
         raise ManifestError(f"labels {', '.join(unknown)} are not among the classes {', '.join(classes)}")
-    chosen = tuple(classes) or tuple(found)
+    chosen = tuple(classes) or refuse_alike(found)
     if len(chosen) < 2:
         raise ManifestError(
             f"expected labels of two or more classes in the manifest, found {', '.join(chosen) or 'none'}"

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mil.targets.base import Measure, Words
-from mil.targets.classes import listed
+from mil.targets.classes import listed, refuse_alike
 from mil.targets.judged import Breakdown, Judged, entropy, judgements, percent
 from mil.targets.metrics import macro_auc, macro_brier
 from mil.targets.plot import Plot, calibration_plot, reliability, roc_plot
@@ -75,7 +75,7 @@ class LabelsTarget(Unclassed):
     ) -> tuple[Self, list[str]]:
         cells = [row.label for row in rows]
         parts = {part.removeprefix(NOT_KNOWN).strip() for cell in cells for part in labels_of(cell or "")}
-        found = tuple(names) or tuple(sorted(parts))
+        found = tuple(names) or refuse_alike(sorted(parts))
         if not found:
             raise ManifestError("--target labels: expected labels in the manifest, found none")
         present_NC = parse_labels(cells, found)

@@ -60,8 +60,9 @@ def roc_plot(curves: Mapping[str, tuple[Bools, Floats]], area: str, folds_P: Int
     """
     lines = tuple(Line(name, *roc_curve(*own)) for name, own in curves.items())
     areas = [float(np.trapezoid(line.y_N, line.x_N)) for line in lines]
-    drawn = f"{areas[0] if of_one else np.mean(areas):.2f}"
-    whose = "of this run's model is" if of_one else "has a mean over the curves of"
+    defined = all(0 < np.sum(true_N) < len(true_N) for true_N, _ in [*curves.values()][: 1 if of_one else None])
+    drawn = f"{areas[0] if of_one else np.mean(areas):.2f}" if defined else "not defined"
+    whose = "of this run's model is" if of_one else "has a mean over the curves of" if defined else "is"
     folds = f", patients of all folds together; the AUC within folds is {area}" if len(np.unique(folds_P)) > 1 else ""
     return Plot(
         lines=lines,
@@ -87,7 +88,7 @@ def calibration_plot(lines: tuple[Line, ...], weighted: bool, moved: str = "") -
         )
         holds += "where patients are weighted so that all classes count equally"
     else:
-        holds = f"{moved or 'patients as they are'}: on the dashed line, of patients told 70 %, 70 % have it"
+        holds = f"{moved or 'of patients as they are'}: on the dashed line, of patients told 70 %, 70 % have it"
     return Plot(
         lines=lines,
         x_label="predicted probability",

@@ -151,8 +151,8 @@ def binned(values_N: Floats) -> list[str]:
     return [str(part) for part in np.searchsorted(edges, values_N, side="right").tolist()]
 
 
-def parse_values(cells: Sequence[str | None], column: str) -> Floats:
-    """Return (N,) float64 from cells; NaN for an empty one.
+def parse_values(cells: Sequence[str | None], column: str, slides: Sequence[str] = ()) -> Floats:
+    """Return (N,) float64 from cells; NaN for an empty one. ``slides``: whose they are, to be named.
 
     Raises
     ------
@@ -160,11 +160,16 @@ def parse_values(cells: Sequence[str | None], column: str) -> Floats:
         A cell that is not a finite number.
     """
     values = []
-    for cell in cells:
+    for row, cell in enumerate(cells):
         try:
             values.append(float(cell) if cell else np.nan)
         except ValueError:
-            raise ManifestError(f"{column} {cell!r}: expected a number") from None
+            raise ManifestError(f"{of_slide(slides, row)}{column} {cell!r}: expected a number") from None
         if cell and not np.isfinite(values[-1]):
-            raise ManifestError(f"{column} {cell!r}: expected a finite number")
+            raise ManifestError(f"{of_slide(slides, row)}{column} {cell!r}: expected a finite number")
     return np.array(values, np.float64)
+
+
+def of_slide(slides: Sequence[str], row: int) -> str:
+    """Return the beginning of a message on the slide of a row; nothing where slides are not given."""
+    return f"slide {slides[row]}: " if slides else ""

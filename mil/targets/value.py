@@ -68,7 +68,7 @@ class ValueTarget(Unclassed):
     def read(
         cls, rows: Sequence[ManifestRow], names: Sequence[str], n_folds: int, others: Sequence[ManifestRow] = ()
     ) -> tuple[Self, list[str]]:
-        values_N = parse_values([row.value for row in rows], "value")
+        values_N = parse_values([row.value for row in rows], "value", [row.image_id for row in rows])
         if np.ptp(values_N) == 0:
             raise ManifestError(
                 f"--target value: expected different values in the manifest, found {values_N[0]:g} only"
@@ -77,7 +77,7 @@ class ValueTarget(Unclassed):
 
     @classmethod
     def cell(cls, row: ManifestRow) -> object:
-        return row.value
+        return parse_values([row.value], "value", [row.image_id])[0]
 
     @classmethod
     def columns(cls, names: Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from features.folds import folds_of, patient_folds
 from mil.data.cohort import BagSet, Cohort, cohort_digest
-from mil.data.duplicates import check_pictures
+from mil.data.duplicates import alike_ids, check_pictures
 from mil.data.encoder_lineage import check_unseen
 from mil.data.flow import NO_BAG, Flow
 from mil.data.known_facts import note_damage, with_facts
@@ -150,6 +150,7 @@ def gather(options: TrainOptions) -> TrainingData:
     if not bags.headers:
         raise RequestError(f"no bag can be read: {next(iter(bags.failures.values()))}")
     rows, notes = _with_bags(everyone, known, bags)
+    notes += [*alike_ids("patient_id", rows), *alike_ids("center_id", rows)]
     flow = Flow.of(everyone).leaving(f"nothing stands under {asked.column}", known).leaving(NO_BAG, rows)
     if options.other is not None and not any(row.image_id in bags.headers for row in others):
         raise RequestError(f"--other {options.other}: expected bags of its slides, found none that can be read")

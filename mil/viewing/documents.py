@@ -11,12 +11,12 @@ from mil.data.splits import Known, known_slides
 from mil.heatmaps.tile_scores import TileScores, tile_scores
 from mil.models.ensemble import Ensemble, check_bags_fit, load_ensemble
 from mil.run.cases import Case, cases
-from mil.run.evidence import read_evidence
+from mil.run.evidence import read_evidence, read_spread
 from mil.run.folder import RunFolder
 from mil.viewing.layers import run_layers
 from mil.viewing.prediction import Cohort, cohort_of, known_prediction, new_prediction
 from wsi.errors import BagError, RequestError
-from wsi.pages import number
+from wsi.pages import number, plural
 from wsi.recipe import Json, Recipe
 from wsi.store.tile_store import TileStore
 from wsi.viewing.documents import cohort_document, cohort_row, column, gallery
@@ -165,16 +165,18 @@ class RunSpeaker:
 
     def cohort(self, rows: Mapping[str, Json]) -> Json:
         """Return the cohort's document from the rows of slides that have a page."""
-        evidence, total = self.told.evidence, len(self.told.cases)
+        evidence, total = self.told.evidence, len({case.patient_id for case in self.told.cases})
+        verdict = evidence.verdict(read_spread(self._run))
         known = {row["patient"] for row in rows.values()} - {None}
         new = sum(row["patient"] is None for row in rows.values())
         others = f", and {new} that it did not know" if new else ""
         first, words = evidence.truth.shown[0], evidence.truth.words
         model = f"{evidence.truth.claim(evidence.classes)} with {words.achieved}"
+        there = f"{plural(len(rows) - new, 'slide')} of {len(known)} of the run's {plural(total, 'patient')}{others}."
         said = (
-            f"{len(rows) - new} slides of {len(known)} of the run's {total} patients{others}. On patients that it "
-            f"had not seen, the model {model} of {number(evidence.own[first]['value'], '.2f')}. {_FIRST} "
-            f"Error: {words.error}. {words.caveat}"
+            f"{' '.join(filter(None, (there, verdict)))} "
+            f"On patients that it had not seen, the model {model} of {number(evidence.own[first]['value'], '.2f')}. "
+            f"{_FIRST} Error: {words.error}. {words.caveat}"
         )
         order = sorted(rows, key=lambda image_id: (-rows[image_id]["worth"], image_id))
         slides = [cohort_row(image_id, rows[image_id]["patient"], rows[image_id]["values"]) for image_id in order]

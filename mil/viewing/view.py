@@ -14,6 +14,7 @@ from wsi.files.atomic import make_folder, write_text
 from wsi.files.claim import claim
 from wsi.files.regular import first_bytes
 from wsi.options import stage
+from wsi.pages import plural
 from wsi.store.folder import Location
 from wsi.viewing import frontend
 from wsi.viewing.collection import Collection, Reading, Shown, find_shown, patients_of
@@ -113,7 +114,6 @@ def _tell(listening: Listening, options: ViewOptions, slides: int, json: bool) -
         sys.stdout.write(json_module.dumps(told) + "\n")
         sys.stdout.flush()
     else:
-        count = f"{slides} slide{'s' if slides != 1 else ''}"
-        sys.stderr.write(f"gigamil view: {count} at {masked(listening.url)}   (Ctrl-C ends)\n")
+        sys.stderr.write(f"gigamil view: {plural(slides, 'slide')} at {masked(listening.url)}   (Ctrl-C ends)\n")
     if options.open:
         Thread(target=webbrowser.open, args=(listening.url,), daemon=True).start()

@@ -35,6 +35,8 @@ ENDINGS = frozenset(
 _MISSING = frozenset({"", "nan", "na", "n/a", "<na>", "#n/a", "null"})
 _SAFE_ID = re.compile(r"[^/\\\0]+")
 _AS_FLOAT = re.compile(r"\d+\.0")
+_COMMA = re.compile(r"[+-]?\d*,\d+(e[+-]?\d+)?", re.IGNORECASE)
+"""A number with a decimal comma."""
 _ALIKE = 0.8
 """A column that resembles a known one so much that is not there is taken for misspelt."""
 
@@ -192,19 +194,21 @@ def _row(
 ) -> ManifestRow:
     where = f"{path}, line {number}"
     known = {name: cell for name, cell in record.items() if cell.lower() not in _MISSING}
+    if delimiter != ",":
+        texts = {theirs for ours, theirs in names.items() if ours not in ("mpp", *TARGET_COLUMNS)}
+        known |= {n: c.replace(",", ".") for n, c in known.items() if n not in texts and _COMMA.fullmatch(c)}
     values = {ours: known.get(theirs) for ours, theirs in names.items()}
-    for ours in ("image_id", "patient_id", "label", "center_id"):
+    for ours in ("image_id", "patient_id", "label", "center_id", "event"):
         if (value := values.get(ours)) and names[ours] in whole:
             values[ours] = value.removesuffix(".0")
     image_id = check_id(slide_name(values.get("image_id") or ""), where)
-    mpp = values.get("mpp")
     return ManifestRow(
         image_id=image_id,
         patient_id=check_id(values.get("patient_id") or re.sub(r"_\d+$", "", image_id), where),
         label=values.get("label"),
         center_id=values.get("center_id"),
         path=_path(path, values.get("path")),
-        mpp=_mpp(where, mpp.replace(",", ".") if mpp and delimiter != "," else mpp),
+        mpp=_mpp(where, values.get("mpp")),
         **{name: values.get(name) for name in TARGET_COLUMNS},
         facts={name: cell for name, cell in known.items() if name not in names.values()},
     )

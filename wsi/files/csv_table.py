@@ -18,6 +18,8 @@ from wsi.errors import ManifestError, RequestError, one_line
 from wsi.files.documents import read_document
 
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
+_SEP = re.compile(r"sep=(.)", re.IGNORECASE)
+"""What Excel reads the delimiter from, in a line before the header."""
 _ESCAPED = re.compile(r"'+[=+\-@\t\r]")
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 _MOST_CELLS, _MOST_COLUMNS = 20_000_000, 4096
@@ -66,6 +68,8 @@ class Table:
 def read_table(path: Path) -> Table:
     """Read a table whose first row names the columns; the delimiter is the one that parts the first row most often.
 
+    Of Excel, a line ``sep=;`` before the header is taken at its word, and ``="007"`` is read as 007.
+
     Raises
     ------
     ManifestError
@@ -77,9 +81,10 @@ def read_table(path: Path) -> Table:
     try:
         text = _decoded(data)
         first = next((line for line in text.splitlines() if line.strip()), "")
-        delimiter = max(DELIMITERS, key=first.count)
-        lines = [(number, [cell.strip() for cell in cells]) for number, cells in _parsed(text, delimiter, spaces=True)]
-        filled = [(number, cells) for number, cells in lines if any(cells)]
+        told = _SEP.fullmatch(first.strip('" \r\n'))
+        delimiter = told[1] if told and told[1] in DELIMITERS else max(DELIMITERS, key=first.count)
+        lines = [(number, [_cell(own) for own in cells]) for number, cells in _parsed(text, delimiter, spaces=True)]
+        filled = [(number, cells) for number, cells in lines if any(cells)][1 if told else 0 :]
         if filled and len(filled[0][1]) > _MOST_COLUMNS:
             raise ValueError(f"more than {_MOST_COLUMNS} columns")
     except ValueError as error:
@@ -95,6 +100,12 @@ def read_table(path: Path) -> Table:
         seen.add(name.casefold())
     rows = [(number, _row(path, number, header, cells, delimiter)) for number, cells in filled[1:]]
     return Table(tuple(names), tuple(rows), delimiter)
+
+
+def _cell(text: str) -> str:
+    """Return a cell without the spaces around it, and without what keeps a spreadsheet from taking it for a number."""
+    text = text.strip()
+    return text[2:-1].strip() if len(text) > 2 and text.startswith('="') and text.endswith('"') else text
 
 
 def _decoded(data: bytes) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 
 from wsi.arrays import RGB
 from wsi.errors import one_line
+from wsi.pages import plural
 from wsi.qc.rows import Column, SlideRow
 
 _CELL_PX, _SMALL_CELL_PX = 280, 150
@@ -41,9 +42,9 @@ def _cell(row: SlideRow, columns: Sequence[Column], side: int) -> RGB:
     odd = ", ".join(column.title.split(",")[0] for column in columns if column.key in row.odd)
     lines = [
         (row.image_id, _INK),
-        (f"{row.numbers['tiles'] or 0:.0f} tiles, {'?' if mpp is None else f'{mpp:.3f}'} um/px", _SOFT),
+        (f"{plural(int(row.numbers['tiles'] or 0), 'tile')}, {'?' if mpp is None else f'{mpp:.3f}'} um/px", _SOFT),
         (f"odd: {odd}" if odd else "", _WARN),
-        (f"{len(row.warnings)} warning{'s' * (len(row.warnings) != 1)}" if row.warnings else "", _SOFT),
+        (plural(len(row.warnings), "warning") if row.warnings else "", _SOFT),
     ]
     for i, (text, colour) in enumerate(lines):
         _write(cell, text, side + 8 + i * _LINE_PX, colour)

@@ -19,7 +19,7 @@ import numpy as np
 
 from wsi.arrays import RGB, Bools
 from wsi.errors import UnreadableSlideError, described, says_damage
-from wsi.pages import plural
+from wsi.pages import agreeing, plural
 from wsi.pixels.icc import checked_profile, to_srgb
 from wsi.pixels.resample import area_average, source_box
 from wsi.readers.protocol import Slide
@@ -142,8 +142,7 @@ class Mosaic(Slide):
                 )
             if absent and not level:
                 notes.append(
-                    f"{absent} of {plural(there.size, 'tile')} {'is' if absent == 1 else 'are'} not in the file: "
-                    "background"
+                    f"{absent} of {plural(there.size, 'tile')} {agreeing(absent, 'are')} not in the file: background"
                 )
         return tuple(notes)
 

@@ -19,7 +19,7 @@ from mil.evaluation.probe import mean_of
 from mil.run.folder import RunFolder
 from mil.run.known import KEPT_NOTHING, KnownSlides, read_known
 from wsi.arrays import Floats, Ints
-from wsi.pages import plural
+from wsi.pages import agreeing, plural
 from wsi.recipe import Json
 
 NEAREST = 5
@@ -139,7 +139,7 @@ def unlike_known(run: RunFolder, asked: Cohort) -> Alarm:
     if unlike:
         shown = f"{', '.join(unlike[:10])}{' ...' if len(unlike) > 10 else ''}"
         line = (
-            f"{len(unlike)} of {plural(len(told), 'slide')} {'is' if len(unlike) == 1 else 'are'} like none of the "
+            f"{len(unlike)} of {plural(len(told), 'slide')} {agreeing(len(unlike), 'are')} like none of the "
             f"{len(known)} known ones (by chance "
             f"{familiar.false_alarms:.1%} would be): do not trust what is predicted of them: {shown}"
         )

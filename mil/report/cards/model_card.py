@@ -15,7 +15,7 @@ from mil.run.evidence import Evidence
 from mil.run.protocol import put_together, split_by
 from mil.run.record import read_record
 from mil.targets.calibration import LOCATED
-from wsi.pages import number
+from wsi.pages import number, plural
 from wsi.recipe import Json
 
 
@@ -126,7 +126,8 @@ def _training(k: Known) -> list[str]:
     evidence, metrics = k.evidence, k.evidence.metrics
     carried = ", ".join(f"{plain(name)} {count}" for name, count in evidence.carried().items())
     there = (
-        f"{metrics['patients']} patients, {metrics['slides']} slides, {len(metrics['centers'])} centers. "
+        f"{plural(metrics['patients'], k.unit)}, {plural(metrics['slides'], 'slide')}, "
+        f"{plural(len(metrics['centers']), 'center')}. "
         f"{evidence.truth.words.counted}: {carried}. {split_by(k.recipe)} {put_together(k.recipe)}"
     )
     flow = of_data.flow(k)

@@ -28,13 +28,14 @@ def figures(evidence: Evidence) -> list[str]:
 
 
 def sentence(evidence: Evidence, spread: Json) -> str:
-    """Return whether the model is better than chance, in a sentence."""
+    """Return whether the model is better than chance, and whether by more than the center, in a sentence."""
     value = evidence.first(evidence.head)
     article, _, what = evidence.truth.words.achieved.partition(" ")
     told = f"with {article} {what} of {number(value, '.2f')} on patients that it had not seen"
-    if evidence.above_chance(spread):
-        return f"It is better than chance, {told}."
-    return f"**It is not shown to be better than chance**, {told}."
+    doubt = "**It is not shown to be better than chance**"
+    better = "It is better than chance" if evidence.above_chance(spread) else doubt
+    center = f" **Mind the center:** {plain(evidence.about_center())}." if evidence.told_by_center else ""
+    return f"{better}, {told}.{center}"
 
 
 def _interval(found: Json) -> str:

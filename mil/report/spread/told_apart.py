@@ -23,11 +23,9 @@ from mil.targets.base import Measure, Target
 from wsi.arrays import Bools, Floats, Ints
 from wsi.recipe import Json
 
-FILE = "spread.json"
-
 
 def told_apart(evidence: Evidence) -> Json:
-    """Return what `FILE` holds: every uncertainty of the run's own head, of the metric that compares patients.
+    """Return what spread.json holds: every uncertainty of the run's own head, of the metric that compares patients.
 
     Ends of intervals stay within what the metric can be.
     """

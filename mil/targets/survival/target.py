@@ -23,7 +23,7 @@ from mil.targets.survival.metrics import (
     time_auc,
     uno_c,
 )
-from mil.targets.unclassed import Unclassed, alike_strata, binned, parse_values
+from mil.targets.unclassed import Unclassed, alike_strata, binned, of_slide, parse_values
 from wsi.arrays import Bools, Floats, Ints
 from wsi.cohort.manifest import ManifestRow
 from wsi.errors import ManifestError
@@ -32,6 +32,8 @@ ENTRY = frozenset(
     ("entry", "entry_time", "time_entry", "start", "start_time", "time_start", "delayed_entry", "left_truncation")
 )
 """Further columns of the manifest that tell when a patient came under observation."""
+HAPPENED = {"1": True, "true": True, "0": False, "false": False}
+"""What stands under event, before a colon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,8 @@ class SurvivalTarget(Unclassed):
     def read(
         cls, rows: Sequence[ManifestRow], names: Sequence[str], n_folds: int, others: Sequence[ManifestRow] = ()
     ) -> tuple[Self, list[str]]:
-        times_N, events_N = parse_survival([row.time for row in rows], [row.event for row in rows])
+        times, events, slides = zip(*((row.time, row.event, row.image_id) for row in rows), strict=True)
+        times_N, events_N = parse_survival(times, events, slides)
         if not events_N.any():
             raise ManifestError("--target survival: expected events in the manifest (event 1), found none")
         refuse_late_entry(rows)
@@ -97,7 +100,8 @@ class SurvivalTarget(Unclassed):
 
     @classmethod
     def cell(cls, row: ManifestRow) -> object:
-        return row.time, row.event
+        times, events = parse_survival([row.time], [row.event], [row.image_id])
+        return times[0], events[0]
 
     @classmethod
     def columns(cls, names: Sequence[str]) -> list[str]:
@@ -105,7 +109,7 @@ class SurvivalTarget(Unclassed):
 
     @classmethod
     def of_cells(cls, rows: Sequence[Mapping[str, str]], names: Sequence[str]) -> Self:
-        return cls(*parse_survival(*([row.get(name) for row in rows] for name in ("time", "event"))))
+        return cls(*parse_survival([row.get("time") for row in rows], [row.get("event") for row in rows]))
 
     def cells(self, slide: int) -> list[str]:
         return [repr(float(self.times_N[slide])), str(int(self.events_N[slide]))]
@@ -256,20 +260,26 @@ def _is_zero(cell: str) -> bool:
         return False
 
 
-def parse_survival(times: Sequence[str | None], events: Sequence[str | None]) -> tuple[Floats, Bools]:
+def parse_survival(
+    times: Sequence[str | None], events: Sequence[str | None], slides: Sequence[str] = ()
+) -> tuple[Floats, Bools]:
     """Return times (N,), NaN where unknown, and events (N,) from cells of 1 (seen) and 0 (censored).
+
+    ``1:DECEASED`` is read as 1, as cBioPortal writes it, and so is ``True``.
 
     Raises
     ------
     ManifestError
-        A time of 0 or less, an event that is neither 0 nor 1, or one without the other.
+        A time below 0, an event that is neither 0 nor 1, or one without the other.
     """
-    times_N = parse_values(times, "time")
-    for time, event in zip(times, events, strict=True):
+    times_N = parse_values(times, "time", slides)
+    found = [HAPPENED.get((event or "0").partition(":")[0].strip().lower()) for event in events]
+    for row, (time, event) in enumerate(zip(times, events, strict=True)):
+        whose = of_slide(slides, row)
         if bool(time) != bool(event):
-            raise ManifestError(f"time {time!r} with event {event!r}: expected both, or neither")
-        if event and event not in {"0", "1"}:
-            raise ManifestError(f"event {event!r}: expected 1 (it happened) or 0 (not seen until then)")
-    if (times_N <= 0).any():
-        raise ManifestError(f"time {np.nanmin(times_N):g}: expected times above 0")
-    return times_N, np.array([event == "1" for event in events], bool)
+            raise ManifestError(f"{whose}time {time!r} with event {event!r}: expected both, or neither")
+        if found[row] is None:
+            raise ManifestError(f"{whose}event {event!r}: expected 1 (it happened) or 0 (not seen until then)")
+        if times_N[row] < 0:
+            raise ManifestError(f"{whose}time {time}: expected times of 0 or more")
+    return times_N, np.array(found, bool)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features.folds import folds_of, patient_folds
+from mil.data.duplicates import alike_ids
 from mil.data.splits import (
     center_folds,
     inner_split,
@@ -166,6 +167,13 @@ def test_the_largest_center_goes_into_the_smallest_fold() -> None:
     assert center_folds(["x", "x", "x", "y", "z"], ["1", "1", "1", "2", "3"], 3).tolist() == [0, 0, 0, 1, 2]
 
 
+def test_ids_that_differ_in_capitals_or_leading_zeros_are_told() -> None:
+    rows = [ManifestRow(str(n), own, center_id=f"C{n % 2}") for n, own in enumerate(("P7", "p07", "P70", "P007", "P7"))]
+    (told,) = alike_ids("patient_id", rows)
+    assert told.startswith("patient_id P007 and P7, P007 and p07 differ in capitals or leading zeros alone"), told
+    assert alike_ids("center_id", rows) == []
+
+
 def test_the_table_of_splits_is_read_back_whole(tmp_path: Path) -> None:
     path = tmp_path / "splits.csv"
     images, patients, labels = ["a_0", "a_1", "b"], ["a", "a", "b"], ["CE", "CE", "LAA, or not"]
@@ -187,7 +195,7 @@ def test_the_table_of_splits_is_read_back_whole(tmp_path: Path) -> None:
     for text, told in (
         (head + "a,1,0\na,1,0\n", "slide a stands there twice"),
         (head + "a,1,0\nb,1,1\n", "patient 1 stands in folds 0 and 1"),
-        (head + "a,1,-1\n", "patient 1 stands in folds None and -1"),
+        (head + "a,1,-1\n", "patient 1 stands in fold -1: expected 0 or more"),
         (head + "a,1,x\n", "an integer fold in each row"),
         ("image_id,fold\na,1\n", "no column patient_id"),
     ):

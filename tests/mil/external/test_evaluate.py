@@ -20,6 +20,7 @@ from mil.external.shift import shift_of
 from mil.inference.options import PredictOptions
 from mil.inference.predict import predict
 from mil.models.ensemble import load_ensemble
+from mil.run.ending import ending_of_evaluation, lines_of
 from mil.run.folder import RunFolder
 from mil.run.known import KnownSlides
 from mil.targets.questions import Question
@@ -251,6 +252,19 @@ def test_nobody_with_a_label_is_refused(trained: Trained, second: Path, tmp_path
         evaluate(options(trained, second, tmp_path / "out", manifest=empty))
     with pytest.raises(RequestError, match="found a table or a run"):
         options(trained, second, trained.out)
+
+
+def test_a_cohort_of_one_class_is_said_not_to_be_judged(trained: Trained, second: Path, tmp_path: Path) -> None:
+    table, out = tmp_path / "one.csv", tmp_path / "out"
+    table.write_text("\n".join(row for row in (second / "labelled.csv").read_text().split("\n") if ",CE," not in row))
+    evaluate(options(trained, second, out, manifest=table))
+    page = re.sub(r"<[^>]+>|\s+", " ", (out / "report.html").read_text())
+    assert "none of whom it was trained on, the model has no AUC: none is defined of 0 CE, 5 LAA." in page
+    assert "The area of this run's model is not defined" in page.replace("&#39;", "'")
+    assert "5 of 5 patients have it" in page
+    lines = lines_of(ending_of_evaluation(out))
+    assert lines[0] == "auc not defined, on 5 patients of another cohort"
+    assert lines[1:] == ["The model is not shown to be better than chance.", f"report: {out / 'report.html'}"]
 
 
 def test_recalibration_mends_a_shift_of_the_prevalence_and_nothing_else() -> None:

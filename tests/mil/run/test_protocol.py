@@ -9,7 +9,7 @@ PROBE = {"balanced_accuracy": {"value": 0.8, "low": 0.7, "high": 0.9}, "chance":
 
 def test_a_class_of_three_patients_is_named_with_what_would_be_enough() -> None:
     (line,) = about_few({"CE": 547, "LAA": 3}, "patients of each class")
-    assert "LAA 3" in line
+    assert "LAA: 3" in line
     assert "CE" not in line
     assert str(FEW_PATIENTS) in line
     assert not about_few({"CE": FEW_PATIENTS, "LAA": FEW_PATIENTS}, "patients of each class")

@@ -201,11 +201,19 @@ def test_what_is_for_classes_is_refused_in_one_line(bags: Path, shares: np.ndarr
 @pytest.mark.parametrize(
     ("columns", "cells", "target", "told"),
     [
-        ("value", ["x"] * PATIENTS, "value", "value 'x': expected a number"),
+        ("value", ["x"] * PATIENTS, "value", "slide 000_0: value 'x': expected a number"),
         ("value", ["2"] * PATIENTS, "value", "expected different values"),
         ("time,event", ["1,0"] * PATIENTS, "survival", "expected events in the manifest"),
-        ("time,event", ["-1,1"] * PATIENTS, "survival", "expected times above 0"),
+        ("time,event", ["-1,1"] * PATIENTS, "survival", "slide 000_0: time -1: expected times of 0 or more"),
+        ("time,event", ["1,2"] * PATIENTS, "survival", "slide 000_0: event '2': expected 1"),
         ("label", ["none"] * PATIENTS, "labels", "expected labels in the manifest, found none"),
+        ("label", ["EGFR", "egfr;KRAS"] * (PATIENTS // 2), "labels", "labels EGFR and egfr differ in capitals"),
+        (
+            "label",
+            ["CE", "LAA", "L aa"] * (PATIENTS // 3),
+            "classes",
+            "labels L aa and LAA differ in capitals",
+        ),
     ],
 )
 def test_tables_that_say_nothing(
@@ -239,14 +247,14 @@ def test_kaplan_meier_by_hand() -> None:
 @pytest.mark.parametrize(
     ("target", "columns", "cells", "carried"),
     [
-        ("value", "value", [f"{patient}" for patient in range(9)], "in all 9) carry"),
+        ("value", "value", [f"{patient}" for patient in range(9)], "in all: 9) carry"),
         (
             "survival",
             "time,event",
             [f"{1 + patient},{patient % 2}" for patient in range(12)],
-            "with the event 6) carry",
+            "with the event: 6) carry",
         ),
-        ("labels", "label", ["some", "none"] * 6, "with some 6, without some 6) carry"),
+        ("labels", "label", ["some", "none"] * 6, "with some: 6, without some: 6) carry"),
     ],
 )
 def test_what_weakens_a_run_is_told_for_every_target(

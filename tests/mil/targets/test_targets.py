@@ -209,6 +209,8 @@ def test_cells_are_read_or_refused_in_one_line() -> None:
     times, events = parse_survival(["3.5", None, "2"], ["1", None, "0"])
     assert times[[0, 2]].tolist() == [3.5, 2.0]
     assert events.tolist() == [True, False, False]
+    times, events = parse_survival(["0", "4", "2", "1"], ["1:DECEASED", "0:LIVING", "True", "false"])
+    assert (times.tolist(), events.tolist()) == ([0, 4, 2, 1], [True, False, True, False])
     for call in (
         lambda: parse_labels(["c"], ["a"]),
         lambda: parse_labels(["?c"], ["a"]),
@@ -217,7 +219,7 @@ def test_cells_are_read_or_refused_in_one_line() -> None:
         lambda: parse_values(["inf"], "value"),
         lambda: parse_survival(["1"], [None]),
         lambda: parse_survival(["1"], ["2"]),
-        lambda: parse_survival(["0"], ["1"]),
+        lambda: parse_survival(["-0.5"], ["1"]),
     ):
         with pytest.raises(ManifestError, match="expected"):
             call()

@@ -137,7 +137,7 @@ def test_the_cohorts_table_tells_what_the_run_tells(written: Path, trained: Trai
     assert (written / rows[NEW]["href"]).is_file()
     assert (written / rows[NEW]["thumb"]).is_file()
     assert {own["key"] for own in found["columns"]} >= {"predicted", "probability", "right", "error", "doubt", "center"}
-    assert "1 slides of 1 of the run's 47 patients, and 1 that it did not know. " in found["said"]
+    assert "1 slide of 1 of the run's 47 patients, and 1 that it did not know. On patients " in found["said"]
 
 
 def test_pages_lie_where_the_report_looks_for_them(

@@ -122,6 +122,9 @@ PLAIN = "image_id,patient_id,label,center_id\n049194_0,049194,CE,11\nü 2_0,ü 2
         PLAIN.replace(",,", ",nan,").encode(),
         PLAIN.replace(",,", ",NA,").encode(),
         PLAIN.replace(",11", ",11.0").replace(",4", ",4.0").encode(),
+        b"sep=,\r\n" + PLAIN.encode(),
+        ('\ufeff"SEP=;"\n' + PLAIN.replace(",", ";")).encode(),
+        PLAIN.replace("049194,", '="049194",').encode(),
     ],
 )
 def test_tables_come_in_many_forms(tmp_path: Path, data: bytes) -> None:
@@ -133,6 +136,16 @@ def test_tables_come_in_many_forms(tmp_path: Path, data: bytes) -> None:
 def test_numbers_stay_as_they_stand_there_unless_all_are_floats(tmp_path: Path) -> None:
     rows = load_manifest(table(tmp_path, "image_id,center_id,label\n007,1.0,1.5\n008,2.5,2.0\n"))
     assert [(r.image_id, r.center_id, r.label) for r in rows] == [("007", "1.0", "1.5"), ("008", "2.5", "2.0")]
+
+
+def test_a_decimal_comma_is_read_where_commas_do_not_part_columns(tmp_path: Path) -> None:
+    rows = load_manifest(
+        table(tmp_path, "image_id;label;value;time;event;age\na;1,5;-0,82;1,5e+1;1.0;70,5\nb;;3;,5;0.0;\n")
+    )
+    assert (rows[0].label, dict(rows[0].facts)) == ("1,5", {"age": "70.5"})
+    assert [(row.value, row.time, row.event) for row in rows] == [("-0.82", "1.5e+1", "1"), ("3", ".5", "0")]
+    (row,) = load_manifest(table(tmp_path, 'image_id,value\na,"1,234"\n'))
+    assert row.value == "1,234", "may be a thousand: refused when it is used"
 
 
 def test_further_columns_are_facts_of_the_row(tmp_path: Path) -> None:

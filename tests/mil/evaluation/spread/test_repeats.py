@@ -16,8 +16,8 @@ from mil.evaluation.compare import compared, read_shared
 from mil.evaluation.spread.repeats import members
 from mil.report.compare import compare
 from mil.report.options import CompareOptions
-from mil.report.spread.told_apart import FILE, told_apart
-from mil.run.evidence import read_evidence
+from mil.report.spread.told_apart import told_apart
+from mil.run.evidence import SPREAD, read_evidence
 from mil.run.folder import RunFolder
 from mil.train import train
 from wsi.errors import RequestError
@@ -106,4 +106,4 @@ def test_the_report_of_a_repeat_tells_how_they_differ(repeats: Path) -> None:
     assert (told["repeats"], told["least"], told["most"]) == (2, min(values), max(values))
     assert told["mean"] == pytest.approx(np.mean(values))
     assert told["over_folds"]["value"] == pytest.approx(by_fold(repeats / "a").mean())
-    assert FILE == "spread.json"
+    assert SPREAD == "spread.json"

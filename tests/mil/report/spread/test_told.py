@@ -13,8 +13,7 @@ from witness import Trained
 
 from mil.report.options import ReportOptions
 from mil.report.report import report
-from mil.report.spread.told_apart import FILE
-from mil.run.evidence import read_evidence
+from mil.run.evidence import SPREAD, read_evidence
 from mil.run.folder import RunFolder
 
 
@@ -25,7 +24,7 @@ def words(page: str, section: str) -> str:
 
 
 def test_what_is_told_is_what_scikit_learn_says_of_the_table(trained: Trained) -> None:
-    told, evidence = json.loads((trained.out / FILE).read_text()), read_evidence(RunFolder(trained.out))
+    told, evidence = json.loads((trained.out / SPREAD).read_text()), read_evidence(RunFolder(trained.out))
     labels, scores, folds = evidence.truth.groups_N, evidence.told[evidence.head][:, 1], evidence.folds_P
     assert told["metric"] == "auc"
     assert told["pooled"]["value"] == pytest.approx(roc_auc_score(labels, scores))
@@ -44,7 +43,7 @@ def test_the_page_names_each_uncertainty_and_the_other_looks(trained: Trained, t
     for name in ("own", "other"):
         shutil.copytree(trained.out, tmp_path / name)
     report(ReportOptions(run=tmp_path / "own"))
-    page, told = (tmp_path / "own" / "report.html").read_text(), json.loads((tmp_path / "own" / FILE).read_text())
+    page, told = (tmp_path / "own" / "report.html").read_text(), json.loads((tmp_path / "own" / SPREAD).read_text())
     assert "The intervals say how much the number would move with other patients scored by the same models" in page
     spread = words(page, "spread")
     assert told["looks"]["runs"] == 2

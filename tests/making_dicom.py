@@ -1,6 +1,7 @@
 """Small DICOM slides with known content, made by the tests."""
 
 import io
+import struct
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from pydicom.encaps import encapsulate
 WSI_CLASS = "1.2.840.10008.5.1.4.1.1.77.1.6"
 RAW, JPEG, JPEG_LS, JPEG_2000 = (f"1.2.840.10008.1.2{end}" for end in (".1", ".4.50", ".4.80", ".4.90"))
 JPEG_2000_LOSSY = "1.2.840.10008.1.2.4.91"
+RLE = "1.2.840.10008.1.2.5"
 SIDE = 64
 
 
@@ -34,7 +36,16 @@ def encode(frame: RGB, syntax: str) -> bytes:
         return bytes(imagecodecs.jpegls_encode(frame))
     if syntax == JPEG_2000:
         return bytes(imagecodecs.jpeg2k_encode(frame, codecformat="j2k", reversible=True, mct=True))
-    return frame.tobytes()
+    return _rle(frame) if syntax == RLE else frame.tobytes()
+
+
+def _rle(frame: RGB) -> bytes:
+    """Return a frame as PS3.5 annex G has it: a table of 64 bytes, then each sample's bytes by PackBits, row by row."""
+    samples = np.moveaxis(frame.reshape(*frame.shape[:2], -1), -1, 0).copy()
+    planes = [b"".join(map(imagecodecs.packbits_encode, plane)) for plane in samples]
+    planes = [plane + b"\0" * (len(plane) % 2) for plane in planes]
+    starts = [64 + sum(map(len, planes[:i])) for i in range(len(planes))]
+    return struct.pack("<16I", len(planes), *starts, *[0] * (15 - len(planes))) + b"".join(planes)
 
 
 def write_dicom(

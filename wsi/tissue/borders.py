@@ -13,6 +13,8 @@ _REACH = 6
 """Cells over which a soft edge may reach."""
 _GREYNESS = 10
 """Grey levels between the channels, beyond those of the glass."""
+_NO_COLOURS = 0.998
+"""Share of a picture from which on it is grey throughout: a grey slide, not one with grey fill."""
 _LEAST_SHARE = 0.002
 """Smaller fills are left to the other rules."""
 _PALE, _ONE_LEVEL = 0.4, 0.012
@@ -42,7 +44,9 @@ def border_mask(overview: RGB, um_per_px: float, background: tuple[int, int, int
     level = smallest(small)
     varied = np.asarray(cv2.dilate(level, kernel), np.int16) - np.asarray(cv2.erode(level, kernel), np.int16)
     dark = depth > 0.18
-    fill = grey & ((dark & (varied <= 14)) | (~dark & (depth > 0.04) & (varied <= 5)))
+    # In a picture without colours tissue is as colourless as fill: what is not quite flat may be tissue.
+    rough = 5 if grey.mean() > _NO_COLOURS else 14
+    fill = grey & ((dark & (varied <= rough)) | (~dark & (depth > 0.04) & (varied <= 5)))
     fill = _reaching_the_edge(fill, depth)
     if not fill.any():
         return padding

@@ -246,7 +246,8 @@ def _left_out(border: Bools, ink: Bools, line: Bools, um_per_px: float) -> tuple
     notes = []
     if border.mean() > _TOLD_SHARE:
         width = border_widths(border) * um_per_px / 1000
-        notes.append(f"a border (up to {width:.1f} mm wide, {border.mean():.0%} of the slide) was left out")
+        wide = f"up to {width:.1f} mm wide, " if width >= 0.05 else ""  # else it covers part of each side
+        notes.append(f"a border ({wide}{border.mean():.0%} of the slide) was left out")
     share = float((ink | line).mean())
     if share > _TOLD_SHARE:
         notes.append(f"pen marks or edges of a cover slip ({share:.1%} of the slide) were left out")

@@ -11,7 +11,7 @@ import numpy as np
 import pydicom
 import pytest
 from making import RGB, picture
-from making_dicom import JPEG, JPEG_2000, JPEG_2000_LOSSY, JPEG_LS, RAW, SIDE, encode, write_dicom
+from making_dicom import JPEG, JPEG_2000, JPEG_2000_LOSSY, JPEG_LS, RAW, RLE, SIDE, encode, write_dicom
 from pydicom.dataset import Dataset
 
 from wsi.cohort.fingerprint import fingerprint, slide_files
@@ -32,7 +32,7 @@ def whole(slide: Slide, level: int = 0) -> RGB:
     return slide.read(level, Box(0, 0, *slide.levels[level].shape))
 
 
-@pytest.mark.parametrize("syntax", [RAW, JPEG, JPEG_LS, JPEG_2000])
+@pytest.mark.parametrize("syntax", [RAW, RLE, JPEG, JPEG_LS, JPEG_2000])
 def test_each_transfer_syntax_gives_the_written_pixels(tmp_path: Path, syntax: str) -> None:
     pixels = picture(200, 230)
     slide = open_slide(write_dicom(tmp_path / "a.dcm", pixels, syntax), "dicom")
@@ -113,7 +113,7 @@ def test_photometric_interpretations_give_the_written_colours(tmp_path: Path, na
 
 
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
-@pytest.mark.parametrize("syntax", [RAW, JPEG, JPEG_LS, JPEG_2000])
+@pytest.mark.parametrize("syntax", [RAW, RLE, JPEG, JPEG_LS, JPEG_2000])
 def test_grey_frames_are_grey_and_the_inverted_ones_are_turned(tmp_path: Path, photometric: str, syntax: str) -> None:
     def coder(frame: RGB, syntax: str) -> bytes:
         grey = np.ascontiguousarray(frame[..., 0])

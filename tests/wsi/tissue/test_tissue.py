@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import tissue_pictures as paint
@@ -11,6 +12,7 @@ from making import SEED
 from wsi.arrays import RGB
 from wsi.slide import open_slide
 from wsi.tiling.overview import overview_band, plan_overview
+from wsi.tissue.borders import border_mask
 from wsi.tissue.mask import fill_holes, find_tissue
 from wsi.tissue.pen import pen_mask
 
@@ -106,6 +108,21 @@ def test_black_padding_is_not_tissue() -> None:
     rgb[:, 340:] = 0
     rgb[:30] = 2
     assert overlap(find_tissue(rgb, 8.0).mask, truth) > 0.93
+
+
+@pytest.mark.parametrize("width", [0, 40])
+def test_tissue_at_the_edge_of_a_grey_slide_is_no_border(width: int) -> None:
+    rng = np.random.default_rng(SEED)
+    grey, truth = np.full((300, 400), 240.0), np.zeros((300, 400), bool)
+    truth[120:, width + 20 : 330] = True
+    grain = cv2.GaussianBlur(rng.normal(size=(300, 400)), (0, 0), 0.8)
+    grey[truth] = (60 + 7 * grain / grain.std())[truth]
+    grey += rng.normal(0, 1.5, grey.shape)
+    grey[:, :width] = 20
+    rgb = np.repeat(np.clip(grey, 0, 255).astype(np.uint8)[..., None], 3, axis=-1)
+    border = border_mask(rgb, 8.0, (240, 240, 240))
+    assert border[:, :width].all()
+    assert border[truth].mean() < 0.01
 
 
 def test_small_pieces_count_beside_a_small_largest_one() -> None:

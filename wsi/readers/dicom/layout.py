@@ -23,6 +23,7 @@ RAW = frozenset(("1.2.840.10008.1.2", "1.2.840.10008.1.2.1"))
 JPEG = frozenset(("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"))
 JPEG_LS = frozenset(("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"))
 JPEG_2000 = frozenset(("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91"))
+RLE = frozenset(("1.2.840.10008.1.2.5",))
 DICOM_ENDINGS = frozenset((".dcm", ".dicom"))
 _ITEM, _UNDEFINED = b"\xfe\xff\x00\xe0", 0xFFFFFFFF
 
@@ -218,8 +219,8 @@ def _instance(path: Path, dataset: Any) -> DicomInstance:
 
 def _refuse(dataset: Any) -> None:
     syntax = str(dataset.file_meta.TransferSyntaxUID)
-    if syntax not in RAW | JPEG | JPEG_LS | JPEG_2000:
-        raise UnreadableSlideError(f"transfer syntax {syntax}: expected raw, JPEG, JPEG-LS or JPEG 2000")
+    if syntax not in RAW | JPEG | JPEG_LS | JPEG_2000 | RLE:
+        raise UnreadableSlideError(f"transfer syntax {syntax}: expected raw, RLE, JPEG, JPEG-LS or JPEG 2000")
     bits, kind = int(dataset.BitsAllocated), str(dataset.PhotometricInterpretation)
     if bits != 8 or kind not in DICOM_SPACES or int(dataset.SamplesPerPixel) not in {1, 3}:
         raise UnreadableSlideError(f"{dataset.SamplesPerPixel} samples of {bits} bits, {kind}: expected 8-bit colour")

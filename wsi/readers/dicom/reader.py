@@ -16,7 +16,7 @@ from wsi.pixels.colour import DICOM_SPACES, grey_to_rgb, jpeg2000_space, jpeg_co
 from wsi.pixels.jpeg import check_jpeg
 from wsi.pixels.jpeg2000 import check_jpeg2000
 from wsi.pixels.jpeg_file import TRANSFORM
-from wsi.readers.dicom.layout import JPEG, JPEG_2000, JPEG_LS, DicomInstance, read_instance, series_files
+from wsi.readers.dicom.layout import JPEG, JPEG_2000, JPEG_LS, RLE, DicomInstance, read_instance, series_files
 from wsi.readers.mosaic import Mosaic
 from wsi.readers.protocol import Level, MppClaim, Opening, level_downsample
 from wsi.readers.scenes import refuse_scene
@@ -140,9 +140,12 @@ def _rgb(payload: bytes, instance: DicomInstance) -> RGB:
         header = check_jpeg2000(payload, tile)
         pixels, inside = imagecodecs.jpeg2k_decode(payload), jpeg2000_space(header, tag)
     else:
-        pixels = np.frombuffer(payload, np.uint8)
-        shape = (instance.samples, *tile) if instance.planar else (*tile, instance.samples)
-        pixels = np.moveaxis(pixels.reshape(shape), 0, -1) if instance.planar else pixels.reshape(shape)
+        planar = instance.planar or syntax in RLE  # which stores each sample on its own, whatever is said
+        size = tile.y * tile.x * instance.samples
+        raw = imagecodecs.dicomrle_decode(payload, "uint8", out=size) if syntax in RLE else payload
+        pixels = np.frombuffer(raw, np.uint8)
+        shape = (instance.samples, *tile) if planar else (*tile, instance.samples)
+        pixels = np.moveaxis(pixels.reshape(shape), 0, -1) if planar else pixels.reshape(shape)
     pixels = pixels if pixels.ndim == 3 else pixels[..., None]
     if pixels.shape != (*tile, instance.samples) or pixels.dtype != np.uint8:
         raise ValueError(f"expected a frame of {(*tile, instance.samples)}, found {pixels.shape} {pixels.dtype}")

@@ -15,6 +15,7 @@ from features.encoders.presets import PRESETS, Preset
 from features.encoders.spec import Encoder, TunedEncoder, WeightsChoice
 from features.option_groups import JOINED
 from wsi.errors import RequestError
+from wsi.option_files import nearest
 from wsi.plugins import load_plugin, plugins, told
 
 ENTRY_POINTS = "gigamil.encoders"
@@ -113,24 +114,28 @@ def _loaded(point: EntryPoint) -> EncoderEntry:
     return load_plugin(point, _is_entry, "an EncoderEntry")
 
 
+def check_encoder_name(name: str) -> None:
+    """Raise `RequestError` unless each of the names joined by ``+`` is known and different; none is loaded."""
+    names = name.split(JOINED)
+    if len(set(names)) < len(names):
+        raise RequestError(f"--encoder {name}: expected different encoders, found one twice")
+    for own in names:
+        key, known = own.partition(":")[0], [*_BUILT_IN, *plugins(ENTRY_POINTS)]
+        if key not in known:
+            told = f"expected texture, timm:<model>, or another that `gigamil encoders` lists{nearest(key, known)}"
+            raise RequestError(f"--encoder {own}: {told}")
+
+
 def _entry(name: str) -> EncoderEntry:
     """Return the line of the registry; other packages are imported only where their own name is asked for."""
     key = name.partition(":")[0]
-    if key in _BUILT_IN:
-        return _BUILT_IN[key]
-    points = plugins(ENTRY_POINTS)
-    if key in points:
-        return _loaded(points[key])
-    forms = ", ".join([*(known.name_form for known in _BUILT_IN.values()), *points])
-    raise RequestError(f"--encoder {name}: expected one of {forms} (gigamil encoders lists them)")
+    return _BUILT_IN[key] if key in _BUILT_IN else _loaded(plugins(ENTRY_POINTS)[key])
 
 
 def _joint(name: str, weights: WeightsChoice) -> Encoder:
     from features.encoders.joint import JointEncoder
 
     names = name.split(JOINED)
-    if len(set(names)) < len(names):
-        raise RequestError(f"--encoder {name}: expected different encoders, found one twice")
     if weights.file is not None:
         raise RequestError(f"--weights {weights.file}: expected one encoder with it, found {len(names)}")
     return JointEncoder([build_encoder(own, weights if own != "texture" else None) for own in names])
@@ -145,6 +150,7 @@ def build_encoder(name: str, weights: WeightsChoice | None = None, *, crop: bool
         The name is unknown, or the weights cannot be had as asked, or there is nothing to crop; the message says what
         to do.
     """
+    check_encoder_name(name)
     choice = weights or WeightsChoice()
     encoder = _joint(name, choice) if JOINED in name else _entry(name).build(name, choice)
     if crop and not (isinstance(encoder, TunedEncoder) and encoder.apply_crop()):

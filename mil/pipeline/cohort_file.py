@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from features.encoders.registry import check_encoder_name
 from features.extraction.options import ExtractOptions, folder_name
 from mil.pipeline.grid import Beneath, Experiment, encoders_of, experiments_of
 from mil.pipeline.tables import AFTER, VERBS, AfterTable, Cohort, CohortTables, PredictTable, Values, said_of
@@ -22,6 +23,8 @@ from wsi.urls import url_of
 __all__ = ["ALL", "BEST", "CohortFile", "Experiment", "read_cohort_file"]
 
 BEST, ALL = "best", "all"
+_OF_WEIGHTS = ("weights", "random_weights")
+"""Of [extract]: not for `texture` where it stands beside encoders that have learned."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +156,16 @@ def _manifest_hash(path: Path, cohort: Cohort) -> str:
 def _extractions(tables: CohortTables, folder: Path) -> tuple[ExtractOptions, ...]:
     """Return the options of extraction for each encoder."""
     table = {key: value for key, value in tables.found.get("extract", {}).items() if key != "encoder"}
-    own = tables.values("extract", table, "[extract]")
+    own, encoders = tables.values("extract", table, "[extract]"), encoders_of(tables)
+    learned = [name for name in encoders if name != "texture"] or encoders
+    with said_of(f"{tables.path}, [extract]"):  # told before slides are tiled for hours
+        for encoder in encoders:
+            check_encoder_name(encoder)
+        weights = own.get("weights")
+        if weights is not None and len(learned) > 1:
+            raise RequestError(f"--weights {weights}: expected one encoder with it, found {', '.join(learned)}")
+        if weights is not None and not url_of(weights) and not weights.exists():
+            raise RequestError(f"--weights {weights} does not exist: expected a file of weights")
     return tuple(
         tables.make(
             "[extract]",
@@ -161,9 +173,9 @@ def _extractions(tables: CohortTables, folder: Path) -> tuple[ExtractOptions, ..
             stores=(folder / "stores",),
             out=folder / "bags" / folder_name(encoder),
             encoder=encoder,
-            **own,
+            **{key: value for key, value in own.items() if encoder in learned or key not in _OF_WEIGHTS},
         )
-        for encoder in encoders_of(tables)
+        for encoder in encoders
     )
 
 

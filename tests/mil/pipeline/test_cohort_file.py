@@ -145,6 +145,11 @@ def test_slides_that_are_trained_on_only_are_tiled_too(read: Read, tmp_path: Pat
     assert [own.manifest for own in file.tilings] == [tmp_path / "train.csv", tmp_path / "other.csv"]
 
 
+def test_weights_are_not_for_texture_beside_others(read: Read) -> None:
+    file = read('[extract]\nencoder = ["texture", "timm:resnet10t"]\nrandom_weights = 3\n')
+    assert [own.random_weights for own in file.extract] == [None, 3]
+
+
 _SEEDS, _RATES = list(range(200)), [i / 1000 for i in range(1, 200)]
 WRONG = [
     ("foldr = 'x'\n", "foldr is no key of a cohort file: did you mean folder?"),
@@ -162,6 +167,10 @@ WRONG = [
     ("[train]\nhead = 'clam'\n", "[train]: --head clam: expected one of"),
     ("[train]\njobs = 3\n", "[train]: jobs is now workers"),
     ("[extract]\nencoder = 3\n", "[extract]: encoder: expected the name of an encoder, or a list of them, found 3"),
+    ("[extract]\nencoder = ['textur']\n", "[extract]: --encoder textur: expected texture, timm:<model>, or another"),
+    ("[extract]\nencoder = 'uni+uni'\n", "[extract]: --encoder uni+uni: expected different encoders, found one twice"),
+    ("[extract]\nencoder = 'uni'\nweights = 'no.pt'\n", "no.pt does not exist: expected a file of weights"),
+    ("[extract]\nencoder = ['uni', 'phikon']\nweights = 'no.pt'\n", "expected one encoder with it, found uni, phikon"),
     ("[grid]\nhead = 'abmil'\n", "[grid]: head: expected a list of values, found 'abmil'"),
     ("[grid]\nhead = []\n", "[grid]: head: expected a list of values, found []"),
     ("[grid]\nhead = ['abmi']\n", "[grid]: --head abmi: expected one of"),

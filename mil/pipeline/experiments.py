@@ -85,12 +85,18 @@ class Experiments:
         """
         if not self.path.exists():
             return []
+        try:
+            return self._read()
+        except RequestError as error:
+            told = "mend the table, or move it away: it is made anew of the run folders"
+            raise RequestError(f"{error}: {told}") from None
+
+    def _read(self) -> list[Row]:
         found = read_table(self.path)
         missing = [name for name in ("name", "state") if name not in found.header]
         if missing:
             raise RequestError(
-                f"{self.path}: expected a column {missing[0]}, found {', '.join(found.header) or 'nothing'}: mend the "
-                "table, or move it away: it is made anew of the run folders"
+                f"{self.path}: expected a column {missing[0]}, found {', '.join(found.header) or 'nothing'}"
             )
         rows = [_row(f"{self.path}, line {number}", cells) for number, cells in found.rows]
         names = [row.name for row in rows]

@@ -11,6 +11,7 @@ from typing import Any
 from mil.pipeline.cohort_file import CohortFile
 from mil.pipeline.experiments import DONE, RUNNING, WAITING, Experiments, Row, row_of
 from mil.pipeline.grid import Experiment
+from mil.run.folder import is_begun
 from wsi.errors import RequestError
 from wsi.files.atomic import write_text
 from wsi.files.documents import parse_json, read_document
@@ -35,7 +36,7 @@ def settle(file: CohortFile, table: Experiments, *, overwrite: bool) -> dict[str
             if row is None:
                 rows[own.name] = row_of(own)
             elif row.recipe_hash != own.recipe_hash:
-                if _is_begun(file, row) and (not overwrite or table.holder(own.name)):
+                if is_row_begun(file, row) and (not overwrite or table.holder(own.name)):
                     refused[own.name] = _refusal(table, row, own)
                     continue
                 rows[own.name] = replace(row_of(own), priority=row.priority, more=row.more)
@@ -53,7 +54,9 @@ def other_settings(folder: Path, row: Row, wanted: Experiment) -> str:
     found = _recipes(folder).get(row.recipe_hash)
     if found is None:
         return f"other settings ({row.settings or 'those by default'})"
-    return f"other settings ({'; '.join(differences(found, wanted.recipe))})"
+    lines = differences(found, wanted.recipe)
+    told = ["the manifest's contents" if line.startswith("manifest: ") else line for line in lines]
+    return f"other settings ({'; '.join(told)})"
 
 
 def is_finished(file: CohortFile, name: str) -> bool:
@@ -61,8 +64,9 @@ def is_finished(file: CohortFile, name: str) -> bool:
     return (file.run_folder(name) / "metrics.json").exists()
 
 
-def _is_begun(file: CohortFile, row: Row) -> bool:
-    return row.state in (RUNNING, DONE) or (file.run_folder(row.name) / "config.toml").exists()
+def is_row_begun(file: CohortFile, row: Row) -> bool:
+    """Tell whether something was trained, or is, that other settings would replace."""
+    return row.state in (RUNNING, DONE) or is_begun(file.run_folder(row.name))
 
 
 def _refusal(table: Experiments, row: Row, wanted: Experiment) -> str:

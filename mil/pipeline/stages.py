@@ -9,7 +9,7 @@ from mil.pipeline.afterwards import why_not_made
 from mil.pipeline.cohort_file import CohortFile
 from mil.pipeline.experiments import DONE, FAILED, RUNNING, Experiments
 from mil.pipeline.outputs import chosen_experiments
-from mil.pipeline.settling import is_finished, other_settings
+from mil.pipeline.settling import is_finished, is_row_begun, other_settings
 from mil.pipeline.slides import cohort_slides
 from wsi.cohort.slides import Job
 from wsi.files.atomic import PARTIAL
@@ -103,7 +103,7 @@ def _training(file: CohortFile) -> StageState:
         if row is None:
             return "not begun"
         if row.recipe_hash != known[name].recipe_hash:
-            return other_settings(file.folder, row, known[name])
+            return other_settings(file.folder, row, known[name]) if is_row_begun(file, row) else "not begun"
         if row.state == DONE and not is_finished(file, name):
             return "its run folder is gone"
         if row.state == RUNNING:

@@ -192,7 +192,7 @@ def prepare_run(path: Path, recipe: Recipe, about: dict[str, Any], *, overwrite:
     RequestError
         The folder holds something that is not a run.
     RecipeMismatchError
-        It holds a run of another recipe, and ``overwrite`` is not given.
+        It holds a run of another recipe that is begun, and ``overwrite`` is not given.
     """
     run = RunFolder(path)
     if path.exists() and not path.is_dir():
@@ -202,7 +202,7 @@ def prepare_run(path: Path, recipe: Recipe, about: dict[str, Any], *, overwrite:
             refuse_other_recipe(path, run.recipe, recipe)
             return run
         except RecipeMismatchError:
-            if not overwrite:
+            if not overwrite and is_begun(path):
                 raise
         delete_run_files(path)
     elif path.exists() and any(not _PARTIAL.fullmatch(entry.name) for entry in path.iterdir()):
@@ -211,6 +211,14 @@ def prepare_run(path: Path, recipe: Recipe, about: dict[str, Any], *, overwrite:
     config = {"format": FORMAT, "recipe_hash": recipe_hash(recipe), "recipe": recipe, "about": about}
     write_bytes(path / "config.toml", tomli_w.dumps(config).encode())
     return run
+
+
+def is_begun(path: Path) -> bool:
+    """Tell whether a run folder holds more than what was asked: one that was refused for its patients does not."""
+    return path.is_dir() and any(
+        entry.name not in ("config.toml", "splits.csv", "others.csv") and not _PARTIAL.fullmatch(entry.name)
+        for entry in path.iterdir()
+    )
 
 
 def delete_run_files(path: Path) -> None:

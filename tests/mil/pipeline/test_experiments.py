@@ -179,6 +179,7 @@ def test_a_table_that_was_mangled_is_one_line(tmp_path: Path, before: str, after
     with pytest.raises(RequestError) as told:
         settle(file, table, overwrite=False)
     assert expected in str(told.value)
+    assert str(told.value).endswith("mend the table, or move it away: it is made anew of the run folders")
     assert table.path.read_text() == text.replace(before, after, 1)
 
 

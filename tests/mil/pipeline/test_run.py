@@ -163,7 +163,10 @@ def test_a_failed_experiment_is_a_row_and_is_tried_again(again: Path) -> None:
     assert (bad.name, bad.state, bad.score) == ("bad", FAILED, None)
     assert "splits.csv" in bad.reason
     assert [row.state for row in good] == [DONE, DONE]
+    (work / "runs" / "bad").mkdir()  # as one that is refused later leaves it: nothing is trained
+    (work / "runs" / "bad" / "config.toml").write_bytes((work / "runs" / NAMES[0] / "config.toml").read_bytes())
     shutil.copy(work / "runs" / NAMES[0] / "splits.csv", here / "splits.csv")
+    assert waiting(again)["train"] == {"bad": "not begun"}
     assert counts(again, stage="train")["train"] == {"done": 1, "skipped": 2}
     *good, mended = Experiments(work).rows()
     assert mended.state == DONE

@@ -142,6 +142,7 @@ def _classes(file: str) -> dict[str, list[ast.stmt]]:
 def said(ctx: click.Context, options: type) -> dict[str, Any]:
     """Return the values that stand on the command line, by field."""
     values: dict[str, Any] = {}
+    more: dict[str, list[str]] = {}
     for spec in specs(options):
         if ctx.get_parameter_source(spec.field) is not ParameterSource.COMMANDLINE:
             continue
@@ -153,11 +154,11 @@ def said(ctx: click.Context, options: type) -> dict[str, Any]:
         if spec.mark.commas:
             words = [own.strip() for each in words for own in each.split(",") if own.strip()]
         if spec.mark.rest:
-            words, others = words[:1], words[1:]
-            values |= {spec.mark.rest: tuple(others)} if others else {}
+            words, others = words[:1] or [""], words[1:]
+            more |= {spec.mark.rest: others} if others else {}
         if words or spec.several:
             values[spec.field] = spec.read(words if spec.several and not spec.mark.rest else words[0], text=True)
-    return values
+    return values | {field: tuple(dict.fromkeys((*own, *values.get(field, ())))) for field, own in more.items()}
 
 
 def made(options: type, values: Mapping[str, Any]) -> Any:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click import Context
 from click.testing import CliRunner
 
-from cli.app import app, run
+from cli.app import app, run, told_by
 from cli.commands import VERBS
 from cli.config import read_config, written
 from cli.from_dataclass import made, texts
@@ -145,6 +146,30 @@ def test_a_wrong_file_is_one_line(tmp_path: Path, text: str, expected: str) -> N
 )
 def test_a_usage_error_is_one_line(capsys: pytest.CaptureFixture[str], words: str, expected: str) -> None:
     assert refused(capsys, *words.split()) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "heads"),
+    [
+        ("", ("gated_abmil", "mean_pool")),
+        ("--head abmil", ("abmil", "mean_pool")),
+        ("--head abmil,max_pool,clam_sb", ("abmil", "max_pool", "clam_sb")),
+        ("--head abmil --head max_pool", ("abmil", "max_pool")),
+        ("--head abmil,max_pool,abmil --baselines mean_pool,max_pool", ("abmil", "max_pool", "mean_pool")),
+    ],
+)
+def test_of_several_heads_the_first_is_the_runs_and_the_others_its_baselines(
+    words: str, heads: tuple[str, ...]
+) -> None:
+    command = app.get_command(Context(app), "train")
+    assert command is not None
+    asked = told_by(VERBS["train"], command.make_context("train", ["b", "-m", "m", "-o", "o", *words.split()]))
+    assert asked.heads == heads
+
+
+@pytest.mark.parametrize("words", [["--head", ""], ["--head", ","], ["--head", "abmil,,gated"]])
+def test_a_head_that_is_none_is_one_line(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    assert "expected one of gated_abmil, abmil, " in refused(capsys, "train", "b", "-m", "m", "-o", "o", *words)
 
 
 def test_python_gets_the_same_line() -> None:

@@ -1,6 +1,7 @@
 """The bag file: ours there and back, other tools' forms, damage."""
 
 import dataclasses
+import os
 from pathlib import Path
 
 import h5py
@@ -15,6 +16,7 @@ from features.bags.bag import (
     feature_rows,
     find_bags,
     is_intact,
+    is_our_bag,
     nominal_power,
     read_coords,
     read_features,
@@ -47,6 +49,26 @@ def test_round_trip(tmp_path: Path, facts: BagFacts) -> None:
     np.testing.assert_array_equal(read_features(path), rows.astype(np.float16))
     np.testing.assert_array_equal(read_coords(path), COORDS_YX)
     assert is_intact(path)
+
+
+def test_only_a_bag_of_ours_or_what_is_left_of_one_may_be_replaced(tmp_path: Path, facts: BagFacts) -> None:
+    write_bag(tmp_path / "ours.h5", [features()], COORDS_YX, facts)
+    write_bag(tmp_path / "large.h5", [features(20_000, 64)], np.zeros((20_000, 2), np.int64), facts)
+    with h5py.File(tmp_path / "theirs.h5", "w") as file:
+        file["features"] = features()
+    (tmp_path / "empty.h5").touch()
+    (tmp_path / "short.h5").write_bytes((tmp_path / "theirs.h5").read_bytes()[:-100])
+    (tmp_path / "notes.h5").write_text("do not delete me")
+    (tmp_path / "folder.h5").mkdir()
+    (tmp_path / "linked.h5").symlink_to(tmp_path / "theirs.h5")
+    os.mkfifo(tmp_path / "fifo.h5")
+    names = (*(path.stem for path in sorted(tmp_path.iterdir())), "absent")
+    assert [name for name in names if is_our_bag(tmp_path / f"{name}.h5")] == ["empty", "large", "ours", "short"]
+    for name in ("theirs", "notes"):
+        before = (tmp_path / f"{name}.h5").read_bytes()
+        with pytest.raises(RequestError, match=f"{name}.h5"):
+            write_bag(tmp_path / f"{name}.h5", [features()], COORDS_YX, facts)
+        assert (tmp_path / f"{name}.h5").read_bytes() == before
 
 
 def test_file_is_as_trident_writes_it(tmp_path: Path, facts: BagFacts) -> None:

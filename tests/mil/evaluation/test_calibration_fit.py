@@ -81,6 +81,30 @@ def test_shifts_are_the_most_probable(method: str, sizes: tuple[int, ...], sure:
     np.testing.assert_allclose(found.shift[:-1], best, atol=0.005)
 
 
+def answers(share: float, temperature: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Return logits and labels, as many of each as expected where a share of the patients is decided by chance."""
+    logits, labels = [], []
+    for lead in (*range(-8, 0), *range(1, 9)):
+        right = told(np.array([0.0, lead]), temperature, share, np.zeros(2))[1]
+        for label, count in enumerate((round(400 * (1 - right)), round(400 * right))):
+            logits += [[0.0, float(lead)]] * count
+            labels += [label] * count
+    return np.array(logits), np.array(labels)
+
+
+@pytest.mark.parametrize("share", FURTHER)
+def test_the_share_that_chance_decides_is_found(share: float) -> None:
+    found = fit_calibration("temperature", *answers(share))
+    assert 2 * found.floor == pytest.approx(share, abs=1e-3)
+    assert found.temperature == pytest.approx(1, abs=0.06), "a step of T"
+
+
+def test_auto_takes_a_temperature_where_that_is_all_that_is_wrong() -> None:
+    logits, labels = answers(0.05, 3.0)
+    few = np.random.default_rng(0).choice(len(labels), 80, replace=False)
+    assert fit_calibration("auto", logits[few], labels[few]).method == "temperature"
+
+
 def test_probabilities_by_hand() -> None:
     own = Calibration("platt", 2.0, (np.log(3), 0.0), 0.1)
     assert own.probabilities(np.array([[2.0, 2.0], [np.log(9), 0]])) == pytest.approx(

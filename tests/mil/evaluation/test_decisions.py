@@ -96,8 +96,8 @@ def test_the_youden_cut_is_the_highest_of_the_roc_curve() -> None:
 def test_a_wanted_share_leaves_the_next_patient_room() -> None:
     """19 with it: for 95 % the cut lies below all of them, at 39 below all but one; for 18 it is not to be had."""
     for size, missed, expected in ((19, 0, 0.95), (39, 1, 0.95), (18, 0, 1 - 1 / 19), (5, 0, 5 / 6)):
-        probs = np.linspace(0.01, 0.99, 2 * size)
-        positive = np.arange(2 * size) % 2 == 0
+        probs = np.linspace(0.01, 0.99, 4 * size)
+        positive = np.arange(4 * size) % 4 == 0
         cut = choose_cut(Rule("sensitivity", 0.95), positive, probs)
         assert cut is not None
         assert (probs[positive] < cut.at).sum() == missed
@@ -125,7 +125,7 @@ def test_a_cut_needs_both_kinds_of_patients() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "sensitivity", "sensitivity=1", "specificity=0", "cost=-1", "cost=inf", "youden=1"]
+    "text", ["", "sensitivity", "sensitivity=1", "specificity=0", "cost=-1", "cost=inf", "cost=ten", "youden=1"]
 )
 def test_other_rules_are_refused(text: str) -> None:
     with pytest.raises(RequestError, match="expected youden, sensitivity=SHARE"):

@@ -11,8 +11,10 @@ from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.repocard import TEMPLATE_MODELCARD_PATH
 from witness import Trained
 
+from mil.evaluation.decisions.rules import DEFAULT, parse_rule
 from mil.evaluation.examples import MOST, choose, of_interest
 from mil.report.cards.model_card import model_card
+from mil.report.decisions.decided import decide_out_of_fold
 from mil.report.options import ReportOptions
 from mil.report.report import page, report
 from mil.run.evidence import read_evidence
@@ -36,6 +38,16 @@ def test_examples_are_the_surest_right_and_wrong_ones() -> None:
     assert [image_id for image_id, _ in chosen] == ["a", "c", "d"]
     assert chosen[-1][1] == "Wrong: LAA, but predicted CE with 70%"
     assert choose(ClassTarget, rows, ["CE", "LAA"], set()) == []
+
+
+def test_a_promise_that_these_patients_rule_out_is_said_not_to_be_kept(trained: Trained) -> None:
+    evidence = read_evidence(RunFolder(trained.out))
+    decided = decide_out_of_fold(evidence, [parse_rule(rule) for rule in DEFAULT])
+    (_, own, _), said = decided.told["questions"][0]["operating"], "not reached: models of different folds need not"
+    own["sensitivity"] = {"value": 0.7, "low": 0.5, "high": own["expected"] + 0.001}
+    assert said not in page(evidence, decided=decided)
+    own["sensitivity"]["high"] = own["expected"] - 0.001
+    assert page(evidence, decided=decided).count(said) == 1
 
 
 class _Links(HTMLParser):

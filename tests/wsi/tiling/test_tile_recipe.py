@@ -40,7 +40,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "assume_mpp": (0.5, 0.25, 0.50000001),
     "on_damage": ("skip", "fail"),
     "fill_holes": (False, True),
-    "drop": ((), ("pen>0.99",), ("darkness>0.2",), ("darkness>0.2000001",), ("focus<1e-9",)),
+    "drop": ((), ("pen>0.99",), ("darkness>0.1",), ("darkness>0.1000001",), ("focus<1e-9",)),
     "scores": ("auto", "all"),
     "reader": (None, "tiff", "openslide"),
 }
@@ -156,6 +156,33 @@ def test_each_option_refuses_only_where_it_matters(made: Any, slide: str, field:
     options = TileOptions(slides=(plan.path,), out=plan.out.parent, workers=0, **chosen)
     wanted = make_plan(Job(slide, plan.path), options)
     assert wanted.out == plan.out
+    if same:
+        assert isinstance(check_finished(wanted), dict)
+    else:
+        with pytest.raises(RecipeMismatchError):
+            check_finished(wanted)
+
+
+@pytest.mark.parametrize(
+    ("slide", "first", "then", "same"),
+    [
+        ("holed", {"fill_holes": True}, {"fill_holes": True, "scores": "all"}, True),
+        ("holed", {"fill_holes": True}, {"fill_holes": False}, False),
+        ("plain", {"drop": ("darkness>0.1",)}, {"drop": ("darkness>0.1", "pen>0.99")}, True),
+        ("plain", {"drop": ("darkness>0.1", "pen>0.99")}, {"drop": ("darkness>0.1",)}, True),
+        ("plain", {"drop": ("darkness>0.1",)}, {"drop": ("pen>0.99",)}, False),
+        ("jpeg", {"target_mpp": 0.25}, {"target_mpp": 0.25, "drop": ("focus<1e-9",)}, False),  # not scored: who knows
+    ],
+)
+def test_what_took_effect_before_is_asked_for_again(
+    made: Any, slide: str, first: dict[str, Any], then: dict[str, Any], same: bool
+) -> None:
+    chosen = dict(zip(CHOICES, BASE, strict=True))
+    plan, _ = made(slide, tuple((chosen | first).values()))
+    recipe = TileStore(plan.out).recipe["effect"]
+    assert "drop" not in first or recipe["drop"] == ["darkness>0.1"]
+    options = TileOptions(slides=(plan.path,), out=plan.out.parent, workers=0, **(chosen | then))
+    wanted = make_plan(Job(slide, plan.path), options)
     if same:
         assert isinstance(check_finished(wanted), dict)
     else:

@@ -9,6 +9,7 @@ slide, whatever its size; what is not 0 is used. A pixel of the mask is inside w
 import hashlib
 import math
 import struct
+import zlib
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -190,6 +191,16 @@ def _check_png(file: Path, data: bytes) -> None:
     size = width * height * _CHANNELS.get(colour, 4) * (bits + 7) // 8
     if not 0 < size <= _MOST_PICTURE:
         raise SlideError(f"{file}: a PNG of {width} x {height}: expected a picture of at most {_MOST_PICTURE:,} bytes")
+    # Looked at here: libpng and OpenCV would say it on the screen, and of no file.
+    position, kind = 8, b""
+    while kind != b"IEND":
+        length, kind = struct.unpack(">I4s", data[position : position + 8].ljust(8, b"\0"))
+        stop = position + 12 + length
+        if stop > len(data):
+            raise SlideError(f"{file}: a PNG that is cut short: export it again")
+        if zlib.crc32(data[position + 4 : stop - 4]) != int.from_bytes(data[stop - 4 : stop], "big"):
+            raise SlideError(f"{file}: a damaged PNG: the checksum of a part of it does not fit: export it again")
+        position = stop
 
 
 def _sampled(used: NDArray[Any], file: Path, slide_shape: YX, shape: YX, l0_per_o: float) -> Mask:

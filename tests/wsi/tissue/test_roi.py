@@ -236,6 +236,21 @@ def test_a_drawing_of_many_points_is_drawn_at_once(tmp_path: Path) -> None:
     assert mask[43, 43] == 1
 
 
+def test_a_png_that_is_damaged_is_told_in_one_line_and_by_nobody_else(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    _, whole = cv2.imencode(".png", np.random.default_rng(0).integers(0, 2, (150, 190), np.uint8))
+    data = whole.tobytes()
+    flipped = bytearray(data)
+    flipped[len(data) // 2] ^= 1
+    bad = {"cut short": data[: len(data) // 2], "checksum": bytes(flipped), "short: export": data[:-12]}
+    for problem, content in bad.items():
+        (tmp_path / "a.png").write_bytes(content)
+        with pytest.raises(SlideError, match=problem):
+            roi_mask(tmp_path / "a.png", SLIDE, OVERVIEW, SCALE)
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize(("content", "problem"), [(b"", "is empty"), (b"no picture", "cannot be read as a PNG")])
 def test_a_png_that_is_none(tmp_path: Path, content: bytes, problem: str) -> None:
     (tmp_path / "a.png").write_bytes(content)

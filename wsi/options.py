@@ -136,7 +136,7 @@ class Spec:
     @property
     def shown(self) -> str:
         """What a message calls it."""
-        return self.mark.argument.strip("[]. ") or f"--{self.name}"
+        return self.mark.argument.partition(" [")[0].strip("[]. ") or f"--{self.name}"
 
     @property
     def choices(self) -> tuple[str, ...]:

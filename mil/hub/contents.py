@@ -128,8 +128,12 @@ def _of_bags(folder: Path, options: PushOptions) -> Contents:
 
 def _of_weights(file: Path) -> Contents:
     text = read_texts(file, RequestError).get(KEY)
-    told = parse_json(text) if text else {}
-    encoder = told.get("recipe", {}).get("encoder")
+    try:
+        told = dict(parse_json(text)) if text else {}
+        recipe = dict(told.get("recipe", {}))
+    except (TypeError, ValueError) as error:
+        raise RequestError(f"{file}: what it tells of itself ({KEY}) cannot be read: {error}") from None
+    encoder = recipe.get("encoder")
     name = encoder.get("name", "") if isinstance(encoder, dict) else str(encoder or "")
     lineage = bool(told.get("lineage"))
     return Contents(

@@ -164,8 +164,9 @@ def read_calibration(path: Path) -> Calibration:
     RequestError
         It is no calibration.
     """
-    told = parse_json(read_document(path, RequestError), finite=True)
+    text = read_document(path, RequestError)
     try:
+        told = parse_json(text, finite=True)
         if told["format"] != FORMAT:
             raise ValueError(f"format {told['format']}")
         groups = {name: {key: kind.of(own) for key, own in told[name].items()} for name, kind in _COSTS.items()}

@@ -23,7 +23,7 @@ from mil.planning.tiling import Tiles, plan_tiling
 from mil.planning.training import Trained, plan_training
 from mil.planning.trials.measuring import Measuring
 from wsi.cpu import usable_cpus
-from wsi.errors import GigamilError
+from wsi.errors import GigamilError, RequestError
 from wsi.options import stage
 from wsi.outcome import Progress, Silent
 from wsi.store.tile_store import TileStore
@@ -220,7 +220,10 @@ def _finished(planned: _Planned, headers: Headers) -> Plan:
             "machine is taken to be idle"
         )
     if request.folder is not None and not options.calibrated:
-        _keep(request.folder, planned.stages, loads)
+        try:
+            _keep(request.folder, planned.stages, loads)
+        except (RequestError, OSError) as error:  # a plan is told where nothing may be written, too
+            planned.notes.append(f"not kept for a comparison with the truth: {error}")
     machine = planned.calibration.machine
     return Plan(
         stages=tuple(planned.stages),

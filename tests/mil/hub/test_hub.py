@@ -267,6 +267,13 @@ def test_what_the_hub_refuses_is_one_line_without_the_token(
     assert set(hub.repos) == {"lab/gated", "lab/there"}
 
 
+@pytest.mark.parametrize("told", ["[", "[1]", '{"recipe": 3}'])
+def test_weights_whose_own_words_are_garbled_are_one_line(tmp_path: Path, told: str) -> None:
+    safetensors.numpy.save_file({"w": np.zeros(1)}, tmp_path / "w.safetensors", {"gigamil": told})
+    with pytest.raises(RequestError, match="what it tells of itself"):
+        push(PushOptions(item=tmp_path / "w.safetensors", to="hf://lab/w", licence="mit"))
+
+
 @pytest.mark.parametrize(
     ("kind", "name", "licence", "why"),
     [

@@ -267,10 +267,10 @@ def test_calibrations_keep_what_was_measured(tmp_path: Path) -> None:
     assert found.joined(Calibration(machine=replace(MACHINE, name="n"))).machine.name == "n"
 
 
-@pytest.mark.parametrize("change", ["format", "tiling", "machine"])
+@pytest.mark.parametrize("change", ["format", "tiling", "machine", ""])
 def test_another_file_is_no_calibration(tmp_path: Path, change: str) -> None:
     told = calibrated().as_dict() | {change: {"x": {"y": 1}}}
-    (tmp_path / "m.json").write_text(json.dumps(told))
+    (tmp_path / "m.json").write_text(json.dumps(told) if change else "image_id,label\n")
     with pytest.raises(RequestError, match="expected a calibration that `gigamil plan --calibrate FILE` wrote"):
         read_calibration(tmp_path / "m.json")
 

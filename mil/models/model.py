@@ -22,6 +22,8 @@ from wsi.files.atomic import replacing
 from wsi.files.documents import parse_json, read_document
 from wsi.files.regular import file_sha256
 
+FLAT = 1e-6
+"""Deviation up to which a feature is left as it is; where all are small, the share of the largest deviation."""
 _WIDEST = 1 << 16
 """Of a layer that a stored head may ask for."""
 
@@ -69,8 +71,9 @@ class BagModel(nn.Module):
     def standardise(self, bags: Sequence[BagRows]) -> None:
         """Take mean and deviation from these bags, each bag counting equally whatever its size."""
         mean_D, std_D = feature_moments(bags)
+        differs_D = std_D > FLAT * min(1.0, std_D.max())
         self.mean_D.copy_(torch.from_numpy(mean_D))
-        self.scale_D.copy_(torch.from_numpy(1 / np.where(std_D > 1e-6, std_D, 1.0)))
+        self.scale_D.copy_(torch.from_numpy(1 / np.where(differs_D, std_D, 1.0)))
 
 
 def feature_moments(bags: Sequence[BagRows]) -> tuple[Floats, Floats]:

@@ -13,6 +13,7 @@ from mil.data.encoder_lineage import check_unseen
 from mil.data.flow import NO_BAG, Flow
 from mil.data.known_facts import note_damage, with_facts
 from mil.data.preserved_site import preserved_site_folds
+from mil.data.scales import note_scales
 from mil.data.several_encoders import fused, open_cohorts, scan
 from mil.data.splits import center_folds, outer_folds
 from mil.run.folder import versions
@@ -155,6 +156,7 @@ def gather(options: TrainOptions) -> TrainingData:
     if options.other is not None and not any(row.image_id in bags.headers for row in others):
         raise RequestError(f"--other {options.other}: expected bags of its slides, found none that can be read")
     notes += dict.fromkeys(note for own in sets for note in check_pictures([*rows, *others], own.headers))
+    notes += dict.fromkeys(note for own in sets for note in note_scales(own.headers))
     target, strata = asked.read(rows, options.classes, options.folds, others)
     folds, told = _folds(options, rows, strata[: len(rows)], target)
     notes += told

@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +16,11 @@ from witness import DIM, Witness, facts, grid
 
 from features.bags import hdf5
 from features.bags.bag import write_bag
+from mil.heads import HeadSpec
 from mil.inference.options import PredictOptions
 from mil.inference.predict import predict
 from mil.models.ensemble import load_ensemble
+from mil.models.model import BagModel
 from mil.run.folder import RunFolder
 from mil.train import train
 from mil.training.options import TrainOptions
@@ -117,6 +120,34 @@ def test_other_um_per_px_are_refused_within_a_run_and_by_it(cohort: Witness) -> 
         told(cohort, new)
     bag(new / "x_0.h5", 100, power(20))
     assert told(cohort, new)[0].exit_code == 0
+
+
+def test_a_bag_of_another_scale_than_all_others_is_named(cohort: Witness) -> None:
+    def scaled(factor: float) -> Change:
+        def change(file: h5py.File) -> None:
+            file["features"][:] = factor * file["features"][:]
+
+        return change
+
+    metrics = options(cohort).out / "metrics.json"
+    train(options(cohort))
+    assert json.loads(metrics.read_text())["warnings"] == []
+    bag(cohort.bags / "s3.h5", 3, scaled(3e5))
+    bag(cohort.bags / "s4.h5", 4, scaled(0))
+    train(options(cohort, overwrite=True))
+    (line,) = json.loads(metrics.read_text())["warnings"]
+    assert line.startswith("2 slides have features of another scale than the others (s3 "), line
+    assert re.search(r"\(s3 \d\.?\de\+05 times the usual, s4 0 times the usual\)", line), line
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
+def test_the_scale_of_all_features_says_nothing(scale: float) -> None:
+    bags = [np.random.default_rng(own).normal(0.3, [1, 1e-3, 0], (40, 3)) for own in range(5)]
+    model = BagModel(HeadSpec(name="mean_pool", dim=3, n_classes=2))
+    model.standardise([own * scale for own in bags])
+    found = (np.concatenate(bags) * scale - model.mean_D.double().numpy()) * model.scale_D.double().numpy()
+    np.testing.assert_allclose(found.std(0)[:2], 1, rtol=1e-3)
+    assert abs(found[:, 2]).max() < 1e-6 * max(scale, 1), "a constant feature is no noise"
 
 
 def test_equal_content_under_two_patients_is_found_and_under_one_is_told(cohort: Witness) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 
-from wsi.errors import ManifestError
+from wsi.errors import ManifestError, one_line
 from wsi.files.csv_table import DELIMITERS, Table, read_table
 from wsi.options import NAMES
 from wsi.readers.resolution import POSSIBLE_MPP, is_possible_mpp
@@ -67,7 +67,8 @@ def check_id(item_id: str, source: str) -> str:
     """Return the id if it can safely name a file inside an output folder, else raise `ManifestError`."""
     if not _SAFE_ID.fullmatch(item_id) or item_id.startswith(".") or len(item_id.encode()) > 200:
         raise ManifestError(
-            f"{source}: id {item_id!r} cannot name a file: expected 1 to 200 bytes without '/', '\\' or a leading dot"
+            f"{source}: id {one_line(item_id, 100)!r} cannot name a file: expected 1 to 200 bytes without '/', '\\' or a "
+            "leading dot"
         )
     return item_id
 
@@ -236,7 +237,7 @@ def _mpp(where: str, text: str | None) -> float | None:
     except ValueError:
         value = math.nan
     if not is_possible_mpp(value):
-        raise ManifestError(f"{where}: mpp {text!r}: expected {POSSIBLE_MPP}")
+        raise ManifestError(f"{where}: mpp {one_line(text, 100)!r}: expected {POSSIBLE_MPP}")
     return value
 
 

@@ -272,7 +272,8 @@ def _tile_px(slide: Slide, scaling: Scaling, options: TileOptions) -> int:
         return int(options.tile_px)
     tile = slide.levels[scaling.level].tile
     if tile is None or tile.y != tile.x or tile.y % 2 or not 32 <= tile.y <= 4096:
+        found = f"tiles of {tile.x} x {tile.y} px" if tile else "no tiles that it tells of"
         raise RequestError(
-            f"--tile-px native: {slide.path.name} has tiles of {tile}: expected squares of an even 32 to 4096 px"
+            f"--tile-px native: {slide.path.name} has {found}: expected squares of an even 32 to 4096 px"
         )
     return tile.y

@@ -61,6 +61,8 @@ def test_paths_are_relative_to_the_table(tmp_path: Path) -> None:
         ("image_id,mpp\na,-1\n", "line 2: mpp '-1'"),
         ("image_id\n../../etc/x\n", "cannot name a file"),
         ("image_id\n.hidden\n", "cannot name a file"),
+        (f"image_id\n{'y' * 20_000}\n", r"id '(y| \.\.\. ){70,100}' cannot name a file"),
+        (f"image_id,mpp\na,{'y' * 20_000}\n", r"line 2: mpp '(y| \.\.\. ){70,100}': expected"),
         ("image_id,label\na\n", "number of fields"),
         ("image_id,label\na,b,c\n", "number of fields"),
     ],

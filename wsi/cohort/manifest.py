@@ -66,9 +66,9 @@ class ManifestRow:
 def check_id(item_id: str, source: str) -> str:
     """Return the id if it can safely name a file inside an output folder, else raise `ManifestError`."""
     if not _SAFE_ID.fullmatch(item_id) or item_id.startswith(".") or len(item_id.encode()) > 200:
+        named = repr(one_line(item_id, 100))
         raise ManifestError(
-            f"{source}: id {one_line(item_id, 100)!r} cannot name a file: expected 1 to 200 bytes without '/', '\\' or a "
-            "leading dot"
+            f"{source}: id {named} cannot name a file: expected 1 to 200 bytes without '/', '\\' or a leading dot"
         )
     return item_id
 

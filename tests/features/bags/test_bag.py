@@ -136,6 +136,13 @@ def test_unusable_value_names_the_tile_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_largest_value_that_float16_holds_is_kept(tmp_path: Path, facts: BagFacts) -> None:
+    rows = features().astype(np.float16)
+    rows[1, 4], rows[2, 0] = 65504, -65504
+    write_bag(tmp_path / "bag.h5", [rows], COORDS_YX, facts)
+    np.testing.assert_array_equal(read_features(tmp_path / "bag.h5"), rows)
+
+
 def test_failed_write_keeps_the_old_bag(tmp_path: Path, facts: BagFacts) -> None:
     path = tmp_path / "bag.h5"
     write_bag(path, [features()], COORDS_YX, facts)

@@ -53,7 +53,11 @@ MODULES: dict[str, tuple[str, ...]] = {
         "tests/mil/evaluation/test_calibration_fit.py",
         "tests/mil/evaluation/test_calibration.py",
     ),
-    "mil/evaluation/oof.py": ("tests/mil/evaluation/test_calibration.py", "tests/mil/training/test_train.py"),
+    "mil/evaluation/oof.py": (
+        "tests/mil/evaluation/test_calibration.py",
+        "tests/mil/training/test_train.py",
+        "tests/mil/targets/test_other_targets.py",
+    ),
 }
 """Each module, and the tests nearest to it, the quickest first."""
 WITHOUT_A_NUMBER = re.compile(r"\b(strict|slots|frozen|kw_only|maxsize|stacklevel) *= *$")

@@ -22,6 +22,7 @@ from mil.run.folder import RunFolder
 from mil.targets.survival.metrics import kaplan_meier
 from mil.train import train
 from wsi.errors import ManifestError, RequestError
+from wsi.files.csv_table import read_records
 from wsi.outcome import Status
 
 PATIENTS = 60
@@ -117,6 +118,22 @@ def test_survival(bags: Path, shares: np.ndarray, tmp_path: Path) -> None:
     assert float(rows["901"]["risk"]) == 0
     told = [float(rows[f"{p:03d}"]["risk"]) for p in range(PATIENTS)]
     assert np.corrcoef(told, shares)[0, 1] > 0.7
+    calibration = json.loads((run / "calibration.json").read_text())
+    zeros = [-own["shift"][0] for own in calibration["folds"]]
+    assert zeros == pytest.approx([median_validated(run / f"fold{fold}" / "seed0") for fold in range(len(zeros))])
+    assert calibration["shift"][0] == pytest.approx(-np.mean(zeros))
+    for row in read_records(run / "oof.csv"):
+        if int(row["n_tiles"]):
+            assert float(row["p_risk"]) == pytest.approx(float(row["logit_risk"]) - zeros[int(row["fold"])])
+
+
+def median_validated(model: Path) -> float:
+    """Return the median of what a model tells of the patients who chose its epoch, slides at their mean."""
+    told: dict[str, list[float]] = {}
+    for row in read_records(model / "scores.csv"):
+        if row["part"] == "val":
+            told.setdefault(row["image_id"].partition("_")[0], []).append(float(row["logit_0"]))
+    return float(np.median([np.mean(own) for own in told.values()]))
 
 
 def test_several_labels(bags: Path, shares: np.ndarray, tmp_path: Path) -> None:

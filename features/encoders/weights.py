@@ -128,6 +128,16 @@ def _taken(prefix: str, found: Mapping[str, Tensor]) -> str:
     )
 
 
+def _check_kind(file: Path) -> None:
+    """Raise `RequestError` where a file begins neither as a pickle nor as a zip of them."""
+    with file.open("rb") as content:
+        first = content.read(9)
+    if first[8:] == b"{":
+        raise RequestError(f"--weights {file}: expected a .pt state dict, found safetensors: name it .safetensors")
+    if not first.startswith((b"\x80", b"PK")):
+        raise RequestError(f"--weights {file}: expected a .safetensors or .pt state dict, found another kind of file")
+
+
 def _read(file: Path) -> Any:
     size = check_document(file, RequestError)
     try:
@@ -138,6 +148,7 @@ def _read(file: Path) -> Any:
         with torch.serialization.safe_globals([Namespace]), warnings.catch_warnings(action="ignore"):
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        _check_kind(file)
         refused = str(error).split("GLOBAL ")[-1].split(" ")[0] if "GLOBAL " in str(error) else "unknown objects"
         refused = one_line(refused, 60)
         raise RequestError(

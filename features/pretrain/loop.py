@@ -84,11 +84,11 @@ class Trainer(Loop):
         smallest = min(self._lengths) // self._n_parts
         told = refuse_single_images(self.model, smallest, self._n_parts)
         if smallest < 1 or told:
-            raise RequestError(
-                f"--batch-size {self.options.batch_size}: expected batches of {self._n_parts} {self._source.unit} or "
-                f"more for {self.setting.place.world} ranks x {self.options.accumulate} accumulated parts, found one "
-                f"of {min(self._lengths)}{'; ' if told else ''}{told}"
+            wanted = told or (
+                f"expected batches of {self._n_parts} {self._source.unit} or more for {self.setting.place.world} ranks "
+                f"x {self.options.accumulate} accumulated parts, found one of {min(self._lengths)}"
             )
+            raise RequestError(f"--batch-size {self.options.batch_size}: {wanted}")
 
     def go_on_from(self, standing: Standing) -> None:
         """Take over what a checkpoint holds."""

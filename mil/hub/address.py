@@ -95,6 +95,10 @@ def _refusal(address: Address, what: str, error: BaseException) -> GigamilError 
     if isinstance(error, errors.HfHubHTTPError):
         return _of_code(address, what, error)
     if isinstance(error, errors.OfflineModeIsEnabled | errors.LocalEntryNotFoundError) and not error.__cause__:
+        if "push" in what:
+            return RequestError(
+                f"{address}: the hub cannot be reached (HF_HUB_OFFLINE, or no network): a push wants one"
+            )
         return RequestError(
             f"{address} is not in the hub's cache (HF_HOME), and the hub cannot be reached (HF_HUB_OFFLINE, or no "
             "network): fetch it where there is a network, and copy the cache"

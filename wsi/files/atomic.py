@@ -11,9 +11,11 @@ __all__ = ["PARTIAL", "check_folder", "make_folder", "replacing", "write_bytes",
 
 
 def check_folder(path: Path) -> None:
-    """Raise `RequestError` where an output folder's path is taken by a file; nothing is made yet."""
+    """Raise `RequestError` where an output folder's path is taken by a file or a tile store; nothing is made yet."""
     if path.exists() and not path.is_dir():
         raise RequestError(f"--out {path}: expected a folder, found a file")
+    if (path / "zarr.json").exists():
+        raise RequestError(f"--out {path}: expected a folder for outputs, found a store, in which nothing else may lie")
 
 
 def make_folder(path: Path) -> None:

@@ -137,6 +137,16 @@ def test_a_pickle_is_never_executed(tmp_path: Path, legacy: bool) -> None:
     assert not (tmp_path / "executed").exists()
 
 
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(b"image_id,label\n", "found another kind of file"), (b"\x02" + bytes(7) + b"{}", "found safetensors: name it")],
+)
+def test_another_kind_of_file_is_not_called_code(tmp_path: Path, content: bytes, told: str) -> None:
+    (tmp_path / "w.pt").write_bytes(content)
+    with pytest.raises(RequestError, match=told):
+        built(tmp_path / "w.pt")
+
+
 @pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
 def test_garbage_is_told(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"no weights at all")

@@ -237,6 +237,8 @@ def test_without_a_network_the_cache_answers(hub: Hub, tmp_path: Path, monkeypat
     assert (tmp_path / "two" / "w.safetensors").read_bytes() == (tmp_path / "w.safetensors").read_bytes()
     with pytest.raises(RequestError, match=r"not in the hub's cache \(HF_HOME\)"):
         pull(PullOptions(source="hf://lab/other", out=tmp_path / "three"))
+    with pytest.raises(RequestError, match="a push wants one"):
+        push(PushOptions(item=tmp_path / "w.safetensors", to="hf://lab/other", licence="mit"))
 
 
 def test_what_the_hub_refuses_is_one_line_without_the_token(

@@ -190,3 +190,9 @@ def test_one_function_removes_and_replaces(package: str) -> None:
                     found.append(str(path.relative_to(ROOT)))
     assert set(found) <= set(ALLOWED)
     assert package == "cli" or "wsi/files/replace.py" in found
+
+
+def test_a_store_is_no_folder_for_other_outputs(tmp_path: Path) -> None:
+    (tmp_path / "zarr.json").write_text("{}")
+    with pytest.raises(RequestError, match="found a store, in which nothing else may lie"):
+        make_folder(tmp_path)

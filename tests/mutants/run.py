@@ -38,6 +38,7 @@ MODULES: dict[str, tuple[str, ...]] = {
         "tests/wsi/store/test_pyramid.py",
         "tests/wsi/tiling/test_tiler.py",
         "tests/wsi/store/test_store.py",
+        "tests/wsi/tiling/test_source_pyramid.py",
     ),
     "wsi/pixels/colour.py": ("tests/wsi/pixels/test_colour_samples.py", "tests/wsi/pixels/test_colour_table.py"),
     "features/bags/bag.py": ("tests/features/bags/test_bag.py", "tests/features/bags/test_bag_door.py"),

@@ -79,7 +79,7 @@ def told_by(verb: Verb, ctx: click.Context) -> Any:
     """Return the options: what stands on the command line, over `--settings`, over `--config`."""
     kind, values = verb.load("options"), dict[str, Any]()
     if ctx.params["config"]:
-        from cli.config import read_config
+        from cli.verbs.config import read_config
 
         values |= read_config(Path(ctx.params["config"]), verb)
     if ctx.params.get("settings"):

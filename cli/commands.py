@@ -37,7 +37,7 @@ FEATURES, MODELS, RUNS = "Features", "Models", "Finished runs"
 _ALL = (
     Verb(
         "demo", START, "Run everything on a sample cohort: slides, tiles, features, training, predictions, heat maps.",
-        "cli.demo:DemoOptions", "cli.demo:demo", shows=True, more="A second run skips what is finished.",
+        "cli.verbs.demo:DemoOptions", "cli.verbs.demo:demo", shows=True, more="A second run skips what is finished.",
     ),
     Verb(
         "sample", START, "Write a small synthetic cohort in the STRIP AI form, for trying everything out.",
@@ -45,22 +45,23 @@ _ALL = (
     ),
     Verb(
         "config", START, "Print TOML with every option at its default and what it means, for --config.",
-        "cli.config:ConfigOptions", "cli.config:config", shows=True, more="`gigamil config run`: a cohort file.",
+        "cli.verbs.config:ConfigOptions", "cli.verbs.config:config", shows=True,
+        more="`gigamil config run`: a cohort file.",
     ),
     Verb(
         "run", COHORTS, "Do all of a cohort that one file describes: tile, extract, train its experiments, report.",
-        "mil.pipeline.options:RunOptions", "cli.run:run", shows=True,
+        "mil.pipeline.options:RunOptions", "cli.verbs.run:run", shows=True,
         more="What is finished is skipped. Several processes and nodes may run one file at once. Exit code 75 (of one "
         "stage): another process holds work that this one would need; give the command again.",
     ),
     Verb(
         "submit", COHORTS, "Put what is left to do of a cohort into Slurm's queue, each stage after the one before it.",
-        "mil.slurm.options:SubmitOptions", "cli.submit:submit", shows=True,
+        "mil.slurm.options:SubmitOptions", "cli.verbs.submit:submit", shows=True,
         more="What is done or in the queue is left out. docs/slurm.md says what the file's [slurm] can hold.",
     ),
     Verb(
         "profile", START, "Run some seconds of a verb and say where the time goes: reading, decoding, encoding, ...",
-        "mil.watching.profiling.options:ProfileOptions", "cli.profile:profile", shows=True, passes_on=True,
+        "mil.watching.profiling.options:ProfileOptions", "cli.verbs.profile:profile", shows=True, passes_on=True,
         more="Its own options stand before the verb. The verb's outputs go to a temporary folder, and are removed.",
     ),
     Verb(
@@ -75,13 +76,13 @@ _ALL = (
     ),
     Verb(
         "plan", COHORTS, "Say what a cohort will take, before anything runs: time, memory, disk, price; if it fits.",
-        "mil.planning.options:PlanOptions", "cli.plan:plan", shows=True,
+        "mil.planning.options:PlanOptions", "cli.verbs.plan:plan", shows=True,
         more="Headers tell sizes; parts of some slides are tiled, an encoder and heads run for some seconds. "
         "What is done already is not counted.",
     ),
     Verb(
         "info", SLIDES, "Say what is in slides, which um/px is believed and why, and what tiling would do.",
-        "wsi.qc.options:InfoOptions", "cli.info:info", shows=True,
+        "wsi.qc.options:InfoOptions", "cli.verbs.info:info", shows=True,
     ),
     Verb(
         "tile", SLIDES, "Cut slides into tile stores (OME-Zarr), one per slide.",
@@ -93,11 +94,12 @@ _ALL = (
     ),
     Verb(
         "verify", SLIDES, "Check that stores or bags are whole, to every chunk and row; --phi: a bundle names nobody.",
-        "cli.verify:VerifyItemsOptions", "cli.verify:verify_items",
+        "cli.verbs.verify:VerifyItemsOptions", "cli.verbs.verify:verify_items",
     ),
     Verb(
         "export", SLIDES, "Write a tile store, bags, models or scores of a run in a form that other programs read.",
-        "cli.export:ExportOptions", "cli.export:export", more="Label and macro images never leave with a store.",
+        "cli.verbs.export:ExportOptions", "cli.verbs.export:export",
+        more="Label and macro images never leave with a store.",
     ),
     Verb(
         "share", SLIDES, "Write a de-identified bundle of stores, bags, or what a run says of them, under random ids.",
@@ -126,7 +128,7 @@ _ALL = (
     ),
     Verb(
         "encoders", FEATURES, "List the encoders that `gigamil extract --encoder` knows.",
-        "cli.encoders:EncodersOptions", "cli.encoders:encoders", shows=True,
+        "cli.verbs.encoders:EncodersOptions", "cli.verbs.encoders:encoders", shows=True,
     ),
     Verb(
         "pretrain", FEATURES, "Train a network without labels: on formula images, or on one's own tiles by themselves.",

@@ -20,9 +20,9 @@ from rich.text import Text
 from cli.commands import Verb
 from cli.expecting import Remaining, beside_estimate, estimate_of
 from wsi.errors import masked
-from wsi.interrupt import leave_if_asked
-from wsi.outcome import Progress as ProgressSink
-from wsi.outcome import Status, Summary
+from wsi.machine.interrupt import leave_if_asked
+from wsi.progress.outcome import Progress as ProgressSink
+from wsi.progress.outcome import Status, Summary
 
 stderr = Console(stderr=True, highlight=False)
 
@@ -42,7 +42,7 @@ class _Amount(ProgressColumn):
 
 
 class Bars:
-    """A `wsi.outcome.Progress` that draws rich bars on standard error; silent where that is not a terminal."""
+    """A `wsi.progress.outcome.Progress` that draws rich bars on standard error; silent where that is not a terminal."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress

@@ -12,7 +12,7 @@ from mil.tiles.options import ClassifyTilesOptions
 from mil.training.options import TrainOptions
 from mil.training.tune_options import TuneOptions
 from mil.viewing.options import PageOptions
-from wsi.outcome import Summary
+from wsi.progress.outcome import Summary
 
 Ending = dict[str, Any]
 

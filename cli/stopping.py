@@ -2,7 +2,7 @@
 
 The first raises where the program stands: what is half-written is removed, claims are given back. Then the process
 leaves without waiting for anybody: processes that it started end when it is gone. SIGUSR1 and SIGUSR2 wait until the
-verb has saved its state (`wsi.interrupt`).
+verb has saved its state (`wsi.machine.interrupt`).
 """
 
 import os
@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from wsi.interrupt import SAVED_CODE, Leaving, save_on_signals
+from wsi.machine.interrupt import SAVED_CODE, Leaving, save_on_signals
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _received: list[int] = []

@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from cli.stopping import CODES
-from wsi.interrupt import PASSED_ON, SAVE_SIGNALS
+from wsi.machine.interrupt import PASSED_ON, SAVE_SIGNALS
 
 
 def _pass_on() -> None:

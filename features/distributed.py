@@ -23,9 +23,9 @@ import torch.distributed as dist
 from torch.distributed import HashStore, PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
-from wsi.cpu import usable_cpus
 from wsi.errors import GigamilError, ItemError, RequestError
-from wsi.interrupt import leave_if_asked
+from wsi.machine.cpu import usable_cpus
+from wsi.machine.interrupt import leave_if_asked
 
 TOGETHER = timedelta(minutes=10)
 """How long a rank that computes something together with others waits for the slowest of them."""

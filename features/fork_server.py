@@ -14,7 +14,7 @@ from multiprocessing import forkserver, get_context, resource_tracker
 from multiprocessing.context import ForkServerContext, SpawnContext
 from typing import Any
 
-from wsi.interrupt import interrupts_held
+from wsi.machine.interrupt import interrupts_held
 
 _TIMM = "features.encoders.timm_encoder"
 

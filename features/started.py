@@ -23,8 +23,7 @@ from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 from features.distributed import JOINING_SECONDS, TOGETHER, Place
 from features.fork_server import begin_process, fresh_processes
 from wsi.errors import GigamilError, ItemError
-from wsi.events import emit
-from wsi.interrupt import (
+from wsi.machine.interrupt import (
     PASSED_ON,
     SAVED_CODE,
     Leaving,
@@ -35,7 +34,8 @@ from wsi.interrupt import (
     interrupts_held,
     save_on_signals,
 )
-from wsi.stalls import Patience, tell_steps
+from wsi.progress.events import emit
+from wsi.progress.stalls import Patience, tell_steps
 
 SECONDS_TO_END = 1.5
 """How long ranks that are stopped may take to keep what they have finished."""
@@ -144,9 +144,9 @@ def run_ranks(
     """Start one process for each entry of ``work``, hand their messages to ``listen``, return how each ended.
 
     A rank that raises stops the others; so does one that dies before it has joined, where they work ``together``: the
-    others would wait for it. One that makes no step (`wsi.stalls.moved`) for ``stall`` seconds writes its stacks and is
-    killed; 0: never. If this process ends, its ranks end, too, and keep what they have finished. Where it, or a rank,
-    is asked to save and leave, all do, and this raises `Leaving`.
+    others would wait for it. One that makes no step (`wsi.progress.stalls.moved`) for ``stall`` seconds writes its
+    stacks and is killed; 0: never. If this process ends, its ranks end, too, and keep what they have finished. Where
+    it, or a rank, is asked to save and leave, all do, and this raises `Leaving`.
     """
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     listening = _Listening(_started(work, store.port, stall), listen, together, stall)

@@ -14,13 +14,13 @@ from .hub.options import PullOptions as PullOptions
 from .hub.options import PushOptions as PushOptions
 from .hub.pull import pull as pull
 from .hub.push import push as push
-from .inference.export import export_run as export_run
 from .inference.loaded_run import LoadedRun as LoadedRun
 from .inference.loaded_run import load_run as load_run
 from .inference.options import PredictOptions as PredictOptions
 from .inference.options import RunExportOptions as RunExportOptions
 from .inference.options import SimilarOptions as SimilarOptions
 from .inference.options import SlideOptions as SlideOptions
+from .inference.portable.export import export_run as export_run
 from .inference.predict import predict as predict
 from .inference.similar import similar as similar
 from .report.compare import compare as compare

@@ -19,7 +19,7 @@ from mil.training.options import TrainOptions
 from wsi.errors import RequestError
 from wsi.files.atomic import write_text
 from wsi.files.csv_table import csv_text
-from wsi.outcome import Outcome, Progress, Status, Summary
+from wsi.progress.outcome import Outcome, Progress, Status, Summary
 
 
 def train_repeatedly(

@@ -29,8 +29,8 @@ from mil.run.folder import NESTED, RunFolder, prepare_run
 from mil.run.record import read_record, session_recorded, write_record
 from mil.run.trackers import check_trackers, publish
 from mil.training.checkpoint import remove_checkpoint
-from mil.training.distil import check_teacher
 from mil.training.jobs import FitJob
+from mil.training.methods.distil import check_teacher
 from mil.training.options import TrainOptions, resolve
 from mil.training.processes import Done, fit_all, fit_in_group
 from mil.training.training_data import TrainingData, gather
@@ -38,10 +38,10 @@ from wsi.arrays import Ints
 from wsi.errors import BagError, GigamilError, RequestError
 from wsi.files.claim import claim
 from wsi.options import stage
-from wsi.outcome import Outcome, Progress, Silent, Status, Summary, failed
 from wsi.pages import plural
+from wsi.progress.outcome import Outcome, Progress, Silent, Status, Summary, failed
+from wsi.progress.stage_events import known_ended
 from wsi.recipe import Json, recipe_hash
-from wsi.stage_events import known_ended
 from wsi.store.tile_store import TileStore, find_stores
 
 __all__ = ["TrainOptions", "train"]

@@ -39,9 +39,9 @@ from wsi.errors import RequestError
 from wsi.files.atomic import check_folder, make_folder, write_text
 from wsi.files.claim import claim
 from wsi.files.replace import remove
-from wsi.interrupt import Leaving
+from wsi.machine.interrupt import Leaving
 from wsi.options import stage
-from wsi.outcome import Outcome, Progress, Silent, Status, Summary
+from wsi.progress.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.recipe import Json, Recipe, recipe_hash, refuse_other_recipe
 
 ALGORITHM = 1

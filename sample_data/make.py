@@ -22,7 +22,7 @@ from wsi.files.atomic import make_folder, replacing, write_text
 from wsi.files.claim import claim
 from wsi.files.csv_table import csv_text
 from wsi.options import stage
-from wsi.outcome import Outcome, Progress, Silent, Status, Summary
+from wsi.progress.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.recipe import Recipe, differences
 
 RECIPE_NAME = "recipe.json"

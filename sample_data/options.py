@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Annotated
 
 from sample_data.spec import MIN_SIDE_PX
-from wsi.cpu import usable_cpus
 from wsi.errors import RequestError
+from wsi.machine.cpu import usable_cpus
 from wsi.option_groups import Claims
 from wsi.options import Option, at_least, check
 from wsi.recipe import Recipe

@@ -7,7 +7,7 @@ import numpy as np
 
 from features.bags.bag import BagFacts, write_bag
 from mil.training.options import TrainOptions
-from wsi.outcome import Summary
+from wsi.progress.outcome import Summary
 
 DIM = 24
 

@@ -6,7 +6,8 @@ from .export.options import OmeTiffOptions as OmeTiffOptions
 from .export.options import OmeZarrOptions as OmeZarrOptions
 from .export.options import RecodedOptions as RecodedOptions
 from .export.recoded import export_recoded as export_recoded
-from .outcome import Summary as Summary
+from .progress.events import read_events as read_events
+from .progress.outcome import Summary as Summary
 from .qc.info import describe_all as describe_all
 from .qc.options import InfoOptions as InfoOptions
 from .qc.options import QcOptions as QcOptions

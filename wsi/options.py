@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from wsi.errors import RequestError
-from wsi.stage_events import ran
+from wsi.progress.stage_events import ran
 from wsi.urls import path_of, url_of
 
 NAMES = "GIGAMIL_COLUMNS"
@@ -335,7 +335,7 @@ _Stage = TypeVar("_Stage", bound=Callable[..., Any])
 def stage(function: _Stage) -> _Stage:
     """Let a verb's function, and every process that it starts, know what its options say to the whole of them.
 
-    The event log is told of its beginning and its end (`wsi.stage_events`).
+    The event log is told of its beginning and its end (`wsi.progress.stage_events`).
     Where options name URLs, the function gets this machine's copies of what they lead to (`wsi.remote.staged`).
     """
 

@@ -24,7 +24,7 @@ from features.bags.options import PackOptions
 from wsi.errors import BagError, RequestError
 from wsi.files.atomic import check_folder
 from wsi.files.replace import refuse_input
-from wsi.outcome import Outcome, Progress, Silent, Status, Summary
+from wsi.progress.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.recipe import recipe_hash
 
 

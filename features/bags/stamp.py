@@ -16,7 +16,7 @@ from features.bags.hdf5 import Attributes, read_hdf5, writing_hdf5
 from features.bags.options import StampOptions
 from wsi.errors import BagError
 from wsi.files.atomic import check_folder
-from wsi.outcome import Outcome, Progress, Silent, Status, Summary
+from wsi.progress.outcome import Outcome, Progress, Silent, Status, Summary
 
 SOURCE = "source_sha256"
 """Attribute: the content hash of the bag that a file was made of."""

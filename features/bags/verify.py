@@ -11,10 +11,10 @@ from features.bags.moments import moments_of
 from features.bags.options import VerifyBagsOptions
 from features.views import VIEWS
 from wsi.arrays import Features
-from wsi.cpu import usable_cpus
 from wsi.errors import BagError
-from wsi.outcome import Outcome, Progress, Silent, Status, Summary
+from wsi.machine.cpu import usable_cpus
 from wsi.pages import plural
+from wsi.progress.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.recipe import recipe_hash
 
 

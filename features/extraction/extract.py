@@ -34,12 +34,12 @@ from features.extraction.stream import GPU_LANES, StreamOptions, Task, TileStrea
 from features.fork_server import start_for
 from features.started import JOINED, RankEnd, RankWork, Sender, hear, run_ranks
 from wsi.errors import RequestError
-from wsi.events import emit
 from wsi.files.atomic import check_folder
-from wsi.interrupt import leave_if_asked
-from wsi.memory import keep_freed_memory
+from wsi.machine.interrupt import leave_if_asked
+from wsi.machine.memory import keep_freed_memory
 from wsi.options import stage
-from wsi.outcome import Progress, Silent, Summary
+from wsi.progress.events import emit
+from wsi.progress.outcome import Progress, Silent, Summary
 from wsi.urls import url_of
 
 MIB = 1 << 20

@@ -6,8 +6,8 @@ from dataclasses import asdict
 
 from features.extraction.plan import SlideJob
 from features.extraction.stream import Times
-from wsi.outcome import CLAIMED, Outcome, Progress, Status
-from wsi.stage_events import item_ended, item_started, known_ended
+from wsi.progress.outcome import CLAIMED, Outcome, Progress, Status
+from wsi.progress.stage_events import item_ended, item_started, known_ended
 
 EMPTY = "no tile with tissue: its bag has no rows"
 

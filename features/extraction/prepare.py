@@ -17,8 +17,8 @@ from features.views import VIEWS
 from wsi.errors import BagError, ClaimedError, ItemError, RequestError, StoreError
 from wsi.files.claim import claim
 from wsi.files.replace import refuse_foreign
-from wsi.outcome import Progress, Status
 from wsi.pages import plural
+from wsi.progress.outcome import Progress, Status
 from wsi.recipe import Recipe, recipe_hash, refuse_other_recipe
 from wsi.store.tile_store import TileStore, find_stores
 

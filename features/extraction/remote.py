@@ -13,7 +13,7 @@ from pathlib import Path
 from features.extraction.options import ExtractOptions
 from wsi.errors import ClaimedError, GigamilError
 from wsi.files.replace import discard
-from wsi.outcome import Outcome, Progress, Status, Summary
+from wsi.progress.outcome import Outcome, Progress, Status, Summary
 from wsi.remote.claim import Held, claim_remotely
 from wsi.remote.items import as_record, until_all
 from wsi.remote.place import Place

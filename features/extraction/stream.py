@@ -30,7 +30,7 @@ from features.stain import Fit, fit_stain
 from features.views import VIEWS
 from wsi.arrays import Features
 from wsi.errors import GigamilError, RequestError, StalledError, StoreError
-from wsi.stalls import moved, watched
+from wsi.progress.stalls import moved, watched
 from wsi.store.tile_store import TileStore
 
 OPEN_STORES = 4

@@ -31,9 +31,9 @@ from features.learning.optimizer import learning_rate
 from features.learning.ranks import Setting
 from features.learning.steps import Stepper, in_parallel, over_ranks, quiet_unless
 from wsi.errors import ItemError, RequestError
-from wsi.interrupt import asked_to_leave
-from wsi.outcome import Progress
-from wsi.stalls import moved
+from wsi.machine.interrupt import asked_to_leave
+from wsi.progress.outcome import Progress
+from wsi.progress.stalls import moved
 
 VALIDATION_BATCH = 64
 """Tiles validated together, whatever the batch size: the same cuts for any number of ranks."""

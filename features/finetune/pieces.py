@@ -15,7 +15,7 @@ from features.learning.batches import Draw, PieceRequest
 from features.learning.colours import COLOURS
 from features.learning.slides import Slide, TileReader
 from wsi.arrays import Ints
-from wsi.ordered import ordered
+from wsi.machine.ordered import ordered
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from features.finetune.results import last_facts, write_results
 from features.learning.ranks import Job, Setting, run_job, standing_of
 from features.learning.weights_file import is_made
 from wsi.options import stage
-from wsi.outcome import Outcome, Progress, Silent, Status, Summary
+from wsi.progress.outcome import Outcome, Progress, Silent, Status, Summary
 
 
 @stage

@@ -10,8 +10,8 @@ from torch import nn
 from features.learning.checkpoint import Standing, write_checkpoint
 from features.learning.ranks import Gathered, Setting
 from features.learning.steps import Stepper
-from wsi.interrupt import Leaving
-from wsi.outcome import Progress
+from wsi.machine.interrupt import Leaving
+from wsi.progress.outcome import Progress
 
 
 class LoopOptions(Protocol):

@@ -21,7 +21,7 @@ from features.learning.checkpoint import Standing, read_checkpoint
 from features.started import JOINED, Message, RankEnd, Sender, hear, run_ranks
 from wsi.errors import GigamilError, ItemError, RequestError
 from wsi.files.claim import claim
-from wsi.outcome import Outcome, Progress, Silent, Status
+from wsi.progress.outcome import Outcome, Progress, Silent, Status
 from wsi.recipe import Recipe
 
 AGAIN = "run the same command again to go on from the checkpoint"

@@ -10,7 +10,7 @@ from features.encoders.device import autocast
 from features.learning.ranks import Setting
 from features.learning.steps import over_ranks
 from wsi.arrays import Floats, Ints
-from wsi.stalls import moved
+from wsi.progress.stalls import moved
 
 TOGETHER = 64
 """Images that go through together, whatever the batch size: the same cuts for any number of ranks."""

@@ -31,9 +31,9 @@ from features.pretrain.probe import OnlineProbe
 from features.pretrain.sources import Part, Source
 from features.pretrain.student import Student
 from wsi.errors import ItemError, RequestError
-from wsi.interrupt import asked_to_leave
-from wsi.outcome import Progress
-from wsi.stalls import moved
+from wsi.machine.interrupt import asked_to_leave
+from wsi.progress.outcome import Progress
+from wsi.progress.stalls import moved
 
 NAN = float("nan")
 

@@ -17,7 +17,7 @@ from features.pretrain.probe import OnlineProbe
 from features.pretrain.sources import FormulaImages, Source, TileImages
 from features.pretrain.views import View
 from wsi.options import stage
-from wsi.outcome import Outcome, Progress, Silent, Status, Summary
+from wsi.progress.outcome import Outcome, Progress, Silent, Status, Summary
 
 
 @stage

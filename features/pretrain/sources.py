@@ -16,7 +16,7 @@ from features.pretrain.gauge import SAMPLE
 from features.pretrain.options import PretrainOptions
 from features.pretrain.views import View, draw_changes, plain, viewed
 from wsi.arrays import Ints
-from wsi.ordered import ordered
+from wsi.machine.ordered import ordered
 
 SAMPLED = -1
 """The epoch whose draw is looked at: always the same."""

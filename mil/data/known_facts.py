@@ -20,9 +20,9 @@ from features.bags.bag import BagHeader, measured
 from features.bags.hdf5 import read_hdf5, writing_hdf5
 from features.bags.moments import packed, seal, unpacked
 from mil.data.cohort import BagSet
-from wsi.cpu import usable_cpus
 from wsi.errors import BagError, RequestError
-from wsi.stalls import moved
+from wsi.machine.cpu import usable_cpus
+from wsi.progress.stalls import moved
 
 NAME = ".gigamil-bag-facts"
 """Of the file."""

@@ -19,8 +19,8 @@ from mil.data.cohort import BagSet, Cohort, Making, scan_bags
 from mil.ragged.packing import BagRows, Rows
 from mil.targets import Target
 from wsi.cohort.manifest import ManifestRow
-from wsi.cpu import usable_cpus
 from wsi.errors import BagError, RequestError
+from wsi.machine.cpu import usable_cpus
 
 FUSIONS = ("none", "concat", "late", "folds")
 HELD_BYTES = 4 << 30

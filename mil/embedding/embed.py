@@ -25,7 +25,7 @@ from wsi.files.atomic import make_folder
 from wsi.files.claim import claim
 from wsi.files.replace import refuse_foreign, refuse_input
 from wsi.options import stage
-from wsi.outcome import CLAIMED, Outcome, Progress, Silent, Status, Summary, failed
+from wsi.progress.outcome import CLAIMED, Outcome, Progress, Silent, Status, Summary, failed
 from wsi.recipe import Recipe, recipe_hash, refuse_other_recipe
 
 OF_TILES = "tiles_content_sha256"

@@ -41,8 +41,8 @@ from wsi.files.atomic import check_folder, make_folder
 from wsi.files.claim import claim
 from wsi.files.csv_table import csv_text
 from wsi.options import stage
-from wsi.outcome import Outcome, Progress, Silent, Status, Summary, failed
 from wsi.pages import plural
+from wsi.progress.outcome import Outcome, Progress, Silent, Status, Summary, failed
 from wsi.recipe import Recipe, recipe_hash
 from wsi.store.tile_store import TileStore, find_stores
 

@@ -12,7 +12,7 @@ from mil.models.ensemble import load_ensemble
 from mil.run.folder import RunFolder
 from wsi.cohort.manifest import check_id
 from wsi.errors import GigamilError, StoreError
-from wsi.outcome import Outcome, Status
+from wsi.progress.outcome import Outcome, Status
 from wsi.recipe import Recipe, recipe_hash
 from wsi.store.tile_store import TileStore
 

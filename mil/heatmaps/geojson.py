@@ -30,7 +30,7 @@ from wsi.files.atomic import check_folder
 from wsi.files.claim import claim
 from wsi.files.regular import file_sha256
 from wsi.options import stage
-from wsi.outcome import Outcome, Progress, Silent, Status, Summary, failed
+from wsi.progress.outcome import Outcome, Progress, Silent, Status, Summary, failed
 from wsi.recipe import Json, Recipe
 from wsi.store.tile_store import TileStore
 

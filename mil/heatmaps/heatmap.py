@@ -28,7 +28,7 @@ from wsi.errors import RequestError
 from wsi.files.atomic import check_folder, replacing, write_text
 from wsi.files.claim import claim
 from wsi.options import stage
-from wsi.outcome import Outcome, Progress, Silent, Status, Summary, failed
+from wsi.progress.outcome import Outcome, Progress, Silent, Status, Summary, failed
 from wsi.recipe import Recipe
 from wsi.store.tile_store import TileStore
 

@@ -20,7 +20,7 @@ from wsi.files.claim import claim
 from wsi.files.documents import parse_json, read_document
 from wsi.files.regular import file_sha256
 from wsi.options import stage
-from wsi.outcome import Outcome, Progress, Silent, Status, Summary
+from wsi.progress.outcome import Outcome, Progress, Silent, Status, Summary
 
 _MARK = ".gigamil-pull.json"
 """In a folder that this verb made: where it is from, and each file's sha256."""

@@ -22,7 +22,7 @@ from mil.hub.options import PushOptions
 from wsi.errors import RequestError
 from wsi.files.regular import file_sha256
 from wsi.options import stage
-from wsi.outcome import Outcome, Progress, Silent, Status, Summary
+from wsi.progress.outcome import Outcome, Progress, Silent, Status, Summary
 
 CARD = "README.md"
 MOST_FILES = 50

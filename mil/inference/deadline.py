@@ -11,8 +11,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from wsi.errors import GigamilError, ItemError
-from wsi.interrupt import end_with_parent
-from wsi.outcome import Progress
+from wsi.machine.interrupt import end_with_parent
+from wsi.progress.outcome import Progress
 
 Told = tuple[str, tuple[Any, ...]]
 """A method of the progress, or ``found`` or ``raised``, and its arguments."""

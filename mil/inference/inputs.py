@@ -20,7 +20,7 @@ from wsi.cohort.slides import find_jobs
 from wsi.errors import BagError, RequestError
 from wsi.files.atomic import make_folder, write_text
 from wsi.files.replace import remove
-from wsi.outcome import Progress
+from wsi.progress.outcome import Progress
 from wsi.recipe import Recipe
 
 _NO_SLIDES = frozenset({".csv", ".tsv", ".txt", ".xlsx", ".json", ".toml", ".html", ".md", ".zip", ".safetensors"})

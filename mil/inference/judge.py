@@ -10,7 +10,7 @@ from mil.models.ensemble import NOT_FINITE, Ensemble
 from mil.run.scores import patient_logits
 from wsi.arrays import Bools, Floats
 from wsi.errors import RequestError
-from wsi.outcome import Progress
+from wsi.progress.outcome import Progress
 
 _CHUNK = 64
 """Bags scored between two steps of the progress bar."""

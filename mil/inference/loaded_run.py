@@ -20,7 +20,7 @@ from mil.ragged.packing import Rows
 from mil.run.folder import RunFolder
 from wsi.arrays import Floats
 from wsi.errors import RequestError
-from wsi.outcome import Silent
+from wsi.progress.outcome import Silent
 from wsi.store.tile_store import TileStore
 
 if TYPE_CHECKING:

@@ -116,7 +116,7 @@ class RunForms:
 
 @dataclass(frozen=True, kw_only=True)
 class RunExportOptions(RunForms, Overwriting, Claims):
-    """Options of `mil.inference.export.export_run`."""
+    """Options of `mil.inference.portable.export.export_run`."""
 
     run: Path
     """Run folder of `gigamil train`."""

@@ -39,8 +39,8 @@ from wsi.errors import RequestError
 from wsi.files.claim import claim
 from wsi.files.csv_table import csv_text
 from wsi.options import stage
-from wsi.outcome import Outcome, Progress, Silent, Status, Summary, failed
 from wsi.pages import plural
+from wsi.progress.outcome import Outcome, Progress, Silent, Status, Summary, failed
 from wsi.recipe import Json, Recipe, canonical, refuse_other_recipe
 
 MARK = "gigamil-predict-1"

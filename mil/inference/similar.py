@@ -33,8 +33,8 @@ from wsi.errors import BagError, RequestError
 from wsi.files.claim import claim
 from wsi.files.csv_table import csv_text
 from wsi.options import stage
-from wsi.outcome import Outcome, Progress, Silent, Status, Summary, failed
 from wsi.pages import agreeing, plural
+from wsi.progress.outcome import Outcome, Progress, Silent, Status, Summary, failed
 from wsi.recipe import Recipe
 
 MARK = "gigamil-similar-1"

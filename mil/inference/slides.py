@@ -20,11 +20,11 @@ from mil.inference.options import SlideOptions
 from mil.run.folder import RunFolder
 from wsi.cohort.fingerprint import slide_bytes
 from wsi.cohort.slides import Job
-from wsi.cpu import usable_cpus
 from wsi.errors import RecipeMismatchError, RequestError
 from wsi.files.atomic import make_folder, write_text
 from wsi.files.replace import remove
-from wsi.outcome import Outcome, Progress, Status, Summary
+from wsi.machine.cpu import usable_cpus
+from wsi.progress.outcome import Outcome, Progress, Status, Summary
 from wsi.recipe import Recipe, differences
 from wsi.tiling.options import TileOptions
 from wsi.tiling.tiler import tile

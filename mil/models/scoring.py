@@ -12,7 +12,7 @@ from mil.models.model import BagModel
 from mil.ragged.packing import BagRows, group_by_rows, pack
 from mil.targets import TARGETS
 from wsi.arrays import Floats
-from wsi.stalls import moved
+from wsi.progress.stalls import moved
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

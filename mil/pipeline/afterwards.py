@@ -6,13 +6,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from mil.pipeline.cohort_file import CohortFile, Experiment
+from mil.pipeline.cohort.cohort_file import CohortFile, Experiment
+from mil.pipeline.cohort.tables import VERBS
 from mil.pipeline.options import RunOptions
 from mil.pipeline.outputs import chosen_experiments, output_of
-from mil.pipeline.tables import VERBS
 from wsi.cohort.slides import find_jobs
 from wsi.errors import ClaimedError, GigamilError
-from wsi.outcome import CLAIMED, Outcome, Progress, Status, Summary
+from wsi.progress.outcome import CLAIMED, Outcome, Progress, Status, Summary
 
 _FUNCTIONS = {
     "predict": "mil.inference.predict",

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from mil.pipeline.cohort_file import CohortFile
+from mil.pipeline.cohort.cohort_file import CohortFile
 from mil.pipeline.experiments import DONE, FAILED, TABLE
 from mil.pipeline.outputs import best_of, chosen_experiments, output_of, rows_of_file
 from mil.pipeline.run import STAGE
 from mil.pipeline.training import told_score
-from wsi.outcome import Outcome, Status, Summary
+from wsi.progress.outcome import Outcome, Status, Summary
 
 _NAMED = 5
 

@@ -15,13 +15,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mil.pipeline.grid import Experiment
+from mil.pipeline.cohort.grid import Experiment
 from mil.pipeline.patience import claim_patiently
 from wsi.errors import ClaimedError, RequestError, one_line
-from wsi.events import slurm_job
 from wsi.files.atomic import write_text
 from wsi.files.claim import claim, held_by
 from wsi.files.csv_table import csv_text, read_table
+from wsi.progress.events import slurm_job
 
 WAITING, RUNNING, DONE, FAILED = "waiting", "running", "done", "failed"
 TABLE = "experiments.csv"

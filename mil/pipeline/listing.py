@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from mil.pipeline.cohort_file import CohortFile
+from mil.pipeline.cohort.cohort_file import CohortFile
 from mil.pipeline.experiments import RUNNING, Experiments, Row, row_of
 from mil.pipeline.rehearsed import why_not_rehearsed
 from mil.pipeline.stages import StageState

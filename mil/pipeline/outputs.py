@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mil.pipeline.cohort_file import ALL, BEST, CohortFile
+from mil.pipeline.cohort.cohort_file import ALL, BEST, CohortFile
 from mil.pipeline.experiments import DONE, Experiments, Row
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from wsi.errors import ClaimedError
 from wsi.files.claim import claim
-from wsi.interrupt import leave_if_asked
-from wsi.outcome import CLAIMED, Outcome, Progress
+from wsi.machine.interrupt import leave_if_asked
+from wsi.progress.outcome import CLAIMED, Outcome, Progress
 
 _LOOK_SECONDS = (0.2, 5.0)
 """Between two looks at who holds something, first and later."""

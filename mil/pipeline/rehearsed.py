@@ -6,7 +6,7 @@ and ``why`` (one line, where it was not).
 
 from pathlib import Path
 
-from mil.pipeline.cohort_file import CohortFile
+from mil.pipeline.cohort.cohort_file import CohortFile
 from wsi.errors import RequestError, one_line
 from wsi.files.documents import parse_json, read_document
 

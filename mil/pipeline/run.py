@@ -16,22 +16,22 @@ from pathlib import Path
 from features.extraction.options import ExtractOptions
 from mil.accounting.kept import accounted
 from mil.pipeline.afterwards import claims_of, make_after
-from mil.pipeline.cohort_file import CohortFile, read_cohort_file
+from mil.pipeline.cohort.cohort_file import CohortFile, read_cohort_file
+from mil.pipeline.cohort.slides import bags_under_way, cohort_slides, stores_there, without_store
 from mil.pipeline.experiments import DONE, FAILED, Experiments
 from mil.pipeline.options import RunOptions
 from mil.pipeline.outputs import rows_of_file
 from mil.pipeline.patience import is_held, shared_with_others
 from mil.pipeline.rehearsed import check_rehearsal, why_not_rehearsed
-from mil.pipeline.slides import bags_under_way, cohort_slides, stores_there, without_store
 from mil.pipeline.training import work_through
 from wsi.errors import GigamilError, ItemError, RequestError
-from wsi.events import EVENTS
 from wsi.files.claim import held_by
 from wsi.files.documents import parse_json, read_document
-from wsi.memory import give_back_freed
+from wsi.machine.memory import give_back_freed
 from wsi.options import in_environment, stage
-from wsi.outcome import CLAIMED, Outcome, Progress, Silent, Status, Summary
 from wsi.pages import agreeing, plural
+from wsi.progress.events import EVENTS
+from wsi.progress.outcome import CLAIMED, Outcome, Progress, Silent, Status, Summary
 from wsi.store.shards import open_shard
 from wsi.tiling.options import TileOptions
 

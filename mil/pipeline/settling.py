@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mil.pipeline.cohort_file import CohortFile
+from mil.pipeline.cohort.cohort_file import CohortFile
+from mil.pipeline.cohort.grid import Experiment
 from mil.pipeline.experiments import DONE, RUNNING, WAITING, Experiments, Row, row_of
-from mil.pipeline.grid import Experiment
 from mil.run.folder import is_begun
 from wsi.errors import RequestError
 from wsi.files.atomic import write_text

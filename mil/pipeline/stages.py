@@ -6,11 +6,11 @@ from functools import partial
 
 from features.extraction.options import ExtractOptions
 from mil.pipeline.afterwards import why_not_made
-from mil.pipeline.cohort_file import CohortFile
+from mil.pipeline.cohort.cohort_file import CohortFile
+from mil.pipeline.cohort.slides import cohort_slides
 from mil.pipeline.experiments import DONE, FAILED, RUNNING, Experiments
 from mil.pipeline.outputs import chosen_experiments
 from mil.pipeline.settling import is_finished, is_row_begun, other_settings
-from mil.pipeline.slides import cohort_slides
 from wsi.cohort.slides import Job
 from wsi.files.atomic import PARTIAL
 from wsi.options import in_environment

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from mil.pipeline.cohort_file import CohortFile, Experiment
+from mil.pipeline.cohort.cohort_file import CohortFile, Experiment
 from mil.pipeline.experiments import DONE, FAILED, RUNNING, WAITING, Experiments, Row, now
 from mil.pipeline.options import RunOptions
 from mil.pipeline.outputs import rows_of_file
@@ -16,11 +16,11 @@ from mil.run.ending import ending_of_run
 from mil.targets import TARGETS
 from wsi.cohort.manifest import load_manifest
 from wsi.errors import ClaimedError, GigamilError, RecipeMismatchError
-from wsi.events import slurm_job, within
 from wsi.files.csv_table import read_records
-from wsi.interrupt import leave_if_asked
-from wsi.outcome import CLAIMED, Outcome, Progress, Status
+from wsi.machine.interrupt import leave_if_asked
 from wsi.pages import plural
+from wsi.progress.events import slurm_job, within
+from wsi.progress.outcome import CLAIMED, Outcome, Progress, Status
 from wsi.recipe import Json
 
 _NAMED = 5

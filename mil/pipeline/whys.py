@@ -5,10 +5,10 @@ from pathlib import Path
 
 from features.bags.bag import is_intact, read_header
 from features.extraction.options import ExtractOptions, options_of
-from mil.pipeline.cohort_file import CohortFile
+from mil.pipeline.cohort.cohort_file import CohortFile
 from wsi.cohort.slides import Job
 from wsi.errors import BagError, GigamilError, RecipeMismatchError, StoreError
-from wsi.outcome import Status
+from wsi.progress.outcome import Status
 from wsi.recipe import differences
 from wsi.store.tile_store import TileStore
 from wsi.store.verify import verify_quickly

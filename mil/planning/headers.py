@@ -9,7 +9,7 @@ import numpy as np
 
 from wsi.cohort.fingerprint import slide_bytes
 from wsi.cohort.slides import Job
-from wsi.outcome import Progress
+from wsi.progress.outcome import Progress
 from wsi.readers.tiff.reader import TiffReader
 from wsi.tiling.engine import reason
 from wsi.tiling.options import TileOptions

@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from wsi.cpu import usable_cpus
+from wsi.machine.cpu import usable_cpus
 
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 

@@ -22,10 +22,10 @@ from mil.planning.request import Extraction, Request, Training, request_of
 from mil.planning.tiling import Tiles, plan_tiling
 from mil.planning.training import Trained, plan_training
 from mil.planning.trials.measuring import Measuring
-from wsi.cpu import usable_cpus
 from wsi.errors import GigamilError, RequestError
+from wsi.machine.cpu import usable_cpus
 from wsi.options import stage
-from wsi.outcome import Progress, Silent
+from wsi.progress.outcome import Progress, Silent
 from wsi.store.tile_store import TileStore
 
 _BUSY = 1.3

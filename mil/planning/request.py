@@ -70,8 +70,8 @@ def request_of(options: PlanOptions) -> Request:
 
 
 def _of_cohort(options: PlanOptions) -> Request:
-    from mil.pipeline.cohort_file import read_cohort_file
-    from mil.pipeline.slides import cohort_slides
+    from mil.pipeline.cohort.cohort_file import read_cohort_file
+    from mil.pipeline.cohort.slides import cohort_slides
     from mil.pipeline.stages import states
 
     assert options.cohort is not None

@@ -13,7 +13,7 @@ from mil.rehearsal.options import Rehearsed
 from wsi.arrays import Floats
 from wsi.errors import GigamilError
 from wsi.files.csv_table import read_records
-from wsi.outcome import Outcome, Status
+from wsi.progress.outcome import Outcome, Status
 from wsi.store.tile_store import TileStore
 
 _TILES = 64

@@ -9,7 +9,7 @@ from wsi.option_groups import Above0, Claims, Count, Factor
 from wsi.options import Option, check
 
 if TYPE_CHECKING:
-    from mil.pipeline.cohort_file import CohortFile
+    from mil.pipeline.cohort.cohort_file import CohortFile
 
 
 @dataclass(frozen=True, kw_only=True)

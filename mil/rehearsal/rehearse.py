@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from features.extraction.options import ExtractOptions, folder_name
-from mil.pipeline.cohort_file import CohortFile, Experiment, read_cohort_file
+from mil.pipeline.cohort.cohort_file import CohortFile, Experiment, read_cohort_file
 from mil.pipeline.rehearsed import REHEARSAL
 from mil.rehearsal import compare
 from mil.rehearsal.compare import Difference
@@ -28,8 +28,8 @@ from wsi.files.claim import claim
 from wsi.files.documents import parse_json, read_document
 from wsi.files.replace import remove
 from wsi.options import stage
-from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.pages import plural
+from wsi.progress.outcome import Outcome, Progress, Silent, Status, Summary
 
 VERSION = 1
 _MARK = ".gigamil-rehearsal"

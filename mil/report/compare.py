@@ -17,8 +17,8 @@ from wsi.files.atomic import check_folder, make_folder
 from wsi.files.claim import claim
 from wsi.files.csv_table import csv_text
 from wsi.options import stage
-from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.pages import fill
+from wsi.progress.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.recipe import Json, recipe_hash
 
 MARK = "gigamil-compare-1"

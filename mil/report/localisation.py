@@ -17,7 +17,7 @@ from wsi.errors import GigamilError, RequestError, StoreError
 from wsi.files.atomic import write_text
 from wsi.files.csv_table import csv_text
 from wsi.files.documents import parse_json, read_document
-from wsi.outcome import Outcome, Progress, Status
+from wsi.progress.outcome import Outcome, Progress, Status
 from wsi.recipe import Json
 from wsi.store.tile_store import TileStore, find_stores
 

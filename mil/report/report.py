@@ -42,8 +42,8 @@ from mil.targets.plot import Plot
 from wsi.cohort.manifest import load_manifest
 from wsi.files.atomic import write_text
 from wsi.options import stage
-from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.pages import data_uri, fill, natural, number
+from wsi.progress.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.recipe import Json
 from wsi.store.tile_store import find_stores
 

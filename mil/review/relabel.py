@@ -34,7 +34,7 @@ from mil.training.processes import deterministic
 from mil.training.training_data import TrainingData, gather
 from wsi.arrays import Floats, Ints
 from wsi.errors import RequestError
-from wsi.outcome import Progress
+from wsi.progress.outcome import Progress
 from wsi.recipe import Json
 
 INNER_FOLDS = 5

@@ -13,7 +13,7 @@ from wsi.errors import RequestError
 from wsi.files.atomic import write_text
 from wsi.files.documents import parse_json, read_document
 from wsi.files.regular import file_sha256
-from wsi.outcome import Outcome, Status
+from wsi.progress.outcome import Outcome, Status
 from wsi.recipe import Json, Recipe, refuse_other_recipe
 
 

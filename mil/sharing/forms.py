@@ -14,7 +14,7 @@ from mil.sharing.table import Centers
 from wsi.errors import RequestError, StoreError
 from wsi.files.atomic import write_text
 from wsi.files.replace import discard
-from wsi.outcome import Progress, Status, Summary
+from wsi.progress.outcome import Progress, Status, Summary
 from wsi.sharing.ids import NewIds
 from wsi.sharing.store import keyed, share_store
 from wsi.store.tile_store import TileStore

@@ -25,7 +25,7 @@ from wsi.files.claim import claim
 from wsi.files.csv_table import csv_text
 from wsi.files.replace import refuse_input
 from wsi.options import stage
-from wsi.outcome import Outcome, Progress, Silent, Status, Summary
+from wsi.progress.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.sharing.bundle import finish_bundle, is_bundle
 from wsi.sharing.ids import NewIds, check_key_place, is_key, new_ids, patients_of_key, read_key, write_key
 from wsi.store.tile_store import TileStore, find_stores

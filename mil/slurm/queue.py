@@ -4,7 +4,7 @@ import os
 import re
 from dataclasses import dataclass
 
-from mil.pipeline.cohort_file import CohortFile
+from mil.pipeline.cohort.cohort_file import CohortFile
 from mil.slurm.command import has_slurm, slurm
 
 WORKERS = "tile-workers"

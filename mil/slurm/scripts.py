@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mil.pipeline.cohort_file import CohortFile
+from mil.pipeline.cohort.cohort_file import CohortFile
 from mil.slurm import shell
 from mil.slurm.queue import WORKERS, job_name, scripts_folder
 from mil.slurm.settings import SlurmSettings, settings_of

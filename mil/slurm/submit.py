@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mil.pipeline.cohort_file import CohortFile, read_cohort_file
+from mil.pipeline.cohort.cohort_file import CohortFile, read_cohort_file
 from mil.pipeline.rehearsed import check_rehearsal
 from mil.pipeline.stages import states
 from mil.slurm.command import slurm

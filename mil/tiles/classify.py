@@ -35,7 +35,7 @@ from wsi.files.csv_table import csv_text
 from wsi.files.documents import parse_json, read_document
 from wsi.files.replace import refuse_input
 from wsi.options import stage
-from wsi.outcome import Outcome, Progress, Silent, Status, Summary, failed
+from wsi.progress.outcome import Outcome, Progress, Silent, Status, Summary, failed
 from wsi.recipe import Json, Recipe, refuse_other_recipe
 
 FORMAT = "gigamil-tile-scores-1"

@@ -14,7 +14,7 @@ from mil.tiles.options import ClassifyTilesOptions
 from wsi.annotations.regions import annotation_file
 from wsi.arrays import Features, Ints
 from wsi.errors import BagError, GigamilError, RequestError
-from wsi.outcome import Outcome, Progress, Status
+from wsi.progress.outcome import Outcome, Progress, Status
 from wsi.recipe import Json
 
 

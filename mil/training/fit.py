@@ -20,16 +20,16 @@ from mil.ragged.randomness import set_seed
 from mil.run.scores import Scores, write_scores
 from mil.run.trackers import write_history
 from mil.training.checkpoint import Progression, read_checkpoint, remove_checkpoint, write_checkpoint
-from mil.training.distil import teach
 from mil.training.jobs import FitJob, Parts, divide, seed_of
 from mil.training.loop import Loop
+from mil.training.methods.distil import teach
 from mil.training.ranks import Ranks
 from mil.training.together import Steps, to_the_end
 from wsi.arrays import Bools, Ints
-from wsi.events import emit
-from wsi.interrupt import Leaving, asked_to_leave
-from wsi.outcome import Outcome, Status
-from wsi.stage_events import item_ended, item_started
+from wsi.machine.interrupt import Leaving, asked_to_leave
+from wsi.progress.events import emit
+from wsi.progress.outcome import Outcome, Status
+from wsi.progress.stage_events import item_ended, item_started
 
 FEATURE_LIMIT = 10.0
 """Standard deviations: a feature that hardly varies among the slides trained on would else outshout all others."""

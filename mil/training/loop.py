@@ -18,8 +18,11 @@ from mil.ragged.randomness import Randomness, set_seed
 from mil.run.scores import patient_logits
 from mil.targets.losses import Truths
 from mil.targets.survival import SurvivalTarget
-from mil.training.ema import WeightMean
 from mil.training.jobs import FitJob, Parts, seed_of
+from mil.training.methods.ema import WeightMean
+from mil.training.methods.schedule import learning_rate
+from mil.training.methods.sharpness import ascended
+from mil.training.methods.soft_targets import Distilled, Mixed, Smoothed
 from mil.training.ranks import Ranks
 from mil.training.sampling import (
     Drawn,
@@ -30,13 +33,10 @@ from mil.training.sampling import (
     shared_order,
     slide_weights,
 )
-from mil.training.schedule import learning_rate
-from mil.training.sharpness import ascended
-from mil.training.soft_targets import Distilled, Mixed, Smoothed
 from mil.training.together import Steps, to_the_end
 from wsi.arrays import Floats, Ints
 from wsi.errors import DivergedError
-from wsi.stalls import moved
+from wsi.progress.stalls import moved
 
 
 class Loop:

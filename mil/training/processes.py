@@ -29,7 +29,7 @@ from mil.training.together import fit_in_turns
 from mil.training.training_data import gather
 from wsi.arrays import Ints
 from wsi.errors import ItemError
-from wsi.interrupt import PASSED_ON, Leaving, end_with_parent, interrupts_held, leave_if_asked, save_on_signals
+from wsi.machine.interrupt import PASSED_ON, Leaving, end_with_parent, interrupts_held, leave_if_asked, save_on_signals
 
 POLL_SECONDS = 0.2
 """How often it is looked whether somebody asks to save and leave."""

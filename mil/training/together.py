@@ -15,7 +15,7 @@ import torch
 
 from mil.ragged.randomness import Randomness
 from mil.training.jobs import FitJob
-from wsi.interrupt import Leaving
+from wsi.machine.interrupt import Leaving
 
 Result = TypeVar("Result")
 Steps = Generator[float, None, Result]

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from mil.viewing.items import Items, sort_items
 from mil.viewing.options import PageOptions
-from wsi.cpu import usable_cpus
 from wsi.errors import RequestError
+from wsi.machine.cpu import usable_cpus
 from wsi.options import stage
-from wsi.outcome import Progress, Silent, Summary
+from wsi.progress.outcome import Progress, Silent, Summary
 from wsi.store.storage import locate
 from wsi.store.tile_store import TileStore, find_stores
 from wsi.viewing.pages.folder import Speaker, Wanted, write_pages

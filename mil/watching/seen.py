@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from features.extraction.options import folder_name
-from mil.pipeline.cohort_file import CohortFile
+from mil.pipeline.cohort.cohort_file import CohortFile
 from mil.pipeline.experiments import FAILED as ROW_FAILED
 from mil.pipeline.experiments import RUNNING as ROW_RUNNING
 from mil.pipeline.experiments import Experiments, Row, lock_of

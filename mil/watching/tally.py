@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from wsi.events import Event
+from wsi.progress.events import Event
 
 Stage = tuple[str, str]
 """A stage, and the last part of its output's path: two encoders are two stages."""

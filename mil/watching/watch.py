@@ -4,14 +4,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mil.pipeline.cohort_file import CohortFile, read_cohort_file
+from mil.pipeline.cohort.cohort_file import CohortFile, read_cohort_file
 from mil.watching.alive import Known, here
 from mil.watching.seen import Seen
 from mil.watching.status import Status
 from mil.watching.tally import Tally
 from wsi.errors import RequestError
-from wsi.events import Events, read_events
 from wsi.pages import plural
+from wsi.progress.events import Events, read_events
 
 LOG = "events.jsonl"
 """Name of a cohort's log, in its folder."""

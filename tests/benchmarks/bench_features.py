@@ -38,9 +38,9 @@ from features.extraction.options import ExtractOptions
 from features.extraction.stream import GPU_LANES
 from sample_data.make import make_slide
 from sample_data.spec import SlideSpec
-from wsi.cpu import usable_cpus
-from wsi.memory import keep_freed_memory
-from wsi.outcome import Silent
+from wsi.machine.cpu import usable_cpus
+from wsi.machine.memory import keep_freed_memory
+from wsi.progress.outcome import Silent
 from wsi.store.tile_store import find_stores
 from wsi.tiling.options import TileOptions
 from wsi.tiling.tiler import tile

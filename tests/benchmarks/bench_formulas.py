@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from features.formulas import FORMULAS, formula
-from wsi.memory import keep_freed_memory
+from wsi.machine.memory import keep_freed_memory
 
 TOGETHER = {"cpu": 24, "cuda": 256}
 REPEATS = 5

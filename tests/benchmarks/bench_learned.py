@@ -40,7 +40,7 @@ from features.pretrain.options import PretrainOptions
 from features.pretrain.run import pretrain
 from mil.train import train
 from mil.training.options import TrainOptions
-from wsi.memory import keep_freed_memory
+from wsi.machine.memory import keep_freed_memory
 from wsi.store.tile_store import find_stores
 
 NETWORK = "regnetx_002"

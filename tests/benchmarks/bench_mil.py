@@ -38,7 +38,7 @@ from mil.ragged.packing import group_by_rows, pack
 from mil.targets import ClassTarget
 from mil.train import train
 from mil.training.options import TrainOptions
-from wsi.cpu import usable_cpus
+from wsi.machine.cpu import usable_cpus
 
 DIM, HIDDEN, ATTENTION = 1024, 512, 256
 CASES = {"16 x 1,000": (16, 1000, 3), "8 x 10,000": (8, 10_000, 1), "4 x 50,000": (4, 50_000, 1)}

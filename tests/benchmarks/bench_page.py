@@ -17,8 +17,8 @@ from statistics import median
 
 from sample_data.make import make_slide
 from sample_data.spec import SlideSpec
-from wsi.cpu import usable_cpus
-from wsi.outcome import Silent
+from wsi.machine.cpu import usable_cpus
+from wsi.progress.outcome import Silent
 from wsi.store.tile_store import TileStore
 from wsi.tiling.options import TileOptions
 from wsi.tiling.tiler import tile

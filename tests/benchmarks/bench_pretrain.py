@@ -29,7 +29,7 @@ from features.pretrain.model import build_objective, views_of
 from features.pretrain.options import PretrainOptions
 from features.pretrain.sources import FormulaImages, Part
 from wsi.arrays import Ints
-from wsi.outcome import Silent
+from wsi.progress.outcome import Silent
 
 CLASSES = 100
 UNCOUNTED = 2

@@ -36,7 +36,7 @@ from scale_measures import (
 )
 from scale_model import STEPS, WINDOW, Cluster, Costs, Result, Step, lifted, simulate
 
-from wsi.cpu import usable_cpus
+from wsi.machine.cpu import usable_cpus
 
 
 def costs_of(tiled: Tiled, files: float, row: dict[str, Any], grow: float = 1.0, *, by_cpu: bool = False) -> Costs:

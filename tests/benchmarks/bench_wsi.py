@@ -37,7 +37,7 @@ from making_ndpi import NdpiPage, halved, write_ndpi
 
 from sample_data.make import make_slide
 from sample_data.spec import SlideSpec
-from wsi.cpu import usable_cpus
+from wsi.machine.cpu import usable_cpus
 from wsi.readers.tiff.reader import TiffReader
 from wsi.store.tile_store import TileStore
 from wsi.tiling.options import TileOptions

@@ -33,8 +33,8 @@ from mil.training.options import TrainOptions
 from sample_data.make import make_cohort, make_slide
 from sample_data.options import SampleOptions
 from sample_data.spec import SlideSpec
-from wsi.cpu import usable_cpus
 from wsi.errors import RequestError
+from wsi.machine.cpu import usable_cpus
 from wsi.store.tile_store import TileStore, find_stores
 from wsi.tiling.options import TileOptions
 from wsi.tiling.tiler import tile

@@ -22,13 +22,13 @@ from scale_model import WINDOW
 
 from features.extraction.extract import extract
 from features.extraction.options import ExtractOptions
-from mil.pipeline.cohort_file import read_cohort_file
+from mil.pipeline.cohort.cohort_file import read_cohort_file
 from mil.pipeline.experiments import Experiments, row_of
 from sample_data.make import make_slide
 from sample_data.spec import SlideSpec
 from wsi.cohort.slides import Job
-from wsi.cpu import usable_cpus
-from wsi.outcome import Outcome, Silent, Status
+from wsi.machine.cpu import usable_cpus
+from wsi.progress.outcome import Outcome, Silent, Status
 from wsi.tiling import engine
 from wsi.tiling.cluster import DaskWorkers
 from wsi.tiling.options import TileOptions

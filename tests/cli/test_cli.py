@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from cli.app import app, run
 from cli.commands import VERBS
-from cli.demo import folds_for
+from cli.verbs.demo import folds_for
 from wsi.store.tile_store import TileStore
 from wsi.viewing import frontend, npm
 

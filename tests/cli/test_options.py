@@ -14,9 +14,9 @@ from click.testing import CliRunner
 
 from cli.app import app, run, told_by
 from cli.commands import VERBS
-from cli.config import read_config, written
 from cli.from_dataclass import made, texts
 from cli.reference import reference
+from cli.verbs.config import read_config, written
 from features.encoders.device import PRECISIONS
 from features.extraction.options import ExtractOptions
 from features.selection import SELECTIONS

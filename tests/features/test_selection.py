@@ -13,7 +13,7 @@ from features.extraction.options import ExtractOptions, options_of
 from features.selection import Selection
 from features.views import GREY, JITTERS, VIEWS
 from wsi.errors import RequestError
-from wsi.outcome import Status
+from wsi.progress.outcome import Status
 from wsi.scores.completed import completed_score
 from wsi.store.tile_store import TileStore
 

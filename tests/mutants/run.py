@@ -34,7 +34,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "wsi/recipe.py": ("tests/wsi/test_foundations.py",),
     "wsi/tiling/tile_recipe.py": ("tests/wsi/tiling/test_tile_recipe.py",),
     "wsi/store/pyramid.py": ("tests/wsi/store/test_level_writer.py", "tests/wsi/store/test_pyramid.py"),
-    "wsi/tiling/finish.py": (
+    "wsi/tiling/tasks/finish.py": (
         "tests/wsi/store/test_pyramid.py",
         "tests/wsi/tiling/test_tiler.py",
         "tests/wsi/store/test_store.py",

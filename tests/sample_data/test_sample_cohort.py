@@ -15,7 +15,7 @@ from sample_data.plan import PlannedSlide, plan_cohort
 from sample_data.spec import CENTERS
 from wsi.cohort.manifest import check_disjoint, load_manifest
 from wsi.errors import RecipeMismatchError, RequestError
-from wsi.outcome import Status, Summary
+from wsi.progress.outcome import Status, Summary
 
 PATIENTS = 12
 

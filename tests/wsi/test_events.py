@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from wsi.events import EVENTS, emit, read_events, within
+from wsi.progress.events import EVENTS, emit, read_events, within
 
 
 @pytest.fixture
@@ -49,7 +49,9 @@ def test_nothing_is_written_where_nothing_is_asked(tmp_path: Path, monkeypatch: 
 
 def test_facts_of_a_block_reach_processes_started_in_it(log: Path) -> None:
     with within(experiment="e1"), within(stage="train"):
-        subprocess.run([sys.executable, "-c", "from wsi.events import emit; emit('epoch', epoch=1)"], check=True)
+        subprocess.run(
+            [sys.executable, "-c", "from wsi.progress.events import emit; emit('epoch', epoch=1)"], check=True
+        )
     emit("epoch", epoch=2)
     assert [event.facts for event in read_events(log)] == [
         {"experiment": "e1", "stage": "train", "epoch": 1},
@@ -116,7 +118,7 @@ def test_what_cannot_be_written_is_told_once(
 def test_a_line_without_room_is_closed_by_the_next(log: Path) -> None:
     code = """if True:
         import resource, signal
-        from wsi.events import emit
+        from wsi.progress.events import emit
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         emit("a")
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from wsi.events import EVENTS, Event, emit, read_events
-from wsi.gpu_use import gpu_use
+from wsi.machine.gpu_use import gpu_use
 from wsi.options import stage
-from wsi.outcome import Outcome, Progress, Silent, Status, Summary
-from wsi.stage_events import Telling, item_ended
+from wsi.progress.events import EVENTS, Event, emit, read_events
+from wsi.progress.outcome import Outcome, Progress, Silent, Status, Summary
+from wsi.progress.stage_events import Telling, item_ended
 from wsi.tiling.options import TileOptions
 from wsi.tiling.tiler import tile
 

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from wsi.errors import StalledError
-from wsi.stalls import Left, Patience, moved, watched
+from wsi.progress.stalls import Left, Patience, moved, watched
 
 
 def test_slow_work_that_moves_is_no_stall() -> None:

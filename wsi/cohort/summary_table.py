@@ -8,7 +8,7 @@ from wsi.files.atomic import write_text
 from wsi.files.csv_table import csv_text
 from wsi.files.regular import first_bytes
 from wsi.files.replace import refuse_foreign
-from wsi.outcome import Summary
+from wsi.progress.outcome import Summary
 
 STEPS = ("read", "decode", "scale", "score", "encode", "write")
 """Seconds that a slide's regions took, summed over the workers. What a reader does not tell apart stands in decode."""

@@ -21,16 +21,16 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from wsi.cpu import usable_cpus
 from wsi.errors import RecipeMismatchError, StoreError
 from wsi.export.jpeg_form import JpegForm, jpeg_form
 from wsi.export.ome_xml import ome_xml
 from wsi.export.once import export_once, profile_of
 from wsi.export.options import OmeTiffOptions
 from wsi.files.regular import check_regular
+from wsi.machine.cpu import usable_cpus
+from wsi.machine.ordered import ordered
 from wsi.options import stage
-from wsi.ordered import ordered
-from wsi.outcome import Progress, Summary
+from wsi.progress.outcome import Progress, Summary
 from wsi.recipe import Recipe, recipe_hash
 from wsi.store.codecs import Jpeg
 from wsi.store.layout import FILL, shard_key

@@ -17,14 +17,14 @@ from typing import Any
 import imagecodecs
 import numpy as np
 
-from wsi.cpu import usable_cpus
 from wsi.export.ome_xml import ome_xml
 from wsi.export.once import export_folder_once, profile_of
 from wsi.export.options import OmeZarrOptions
 from wsi.files.atomic import write_bytes, write_text
+from wsi.machine.cpu import usable_cpus
+from wsi.machine.ordered import ordered
 from wsi.options import stage
-from wsi.ordered import ordered
-from wsi.outcome import Progress, Summary
+from wsi.progress.outcome import Progress, Summary
 from wsi.recipe import Recipe, recipe_hash
 from wsi.store.layout import FILL, ICC_KEY, image_multiscales, omero
 from wsi.store.tile_store import TileStore

@@ -14,8 +14,8 @@ from wsi.files.atomic import replacing
 from wsi.files.claim import claim
 from wsi.files.regular import read_regular
 from wsi.files.replace import Mark, refuse_input
-from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.pixels.neutral_icc import neutral_profile
+from wsi.progress.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.recipe import Recipe, refuse_other_recipe
 from wsi.store.tile_store import TileStore
 

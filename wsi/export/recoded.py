@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from wsi.cpu import usable_cpus
 from wsi.errors import StoreError, one_line
 from wsi.export.once import export_folder_once
 from wsi.export.options import RecodedOptions
 from wsi.files.atomic import write_bytes
+from wsi.machine.cpu import usable_cpus
+from wsi.machine.ordered import ordered
 from wsi.options import stage
-from wsi.ordered import ordered
-from wsi.outcome import Progress, Summary
+from wsi.progress.outcome import Progress, Summary
 from wsi.recipe import Recipe
 from wsi.store.codecs import codec
 from wsi.store.layout import FILL, ICC_KEY, group, meta_hash, shard_key, shard_path, write_image_arrays, write_json

@@ -6,11 +6,11 @@ from typing import Any
 from rich.filesize import decimal
 
 from wsi.cohort.slides import Job, find_jobs
-from wsi.cpu import usable_cpus
 from wsi.errors import SlideError
+from wsi.machine.cpu import usable_cpus
 from wsi.options import stage
-from wsi.outcome import Progress
 from wsi.pixels.icc import describe_profile
+from wsi.progress.outcome import Progress
 from wsi.qc.options import InfoOptions
 from wsi.qc.pixel_check import check_pixels
 from wsi.readers.protocol import Slide

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from wsi.outcome import Progress, Silent
 from wsi.pages import plural
+from wsi.progress.outcome import Progress, Silent
 from wsi.readers.protocol import Level, Slide
 from wsi.units import YX, Box, ceil_div
 

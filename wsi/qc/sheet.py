@@ -24,8 +24,8 @@ from wsi.files.claim import claim
 from wsi.files.regular import first_bytes
 from wsi.files.replace import refuse_foreign
 from wsi.options import stage
-from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.pages import data_uri, fill
+from wsi.progress.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.qc.common import common_warnings, own_warnings, rare_warnings
 from wsi.qc.options import QcOptions
 from wsi.qc.picture import contact_sheet

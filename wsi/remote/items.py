@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from wsi.errors import ClaimedError, GigamilError
-from wsi.interrupt import leave_if_asked
-from wsi.outcome import Outcome, Status
+from wsi.machine.interrupt import leave_if_asked
 from wsi.pages import plural
+from wsi.progress.outcome import Outcome, Status
 from wsi.remote.claim import lease_s
 
 _Item = TypeVar("_Item")

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from wsi.errors import ClaimedError, GigamilError, RequestError
 from wsi.files.claim import claim
 from wsi.files.replace import PARTIAL, discard
-from wsi.outcome import Outcome
+from wsi.progress.outcome import Outcome
 
 SCRATCH = "GIGAMIL_SCRATCH"
 """Environment variable: the folder; otherwise one of this user's beside the system's temporary files."""

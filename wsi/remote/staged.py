@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from wsi.errors import ItemError, RequestError
-from wsi.interrupt import Leaving
+from wsi.machine.interrupt import Leaving
 from wsi.options import Spec, specs
-from wsi.outcome import Outcome, Progress, Silent, Status, Summary
+from wsi.progress.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.remote.claim import Held, claim_remotely
 from wsi.remote.place import Place
 from wsi.remote.published import Record, fetch_item, files_of, identity, items_files, lies_whole, publish, read_record

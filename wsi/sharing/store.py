@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi.arrays import RGB, Bools
-from wsi.cpu import usable_cpus
 from wsi.errors import SlideError, StoreError
 from wsi.files.atomic import write_bytes
-from wsi.ordered import ordered
-from wsi.outcome import Progress
+from wsi.machine.cpu import usable_cpus
+from wsi.machine.ordered import ordered
 from wsi.pixels.neutral_icc import neutral_profile
+from wsi.progress.outcome import Progress
 from wsi.recipe import Json
 from wsi.scores.drop import SCORES
 from wsi.sharing.chunks import Chunks, held_tiles, shards_of

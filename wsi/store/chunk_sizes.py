@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 
 from wsi.arrays import Ints
-from wsi.ordered import ordered
+from wsi.machine.ordered import ordered
 from wsi.store.layout import shard_key
 from wsi.store.shards import ABSENT
 from wsi.store.tile_store import TileStore

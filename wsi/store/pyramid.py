@@ -14,7 +14,7 @@ import numpy as np
 
 from wsi.arrays import RGB
 from wsi.pixels.resample import halve
-from wsi.step_times import StepTimes
+from wsi.progress.step_times import StepTimes
 from wsi.store.codecs import SUBSAMPLING, codec
 from wsi.store.grid import Grid
 from wsi.store.layout import FILL, shard_path

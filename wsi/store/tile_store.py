@@ -17,7 +17,7 @@ from wsi.arrays import RGB, Bools, Ints
 from wsi.errors import RequestError, StoreError, masked, one_line, says_damage
 from wsi.files.atomic import PARTIAL
 from wsi.pixels.channels import smallest
-from wsi.stalls import moved
+from wsi.progress.stalls import moved
 from wsi.store.codecs import ChunkCodec, codec
 from wsi.store.folder import Location, Options
 from wsi.store.grid import Grid

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi.arrays import Bools
-from wsi.cpu import usable_cpus
 from wsi.errors import GigamilError, StoreError, says_damage
 from wsi.files.atomic import PARTIAL
-from wsi.ordered import ordered
-from wsi.outcome import Outcome, Progress, Silent, Status, Summary
+from wsi.machine.cpu import usable_cpus
+from wsi.machine.ordered import ordered
 from wsi.pixels.jpeg import ZARR_NAMES
+from wsi.progress.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.recipe import recipe_hash
 from wsi.store.layout import group, image_array, image_multiscales, meta_hash, omero, shard_key
 from wsi.store.options import VerifyOptions

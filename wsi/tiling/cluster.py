@@ -16,10 +16,10 @@ import dask
 from distributed import CancelledError, Client, Future, LocalCluster, as_completed
 from distributed.comm import CommClosedError
 
-from wsi.cpu import usable_cpus
 from wsi.errors import RequestError, SchedulerLostError
 from wsi.files.replace import discard, temporary_path
-from wsi.interrupt import Leaving, interrupts_held
+from wsi.machine.cpu import usable_cpus
+from wsi.machine.interrupt import Leaving, interrupts_held
 
 _CONNECT_SECONDS = 10
 _LEAST_PATIENCE_SECONDS, _PATIENCE_SECONDS = 60.0, 300.0

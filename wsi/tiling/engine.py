@@ -24,21 +24,21 @@ from wsi.errors import (
 )
 from wsi.files.claim import claim
 from wsi.files.replace import refuse_foreign, refuse_input, remove
-from wsi.interrupt import Leaving, asked_to_leave, leave_if_asked
-from wsi.outcome import CLAIMED, Outcome, Progress, Status
+from wsi.machine.interrupt import Leaving, asked_to_leave, leave_if_asked
+from wsi.progress.outcome import CLAIMED, Outcome, Progress, Status
+from wsi.progress.stage_events import item_ended, item_started
 from wsi.recipe import refuse_other_recipe
-from wsi.stage_events import item_ended, item_started
 from wsi.store.metadata import is_our_partial, is_our_store
 from wsi.store.tile_store import TileStore
 from wsi.store.verify import verify_quickly
-from wsi.tiling.finish import finish
-from wsi.tiling.masking import make_band, make_tissue
 from wsi.tiling.opened import run_watched
 from wsi.tiling.options import TileOptions
 from wsi.tiling.plan import SlidePlan, make_plan, store_path
-from wsi.tiling.region import make_region
-from wsi.tiling.settle import make_region_once, settle_region, unsettled_regions
 from wsi.tiling.shares import PLAN, step_shares
+from wsi.tiling.tasks.finish import finish
+from wsi.tiling.tasks.masking import make_band, make_tissue
+from wsi.tiling.tasks.region import make_region
+from wsi.tiling.tasks.settle import make_region_once, settle_region, unsettled_regions
 from wsi.tiling.tile_recipe import wanted_of
 from wsi.tiling.workers import Arrivals, Sent, Workers
 

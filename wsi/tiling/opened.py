@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from wsi.errors import SlideError, StalledError
-from wsi.memory import keep_freed_memory
+from wsi.machine.memory import keep_freed_memory
 from wsi.pixels.icc import SRGB
+from wsi.progress.stalls import watched
 from wsi.readers.protocol import Slide
 from wsi.slide import open_slide
-from wsi.stalls import watched
 from wsi.tiling.options import TileOptions
 
 _OPEN_SLIDES = 6
@@ -37,7 +37,7 @@ def opened_slide(path: Path, reader: str | None, options: TileOptions) -> Slide:
 
 
 def run_watched(what: str, seconds: float, task: Callable[..., Result], *arguments: Any) -> Result:
-    """Run a task that is given up once nothing has moved for so long; see `wsi.stalls.watched`."""
+    """Run a task that is given up once nothing has moved for so long; see `wsi.progress.stalls.watched`."""
     try:
         return watched(what, seconds, task, *arguments)
     except StalledError:

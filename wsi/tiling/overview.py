@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from wsi.arrays import RGB
 from wsi.errors import says_damage
 from wsi.pixels.resample import area_average
+from wsi.progress.stalls import moved
 from wsi.readers.protocol import Slide
 from wsi.readers.tiles import DAMAGED_RGB, Tiles, shrunk
-from wsi.stalls import moved
 from wsi.units import YX, Box, ceil_div
 
 TARGET_UM = 8.0

@@ -13,10 +13,10 @@ from wsi.cohort.fingerprint import fingerprint, slide_bytes
 from wsi.cohort.slides import Job
 from wsi.errors import DamagedSlideError, RequestError
 from wsi.files.atomic import PARTIAL
+from wsi.progress.step_times import StepTimes
 from wsi.readers.protocol import Slide
 from wsi.readers.resolution import ASSUMED, Resolution, resolve_mpp
 from wsi.recipe import Recipe
-from wsi.step_times import StepTimes
 from wsi.store.codecs import AUTO, SUBSAMPLING
 from wsi.store.grid import SHARD_TILES, Grid
 from wsi.store.layout import SUFFIX

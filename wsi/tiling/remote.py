@@ -16,7 +16,7 @@ from wsi.cohort.slides import Job, find_jobs
 from wsi.errors import GigamilError
 from wsi.files.regular import file_sha256
 from wsi.files.replace import discard
-from wsi.outcome import Outcome, Progress, Status
+from wsi.progress.outcome import Outcome, Progress, Status
 from wsi.remote.claim import Held, claim_remotely
 from wsi.remote.items import as_record, made_once
 from wsi.remote.place import Place

@@ -1,8 +1,8 @@
 """A slide of one level decoded once: each region gives its part of the overview and its tiles in the same pass.
 
 Where the tissue is, is known only when the whole overview is there. So each region keeps the tiles that may hold some,
-judged against a background that a sample of the slide's tiles tells; afterwards `wsi.tiling.settle` takes out what the
-mask does not want, and makes a region anew where the mask wants more than was kept.
+judged against a background that a sample of the slide's tiles tells; afterwards `wsi.tiling.tasks.settle` takes out
+what the mask does not want, and makes a region anew where the mask wants more than was kept.
 """
 
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from wsi.arrays import RGB, Bools
 from wsi.errors import says_damage
+from wsi.progress.stalls import moved
 from wsi.readers.mosaic import CACHE_BYTES
 from wsi.readers.protocol import Slide
 from wsi.readers.tiles import Tiles
-from wsi.stalls import moved
 from wsi.store.grid import SHARD_TILES, Grid
 from wsi.tiling.overview import OverviewPlan
 from wsi.tiling.scaling import Scaling

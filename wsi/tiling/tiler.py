@@ -14,7 +14,7 @@ from wsi.cohort.summary_table import write_summary
 from wsi.errors import RecipeMismatchError
 from wsi.files.atomic import make_folder
 from wsi.options import stage
-from wsi.outcome import Outcome, Progress, Silent, Summary
+from wsi.progress.outcome import Outcome, Progress, Silent, Summary
 from wsi.tiling.engine import Engine
 from wsi.tiling.options import TileOptions
 from wsi.tiling.plan import store_path

@@ -19,8 +19,8 @@ from wsi.arrays import RGB
 from wsi.errors import StoreError
 from wsi.files.atomic import replacing, write_text
 from wsi.files.replace import discard, remove
+from wsi.progress.step_times import StepTimes
 from wsi.recipe import Recipe, canonical
-from wsi.step_times import StepTimes
 from wsi.store.grid import Grid
 from wsi.store.layout import shard_path, write_image_arrays
 from wsi.store.metadata import is_our_partial
@@ -45,7 +45,7 @@ class Receipt:
     """Tiles (row, column) whose pixels were scored, in the order of `scores`."""
     scores: dict[str, list[float]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
-    """Wall time by step, as `wsi.step_times` counts it."""
+    """Wall time by step, as `wsi.progress.step_times` counts it."""
 
     def wrote(self, shards: Mapping[int, ShardWriter]) -> None:
         """Note the shards that were written, by level."""

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import cv2
 
-from wsi.interrupt import Leaving
+from wsi.machine.interrupt import Leaving
 
 Call = Callable[[], Any]
 

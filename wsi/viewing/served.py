@@ -11,7 +11,7 @@ import numpy as np
 
 from wsi.arrays import RGB
 from wsi.errors import GigamilError, masked
-from wsi.ordered import ordered
+from wsi.machine.ordered import ordered
 from wsi.recipe import Json
 from wsi.store.codecs import Jpeg
 from wsi.viewing.collection import Collection, Shown

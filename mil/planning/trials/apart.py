@@ -7,7 +7,7 @@ from multiprocessing import get_context
 from typing import Any
 
 from wsi.errors import ItemError
-from wsi.interrupt import end_with_parent, interrupts_held
+from wsi.machine.interrupt import end_with_parent, interrupts_held
 
 
 def apart(function: str, *arguments: Any) -> Any:

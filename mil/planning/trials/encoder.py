@@ -28,9 +28,9 @@ from mil.planning.calibration import EncoderCost, encoder_key
 from mil.planning.machine import Machine, this_machine
 from mil.planning.trials.clock import Clock
 from mil.planning.trials.tiling import NOISE
-from wsi.cpu import usable_cpus
 from wsi.errors import RequestError
-from wsi.memory import keep_freed_memory
+from wsi.machine.cpu import usable_cpus
+from wsi.machine.memory import keep_freed_memory
 from wsi.store.tile_store import TileStore
 
 _TILES = 512

@@ -12,7 +12,7 @@ from mil.planning.machine import this_machine
 from mil.planning.trials.apart import apart
 from mil.training.options import TrainOptions
 from wsi.errors import RequestError
-from wsi.outcome import Progress
+from wsi.progress.outcome import Progress
 from wsi.tiling.options import TileOptions
 
 

@@ -19,14 +19,14 @@ from mil.planning.trials.clock import Clock
 from wsi.arrays import RGB, Bools
 from wsi.cohort.slides import Job
 from wsi.readers.protocol import Slide
-from wsi.tiling.finish import finish
-from wsi.tiling.masking import make_tissue
 from wsi.tiling.options import TileOptions
 from wsi.tiling.overview import OverviewPlan, average_tiles, overview_band
 from wsi.tiling.plan import SlidePlan, make_plan
-from wsi.tiling.region import make_region
-from wsi.tiling.settle import make_region_once, settle_region
 from wsi.tiling.single_pass import region_part
+from wsi.tiling.tasks.finish import finish
+from wsi.tiling.tasks.masking import make_tissue
+from wsi.tiling.tasks.region import make_region
+from wsi.tiling.tasks.settle import make_region_once, settle_region
 from wsi.units import YX, Box, ceil_div
 
 _SKETCHED = 2048

@@ -17,8 +17,8 @@ from mil.accounting.spent import own_peak_bytes
 from mil.planning.calibration import TilingCost
 from mil.planning.headers import SlideFacts
 from mil.planning.trials.slide import Sample, sample_slide
-from wsi.cpu import usable_cpus
 from wsi.files.atomic import make_folder
+from wsi.machine.cpu import usable_cpus
 from wsi.tiling.cluster import dask_client
 from wsi.tiling.engine import reason
 from wsi.tiling.options import TileOptions
@@ -71,7 +71,7 @@ def workers_of(options: TileOptions) -> int:
 
 def _ready() -> tuple[float, float]:
     """Return the processor time that this worker took to start, and the memory that it has."""
-    import wsi.tiling.region  # noqa: F401  # what a worker's first task waits for
+    import wsi.tiling.tasks.region  # noqa: F401  # what a worker's first task waits for
 
     time.sleep(0.1)  # so that each of the workers gets one
     return time.process_time(), float(own_peak_bytes())

@@ -14,7 +14,7 @@ from typing import Any
 
 from mil.watching.profiling.samples import WATCHER, Sampler
 from wsi.errors import GigamilError
-from wsi.gpu_use import gpu_use
+from wsi.machine.gpu_use import gpu_use
 
 _SECONDS_TO_END = 20.0
 _GPU_SECONDS = 1.0

@@ -19,9 +19,9 @@ from mil.watching.profiling.options import ProfileOptions
 from mil.watching.profiling.samples import read_raw, speedscope
 from mil.watching.profiling.verdict import judge, lines_of
 from wsi.errors import ItemError, RequestError, masked
-from wsi.events import EVENTS, read_events
 from wsi.files.atomic import write_text
 from wsi.files.regular import first_bytes
+from wsi.progress.events import EVENTS, read_events
 
 _SECONDS_TO_BEGIN = 120.0
 _ALONE: dict[str, Any] = {"workers": {"tile": 0, "train": 1}, "nproc": 1}

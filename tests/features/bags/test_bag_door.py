@@ -18,7 +18,7 @@ from features.bags.options import StampOptions, VerifyBagsOptions
 from features.bags.stamp import export_stamp
 from features.bags.verify import verify_bags
 from wsi.errors import BagError
-from wsi.outcome import Status
+from wsi.progress.outcome import Status
 
 SECRET = b"0123456789abcdef" * 64
 YX = np.array([[0, 0], [0, 256], [256, 0]], np.int64)

@@ -15,7 +15,7 @@ from features.bags.moments import Moments, beside, followed, moments_of
 from features.bags.options import VerifyBagsOptions
 from features.bags.verify import verify_bags
 from wsi.errors import BagError
-from wsi.outcome import Status
+from wsi.progress.outcome import Status
 
 
 def rows_of(seed: int, n_tiles: int, dim: int = 5, dtype: type = np.float16) -> np.ndarray:

@@ -12,7 +12,7 @@ from features.bags.options import PackOptions, VerifyBagsOptions
 from features.bags.pack import pack_bags
 from features.bags.verify import verify_bags
 from wsi.errors import RequestError
-from wsi.outcome import Status
+from wsi.progress.outcome import Status
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from features.bags.stamp import export_stamp
 from features.bags.verify import verify_bags
 from features.extraction.extract import extract
 from features.extraction.options import ExtractOptions
-from wsi.outcome import Status
+from wsi.progress.outcome import Status
 
 
 @pytest.fixture(scope="module")

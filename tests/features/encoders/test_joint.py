@@ -16,7 +16,7 @@ from features.encoders.spec import WeightsChoice
 from features.extraction.extract import extract
 from features.extraction.options import ExtractOptions
 from wsi.errors import RequestError
-from wsi.outcome import Status
+from wsi.progress.outcome import Status
 
 FIRST, SECOND = "timm:test_convnext.r160_in1k", "timm:test_vit.r160_in1k"
 

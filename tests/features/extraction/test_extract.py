@@ -25,7 +25,7 @@ from features.extraction.extract import _make_ready, extract
 from features.extraction.options import ExtractOptions, options_of
 from features.extraction.plan import Job
 from wsi.errors import RecipeMismatchError, RequestError
-from wsi.outcome import Silent, Status
+from wsi.progress.outcome import Silent, Status
 from wsi.store.tile_store import TileStore, find_stores
 
 ROOT = Path(__file__).parents[3]
@@ -225,7 +225,7 @@ import sys, time
 from pathlib import Path
 from features.extraction import extract as module
 from features.extraction.stream import TileStream
-from wsi.interrupt import interrupt_on_signals
+from wsi.machine.interrupt import interrupt_on_signals
 
 original = TileStream._encoded
 def slowly(self, task):

@@ -7,7 +7,7 @@ import pytest
 
 from features.extraction.extract import extract
 from features.extraction.options import ExtractOptions
-from wsi.events import EVENTS, read_events
+from wsi.progress.events import EVENTS, read_events
 
 
 @pytest.mark.parametrize("nproc", [1, pytest.param(2, marks=pytest.mark.slow)])

@@ -14,7 +14,7 @@ from making import picture, write_deflate
 
 from features.extraction.extract import extract
 from features.extraction.options import ExtractOptions
-from wsi.outcome import Status
+from wsi.progress.outcome import Status
 from wsi.store.tile_store import TileStore
 from wsi.tiling.options import TileOptions
 from wsi.tiling.tiler import tile

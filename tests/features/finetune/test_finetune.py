@@ -31,7 +31,7 @@ from features.learning import loop as learning_loop
 from features.learning.checkpoint import Standing
 from mil.data.encoder_lineage import check_unseen
 from wsi.errors import ItemError, RecipeMismatchError, RequestError
-from wsi.outcome import Silent, Status
+from wsi.progress.outcome import Silent, Status
 from wsi.store.tile_store import find_stores
 from wsi.tiling.options import TileOptions
 from wsi.tiling.tiler import tile

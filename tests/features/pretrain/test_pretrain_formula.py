@@ -22,8 +22,8 @@ from features.pretrain import loop
 from features.pretrain.options import PretrainOptions
 from features.pretrain.run import pretrain
 from wsi.errors import ItemError, RecipeMismatchError, RequestError
-from wsi.interrupt import Leaving
-from wsi.outcome import Status
+from wsi.machine.interrupt import Leaving
+from wsi.progress.outcome import Status
 
 ROOT = Path(__file__).parents[3]
 SETTINGS = {

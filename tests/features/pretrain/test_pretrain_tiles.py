@@ -19,8 +19,8 @@ from mil.train import train
 from mil.training.options import TrainOptions
 from mil.training.training_data import gather
 from wsi.errors import ItemError, RequestError
-from wsi.interrupt import Leaving
-from wsi.outcome import Status
+from wsi.machine.interrupt import Leaving
+from wsi.progress.outcome import Status
 from wsi.tiling.options import TileOptions
 from wsi.tiling.tiler import tile
 

@@ -11,7 +11,7 @@ from witness import write_noise
 
 from cli.app import command_of, told_by
 from cli.commands import VERBS
-from cli.config import written
+from cli.verbs.config import written
 from mil.auto.choose import GIVEN, planned
 from mil.auto.fingerprint import Fingerprint, fingerprint_of
 from mil.auto.rules import RULES, rule_for
@@ -22,7 +22,7 @@ from mil.training.options import TrainOptions
 from mil.training.training_data import gather
 from wsi.errors import RequestError
 from wsi.options import decided
-from wsi.outcome import Status
+from wsi.progress.outcome import Status
 
 COHORT = Fingerprint(
     patients=100, least=30, kind="patients of class LAA", tiles=2000, many_tiles=5000, slides=1.2, centers=3, dim=1024,

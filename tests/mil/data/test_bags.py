@@ -25,7 +25,7 @@ from mil.run.folder import RunFolder
 from mil.train import train
 from mil.training.options import TrainOptions
 from wsi.errors import RecipeMismatchError, RequestError
-from wsi.outcome import Status, Summary
+from wsi.progress.outcome import Status, Summary
 
 Change = Callable[[h5py.File], None]
 

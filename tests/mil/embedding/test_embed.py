@@ -26,7 +26,7 @@ from mil.run.folder import RunFolder
 from mil.train import train
 from mil.training.options import TrainOptions
 from wsi.errors import RecipeMismatchError, RequestError
-from wsi.outcome import Status
+from wsi.progress.outcome import Status
 
 SETTINGS = {"folds": 3, "epochs": 2, "hidden": 16, "head": "mean_pool", "baselines": (), "lr": 3e-3}
 

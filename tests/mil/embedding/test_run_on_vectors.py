@@ -33,7 +33,7 @@ from mil.training.options import TrainOptions
 from mil.viewing.documents import RunSpeaker
 from wsi.annotations.geojson import Annotation, annotations_bytes
 from wsi.errors import RequestError
-from wsi.outcome import Summary
+from wsi.progress.outcome import Summary
 from wsi.recipe import Json
 from wsi.store.tile_store import TileStore
 

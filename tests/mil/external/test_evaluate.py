@@ -26,7 +26,7 @@ from mil.run.known import KnownSlides
 from mil.targets.questions import Question
 from wsi.errors import RecipeMismatchError, RequestError
 from wsi.files.regular import file_sha256
-from wsi.outcome import Status
+from wsi.progress.outcome import Status
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from mil.models.ensemble import load_ensemble
 from mil.run.folder import RunFolder
 from wsi.annotations.geojson import read_annotations
 from wsi.errors import RequestError
-from wsi.outcome import Status
+from wsi.progress.outcome import Status
 from wsi.store.tile_store import TileStore
 
 

@@ -19,7 +19,7 @@ from mil.heatmaps.slides import find_slides
 from mil.heatmaps.tile_scores import TileScores, percentiles
 from mil.run.folder import RunFolder
 from wsi.errors import RequestError
-from wsi.outcome import Status
+from wsi.progress.outcome import Status
 from wsi.store.tile_store import TileStore
 
 ALL = np.ones(4, bool)

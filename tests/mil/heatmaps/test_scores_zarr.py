@@ -20,7 +20,7 @@ from mil.heatmaps.tile_scores import TileScores, tile_scores
 from mil.models.ensemble import load_ensemble
 from mil.run.folder import RunFolder
 from wsi.errors import RequestError
-from wsi.outcome import Status
+from wsi.progress.outcome import Status
 from wsi.store.tile_store import TileStore
 
 yaozarrs = pytest.importorskip("yaozarrs")

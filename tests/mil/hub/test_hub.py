@@ -25,7 +25,7 @@ from mil.hub.push import push
 from mil.inference.options import PredictOptions
 from mil.inference.predict import predict
 from wsi.errors import GigamilError, RemoteError, RequestError
-from wsi.outcome import Silent, Status
+from wsi.progress.outcome import Silent, Status
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of the hub's client itself
 MIT = {"encoder": {"name": "texture", "licence": "MIT (part of this software)"}}

@@ -10,7 +10,7 @@ from mil.heatmaps.heatmap import heatmap
 from mil.heatmaps.options import HeatmapOptions
 from mil.inference.options import SimilarOptions
 from mil.inference.similar import similar
-from wsi.outcome import Status
+from wsi.progress.outcome import Status
 from wsi.store.tile_store import TileStore
 
 

@@ -17,11 +17,11 @@ from witness import facts as facts_of_bag
 
 from features.bags.bag import read_features, write_bag
 from mil.heads import HEADS, HeadSpec
-from mil.inference.export import export_run
-from mil.inference.leaner import prune_smallest
-from mil.inference.one_graph import OneRun, save_card, save_run
 from mil.inference.options import PredictOptions, RunExportOptions
-from mil.inference.portable import largest_difference, onnx_predict, save_exported, save_onnx, torch_predict
+from mil.inference.portable.export import export_run
+from mil.inference.portable.graph import largest_difference, onnx_predict, save_exported, save_onnx, torch_predict
+from mil.inference.portable.leaner import prune_smallest
+from mil.inference.portable.one_graph import OneRun, save_card, save_run
 from mil.inference.predict import predict
 from mil.models.ensemble import load_ensemble
 from mil.models.model import BagModel, load_model
@@ -30,7 +30,7 @@ from mil.run.scores import read_scores
 from mil.targets.metrics import centred
 from mil.train import train
 from wsi.errors import RecipeMismatchError, RequestError
-from wsi.outcome import Status
+from wsi.progress.outcome import Status
 
 NOT_AS_ONE_GRAPH = {"transmil", "dtfd"}
 """Heads whose steps depend on how many instances a bag has."""
@@ -153,7 +153,7 @@ def test_a_stopped_export_is_gone_on_with_and_foreign_files_are_kept(
     assert foreign.read_text() == "mine"
     foreign.unlink()
     with monkeypatch.context() as patch:
-        patch.setattr("mil.inference.leaner.prune_smallest", Stop(after=1))
+        patch.setattr("mil.inference.portable.leaner.prune_smallest", Stop(after=1))
         with pytest.raises(KeyboardInterrupt):
             export_run(options)
     assert (options.out / "pruned" / "fold0_seed0" / "model.json").is_file()
@@ -241,7 +241,7 @@ def test_a_graph_that_differs_from_its_run_is_refused(
     ensemble = load_ensemble(RunFolder(trained.out), "cpu")
     graph = OneRun(ensemble)
     graph.calibration = replace(graph.calibration, shift=(0.01, 0.0))
-    monkeypatch.setattr("mil.inference.one_graph.OneRun", lambda _: graph)
+    monkeypatch.setattr("mil.inference.portable.one_graph.OneRun", lambda _: graph)
     with pytest.raises(RequestError, match="probabilities differ"):
         save_run(ensemble, tmp_path / "run.onnx")
 

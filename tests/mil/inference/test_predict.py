@@ -15,7 +15,7 @@ from mil.evaluation.centers.prior import priors_of_new
 from mil.inference.options import PredictOptions
 from mil.inference.predict import predict
 from wsi.errors import RecipeMismatchError, RequestError
-from wsi.outcome import Status
+from wsi.progress.outcome import Status
 
 
 @pytest.fixture

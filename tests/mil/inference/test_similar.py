@@ -18,7 +18,7 @@ from mil.inference.similar import similar
 from mil.train import train
 from wsi.errors import ClaimedError, RequestError
 from wsi.files.claim import claim
-from wsi.outcome import Status
+from wsi.progress.outcome import Status
 
 
 @pytest.fixture(scope="module")

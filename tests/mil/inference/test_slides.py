@@ -20,7 +20,7 @@ from mil.inference.predict import predict
 from mil.train import train
 from mil.training.options import TrainOptions
 from wsi.errors import ItemError, RecipeMismatchError, RequestError
-from wsi.outcome import Silent, Status
+from wsi.progress.outcome import Silent, Status
 from wsi.tiling.options import TileOptions
 from wsi.tiling.tiler import tile
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cli.app import run as command
-from mil.pipeline.cohort_file import read_cohort_file
+from mil.pipeline.cohort.cohort_file import read_cohort_file
 from mil.pipeline.experiments import DONE, Experiments
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"

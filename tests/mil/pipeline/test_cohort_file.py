@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from cli.cohort_config import cohort_text
+from cli.verbs.cohort_config import cohort_text
 from mil.auto.rules import VERSION
-from mil.pipeline.cohort_file import CohortFile, read_cohort_file
-from mil.pipeline.tables import AFTER, VERBS
+from mil.pipeline.cohort.cohort_file import CohortFile, read_cohort_file
+from mil.pipeline.cohort.tables import AFTER, VERBS
 from mil.rehearsal.options import Rehearsed, rehearsed_of
 from mil.slurm.settings import SlurmSettings, settings_of
 from mil.training.options import TrainOptions

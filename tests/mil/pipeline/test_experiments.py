@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mil.pipeline.cohort_file import CohortFile, read_cohort_file
+from mil.pipeline.cohort.cohort_file import CohortFile, read_cohort_file
 from mil.pipeline.experiments import COLUMNS, DONE, FAILED, RUNNING, WAITING, Experiments
 from mil.pipeline.outputs import best_of
 from mil.pipeline.settling import settle
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[3]
 HOLDER = """
 import sys, time
 from pathlib import Path
-from mil.pipeline.cohort_file import read_cohort_file
+from mil.pipeline.cohort.cohort_file import read_cohort_file
 from mil.pipeline.experiments import Experiments
 file = read_cohort_file(Path(sys.argv[1]))
 with Experiments(file.folder).take(file.experiments) as row:
@@ -30,11 +30,11 @@ with Experiments(file.folder).take(file.experiments) as row:
 WORKER = """
 import os, random, sys, time
 from pathlib import Path
-from mil.pipeline.cohort_file import read_cohort_file
+from mil.pipeline.cohort.cohort_file import read_cohort_file
 from mil.pipeline.experiments import DONE, RUNNING, Experiments
 from mil.pipeline.patience import wait_while
 from mil.pipeline.settling import settle
-from wsi.outcome import Silent
+from wsi.progress.outcome import Silent
 file = read_cohort_file(Path(sys.argv[1]))
 table = Experiments(file.folder)
 settle(file, table, overwrite=False)

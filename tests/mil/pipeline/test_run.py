@@ -15,7 +15,7 @@ from features.extraction.extract import extract
 from features.extraction.options import ExtractOptions
 from mil.inference.options import PredictOptions
 from mil.inference.predict import predict
-from mil.pipeline.cohort_file import read_cohort_file
+from mil.pipeline.cohort.cohort_file import read_cohort_file
 from mil.pipeline.experiments import DONE, FAILED, RUNNING, WAITING, Experiments, lock_of
 from mil.pipeline.options import RunOptions
 from mil.pipeline.run import run
@@ -23,9 +23,9 @@ from mil.pipeline.stages import states
 from mil.train import train
 from mil.training.options import TrainOptions
 from wsi.errors import ItemError, RequestError
-from wsi.events import read_events
 from wsi.files.claim import claim
-from wsi.outcome import Progress, Summary
+from wsi.progress.events import read_events
+from wsi.progress.outcome import Progress, Summary
 from wsi.tiling.options import TileOptions
 from wsi.tiling.tiler import tile
 

@@ -12,7 +12,7 @@ from commanding import Command, session_members
 from making_cohort import AFTER, NAMES, content, write_cohort
 
 from mil.pipeline.experiments import DONE, Experiments, Row
-from wsi.events import read_events
+from wsi.progress.events import read_events
 
 HEADS = '"gated_abmil", "mean_pool", "max_pool", "abmil", "mean_mlp", "additive"'
 

@@ -22,7 +22,7 @@ from mil.planning.trials.slide import sketched
 from mil.training.options import TrainOptions
 from wsi.cohort.slides import find_jobs
 from wsi.errors import RequestError
-from wsi.outcome import Silent
+from wsi.progress.outcome import Silent
 from wsi.slide import open_slide
 from wsi.store.tile_store import TileStore
 from wsi.tiling.options import TileOptions

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from making import picture, write_deflate
 
-from mil.pipeline.cohort_file import read_cohort_file
+from mil.pipeline.cohort.cohort_file import read_cohort_file
 from mil.pipeline.rehearsed import why_not_rehearsed
 from mil.rehearsal.compare import scores
 from mil.rehearsal.options import Rehearsed, RehearseOptions, rehearsed_of
@@ -17,7 +17,7 @@ from mil.rehearsal.rehearse import ending_of_rehearsal, rehearse
 from mil.rehearsal.share import chosen_rows, write_share
 from wsi.cohort.manifest import ManifestRow, load_manifest
 from wsi.errors import RequestError
-from wsi.outcome import Status, Summary
+from wsi.progress.outcome import Status, Summary
 
 PLUGIN = """
 import torch

@@ -10,11 +10,11 @@ from remote_server import make_bucket, objects
 
 from features.extraction.extract import extract
 from features.extraction.options import ExtractOptions
-from mil.pipeline.cohort_file import read_cohort_file
+from mil.pipeline.cohort.cohort_file import read_cohort_file
 from mil.pipeline.options import RunOptions
 from mil.pipeline.run import run
 from wsi.errors import RequestError
-from wsi.outcome import Status
+from wsi.progress.outcome import Status
 from wsi.store.tile_store import TileStore
 from wsi.urls import path_of
 

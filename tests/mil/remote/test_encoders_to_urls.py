@@ -12,8 +12,8 @@ from features.learning.scalars import EVENTS
 from features.pretrain import loop
 from features.pretrain.options import PretrainOptions
 from features.pretrain.run import pretrain
-from wsi.interrupt import Leaving
-from wsi.outcome import Status, Summary
+from wsi.machine.interrupt import Leaving
+from wsi.progress.outcome import Status, Summary
 from wsi.store.tile_store import TileStore
 from wsi.urls import path_of
 

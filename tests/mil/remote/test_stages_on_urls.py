@@ -10,7 +10,7 @@ from remote_server import BadProxy, make_bucket, objects
 
 from cli.commands import VERBS
 from mil.run.folder import MEASURED
-from wsi.outcome import Status, Summary
+from wsi.progress.outcome import Status, Summary
 from wsi.urls import path_of
 
 PATIENTS = 8
@@ -37,7 +37,7 @@ def run_stages(cohort: str, at: str) -> dict[str, Any]:
         return path_of("/".join(parts))
 
     def call(verb: str, **values: Any) -> Any:
-        from wsi.outcome import Silent
+        from wsi.progress.outcome import Silent
 
         options = VERBS[verb].load("options")
         return VERBS[verb].load("run")(options(**values), Silent())

@@ -18,7 +18,7 @@ from mil.report.report import report
 from mil.run.folder import RunFolder
 from wsi.annotations.geojson import Annotation, annotations_bytes
 from wsi.errors import RequestError
-from wsi.outcome import Silent
+from wsi.progress.outcome import Silent
 from wsi.store.tile_store import TileStore
 
 

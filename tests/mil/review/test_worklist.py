@@ -22,7 +22,7 @@ from mil.targets.questions import at_prevalence
 from mil.train import train
 from mil.training.options import TrainOptions
 from wsi.errors import RequestError
-from wsi.outcome import Silent, Status
+from wsi.progress.outcome import Silent, Status
 
 
 @pytest.fixture(scope="module")

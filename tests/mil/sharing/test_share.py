@@ -25,7 +25,7 @@ from mil.sharing.share import share
 from wsi.annotations.geojson import parse_annotations, read_annotations
 from wsi.cohort.manifest import load_manifest
 from wsi.errors import GigamilError, RecipeMismatchError, RequestError
-from wsi.outcome import Status
+from wsi.progress.outcome import Status
 from wsi.readers.tiff.reader import TiffReader
 from wsi.sharing.bundle import TIME
 from wsi.sharing.ids import read_key

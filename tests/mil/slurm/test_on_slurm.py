@@ -12,7 +12,7 @@ import zarr
 from making import picture, write_deflate
 from slurm_here import Slurm, logs, running_slurm
 
-from mil.pipeline.cohort_file import CohortFile, read_cohort_file
+from mil.pipeline.cohort.cohort_file import CohortFile, read_cohort_file
 from mil.pipeline.options import RunOptions
 from mil.pipeline.run import run
 from mil.slurm.options import SubmitOptions

@@ -11,7 +11,7 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mil.pipeline.cohort_file import CohortFile, read_cohort_file
+from mil.pipeline.cohort.cohort_file import CohortFile, read_cohort_file
 from mil.slurm.options import SubmitOptions
 from mil.slurm.queue import jobs
 from mil.slurm.scripts import Script, after_script, extract_script, functions, tile_scripts, train_script

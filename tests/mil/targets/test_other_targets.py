@@ -23,7 +23,7 @@ from mil.targets.survival.metrics import kaplan_meier
 from mil.train import train
 from wsi.errors import ManifestError, RequestError
 from wsi.files.csv_table import read_records
-from wsi.outcome import Status
+from wsi.progress.outcome import Status
 
 PATIENTS = 60
 

@@ -21,7 +21,7 @@ from mil.tiles.labels import tile_labels
 from mil.tiles.options import ClassifyTilesOptions
 from wsi.annotations.geojson import Annotation, annotations_bytes, read_annotations
 from wsi.errors import RecipeMismatchError, RequestError
-from wsi.outcome import Status
+from wsi.progress.outcome import Status
 
 DIM, SIDE = 6, 256
 

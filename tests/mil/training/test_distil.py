@@ -13,7 +13,7 @@ from mil.models.ensemble import load_ensemble
 from mil.models.scoring import Compute, score
 from mil.run.folder import RunFolder
 from mil.train import train
-from mil.training.distil import teach
+from mil.training.methods.distil import teach
 from mil.training.options import TrainOptions
 from mil.training.training_data import gather
 from wsi.errors import RecipeMismatchError, RequestError

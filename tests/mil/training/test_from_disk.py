@@ -25,7 +25,7 @@ from mil.training.fit import fit
 from mil.training.jobs import FitJob
 from mil.training.options import TrainOptions
 from mil.training.training_data import gather
-from wsi.outcome import Status
+from wsi.progress.outcome import Status
 
 QUICK = {"folds": 2, "epochs": 3, "hidden": 8, "attention": 4, "baselines": (), "device": "cpu", "precision": "fp32"}
 

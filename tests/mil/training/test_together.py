@@ -14,7 +14,7 @@ from mil.training.processes import fit_all
 from mil.training.sampling import Drawn, shared_order
 from mil.training.training_data import gather
 from wsi.errors import BagError, RequestError
-from wsi.interrupt import Leaving
+from wsi.machine.interrupt import Leaving
 
 
 @pytest.fixture(scope="module")

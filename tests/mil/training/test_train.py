@@ -20,11 +20,11 @@ from witness import DIM, Trained, Witness, facts, grid
 from features.bags.bag import read_coords, read_features, write_bag
 from mil.run.folder import MEASURED
 from mil.train import train
+from mil.training.methods.schedule import learning_rate
 from mil.training.options import TrainOptions
 from mil.training.sampling import slide_weights
-from mil.training.schedule import learning_rate
 from wsi.errors import BagError, ClaimedError, RecipeMismatchError, RequestError
-from wsi.outcome import Status
+from wsi.progress.outcome import Status
 
 ROOT = Path(__file__).resolve().parents[3]
 

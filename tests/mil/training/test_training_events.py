@@ -9,7 +9,7 @@ from witness import Witness
 import mil.training.fit
 from mil.run.evidence import read_history
 from mil.train import train
-from wsi.events import EVENTS, read_events
+from wsi.progress.events import EVENTS, read_events
 
 
 def test_models_and_epochs_are_told(

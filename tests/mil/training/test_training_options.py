@@ -24,11 +24,11 @@ from mil.run.folder import MEASURED
 from mil.run.scores import read_scores
 from mil.targets import ClassTarget
 from mil.train import train
-from mil.training.ema import WeightMean
+from mil.training.methods.ema import WeightMean
+from mil.training.methods.sharpness import ascended
+from mil.training.methods.soft_targets import Distilled, Mixed, Smoothed
 from mil.training.options import TrainOptions
 from mil.training.sampling import draw_batch, epoch_order, slide_weights
-from mil.training.sharpness import ascended
-from mil.training.soft_targets import Distilled, Mixed, Smoothed
 from wsi.errors import RequestError
 
 ROOT = Path(__file__).resolve().parents[3]

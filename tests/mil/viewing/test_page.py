@@ -24,7 +24,7 @@ from mil.train import train
 from mil.viewing.options import PageOptions
 from mil.viewing.page import page
 from wsi.errors import RequestError
-from wsi.outcome import Status
+from wsi.progress.outcome import Status
 from wsi.store.tile_store import TileStore
 from wsi.viewing import frontend, npm
 

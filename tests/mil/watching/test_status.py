@@ -14,7 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
-from mil.pipeline.cohort_file import read_cohort_file
+from mil.pipeline.cohort.cohort_file import read_cohort_file
 from mil.pipeline.experiments import Experiments, lock_of, row_of
 from mil.watching.command import status
 from mil.watching.metrics import metrics_text, serving
@@ -23,15 +23,15 @@ from mil.watching.shown import duration, one_line, sections, status_page
 from mil.watching.status import StageStatus, Status
 from mil.watching.watch import Watch
 from wsi.errors import RequestError
-from wsi.events import EVENTS
 from wsi.files.claim import claim
+from wsi.progress.events import EVENTS
 from wsi.tiling.tiler import tile
 
 WORKER = """
 import sys, time
 from pathlib import Path
 from wsi.options import stage
-from wsi.stage_events import item_started
+from wsi.progress.stage_events import item_started
 from wsi.tiling.options import TileOptions
 
 @stage

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from mil.watching.tally import DONE, FAILED, LEFT, RUNNING, Tally
-from wsi.events import Event
+from wsi.progress.events import Event
 
 TILE = ("tile", "stores")
 

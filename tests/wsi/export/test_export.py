@@ -22,8 +22,8 @@ from wsi.export.ome_tiff import export_ome_tiff
 from wsi.export.ome_zarr import export_ome_zarr
 from wsi.export.options import OmeTiffOptions, OmeZarrOptions, RecodedOptions
 from wsi.export.recoded import export_recoded
-from wsi.ordered import ordered
-from wsi.outcome import Status
+from wsi.machine.ordered import ordered
+from wsi.progress.outcome import Status
 from wsi.store.codecs import codec
 from wsi.store.layout import shard_path
 from wsi.store.options import VerifyOptions

@@ -19,7 +19,7 @@ from wsi.export.ome_zarr import export_ome_zarr
 from wsi.export.options import OmeTiffOptions, OmeZarrOptions
 from wsi.files import replace
 from wsi.files.atomic import make_folder, write_bytes, write_text
-from wsi.outcome import Status
+from wsi.progress.outcome import Status
 from wsi.store.tile_store import TileStore
 from wsi.tiling.options import TileOptions
 from wsi.tiling.tiler import tile

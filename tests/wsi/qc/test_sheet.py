@@ -14,7 +14,7 @@ from making import picture, write_deflate
 from PIL import Image
 
 from wsi.errors import RequestError
-from wsi.outcome import Status
+from wsi.progress.outcome import Status
 from wsi.qc.options import QcOptions
 from wsi.qc.rows import COLUMNS
 from wsi.qc.sheet import mark_odd, oddest_first, page, qc, read_row

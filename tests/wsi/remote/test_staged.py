@@ -10,9 +10,9 @@ import pytest
 from remote_server import client_of, objects
 
 from wsi.errors import ItemError, RemoteError, RequestError
-from wsi.interrupt import Leaving
+from wsi.machine.interrupt import Leaving
 from wsi.options import Option, check, stage
-from wsi.outcome import Outcome, Status, Summary
+from wsi.progress.outcome import Outcome, Status, Summary
 from wsi.remote.place import Place
 from wsi.urls import UrlPath, path_of, url_of
 

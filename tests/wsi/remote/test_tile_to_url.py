@@ -11,7 +11,7 @@ from making import picture, write_deflate
 from remote_server import BadProxy, client_of, make_bucket, objects
 
 from wsi.errors import RequestError
-from wsi.outcome import Status
+from wsi.progress.outcome import Status
 from wsi.store.tile_store import TileStore, find_stores
 from wsi.tiling.options import TileOptions
 from wsi.tiling.tiler import tile

@@ -15,7 +15,7 @@ from making_dicom import JPEG, write_dicom
 from planted_texts import PLANTS
 
 from wsi.errors import RequestError
-from wsi.outcome import Status, Summary
+from wsi.progress.outcome import Status, Summary
 from wsi.sharing.options import PhiOptions
 from wsi.sharing.phi.search import verify_phi
 from wsi.store.tile_store import TileStore

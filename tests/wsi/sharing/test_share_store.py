@@ -15,9 +15,9 @@ from making import picture, write_pyramid
 from PIL import Image, ImageCms
 
 from wsi.errors import SlideError
-from wsi.outcome import Silent
 from wsi.pixels import neutral_icc
 from wsi.pixels.neutral_icc import neutral_profile
+from wsi.progress.outcome import Silent
 from wsi.sharing.chunks import plain_jpeg
 from wsi.sharing.metadata import bundled_recipe, shared_meta
 from wsi.sharing.store import share_store

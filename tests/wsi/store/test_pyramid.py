@@ -20,18 +20,18 @@ from numpy.typing import NDArray
 
 import wsi.zarr_jpeg  # noqa: F401
 from wsi.errors import says_damage
-from wsi.outcome import Status
 from wsi.pixels.resample import halve
+from wsi.progress.outcome import Status
 from wsi.readers.protocol import level_downsample
 from wsi.readers.tiff.reader import TiffReader
 from wsi.store.options import VerifyOptions
 from wsi.store.shards import ShardFile
 from wsi.store.tile_store import TileStore
 from wsi.store.verify import verify
-from wsi.tiling import settle
 from wsi.tiling.options import TileOptions
 from wsi.tiling.plan import SlidePlan
-from wsi.tiling.strips import averaging_tiles, piece_shape
+from wsi.tiling.tasks import settle
+from wsi.tiling.tasks.strips import averaging_tiles, piece_shape
 from wsi.tiling.tiler import tile
 from wsi.tiling.work import Receipt
 from wsi.units import YX, Box
@@ -297,7 +297,7 @@ def test_pieces_are_bounded(factor: float, native: YX | None, side: int) -> None
 def test_pieces_make_the_pixels_of_one_read(tmp_path: Path, tiled: Tiled, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_deflate(tmp_path / "a.tif", picture(900, 1200))
     one = tiled(path, tmp_path / "one", target_mpp=1.55)
-    monkeypatch.setattr("wsi.tiling.strips.PIECE_BYTES", 100_000)
+    monkeypatch.setattr("wsi.tiling.tasks.strips.PIECE_BYTES", 100_000)
     many = tiled(path, tmp_path / "many", target_mpp=1.55)
     assert np.abs(one.read_level(0).astype(int) - many.read_level(0)).max() <= 1
 

@@ -17,7 +17,7 @@ from moto.server import ThreadedMotoServer
 from remote_server import point_to
 
 from wsi.errors import RequestError, StoreError
-from wsi.outcome import Status
+from wsi.progress.outcome import Status
 from wsi.store.layout import shard_key
 from wsi.store.options import VerifyOptions
 from wsi.store.remote import coalesce

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from cli.app import app
 from wsi.cohort.slides import find_jobs
 from wsi.errors import StoreError
-from wsi.outcome import Status
+from wsi.progress.outcome import Status
 from wsi.store.codecs import CODECS
 from wsi.store.layout import write_small_array
 from wsi.store.metadata import parse_metadata

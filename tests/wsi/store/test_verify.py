@@ -11,7 +11,7 @@ import pytest
 import zarr
 from making import picture, write_pyramid
 
-from wsi.outcome import Outcome, Status
+from wsi.progress.outcome import Outcome, Status
 from wsi.store.layout import shard_path
 from wsi.store.options import VerifyOptions
 from wsi.store.shards import ShardFile, write_shard

@@ -23,7 +23,7 @@ from wsi.errors import NoLocksError, RequestError
 from wsi.files.atomic import write_text
 from wsi.files.claim import claim
 from wsi.options import NAMES, NO_LOCK
-from wsi.outcome import Status
+from wsi.progress.outcome import Status
 from wsi.tiling.engine import reason
 from wsi.tiling.options import TileOptions
 from wsi.tiling.tiler import tile

@@ -8,7 +8,7 @@ import pytest
 
 import wsi.tiling.cluster
 from wsi.errors import RequestError
-from wsi.outcome import Silent
+from wsi.progress.outcome import Silent
 from wsi.tiling.options import TileOptions
 from wsi.tiling.tiler import tile
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from wsi.cohort.slides import Job
-from wsi.outcome import Outcome, Silent, Status
+from wsi.progress.outcome import Outcome, Silent, Status
 from wsi.tiling import engine
 from wsi.tiling.options import TileOptions
 from wsi.tiling.workers import this_process

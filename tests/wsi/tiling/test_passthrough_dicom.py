@@ -14,7 +14,7 @@ from making_dicom import JPEG, JPEG_LS, SIDE, write_dicom
 from PIL import Image
 from pydicom.dataset import Dataset
 
-from wsi.outcome import Status
+from wsi.progress.outcome import Status
 from wsi.readers.tiles import DAMAGED_RGB
 from wsi.slide import open_slide
 from wsi.store.options import VerifyOptions

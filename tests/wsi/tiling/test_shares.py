@@ -6,7 +6,7 @@ import pytest
 from making import picture, write_deflate, write_pyramid
 
 from wsi.cohort.slides import find_jobs
-from wsi.outcome import Silent
+from wsi.progress.outcome import Silent
 from wsi.tiling.options import TileOptions
 from wsi.tiling.plan import make_plan
 from wsi.tiling.shares import PLAN, step_shares

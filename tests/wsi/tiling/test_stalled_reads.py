@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from wsi.outcome import Status
+from wsi.progress.outcome import Status
 from wsi.store.tile_store import TileStore
 from wsi.tiling.options import TileOptions
 from wsi.tiling.tiler import tile

@@ -17,17 +17,17 @@ from making import picture, spoil_tile, write_deflate, write_pyramid
 from wsi.cohort.fingerprint import fingerprint
 from wsi.cohort.slides import Job
 from wsi.errors import DamagedSlideError, GigamilError, RecipeMismatchError
-from wsi.outcome import Status
+from wsi.progress.outcome import Status
 from wsi.recipe import canonical
 from wsi.scores.drop import parse_rules
 from wsi.store.tile_store import TileStore
 from wsi.tiling.engine import check_finished
-from wsi.tiling.finish import finish
-from wsi.tiling.masking import make_band, make_tissue
 from wsi.tiling.options import TileOptions
 from wsi.tiling.plan import SlidePlan, make_plan
-from wsi.tiling.region import make_region
-from wsi.tiling.settle import make_region_once, settle_region, unsettled_regions
+from wsi.tiling.tasks.finish import finish
+from wsi.tiling.tasks.masking import make_band, make_tissue
+from wsi.tiling.tasks.region import make_region
+from wsi.tiling.tasks.settle import make_region_once, settle_region, unsettled_regions
 from wsi.tiling.tiler import tile
 
 CHOICES: dict[str, tuple[Any, ...]] = {

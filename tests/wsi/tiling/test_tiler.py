@@ -22,7 +22,7 @@ from making import RGB, picture, spoil_tile, write_deflate, write_pyramid
 import wsi.zarr_jpeg  # noqa: F401
 from wsi.errors import RecipeMismatchError, RequestError
 from wsi.files.claim import claim
-from wsi.outcome import Status
+from wsi.progress.outcome import Status
 from wsi.readers.tiles import DAMAGED_RGB
 from wsi.store.tile_store import TileStore, find_stores
 from wsi.tiling.options import TileOptions

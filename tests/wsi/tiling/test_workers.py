@@ -15,7 +15,7 @@ import pytest
 
 import wsi.tiling.cluster
 import wsi.tiling.tiler
-from wsi.outcome import Status
+from wsi.progress.outcome import Status
 from wsi.tiling.options import TileOptions
 from wsi.tiling.tiler import tile
 from wsi.tiling.workers import this_process

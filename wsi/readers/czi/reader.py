@@ -16,7 +16,7 @@ import numpy as np
 
 from wsi.arrays import RGB, Bools
 from wsi.errors import says_damage
-from wsi.ordered import ordered
+from wsi.machine.ordered import ordered
 from wsi.readers.czi.decode import rgb
 from wsi.readers.czi.frames import FRAMES
 from wsi.readers.czi.layout import BGR_48, GREY_8, GREY_16, CziLayout, CziLevel, read_layout

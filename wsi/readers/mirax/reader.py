@@ -16,7 +16,7 @@ import numpy as np
 
 from wsi.arrays import RGB
 from wsi.errors import says_damage
-from wsi.ordered import ordered
+from wsi.machine.ordered import ordered
 from wsi.pixels.colour import jpeg_codec_spaces
 from wsi.pixels.jpeg import check_jpeg
 from wsi.readers.czi.frames import Frames

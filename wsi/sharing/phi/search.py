@@ -15,8 +15,8 @@ from pathlib import Path
 from wsi.cohort.slides import find_jobs
 from wsi.errors import RequestError
 from wsi.files.regular import check_regular
-from wsi.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.pages import plural
+from wsi.progress.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.sharing.options import PhiOptions
 from wsi.sharing.phi.matcher import Matcher
 from wsi.sharing.phi.needles import needles_of, values_of_table

@@ -20,7 +20,7 @@ from wsi.files.atomic import make_folder, write_bytes, write_text
 from wsi.files.claim import claim
 from wsi.files.documents import parse_json, read_document
 from wsi.files.replace import discard_leftovers, refuse_input, remove
-from wsi.outcome import Outcome, Progress, Status
+from wsi.progress.outcome import Outcome, Progress, Status
 from wsi.recipe import Json, Recipe, refuse_other_recipe
 from wsi.store.tile_store import TileStore
 from wsi.viewing.documents import script, slide_document

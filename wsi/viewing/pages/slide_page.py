@@ -21,7 +21,7 @@ import numpy as np
 from wsi.errors import RequestError
 from wsi.files.atomic import replacing, write_bytes, write_text
 from wsi.files.documents import parse_json, read_document
-from wsi.ordered import ordered
+from wsi.machine.ordered import ordered
 from wsi.recipe import Json, Recipe
 from wsi.store.layout import shard_key
 from wsi.store.shards import ABSENT, shard_index

@@ -13,8 +13,8 @@ from typing import Any
 from tornado.netutil import bind_sockets
 from tornado.web import Application
 
-from wsi.cpu import usable_cpus
 from wsi.errors import RequestError
+from wsi.machine.cpu import usable_cpus
 from wsi.viewing.served import Served
 from wsi.viewing.server import raw_files, reading, writing
 from wsi.viewing.server.access import Access

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.profile import asked_of
+from cli.verbs.profile import asked_of
 from mil.watching.profiling.command import aside
 from mil.watching.profiling.options import ProfileOptions
 from mil.watching.profiling.places import step_of
@@ -114,7 +114,7 @@ def test_steps_of_stacks() -> None:
     def step(*frames: str) -> str:
         return step_of(frames_of(";".join(frames))[1])
 
-    task = "make_region (wsi/tiling/region.py:40)"
+    task = "make_region (wsi/tiling/tasks/region.py:40)"
     assert step(task, "_bytes_at (wsi/readers/mosaic.py:94)", "pread (x.py:3)") == "reading"
     assert step(task, "_byte_stream (wsi/readers/tiff/decode.py:140)") == "decoding"
     assert step(task, "encode (wsi/store/codecs.py:84)") == "compressing"
@@ -134,8 +134,8 @@ def test_steps_of_stacks() -> None:
 
 
 def test_the_verdict_by_hand() -> None:
-    reads = "thread a;make_region (wsi/tiling/region.py:40);_bytes_at (wsi/readers/mosaic.py:94)"
-    decodes = "thread a;make_region (wsi/tiling/region.py:41);_jpeg (wsi/readers/tiff/decode.py:94)"
+    reads = "thread a;make_region (wsi/tiling/tasks/region.py:40);_bytes_at (wsi/readers/mosaic.py:94)"
+    decodes = "thread a;make_region (wsi/tiling/tasks/region.py:41);_jpeg (wsi/readers/tiff/decode.py:94)"
     waits, idles = "thread a;wait (threading.py:3)", "thread b;wait (threading.py:3)"
     loads = "thread a;_load (<frozen importlib._bootstrap>:3)"
     found = judge({reads: 60, decodes: 20, waits: 20, idles: 1000, loads: 100})

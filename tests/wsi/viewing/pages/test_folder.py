@@ -16,7 +16,7 @@ from making import SEED, picture, write_deflate, write_pyramid
 from PIL import Image
 
 from wsi.errors import RequestError
-from wsi.outcome import Outcome, Silent, Status
+from wsi.progress.outcome import Outcome, Silent, Status
 from wsi.recipe import Json
 from wsi.store.tile_store import TileStore, find_stores
 from wsi.viewing import npm
@@ -186,7 +186,7 @@ def test_a_kill_leaves_no_page_and_the_next_call_goes_on(
 import os, signal, sys
 sys.path[:0] = sys.argv[3:]
 from pathlib import Path
-from wsi.outcome import Silent
+from wsi.progress.outcome import Silent
 from wsi.store.tile_store import find_stores
 from wsi.viewing.pages import folder, slide_page
 from wsi.viewing.pages.stores_alone import StoresAlone

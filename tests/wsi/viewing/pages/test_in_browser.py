@@ -12,7 +12,7 @@ from making import RGB, picture, write_own_levels
 from PIL import Image
 
 from wsi.errors import RequestError
-from wsi.outcome import Silent, Status
+from wsi.progress.outcome import Silent, Status
 from wsi.store.tile_store import TileStore
 from wsi.units import YX
 from wsi.viewing.frontend import openseadragon

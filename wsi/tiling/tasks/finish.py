@@ -16,11 +16,11 @@ from wsi.errors import DamagedSlideError, StoreError
 from wsi.files.atomic import PARTIAL, write_bytes
 from wsi.files.replace import discard, put
 from wsi.pages import plural
+from wsi.progress.step_times import StepTimes
 from wsi.recipe import Recipe, recipe_hash
 from wsi.scores.artefacts import OVERVIEW_SCORES
 from wsi.scores.drop import Rule, dropped
 from wsi.scores.quality import TILE_SCORES, focus_notes
-from wsi.step_times import StepTimes
 from wsi.store.grid import SHARD_TILES, any_under
 from wsi.store.layout import (
     ICC_KEY,
@@ -38,7 +38,7 @@ from wsi.store.side_images import write_overview, write_tissue_label
 from wsi.tiling.opened import slide_errors
 from wsi.tiling.options import AREA, DCT
 from wsi.tiling.plan import SlidePlan
-from wsi.tiling.region import copied_tile
+from wsi.tiling.tasks.region import copied_tile
 from wsi.tiling.tile_recipe import finished
 from wsi.tiling.work import Receipt
 from wsi.units import YX, ceil_div

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from wsi.errors import GigamilError
-from wsi.events import emit, is_on, within
-from wsi.gpu_use import gpu_use
-from wsi.interrupt import Leaving
-from wsi.outcome import CLAIMED, Outcome, Progress, Silent, Status, Summary
+from wsi.machine.gpu_use import gpu_use
+from wsi.machine.interrupt import Leaving
+from wsi.progress.events import emit, is_on, within
+from wsi.progress.outcome import CLAIMED, Outcome, Progress, Silent, Status, Summary
 
 PROGRESS_SECONDS = 10.0
 """Between two events that tell how far a stage is."""

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from wsi.errors import RequestError
 from wsi.options import Option, check, shared, stage
-from wsi.outcome import Progress, Summary
+from wsi.progress.outcome import Progress, Summary
 from wsi.sharing.options import PhiSearch
 from wsi.store.options import Thoroughness, VerifyOptions
 

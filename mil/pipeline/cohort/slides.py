@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from mil.pipeline.cohort_file import CohortFile
+from mil.pipeline.cohort.cohort_file import CohortFile
 from wsi.cohort.manifest import load_manifest
 from wsi.cohort.slides import Job, find_jobs
 from wsi.errors import RequestError

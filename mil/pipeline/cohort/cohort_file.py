@@ -1,6 +1,7 @@
 """COHORT.toml: one file that says what is to become of a cohort, read strictly; and where each thing of it lies.
 
-Its tables hold the verbs' own options (`mil.pipeline.tables`), its experiments are those of `mil.pipeline.grid`.
+Its tables hold the verbs' own options (`mil.pipeline.cohort.tables`), its experiments are those of
+`mil.pipeline.cohort.grid`.
 """
 
 from collections.abc import Mapping
@@ -10,8 +11,8 @@ from typing import Any
 
 from features.encoders.registry import check_encoder_name
 from features.extraction.options import ExtractOptions, folder_name
-from mil.pipeline.grid import Beneath, Experiment, encoders_of, experiments_of
-from mil.pipeline.tables import AFTER, VERBS, AfterTable, Cohort, CohortTables, PredictTable, Values, said_of
+from mil.pipeline.cohort.grid import Beneath, Experiment, encoders_of, experiments_of
+from mil.pipeline.cohort.tables import AFTER, VERBS, AfterTable, Cohort, CohortTables, PredictTable, Values, said_of
 from wsi.errors import RequestError
 from wsi.files.regular import file_sha256
 from wsi.option_files import nearest, table_values

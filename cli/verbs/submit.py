@@ -13,7 +13,7 @@ def submit(options: "SubmitOptions", json: bool) -> int:
     import shlex
 
     from cli.console import stderr
-    from mil.pipeline.cohort_file import read_cohort_file
+    from mil.pipeline.cohort.cohort_file import read_cohort_file
     from mil.pipeline.rehearsed import why_not_rehearsed
     from mil.slurm.scripts import functions
     from mil.slurm.submit import submit as submit_cohort

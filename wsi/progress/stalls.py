@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from wsi.errors import StalledError
-from wsi.events import emit
+from wsi.progress.events import emit
 
 Result = TypeVar("Result")
 _LONGEST_TICK = 1.0

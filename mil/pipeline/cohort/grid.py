@@ -12,7 +12,7 @@ from typing import Any
 
 from features.extraction.options import ExtractOptions, folder_name
 from mil.auto.rules import VERSION
-from mil.pipeline.tables import EXPERIMENTS, GRID, CohortTables, Values
+from mil.pipeline.cohort.tables import EXPERIMENTS, GRID, CohortTables, Values
 from mil.training.options import TrainOptions
 from wsi.errors import RequestError
 from wsi.files.regular import file_sha256

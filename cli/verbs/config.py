@@ -31,7 +31,7 @@ class ConfigOptions:
 def config(options: ConfigOptions, json: bool) -> int:
     """Print TOML with every option at its default and what it means, which `--config` takes; of run, a cohort file."""
     if options.verbs == ("run",):
-        from cli.cohort_config import cohort_text
+        from cli.verbs.cohort_config import cohort_text
 
         sys.stdout.write(cohort_text())
         return 0

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from wsi.stalls import moved
+from wsi.progress.stalls import moved
 
 
 class Reads(Protocol):

@@ -2,9 +2,9 @@
 
 from collections.abc import Collection, Iterator
 
-from cli.config import line_of
 from cli.from_dataclass import texts, title_of
-from mil.pipeline.tables import AFTER, EXPERIMENTS, GRID, LEFT_OUT, VERBS, AfterTable, Cohort, PredictTable
+from cli.verbs.config import line_of
+from mil.pipeline.cohort.tables import AFTER, EXPERIMENTS, GRID, LEFT_OUT, VERBS, AfterTable, Cohort, PredictTable
 from mil.rehearsal.options import Rehearsed
 from mil.slurm.settings import SlurmSettings
 from wsi.options import decided, specs

@@ -69,7 +69,7 @@ def _steps(options: DemoOptions) -> dict[str, Any]:
     from mil.training.options import TrainOptions
     from mil.viewing.options import PageOptions
     from wsi.cohort.manifest import load_manifest
-    from wsi.cpu import usable_cpus
+    from wsi.machine.cpu import usable_cpus
     from wsi.tiling.options import TileOptions
 
     at, workers = options.out, options.workers or usable_cpus()

@@ -12,15 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi.arrays import RGB, Bools
-from wsi.step_times import StepTimes
+from wsi.progress.step_times import StepTimes
 from wsi.store.grid import SHARD_TILES
 from wsi.store.layout import shard_path
 from wsi.store.shards import ShardFile
 from wsi.tiling.opened import slide_errors
 from wsi.tiling.overview import average_tiles
 from wsi.tiling.plan import SlidePlan
-from wsi.tiling.region import make_region, make_tiles
 from wsi.tiling.single_pass import may_hold_tissue, region_part
+from wsi.tiling.tasks.region import make_region, make_tiles
 from wsi.tiling.work import Receipt
 from wsi.units import YX
 

@@ -10,7 +10,7 @@ from wsi.errors import RequestError
 from wsi.export.options import Compression, Recoding
 from wsi.option_groups import Claims, Overwriting
 from wsi.options import Option, check, shared, stage
-from wsi.outcome import Progress, Summary
+from wsi.progress.outcome import Progress, Summary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +53,8 @@ def export(options: ExportOptions, progress: Progress) -> Summary:
     if kind == "run" and options.geojson:
         return _scores(item, options, progress)
     if kind == "run":
-        from mil.inference.export import export_run
         from mil.inference.options import RunExportOptions
+        from mil.inference.portable.export import export_run
 
         return export_run(RunExportOptions(run=item, **shared(RunExportOptions, options)), progress)
     if kind == "bags":

@@ -8,15 +8,15 @@ import numpy as np
 
 from wsi.arrays import RGB, Bools
 from wsi.errors import DamagedSlideError, says_damage
+from wsi.progress.step_times import StepTimes
 from wsi.readers.tiles import DAMAGED_RGB, Tiles, damaged_tile
 from wsi.scores.quality import tile_scores
-from wsi.step_times import StepTimes
 from wsi.store.codecs import Jpeg
 from wsi.store.grid import any_under, runs
 from wsi.store.layout import FILL
 from wsi.store.pyramid import LevelWriter
 from wsi.tiling.plan import SlidePlan
-from wsi.tiling.strips import PIECE_BYTES, read_strip
+from wsi.tiling.tasks.strips import PIECE_BYTES, read_strip
 from wsi.tiling.work import Receipt
 from wsi.units import YX
 

@@ -15,7 +15,7 @@ from torch import nn
 from features.bags.bag import BagHeader
 from mil.data.cohort import cohort_digest, load_rows, scan_bags
 from mil.data.splits import Known, known_slides
-from mil.inference.portable import Floats32, Predict, onnx_predict, save_onnx, torch_predict
+from mil.inference.portable.graph import Floats32, Predict, onnx_predict, save_onnx, torch_predict
 from mil.models.ensemble import check_bags_fit
 from mil.models.model import BagModel, load_model, save_model
 from mil.ragged.packing import Rows

@@ -11,8 +11,8 @@ import click
 from cli.console import progress_bars, stderr
 from mil.pipeline.options import RunOptions
 from wsi.errors import RequestError, masked
-from wsi.interrupt import SAVED_CODE
-from wsi.outcome import Summary
+from wsi.machine.interrupt import SAVED_CODE
+from wsi.progress.outcome import Summary
 
 
 def run(options: RunOptions, json: bool) -> int:
@@ -44,7 +44,7 @@ def exit_code(options: RunOptions, summary: Summary) -> int:
 
 
 def _tell(options: RunOptions, summary: Summary, json: bool) -> None:
-    from mil.pipeline.cohort_file import read_cohort_file
+    from mil.pipeline.cohort.cohort_file import read_cohort_file
     from mil.pipeline.ending import ending_of
 
     told = ending_of(read_cohort_file(options.cohort), summary)
@@ -57,7 +57,7 @@ def _tell(options: RunOptions, summary: Summary, json: bool) -> None:
 
 
 def _list(options: RunOptions, json: bool) -> int:
-    from mil.pipeline.cohort_file import read_cohort_file
+    from mil.pipeline.cohort.cohort_file import read_cohort_file
     from mil.pipeline.listing import listed, table_text
 
     file = read_cohort_file(options.cohort)
@@ -70,7 +70,7 @@ def _list(options: RunOptions, json: bool) -> int:
 
 
 def _explain(options: RunOptions, json: bool) -> int:
-    from mil.pipeline.cohort_file import read_cohort_file
+    from mil.pipeline.cohort.cohort_file import read_cohort_file
     from mil.pipeline.listing import explained
     from mil.pipeline.stages import states
 

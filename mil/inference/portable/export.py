@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mil.data.several_encoders import APART
-from mil.inference.leaner import OwnSlides, Scored, measured, own_slides, save_int8, save_pruned
-from mil.inference.one_graph import facts, save_card, save_run
 from mil.inference.options import RunExportOptions
-from mil.inference.portable import TOLERANCE, Predict, largest_difference, save_exported, save_onnx, torch_predict
+from mil.inference.portable.graph import TOLERANCE, Predict, largest_difference, save_exported, save_onnx, torch_predict
+from mil.inference.portable.leaner import OwnSlides, Scored, measured, own_slides, save_int8, save_pruned
+from mil.inference.portable.one_graph import facts, save_card, save_run
 from mil.models.ensemble import Ensemble, load_ensemble
 from mil.models.model import BagModel
 from mil.run.folder import RunFolder
@@ -25,7 +25,7 @@ from wsi.files.atomic import check_folder
 from wsi.files.claim import claim
 from wsi.files.regular import file_sha256
 from wsi.options import stage
-from wsi.outcome import Outcome, Progress, Silent, Status, Summary
+from wsi.progress.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.recipe import Json, refuse_other_recipe
 
 MARK = "gigamil-export-1"

@@ -7,8 +7,8 @@ import numpy as np
 
 from wsi.arrays import RGB
 from wsi.pixels.resample import area_average, source_box
+from wsi.progress.step_times import StepTimes
 from wsi.readers.tiles import DAMAGED_RGB
-from wsi.step_times import StepTimes
 from wsi.tiling.opened import slide_errors
 from wsi.tiling.plan import SlidePlan
 from wsi.units import YX, Box

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mil.inference.portable import OneBag, Predict, largest_difference, onnx_predict, write_onnx
+from mil.inference.portable.graph import OneBag, Predict, largest_difference, onnx_predict, write_onnx
 from mil.models.ensemble import Ensemble, makings_of
 from mil.run.folder import RunFolder
 from mil.targets.calibration import Calibration

@@ -1,0 +1,1 @@
+"""What single verbs say and do beyond their stage."""

@@ -1,0 +1,1 @@
+"""A run for programs other than this one: graphs, leaner forms, one file of all."""

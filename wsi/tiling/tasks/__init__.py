@@ -1,0 +1,1 @@
+"""The steps of one slide, as tasks: bands and mask, regions, their settling, the finish."""

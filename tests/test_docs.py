@@ -70,3 +70,9 @@ def test_no_function_is_longer_than_60_lines() -> None:
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
     long = [f"{p}: {n.name}" for p, n in functions if isinstance(n, kinds) and (n.end_lineno or 0) - n.lineno >= 60]
     assert not long
+
+
+def test_no_folder_has_more_than_fifteen_files() -> None:
+    folders = {path.parent for name in PACKAGES for path in (ROOT / name).rglob("*.py")}
+    files = {str(own): len([path for path in own.glob("*.py") if path.name != "__init__.py"]) for own in folders}
+    assert {own: count for own, count in files.items() if count > 15} == {}

@@ -9,6 +9,7 @@ from wsi.cohort.slides import Job, find_jobs
 from wsi.errors import SlideError
 from wsi.machine.cpu import usable_cpus
 from wsi.options import stage
+from wsi.pages import plural
 from wsi.pixels.icc import describe_profile
 from wsi.progress.outcome import Progress
 from wsi.qc.options import InfoOptions
@@ -100,7 +101,7 @@ def _of_tiling(slide: Slide, job: Job, options: InfoOptions, notes: list[str]) -
     disk = " or ".join(f"{decimal(round(own * pixels))} with --codec {codec}" for codec, own in DISK.items())
     facts["tiling"] = (
         f"level {scaling.level} averaged by {scaling.factor:.4g} to {scaling.mpp:.4g} um/px: "
-        f"{tiles.y * tiles.x:,} tiles of 256 px before the tissue mask; {disk} on disk, were all of it tissue"
+        f"{plural(tiles.y * tiles.x, 'tile')} of 256 px before the tissue mask; {disk} on disk, were all of it tissue"
     )
     return facts
 

@@ -23,7 +23,7 @@ class PixelCheck:
     def __str__(self) -> str:
         """Say it in one clause."""
         if not self.damaged:
-            return f"all {self.n_tiles:,} tiles decode"
+            return f"all {self.n_tiles:,} tiles decode" if self.n_tiles != 1 else "its one tile decodes"
         level, box = self.damaged[0]
         places = f"the first at level {level}, y {box.y0}, x {box.x0}"
         return f"{len(self.damaged):,} of {plural(self.n_tiles, 'tile')} cannot be decoded, {places}"

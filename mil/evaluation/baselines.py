@@ -26,11 +26,14 @@ def baselines(cohort: Cohort, patients: Patients, colours: Mapping[str, Floats])
     return told | patients.target.constants(patients.blind_PC)
 
 
-def mean_colours(stores: Sequence[TileStore]) -> tuple[dict[str, Floats], dict[str, str]]:
-    """Return the mean tissue colour (3,) in [0, 1] by image id, and why stores could not be read."""
+def mean_colours(cohort: Cohort, stores: Sequence[TileStore]) -> tuple[dict[str, Floats], dict[str, str]]:
+    """Return the mean tissue colour (3,) in [0, 1] of the cohort's slides by image id, and why stores are not read."""
     colours: dict[str, Floats] = {}
     failures: dict[str, str] = {}
+    wanted = set(cohort.image_ids)
     for store in stores:
+        if store.image_id not in wanted:
+            continue
         try:
             rgb_HWC, mask_HW = store.overview(512), store.tissue_mask()[0] > 0
         except (StoreError, OSError, ValueError, KeyError) as error:

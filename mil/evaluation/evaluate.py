@@ -60,7 +60,7 @@ def evaluate(
     """
     patients = patients_of(cohort, folds)
     outs = {head: collect(run, head, cohort, folds, options) for head in options.heads}
-    colours, colour_failures = mean_colours([store for store in stores if store.image_id in set(cohort.image_ids)])
+    colours, colour_failures = mean_colours(cohort, stores)
     simpler = baselines(cohort, patients, colours)
     by_head = {head: oof.patient_told_PC for head, oof in outs.items()}
     told = {**by_head, **_chosen(run, options, by_head, patients), **simpler}

@@ -41,7 +41,7 @@ def shift_of(
     seed: int,
 ) -> Shift:
     """Compare the slides of a cohort that have tiles with those that a run keeps of its training."""
-    colours, _ = mean_colours([store for store in stores if store.image_id in set(cohort.image_ids)])
+    colours, _ = mean_colours(cohort, stores)
     own = slides_known(cohort, headers, colours)
     if own is None:
         return Shift({}, ("no slide has tiles: nothing can be compared with the training",))

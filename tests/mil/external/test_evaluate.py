@@ -5,6 +5,8 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -288,6 +290,7 @@ def test_recalibration_mends_a_shift_of_the_prevalence_and_nothing_else() -> Non
 
 def test_shift_is_told_in_spreads_and_scales(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(1)
+    nobody: Any = SimpleNamespace(image_ids=())
 
     def slides(n: int, moved: float, mpp: float, colour: float) -> KnownSlides:
         return KnownSlides(
@@ -298,7 +301,7 @@ def test_shift_is_told_in_spreads_and_scales(trained: Trained, monkeypatch: pyte
 
     known, here = slides(100, 0, 0.25, 0.5), slides(40, 2, 0.5, 0.6)
     monkeypatch.setattr("mil.external.shift.slides_known", lambda *_: here)
-    told = shift_of(None, {}, (), known, 0).told  # type: ignore[arg-type]
+    told = shift_of(nobody, {}, (), known, 0).told
     spread = np.sqrt((known.means_SD.var(axis=0) + here.means_SD.var(axis=0)) / 2)
     wanted = np.abs(here.means_SD.mean(axis=0) - known.means_SD.mean(axis=0)) / spread
     assert told["features"]["moved_median"] == pytest.approx(np.median(wanted))
@@ -309,6 +312,6 @@ def test_shift_is_told_in_spreads_and_scales(trained: Trained, monkeypatch: pyte
     assert told["centers"]["in_both"] == ["1", "2"]
     alike = slides(40, 0, 0.26, 0.5)
     monkeypatch.setattr("mil.external.shift.slides_known", lambda *_: alike)
-    told = shift_of(None, {}, (), known, 0).told  # type: ignore[arg-type]
+    told = shift_of(nobody, {}, (), known, 0).told
     assert told["features"]["told_apart"]["low"] < 0.5 < told["features"]["told_apart"]["high"]
     assert told["mpp"]["new_scale"] == 0

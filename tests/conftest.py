@@ -1,7 +1,8 @@
 """What all tests share: small slides with known content, and stores made from them."""
 
+import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch; for the commands that tests start, too
@@ -35,6 +36,32 @@ LONG = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put long files first, others in their order."""
     items.sort(key=lambda item: not item.nodeid.startswith(LONG))
+
+
+SHARED: dict[Path, dict[str, str]] = {}
+"""What was made once for all tests of a process, by folder, as `shared` found it."""
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Return the digest of every file below a folder."""
+    files = sorted(own for own in folder.rglob("*") if own.is_file())
+    return {own.relative_to(folder).as_posix(): hashlib.md5(own.read_bytes()).hexdigest() for own in files}
+
+
+@pytest.fixture(scope="session")
+def shared() -> Callable[[Path], None]:
+    """Give a function that names a folder which tests share: a file of tests that changes it fails."""
+    return lambda folder: SHARED.update({folder: contents(folder)})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shared_folders_stay() -> Iterator[None]:
+    """Fail the file of tests that changed what others share: which others come after it differs by machine."""
+    yield
+    changed = {folder: dict(contents(folder).items() ^ before.items()) for folder, before in SHARED.items()}
+    for folder in changed:
+        SHARED[folder] = contents(folder)
+    assert not any(changed.values()), {folder: sorted(files) for folder, files in changed.items() if files}
 
 
 REAL_SLIDES = Path(__file__).resolve().parents[2] / "shared" / "slides"
@@ -81,15 +108,25 @@ def tiled() -> Callable[..., TileStore]:
 
 @pytest.fixture(scope="session")
 def small_store(
-    tmp_path_factory: pytest.TempPathFactory, deflate_slide: Path, tiled: Callable[..., TileStore]
+    tmp_path_factory: pytest.TempPathFactory,
+    deflate_slide: Path,
+    tiled: Callable[..., TileStore],
+    shared: Callable[[Path], None],
 ) -> TileStore:
     """The store of `deflate_slide`: 256-px tiles at 0.5 um/px."""
-    return tiled(deflate_slide, tmp_path_factory.mktemp("store"))
+    store = tiled(deflate_slide, tmp_path_factory.mktemp("store"))
+    shared(Path(store.path))
+    return store
 
 
 @pytest.fixture(scope="session")
 def second_store(
-    tmp_path_factory: pytest.TempPathFactory, pyramid_slide: Path, tiled: Callable[..., TileStore]
+    tmp_path_factory: pytest.TempPathFactory,
+    pyramid_slide: Path,
+    tiled: Callable[..., TileStore],
+    shared: Callable[[Path], None],
 ) -> TileStore:
     """The store of `pyramid_slide`: averaged 2 x 2 to 0.5 um/px."""
-    return tiled(pyramid_slide, tmp_path_factory.mktemp("store2"))
+    store = tiled(pyramid_slide, tmp_path_factory.mktemp("store2"))
+    shared(Path(store.path))
+    return store

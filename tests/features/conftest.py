@@ -1,6 +1,7 @@
 """What the feature tests share: a folder of stores, and facts of a bag."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,17 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
-def stores(tmp_path_factory: pytest.TempPathFactory, small_store: TileStore, second_store: TileStore) -> Path:
+def stores(
+    tmp_path_factory: pytest.TempPathFactory,
+    small_store: TileStore,
+    second_store: TileStore,
+    shared: Callable[[Path], None],
+) -> Path:
     """A folder of three stores of different sizes: 008e5c_0, 049194_0 and, pixels as the last, 049194_1."""
     folder = tmp_path_factory.mktemp("stores")
     for source, name in ((second_store, "008e5c_0"), (small_store, "049194_0"), (small_store, "049194_1")):
         shutil.copytree(source.path, folder / f"{name}.zarr")
+    shared(folder)
     return folder
 
 

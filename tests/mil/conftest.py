@@ -42,7 +42,10 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def trained(
-    tmp_path_factory: pytest.TempPathFactory, write_cohort: Callable[..., Witness], small_store: TileStore
+    tmp_path_factory: pytest.TempPathFactory,
+    write_cohort: Callable[..., Witness],
+    small_store: TileStore,
+    shared: Callable[[Path], None],
 ) -> Trained:
     """A run on the cohort, to which an empty slide and a slide with a tile store were added."""
     folder = tmp_path_factory.mktemp("witness")
@@ -55,4 +58,6 @@ def trained(
         file.write(f"0900_0,0900,CE,0\n{image_id},{image_id[:-2]},LAA,1\n")
     out = tmp_path_factory.mktemp("runs") / "run"
     summary = train(witness.options(out, stores=(small_store.path,)))
+    shared(folder)
+    shared(out)
     return Trained(witness, out, summary)

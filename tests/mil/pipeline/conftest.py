@@ -1,5 +1,6 @@
 """A cohort of small slides, and the same cohort run once to its end."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,17 +12,21 @@ from mil.pipeline.run import run
 
 
 @pytest.fixture(scope="session")
-def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def slides(tmp_path_factory: pytest.TempPathFactory, shared: Callable[[Path], None]) -> Path:
     """slides/ of ten patients, train.csv, and new/ with an eleventh."""
-    return make_slides(tmp_path_factory.mktemp("slides"))
+    folder = make_slides(tmp_path_factory.mktemp("slides"))
+    shared(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")
-def finished(slides: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(slides: Path, tmp_path_factory: pytest.TempPathFactory, shared: Callable[[Path], None]) -> Path:
     """A cohort file that was run once, by one process, to its end; tests change only copies of it."""
 
     def make(folder: Path) -> None:
         summary = run(RunOptions(cohort=write_cohort(slides, folder, AFTER)))
         assert summary.exit_code == 0, summary.outcomes
 
-    return made_once(tmp_path_factory, "finished", make) / "c.toml"
+    folder = made_once(tmp_path_factory, "finished", make)
+    shared(folder)
+    return folder / "c.toml"

@@ -1,6 +1,7 @@
 """`gigamil report --annotations` on a run: the table, the section, and what goes wrong."""
 
 import csv
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -40,34 +41,33 @@ def drawn(tmp_path: Path, trained: Trained, small_store: TileStore) -> Path:
 
 
 def test_a_report_says_whether_attention_lies_in_what_was_drawn(
-    trained: Trained, small_store: TileStore, drawn: Path
+    trained: Trained, small_store: TileStore, drawn: Path, tmp_path: Path
 ) -> None:
-    given = {"run": trained.out, "bags": (trained.witness.bags,), "stores": (small_store.path,), "annotations": drawn}
-    try:
-        assert report(ReportOptions(**given)).exit_code == 0  # type: ignore[arg-type]
-        with (trained.out / "localisation.csv").open() as file:
-            [row] = csv.DictReader(file)
-        assert row["image_id"] == small_store.image_id
-        assert (float(row["pointing"]), float(row["auc"]), float(row["iou"])) == pytest.approx((1, 1, 1))
-        assert float(row["region"]) == pytest.approx(3 / small_store.n_tiles)
-        told = read_localisation(trained.out)
-        assert told is not None
-        assert told["summary"]["auc"]["patients"] == 1
-        page = (trained.out / "report.html").read_text()
-        assert "Attention against drawn regions" in page
-        assert 'href="#regions"' in page
-        (drawn / f"{small_store.image_id}.geojson").write_text("{")
-        asked = Localisation(trained.out, (trained.witness.bags,), (Path(small_store.path),), drawn)
-        found, [lost] = localise(asked, Silent())
-        assert not found
-        assert "cannot be read as GeoJSON" in lost.reason
-        (trained.out / "localisation.json").write_text("[]")
-        with pytest.raises(RequestError, match="run gigamil report --annotations again"):
-            read_localisation(trained.out)
-    finally:
-        for name in ("localisation.csv", "localisation.json"):
-            (trained.out / name).unlink(missing_ok=True)
-    assert read_localisation(trained.out) is None
+    run = tmp_path / "run"
+    shutil.copytree(trained.out, run)
+    given = {"run": run, "bags": (trained.witness.bags,), "stores": (small_store.path,), "annotations": drawn}
+    assert report(ReportOptions(**given)).exit_code == 0  # type: ignore[arg-type]
+    with (run / "localisation.csv").open() as file:
+        [row] = csv.DictReader(file)
+    assert row["image_id"] == small_store.image_id
+    assert (float(row["pointing"]), float(row["auc"]), float(row["iou"])) == pytest.approx((1, 1, 1))
+    assert float(row["region"]) == pytest.approx(3 / small_store.n_tiles)
+    told = read_localisation(run)
+    assert told is not None
+    assert told["summary"]["auc"]["patients"] == 1
+    page = (run / "report.html").read_text()
+    assert "Attention against drawn regions" in page
+    assert 'href="#regions"' in page
+    (drawn / f"{small_store.image_id}.geojson").write_text("{")
+    asked = Localisation(run, (trained.witness.bags,), (Path(small_store.path),), drawn)
+    found, [lost] = localise(asked, Silent())
+    assert not found
+    assert "cannot be read as GeoJSON" in lost.reason
+    (run / "localisation.json").write_text("[]")
+    with pytest.raises(RequestError, match="run gigamil report --annotations again"):
+        read_localisation(run)
+    (run / "localisation.json").unlink()
+    assert read_localisation(run) is None
 
 
 def test_wrong_requests(trained: Trained, small_store: TileStore, tmp_path: Path) -> None:

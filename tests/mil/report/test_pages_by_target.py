@@ -1,6 +1,7 @@
 """Every target's report: the same sections, tables and links; searched, sorted and printed in a browser."""
 
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -142,31 +143,30 @@ def test_cases_are_searched_filtered_and_sorted(trained: Trained, visit: Visits)
 
 
 def test_slides_are_linked_to_the_pages_that_are_there(trained: Trained, tmp_path: Path) -> None:
-    pages, made = tmp_path / "my pages", RunFolder(trained.out).config["recipe_hash"]
+    run = tmp_path / "run"
+    shutil.copytree(trained.out, run)
+    pages, made = tmp_path / "my pages", RunFolder(run).config["recipe_hash"]
     with pytest.raises(RequestError, match=r"expected slides/<image_id>/index\.html"):
-        report(ReportOptions(run=trained.out, pages=pages))
+        report(ReportOptions(run=run, pages=pages))
     (pages / "slides" / "0010_1").mkdir(parents=True)
     (pages / "slides" / "0010_1" / "index.html").write_text("page")
-    report(ReportOptions(run=trained.out))  # whatever other tests have had written into it
-    before = (trained.out / "report.html").read_bytes()
-    report(ReportOptions(run=trained.out, pages=pages))
-    linked = re.findall(r'<a href="([^"#]+index.html)">([^<]+)</a>', (trained.out / "report.html").read_text())
+    before = (run / "report.html").read_bytes()
+    report(ReportOptions(run=run, pages=pages))
+    linked = re.findall(r'<a href="([^"#]+index.html)">([^<]+)</a>', (run / "report.html").read_text())
     ((address, name),) = linked
     assert name == "0010_1"
     assert " " not in address
     other = '{"recipe": {"said": {"run": "of another recipe"}}}'
     (pages / "slides" / "0010_1" / "page.json").write_text(other)
     with pytest.raises(RequestError, match="of this run"):
-        report(ReportOptions(run=trained.out, pages=pages))
+        report(ReportOptions(run=run, pages=pages))
     (pages / "slides" / "0010_1" / "page.json").write_text(other.replace("of another recipe", made))
     (pages / "index.html").write_text("all")
-    report(ReportOptions(run=trained.out, pages=pages))
-    assert re.search(r'<a href="[^"#]+/my%20pages/index\.html">', (trained.out / "report.html").read_text())
-    assert (trained.out / address.replace("%20", " ")).resolve() == (
-        pages / "slides" / "0010_1" / "index.html"
-    ).resolve()
-    report(ReportOptions(run=trained.out))
-    assert (trained.out / "report.html").read_bytes() == before
+    report(ReportOptions(run=run, pages=pages))
+    assert re.search(r'<a href="[^"#]+/my%20pages/index\.html">', (run / "report.html").read_text())
+    assert (run / address.replace("%20", " ")).resolve() == (pages / "slides" / "0010_1" / "index.html").resolve()
+    report(ReportOptions(run=run))
+    assert (run / "report.html").read_bytes() == before
 
 
 def test_the_report_is_read_without_scripts(trained: Trained, visit: Visits) -> None:

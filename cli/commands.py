@@ -189,7 +189,7 @@ _ALL = (
     ),
     Verb(
         "compare", RUNS, "Compare runs on the patients they share: intervals, paired differences, DeLong's test, plot.",
-        "mil.report.options:CompareOptions", "mil.report.compare:compare",
+        "mil.report.options:CompareOptions", "mil.report.compare:compare", "cli.endings:compare",
     ),
     Verb(
         "similar", RUNS, "Find the known cases most like each slide; name the slides that are like none of them.",

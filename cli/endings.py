@@ -8,6 +8,7 @@ from features.pretrain.options import PretrainOptions
 from mil.embedding.options import EmbedOptions
 from mil.external.options import EvaluateOptions
 from mil.rehearsal.options import RehearseOptions
+from mil.report.options import CompareOptions
 from mil.tiles.options import ClassifyTilesOptions
 from mil.training.options import TrainOptions
 from mil.training.tune_options import TuneOptions
@@ -56,10 +57,23 @@ def rehearse(options: RehearseOptions, summary: Summary) -> Ending:
 
 def train(options: TrainOptions, summary: Summary) -> Ending:
     """Return what the run, or its repeats, tell."""
+    from mil.report.spread.told_apart import verdict_of_folder
     from mil.run.ending import ending_of_repeats, ending_of_run
 
-    repeated = (options.out / "repeats.json").exists()  # --auto may have chosen to
-    return _with_lines(ending_of_repeats(options.out) if repeated else ending_of_run(options.out))
+    if (options.out / "repeats.json").exists():  # --auto may have chosen to
+        return _with_lines({**ending_of_repeats(options.out), "verdict": verdict_of_folder(options.out)})
+    return _with_lines(ending_of_run(options.out))
+
+
+def compare(options: CompareOptions, summary: Summary) -> Ending:
+    """Return what the comparison says."""
+    import json
+
+    verdict = json.loads((options.out / "compare.json").read_text("utf-8")).get(
+        "verdict", ""
+    )  # an earlier version's: none
+    page = str(options.out / "compare.html")
+    return {"verdict": verdict, "page": page, "lines": [*filter(None, [verdict]), f"page: {page}"]}
 
 
 def evaluate(options: EvaluateOptions, summary: Summary) -> Ending:

@@ -20,6 +20,7 @@ from mil.evaluation.bootstrap import draw_patients, estimates
 from mil.evaluation.delong import DeLong, delong
 from mil.evaluation.spread.multiplicity import holm
 from mil.evaluation.spread.repeats import Repeated, check_alike, folds_of, members, repeated
+from mil.evaluation.spread.verdicts import TESTS
 from mil.run.beside import runs_beside
 from mil.run.evidence import read_evidence
 from mil.run.folder import RunFolder
@@ -33,8 +34,6 @@ from wsi.pages import plural
 from wsi.recipe import Json
 
 MEAN, STACK = "mean of the runs", "stack of the runs"
-TESTS = ("delong", "resampled")
-"""Of a difference; a row has one of them."""
 T = TypeVar("T")
 
 
@@ -147,12 +146,21 @@ def compared(shared: Shared, seed: int, tell: Callable[[], None] = lambda: None)
             }
         if position and shared.repeats is not None:
             own = tests[name]
-            rows[name]["resampled"] = {"p": None} if own is None else own.told()
+            rows[name]["resampled"] = {"p": None} if own is None else _within(own.told(), shared.truth.chance)
         elif position and shared.truth.groups:
             rows[name]["delong"] = finite(asdict(_tested(shared.truth.groups_N, first_PC, told_PC)))
+        elif position:
+            key = shared.truth.shown[0]
+            rows[name]["bootstrap"] = finite({"p": _by_draws(measures[key](draws_BP) - base[key])})
         tell()
     _correct(rows, shared.looks)
     return rows
+
+
+def _within(told: Json, chance: float) -> Json:
+    """Return a difference whose interval stays within what two metrics can differ by: from 0 or, of ranks, -1 to 1."""
+    most = 2 * (1 - chance)
+    return told | {end: min(most, max(-most, told[end])) for end in ("low", "high") if told[end] is not None}
 
 
 def _correct(rows: dict[str, Json], looks: int) -> None:
@@ -180,6 +188,19 @@ def _difference(first: Measure, second: Measure, draws_BP: Floats, base_B: Float
     weights = ones(draws_BP.shape[1])
     low, high = percentile_interval(second(draws_BP) - base_B)
     return finite({"value": float(second(weights)[0] - first(weights)[0]), "low": low, "high": high})
+
+
+def _by_draws(differences_B: Floats) -> float:
+    """Return the two-sided p that a difference is 0, from the draws on the rarer side of it; NaN where none is told.
+
+    Source: Davison and Hinkley, Bootstrap Methods and their Application (1997), section 4.2.5: the draw of the sample
+    itself counts, so that no p is 0.
+    """
+    known = differences_B[np.isfinite(differences_B)]
+    if not len(known):
+        return float("nan")
+    rarer = min(int((known <= 0).sum()), int((known >= 0).sum()))
+    return min(1.0, 2 * (1 + rarer) / (1 + len(known)))
 
 
 def _tested(labels_P: Ints, first: Floats, second: Floats) -> DeLong:

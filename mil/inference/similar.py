@@ -21,6 +21,7 @@ from features.bags.bag import BagHeader
 from mil.data.cohort import cohort_digest, load_rows, read_headers
 from mil.data.duplicates import pictures
 from mil.data.splits import Known, known_slides
+from mil.evaluation.refusal.familiar import about_unlike
 from mil.inference.options import SimilarOptions
 from mil.inference.retrieval import embed_bags, familiarity, map_at_k
 from mil.models.ensemble import NOT_FINITE, check_bags_fit, load_ensemble
@@ -33,7 +34,7 @@ from wsi.errors import BagError, RequestError
 from wsi.files.claim import claim
 from wsi.files.csv_table import csv_text
 from wsi.options import stage
-from wsi.pages import agreeing, plural
+from wsi.pages import plural
 from wsi.progress.outcome import Outcome, Progress, Silent, Status, Summary, failed
 from wsi.recipe import Recipe
 
@@ -139,11 +140,7 @@ def _write(
     }
     _tables(options).write(recipe, {options.out: _table(options, known, truth, queries, found)}, about)
     if unknown:
-        progress.note(
-            f"{len(unknown)} of {plural(len(told), 'slide')} {agreeing(len(unknown), 'are')} like none of the known "
-            f"ones (by chance {options.refused:.1%} would be): do not trust what is predicted of them: "
-            f"{', '.join(unknown[:10])}{' ...' if len(unknown) > 10 else ''}"
-        )
+        progress.note(about_unlike(unknown, len(told), len(known.image_ids), options.refused))
     if trained:
         progress.note(
             f"{plural(len(trained), 'slide', verb='were')} in the run's training, which flatters their familiarity"

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mil.evaluation.compare import TESTS, Shared, compared, read_shared
+from mil.evaluation.compare import Shared, compared, read_shared
 from mil.evaluation.spread.repeats import members
+from mil.evaluation.spread.verdicts import TESTS, verdict_of_runs
 from mil.report.figures import compare_figure
 from mil.report.options import CompareOptions
 from mil.run.folder import RunFolder
@@ -57,10 +58,16 @@ def _compared(
     progress.end()
     make_folder(options.out)
     about = {"patients": len(shared.ids), "classes": list(shared.truth.names), "notes": list(shared.notes)}
-    about |= {"patients_compared": "across folds (pooled)", "runs": rows, "other_runs_beside": shared.looks}
+    verdict = verdict_of_runs(rows, list(shared.told), shared.truth, len(shared.ids))
+    about |= {
+        "patients_compared": "across folds (pooled)",
+        "runs": rows,
+        "other_runs_beside": shared.looks,
+        "verdict": verdict,
+    }
     if shared.repeats is not None:
         about["repeats"] = len(shared.repeats.folds)
-    texts = {tables.files[0]: _csv(rows), tables.files[1]: _page(shared, rows)}
+    texts = {tables.files[0]: _csv(rows), tables.files[1]: _page(shared, rows, verdict)}
     tables.write(recipe, texts, {"folders": recipe["runs"], **about})
     first = shared.truth.shown[0]
     facts = {"patients": len(shared.ids), first: {name: row["metrics"][first]["value"] for name, row in rows.items()}}
@@ -94,10 +101,10 @@ def _csv(rows: Mapping[str, Json]) -> str:
     return csv_text(lines)
 
 
-def _page(shared: Shared, rows: Mapping[str, Json]) -> str:
+def _page(shared: Shared, rows: Mapping[str, Json], verdict: str) -> str:
     first, metrics = shared.truth.shown[0], next(iter(rows.values()))["metrics"]
     keys = [key for key in shared.truth.metrics if key in metrics]
     names = [shared.truth.metrics[key][0] for key in keys]
     picture = compare_figure({name: row["metrics"][first] for name, row in rows.items()}, names[0], shared.truth.chance)
-    asked = {"keys": keys, "names": names, "ranked": shared.truth.words.ranked}
+    asked = {"keys": keys, "names": names, "ranked": shared.truth.words.ranked, "verdict": verdict}
     return fill("mil/report/compare.html", shared=shared, rows=rows, picture=picture, **asked)

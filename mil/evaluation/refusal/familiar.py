@@ -7,7 +7,7 @@ that a slide like the known ones is called unlike with a probability of 1 % (con
 with 1 / (n + 1), where none may).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import floor
 
@@ -135,16 +135,17 @@ def unlike_known(run: RunFolder, asked: Cohort) -> Alarm:
     distances = familiar.distances(np.stack([mean_of(asked.bags[i]) for i in chosen])).tolist()
     told = dict(zip((asked.image_ids[i] for i in chosen), distances, strict=True))
     unlike = [name for name, own in told.items() if own > familiar.furthest]
-    notes: tuple[str, ...] = ()
-    if unlike:
-        shown = f"{', '.join(unlike[:10])}{' ...' if len(unlike) > 10 else ''}"
-        line = (
-            f"{len(unlike)} of {plural(len(told), 'slide')} {agreeing(len(unlike), 'are')} like none of the "
-            f"{len(known)} known ones (by chance "
-            f"{familiar.false_alarms:.1%} would be): do not trust what is predicted of them: {shown}"
-        )
-        notes = (line,)
+    notes = (about_unlike(unlike, len(told), len(known), familiar.false_alarms),) if unlike else ()
     return Alarm(
         {"threshold": familiar.furthest, "false_alarms": familiar.false_alarms, "distances": told, "unlike": unlike},
         notes,
+    )
+
+
+def about_unlike(unlike: Sequence[str], asked: int, known: int, by_chance: float) -> str:
+    """Return what a person is told of slides unlike all known ones, of so many asked for and known."""
+    shown = f"{', '.join(unlike[:10])}{' ...' if len(unlike) > 10 else ''}"
+    return (
+        f"{len(unlike)} of {plural(asked, 'slide')} {agreeing(len(unlike), 'are')} like none of the {known} known ones "
+        f"(by chance {by_chance:.1%} would be): do not trust what is predicted of them: {shown}"
     )

@@ -15,6 +15,7 @@ from mil.evaluation.centers.prior import told_by_center
 from mil.evaluation.centers.within import within_centers
 from mil.evaluation.spread.multiplicity import against_chance, bonferroni, deals_of
 from mil.evaluation.spread.resampled import POOLED, fold_values, ranking_metric, resampled
+from mil.evaluation.spread.verdicts import verdict_of_repeats
 from mil.run.beside import REPEATS, is_repeat, runs_beside
 from mil.run.evidence import Evidence
 from mil.run.folder import RunFolder
@@ -114,6 +115,21 @@ def spread_of_repeats(folder: Path, metric: str, ratio: float) -> Json | None:
         "most": max(values),
         "over_folds": None if found is None else found.told(),
     }
+
+
+def verdict_of_folder(folder: Path) -> str:
+    """Return what the repeats in a folder of `train --repeats` say together; empty where fewer than two tell anything.
+
+    Of the metric that compares patients with each other.
+    """
+    run = RunFolder(folder / "repeat0")
+    table = json.loads((folder / REPEATS).read_text("utf-8"))
+    first = ranking_metric(table) if table else ""
+    spread = spread_of_repeats(folder, first, 1 / (int(run.recipe["folds"]) - 1))
+    if spread is None:
+        return ""
+    hold_within(first, spread["over_folds"])
+    return verdict_of_repeats(spread, run.predicts)
 
 
 def balance(truth: Target, classes: Sequence[str], folds_P: Ints) -> list[Json]:

@@ -1,6 +1,7 @@
 """Runs beside each other: DeLong's test, paired intervals, the page."""
 
 import json
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,17 @@ from sklearn.metrics import roc_auc_score
 from witness import Trained, Witness
 
 from cli.app import app
+from mil.evaluation.bootstrap import draw_patients
 from mil.evaluation.compare import MEAN, STACK, Shared, compared, ensembles, read_shared
 from mil.evaluation.delong import areas_and_covariance, delong
+from mil.evaluation.spread.verdicts import verdict_of_runs
 from mil.report.compare import compare
 from mil.report.options import CompareOptions
-from mil.targets import ClassTarget
+from mil.targets import ClassTarget, ValueTarget
 from mil.targets.metrics import softmax
 from mil.train import train
 from wsi.errors import RequestError
+from wsi.recipe import Json
 
 
 def slow_covariance(positive: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -99,6 +103,48 @@ def test_a_difference_is_paired() -> None:
     assert (same["difference"]["auc"]["low"], same["difference"]["auc"]["high"], same["delong"]["p"]) == (0, 0, 1)
 
 
+def told_of(gaps: dict[str, tuple[float, float, float, float | None]]) -> str:
+    """Return the verdict on runs whose AUC differs from that of a by value, low, high, with that corrected p."""
+    rows: dict[str, Json] = {"a": {}}
+    for name, (value, low, high, p) in gaps.items():
+        gap = {"value": value, "low": low, "high": high}
+        rows[name] = {"difference": {"auc": gap}, "delong": {"corrected_p": p}}
+    return verdict_of_runs(rows, list(rows), shared_of(0, (1.0,)).truth, 120)
+
+
+def test_one_sentence_says_which_run_is_better_or_that_it_cannot_be_told() -> None:
+    on = "on the same 120 patients"
+    up, down, none = (0.05, 0.01, 0.09, 0.0004), (-0.05, -0.09, -0.01, 0.03), (0.05, -0.01, 0.11, 0.2)
+    better = "its AUC is higher by 0.050 (95 % interval 0.010 to 0.090, corrected p"
+    assert told_of({"b": up}) == f"b is better than a {on}: {better} < 0.001)."
+    assert told_of({"b": down}) == f"a is better than b {on}: {better} 0.030)."
+    gap = "AUC of b less that of a is +0.050 (95 % interval -0.010 to +0.110, corrected p 0.200)"
+    assert told_of({"b": none}) == f"No difference between a and b can be told {on}: {gap}."
+    several = told_of({"b": up, "c": down, "d": none, "e": (0.0, 0.0, 0.0, None)})
+    assert several == (
+        f"By AUC {on}: better than a: b by 0.050 (95 % interval 0.010 to 0.090, corrected p < 0.001); worse than a: c "
+        "by 0.050 (95 % interval 0.010 to 0.090, corrected p 0.030); no difference to a can be told of d, e."
+    )
+    for one_only in ((0.05, -0.01, 0.11, 0.001), (0.05, 0.01, 0.09, 0.06), (0.05, 0.01, 0.09, None)):
+        assert told_of({"b": one_only}).startswith("No difference")  # interval and p must both say so
+
+
+def test_values_have_a_p_from_the_draws_that_tell_the_interval() -> None:
+    rng = np.random.default_rng(0)
+    true = rng.normal(size=60)
+    told = {name: true[:, None] + rng.normal(size=(60, 1)) * own for name, own in (("a", 1.0), ("b", 1.1), ("c", 2.0))}
+    shared = Shared(tuple(map(str, range(60))), ValueTarget(true), told, ())
+    rows, draws_BP = compared(shared, 0), draw_patients(60, 0)
+    measure = {name: shared.truth.measures(own)["r2"](draws_BP) for name, own in told.items()}
+    for name in "bc":
+        gaps = measure[name] - measure["a"]
+        p = 2 * (1 + min((gaps <= 0).sum(), (gaps >= 0).sum())) / 2001
+        assert rows[name]["bootstrap"]["p"] == pytest.approx(p)
+        assert (p < 0.05) == (rows[name]["difference"]["r2"]["high"] < 0)
+    assert rows["c"]["bootstrap"]["p"] == pytest.approx(2 / 2001)  # no draw on the other side
+    assert verdict_of_runs(rows, ["a", "b", "c"], shared.truth, 60).endswith("no difference to a can be told of b.")
+
+
 @pytest.fixture(scope="module")
 def other(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("other") / "run"
@@ -118,6 +164,9 @@ def test_the_command_writes_table_and_page(trained: Trained, other: Path, tmp_pa
     own = json.loads((trained.out / "metrics.json").read_text())["models"]["gated_abmil"]["auc_pooled"]["value"]
     assert content["runs"][names[0]]["metrics"]["auc"]["value"] == pytest.approx(own)
     page = (tmp_path / "c" / "compare.html").read_text()
+    assert content["verdict"].startswith((f"{names[0]} is better", "No difference"))
+    assert content["verdict"] in done.output
+    assert f'<p class="headline">{escape(content["verdict"])}</p>' in page
     assert "data:image/svg+xml" in page
     assert "http" not in page.replace("http://www.w3.org", "")
     assert len((tmp_path / "c" / "compare.csv").read_text().splitlines()) == 5

@@ -12,15 +12,18 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 from witness import Witness
 
+from cli.endings import train as train_ending
 from mil.evaluation.compare import compared, read_shared
 from mil.evaluation.spread.repeats import members
 from mil.report.compare import compare
 from mil.report.options import CompareOptions
-from mil.report.spread.told_apart import told_apart
+from mil.report.spread.told_apart import told_apart, verdict_of_folder
 from mil.run.evidence import SPREAD, read_evidence
 from mil.run.folder import RunFolder
 from mil.train import train
+from mil.training.options import TrainOptions
 from wsi.errors import RequestError
+from wsi.progress.outcome import Summary
 
 QUICK = {"folds": 2, "epochs": 2, "hidden": 16, "attention": 8, "baselines": (), "repeats": 2}
 
@@ -84,6 +87,9 @@ def test_the_test_is_of_the_folds_that_the_runs_tell(repeats: Path, tmp_path: Pa
     page = (tmp_path / "out" / "compare.html").read_text()
     assert "Each was trained 2 times" in page
     assert "the corrected resampled t test" in page
+    assert (found["low"], found["high"]) == (-1, 1)  # of two folds: no areas differ by more
+    gap = f"AUC of b less that of a is {found['value']:+.3f} (95 % interval -1.000 to +1.000, corrected p"
+    assert f"No difference between a and b can be told on the same {len(shared.ids)} patients: {gap}" in page
     head, *table = (line.split(",") for line in (tmp_path / "out" / "compare.csv").read_text().splitlines())
     assert head[-2:] == ["resampled_p", "corrected_p"]
     assert table[0][-2:] == ["", ""]
@@ -107,3 +113,13 @@ def test_the_report_of_a_repeat_tells_how_they_differ(repeats: Path) -> None:
     assert told["mean"] == pytest.approx(np.mean(values))
     assert told["over_folds"]["value"] == pytest.approx(by_fold(repeats / "a").mean())
     assert SPREAD == "spread.json"
+    said = verdict_of_folder(repeats / "a")
+    assert said.startswith(
+        f"AUC {told['mean']:.3f} on average of 2 divisions of the patients, from {told['least']:.3f}"
+    )
+    assert said.endswith("better than chance.")
+    assert ("not shown" in said) == (told["over_folds"]["low"] <= 0.5)
+    assert (
+        said
+        in train_ending(TrainOptions(bags=(repeats,), manifest=repeats, out=repeats / "a"), Summary("", (), 0))["lines"]
+    )

@@ -303,7 +303,7 @@ class Target(ABC):
         from mil.targets.losses import LOSSES
 
         told = [*self.learnt(slides), *([patients] if self.joint and patients is not None else [])]
-        return LOSSES[self.kind](*(torch.from_numpy(own).to(device) for own in told))
+        return LOSSES[self.kind](*(torch.from_numpy(own).to(device, non_blocking=True) for own in told))
 
     def mean_loss(self, slides: Ints, outputs_PC: Floats) -> float:
         """Return the mean loss of outputs, in the target's own units, for these slides (P,)."""

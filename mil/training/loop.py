@@ -1,6 +1,7 @@
 """The epochs of one model: draw, loss, gradient, step, validate."""
 
 import math
+from collections import deque
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -19,6 +20,7 @@ from mil.run.scores import patient_logits
 from mil.targets.losses import Truths
 from mil.targets.survival import SurvivalTarget
 from mil.training.jobs import FitJob, Parts, seed_of
+from mil.training.later import Later
 from mil.training.methods.ema import WeightMean
 from mil.training.methods.schedule import learning_rate
 from mil.training.methods.sharpness import ascended
@@ -37,6 +39,9 @@ from mil.training.together import Steps, to_the_end
 from wsi.arrays import Floats, Ints
 from wsi.errors import DivergedError
 from wsi.progress.stalls import moved
+
+Told = list[tuple[Ints, Later]]
+"""Slides and their losses (B,), part by part of a batch, as the device comes to them."""
 
 
 class Loop:
@@ -77,8 +82,8 @@ class Loop:
         set_seed(seed + self.ranks.rank, self.device)
         rng = np.random.default_rng(seed)
         self.model.train()
-        total = 0.0
-        norms = []
+        total, norms = 0.0, []
+        under_way: deque[Told] = deque()
         order = epoch_order(self.parts.train, self.weights, self.options.balance, rng)
         if self.options.order == "shared":
             order = shared_order(self.parts.train, len(self.cohort), self.options.seed, epoch)
@@ -90,11 +95,15 @@ class Loop:
             lr = learning_rate(self.options, epoch + step / len(batches))
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
-            loss, norm = self._step(batch)
-            total += loss
+            losses, norm = self._step(batch)
             norms.append(norm)
+            under_way.append(losses)
+            if step:  # the device has its next step when this one's numbers are waited for
+                total += self._loss(under_way.popleft())
+        total += self._loss(under_way.popleft())
         total = float(self.ranks.total(np.array([total]))[0])
-        return {"epoch": epoch, "lr": lr, "train_loss": total / len(order), "grad_norm": max(norms)}
+        largest = max(float(own.read()) for own in norms)
+        return {"epoch": epoch, "lr": lr, "train_loss": total / len(order), "grad_norm": largest}
 
     def _batches(self, order: Ints) -> list[Ints]:
         """Return the slides of each batch of an epoch."""
@@ -102,53 +111,60 @@ class Loop:
             return risk_set_batches(order, self.target.events_N, self.options.batch_bags, self.patients_N)
         return np.array_split(order, math.ceil(len(self.parts.train) / self.options.batch_bags))
 
-    def _step(self, batch: Sequence[Drawn]) -> tuple[float, float]:
-        """Take one optimizer step; return this rank's summed loss and the gradient's norm before clipping."""
+    def _step(self, batch: Sequence[Drawn]) -> tuple[Told, Later]:
+        """Take one optimizer step; return this rank's losses and the gradient's norm before clipping."""
         parameters = list(self.model.parameters())
         if self.options.optimizer == "sam":
             randomness = Randomness(self.device)
-            total = self.gradients(batch)
+            told = self.gradients(batch)
             with ascended(parameters, self.options.sam_rho):
                 randomness.replay()
-                self.gradients(batch)
+                self._loss(self.gradients(batch))
         else:
-            total = self.gradients(batch)
+            told = self.gradients(batch)
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.options.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.mean.update()
-        return total, float(norm)
+        return told, Later(norm)
 
-    def gradients(self, batch: Sequence[Drawn]) -> float:
-        """Set the gradients of the batch's mean loss, this rank's bags and all others'; return this rank's sum."""
+    def gradients(self, batch: Sequence[Drawn]) -> Told:
+        """Set the gradients of the batch's mean loss, this rank's bags and all others'; return this rank's losses."""
         self.optimizer.zero_grad()
         own = self.ranks.share([len(bag) for bag in batch])
         groups = group_by_rows([len(batch[position]) for position in own], self.options.max_rows)
         parts = [[own[place] for place in group] for group in groups]
-        total = 0.0
+        told: Told = []
         if not own:
             self.scaler.scale(torch.zeros((), device=self.device))
         joint = self.target.joint and (len(parts) > 1 or self.ranks.world > 1)
-        for losses in self._joint_losses(batch, parts) if joint else self._losses(batch, parts):
+        for slides, losses in self._joint_losses(batch, parts) if joint else self._losses(batch, parts):
             moved()
             self.scaler.scale(losses.sum() * self.ranks.world / len(batch)).backward()
-            total += float(losses.sum().detach())
+            told.append((slides, Later(losses.detach())))
         self.ranks.average_gradients(self.model.parameters())
+        return told
+
+    def _loss(self, told: Told) -> float:
+        """Return the sum of losses; wait for the device to have come to them."""
+        total = 0.0
+        for slides, losses in told:
+            losses_B = losses.read()
+            self._check_finite(slides, torch.isfinite(losses_B).tolist())
+            total += float(losses_B.sum())
         return total
 
-    def _losses(self, batch: Sequence[Drawn], parts: Sequence[Sequence[int]]) -> Iterator[Tensor]:
-        """Give the weighted losses of one part of the batch after the other."""
+    def _losses(self, batch: Sequence[Drawn], parts: Sequence[Sequence[int]]) -> Iterator[tuple[Ints, Tensor]]:
+        """Give slides and weighted losses of one part of the batch after the other."""
         for part in parts:
             bags = [batch[position] for position in part]
             slides, truth, weights_B = self._asked(bags)
             output = self._output(bags, slides, truth)
             losses = truth.loss(output.logits_BC)
-            losses = (losses if output.aux_loss_B is None else losses + output.aux_loss_B) * weights_B
-            self._check_finite(slides, torch.isfinite(losses).tolist())
-            yield losses
+            yield slides, (losses if output.aux_loss_B is None else losses + output.aux_loss_B) * weights_B
 
-    def _joint_losses(self, batch: Sequence[Drawn], parts: Sequence[Sequence[int]]) -> Iterator[Tensor]:
+    def _joint_losses(self, batch: Sequence[Drawn], parts: Sequence[Sequence[int]]) -> Iterator[tuple[Ints, Tensor]]:
         """Give, part by part, terms whose gradients and values are those of one loss over the outputs of all parts.
 
         The outputs are computed twice: all of them first, so that the loss and its gradient by each are known; then
@@ -173,7 +189,7 @@ class Loop:
             output = self._output(bags, own, own_truth)
             pushed_B = (wide(output.logits_BC) * push_BC[chosen]).sum(1)
             terms_B = losses_B.detach()[chosen] + pushed_B - pushed_B.detach()
-            yield terms_B if output.aux_loss_B is None else terms_B + output.aux_loss_B * own_weights_B
+            yield own, terms_B if output.aux_loss_B is None else terms_B + output.aux_loss_B * own_weights_B
 
     def _asked(self, bags: Sequence[Drawn]) -> tuple[Ints, Truths, Tensor]:
         """Return slides (B,), truth and weights (B,) of bags."""
@@ -192,7 +208,7 @@ class Loop:
         if all(bag.partner is None for bag in bags):
             return truth, weights_B
         partners = np.array([bag.partner.slide if bag.partner else bag.slide for bag in bags], np.int64)
-        share_B = torch.tensor([bag.share for bag in bags], device=self.device)
+        share_B = torch.tensor([bag.share for bag in bags]).to(self.device, non_blocking=True)
         own_B, other_B = share_B * weights_B, (1 - share_B) * self._weights(partners)
         both_B = own_B + other_B
         return Mixed(truth, self._soft(partners), own_B / both_B, other_B / both_B), both_B
@@ -202,12 +218,12 @@ class Loop:
         if self.options.label_smoothing:
             truth = Smoothed(truth, self.options.label_smoothing)
         if self.taught_SC is not None:
-            taught_BC = torch.from_numpy(self.taught_SC[slides]).float().to(self.device)
+            taught_BC = torch.from_numpy(self.taught_SC[slides]).float().to(self.device, non_blocking=True)
             truth = Distilled(truth, taught_BC, self.options.distil_weight, self.options.distil_temperature)
         return truth
 
     def _weights(self, slides: Ints) -> Tensor:
-        return torch.tensor([self.weight_of[i] for i in slides.tolist()], device=self.device)
+        return torch.tensor([self.weight_of[i] for i in slides.tolist()]).to(self.device, non_blocking=True)
 
     def _check_finite(self, slides: Ints, finite: list[bool]) -> None:
         named = [self.cohort.image_ids[i] for i, fine in zip(slides, finite, strict=True) if not fine]

@@ -86,7 +86,12 @@ def show(rows: list[Row]) -> None:
 def main() -> int:
     """Run all steps, or one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("bench-gpu"), help="folder of results.jsonl and trace.json")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("bench-gpu"),
+        help="folder of results.jsonl, trace.json, card.json (for plan --as)",
+    )
     parser.add_argument("--device", default="cuda", help="cuda, or cpu to rehearse")
     parser.add_argument("--small", action="store_true", help="next to nothing of everything")
     parser.add_argument("--only", help="steps, with commas between them")
@@ -125,8 +130,9 @@ def main() -> int:
         with ThreadPoolExecutor(len(names) if asked.checks else 1) as pool:
             prepared = not any(row.get("ok") is False for row in rows)
             rows += chain.from_iterable(pool.map(found_by, names if prepared else []))
-        if (traced := Path(folder, "trace.json")).exists():
-            shutil.copy(traced, asked.out)
+        for name in ("trace.json", "card.json"):
+            if (made := Path(folder, name)).exists():
+                shutil.copy(made, asked.out)
     show(rows)
     return int(any(row.get("ok") is False for row in rows))
 

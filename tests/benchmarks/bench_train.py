@@ -26,7 +26,8 @@ from sparse_bags import bytes_of_features, bytes_on_disk, write_sparse_bags
 from mil.data import several_encoders
 from mil.training.fit import fit
 from mil.training.jobs import FitJob
-from mil.training.loop import Loop
+from mil.training.later import Later
+from mil.training.loop import Loop, Told
 from mil.training.options import TrainOptions
 from mil.training.sampling import Drawn
 from mil.training.training_data import gather
@@ -65,7 +66,7 @@ def measure(bags: Path, table: Path, slides: int) -> dict[str, Any]:
     found: dict[str, Any] = {"slides": slides, "head": options.head}
     files, step, steps, start = [0], Loop._step, [0], (time.perf_counter(), cpu_s(), bytes_read())
 
-    def watched(self: Loop, batch: Sequence[Drawn]) -> tuple[float, float]:
+    def watched(self: Loop, batch: Sequence[Drawn]) -> tuple[Told, Later]:
         if not steps[0]:
             found["before_first_step_s"] = time.perf_counter() - start[0]
             found["before_first_step_cpu_s"] = cpu_s() - start[1]

@@ -5,6 +5,7 @@ A row with ``ok`` is a check; one with ``value``, ``unit`` and perhaps ``limit``
 
 import importlib.util
 import itertools
+import json
 import os
 import shutil
 import signal
@@ -28,6 +29,9 @@ from features.extraction.extract import extract
 from features.extraction.options import ExtractOptions
 from features.finetune.options import FinetuneOptions
 from features.finetune.run import finetune
+from mil.planning.calibration import read_calibration
+from mil.planning.options import PlanOptions
+from mil.planning.plan import plan
 from mil.train import train
 from mil.training.options import TrainOptions
 from sample_data.make import make_cohort, make_slide
@@ -412,6 +416,24 @@ def _write_bags(folder: Path, count: int, rows: int, dim: int) -> None:
     (folder / "train.csv").write_text("\n".join(lines) + "\n")
 
 
+def profile_of_the_card(setting: Setting) -> Iterator[Row]:
+    """Measure for `gigamil plan --as card.json`, and plan by the file that was written."""
+    models = (RESNET,) if setting.small else MODELS
+    written, cohort = setting.folder / "card.json", setting.folder / "sample" / "card.toml"
+    grid = f'[grid]\nencoder = {json.dumps(models)}\nhead = ["gated_abmil", "mean_pool"]\n'
+    cohort.write_text(
+        f'folder = "card"\nslides = "slides"\nmanifest = "train.csv"\n[tile]\ntile_px = {TILE_PX}\n{grid}'
+    )
+    plan(PlanOptions(what=(cohort,), calibrate=written, seconds=1 if setting.small else 6))
+    known = read_calibration(written)
+    for key, cost in known.encoders.items():
+        yield {"name": f"{key}, {cost.precision}", "value": 1 / cost.tile_seconds.expected, "unit": "tiles/s"}
+    there = plan(PlanOptions(what=(cohort,), calibrated=written))
+    lost = [name for name in models if not any(own.name == name for own in there.stages)]
+    ok = not lost and len(known.heads) > 0
+    yield {"name": "planned with the file that was written", "ok": ok, "note": ", ".join([*lost, *there.notes])}
+
+
 def tuning(setting: Setting) -> Iterator[Row]:
     """Measure some steps of fine-tuning, with accumulation and checkpointing."""
     for name in (RESNET,) if setting.small else ("timm:convnext_large.fb_in22k", LARGE):
@@ -449,6 +471,7 @@ STEPS: dict[str, tuple[Callable[[Setting], Iterator[Row]], int]] = {
     "processes": (processes, 120),
     "speed": (speed, 240),
     "training": (training, 90),
+    "card": (profile_of_the_card, 120),
     "tuning": (tuning, 90),
     "pretraining": (pretraining, 90),
     "trace": (trace, 60),

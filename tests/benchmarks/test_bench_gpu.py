@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from gpu_steps import STEPS
 
+from mil.planning.calibration import read_calibration
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -25,3 +27,4 @@ def test_all_steps_can_be_rehearsed_on_a_cpu(tmp_path: Path) -> None:
     assert {row["step"] for row in rows} == {*STEPS, "machine"} - {"suite"}
     assert sum("ok" in row for row in rows) >= 18
     assert (tmp_path / "trace.json").stat().st_size > 10_000
+    assert read_calibration(tmp_path / "card.json").machine.cpus > 0

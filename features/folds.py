@@ -19,10 +19,10 @@ FIELDS = ("image_id", "patient_id", "label", "center_id", "fold")
 
 
 def make_folds(rows: Sequence[ManifestRow], n_folds: int, seed: int) -> dict[str, int]:
-    """Return a fold for each patient, stratified by label; raises as `check_patients_per_class`."""
+    """Return a fold for each patient, as `outer_folds`: of the same rows that of `gigamil train`."""
     labels, patients = [row.label or "" for row in rows], [row.patient_id for row in rows]
-    check_patients_per_class(labels, patients, n_folds)
-    return dict(zip(patients, patient_folds(labels, patients, n_folds, seed).tolist(), strict=True))
+    folds = outer_folds(labels, [row.center_id for row in rows], patients, n_folds, seed)
+    return dict(zip(patients, folds.tolist(), strict=True))
 
 
 def check_patients_per_class(labels: Sequence[str], patients: Sequence[str], n_folds: int) -> None:
@@ -34,6 +34,50 @@ def check_patients_per_class(labels: Sequence[str], patients: Sequence[str], n_f
             f"expected two or more classes with {n_folds} or more patients each (one per fold), found "
             f"{found or 'none'}; give fewer --folds or more patients"
         )
+
+
+def strata(labels: Sequence[str], centers: Sequence[str | None], patients: Sequence[str], n_folds: int) -> list[str]:
+    """Return each slide's stratum: label x center, or label alone where fewer patients than folds share the pair."""
+    center_of, label_of = dict(zip(patients, centers, strict=True)), rarest_labels(labels, patients)
+    first = {patient: (label, center_of[patient]) for patient, label in label_of.items()}
+    count = Counter(first.values())
+    return [
+        f"{first[patient][0]}|{first[patient][1]}" if count[first[patient]] >= n_folds else f"{first[patient][0]}|*"
+        for patient in patients
+    ]
+
+
+def rarest_labels(labels: Sequence[str], patients: Sequence[str]) -> dict[str, str]:
+    """Return a label for each patient: the one there is, or where slides differ the one of the fewest patients."""
+    held = set(zip(patients, labels, strict=True))
+    count = Counter(label for _, label in held)
+    found: dict[str, str] = {}
+    for patient, label in zip(patients, labels, strict=True):
+        other = found.setdefault(patient, label)
+        found[patient] = min(other, label, key=lambda own: (count[own], own))
+    return found
+
+
+def outer_folds(
+    labels: Sequence[str], centers: Sequence[str | None], patients: Sequence[str], n_folds: int, seed: int
+) -> Ints:
+    """Return the test fold of each slide, (n,) int64; every fold tests and trains every class.
+
+    Raises
+    ------
+    RequestError
+        A class has fewer patients than folds.
+    """
+    check_patients_per_class(labels, patients, n_folds)
+    folds = patient_folds(strata(labels, centers, patients, n_folds), patients, n_folds, seed)
+    if not _every_class_everywhere(folds, labels, n_folds):
+        folds = patient_folds(labels, patients, n_folds, seed)
+    return folds
+
+
+def _every_class_everywhere(folds: Ints, labels: Sequence[str], n_folds: int) -> bool:
+    pairs = set(zip(folds.tolist(), labels, strict=True))
+    return len(pairs) == n_folds * len(set(labels))
 
 
 def patient_folds(stratum: Sequence[str], patients: Sequence[str], n_folds: int, seed: int) -> Ints:

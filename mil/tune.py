@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
+from features.folds import outer_folds
 from mil.data.cohort import Cohort
-from mil.data.splits import outer_folds
 from mil.evaluation.bootstrap import draw_groups, estimates
 from mil.evaluation.calibrate import fit_calibration
 from mil.run.scores import Scores, patient_logits, read_scores

@@ -50,15 +50,15 @@ def why_not_fetched(name: str, hub: str, error: Exception) -> str:
     """Return in one line why an encoder's published weights could not be had, and what to do."""
     if any(isinstance(link, GatedRepoError) for link in links(error)):
         return (
-            f"--encoder {name}: its weights are gated and this account may not have them: accept the terms on the page "
+            f"encoder {name}: its weights are gated and this account may not have them: accept the terms on the page "
             f"of {hub} at the Hugging Face hub, then set HF_TOKEN or run hf auth login; or give a local file by "
             "--weights FILE"
         )
     told = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
     return (
-        f"--encoder {name}: could not get the published weights ({type(error).__name__}: {told}): without a "
+        f"encoder {name}: could not get the published weights ({type(error).__name__}: {told}): without a "
         f"network, copy the hub's cache of {hub} here (HF_HOME) or give its file by --weights FILE; or "
-        "--random-weights SEED for untrained features"
+        "take random weights, for untrained features"
     )
 
 

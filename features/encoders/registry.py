@@ -118,12 +118,12 @@ def check_encoder_name(name: str) -> None:
     """Raise `RequestError` unless each of the names joined by ``+`` is known and different; none is loaded."""
     names = name.split(JOINED)
     if len(set(names)) < len(names):
-        raise RequestError(f"--encoder {name}: expected different encoders, found one twice")
+        raise RequestError(f"encoder {name}: expected different encoders, found one twice")
     for own in names:
         key, known = own.partition(":")[0], [*_BUILT_IN, *plugins(ENTRY_POINTS)]
         if key not in known:
             told = f"expected texture, timm:<model>, or another that `gigamil encoders` lists{nearest(key, known)}"
-            raise RequestError(f"--encoder {own}: {told}")
+            raise RequestError(f"encoder {own}: {told}")
 
 
 def _entry(name: str) -> EncoderEntry:

@@ -156,10 +156,10 @@ class TextureEncoder:
 def build(name: str, weights: WeightsChoice) -> TextureEncoder:
     """Build the encoder; it has no weights, so asking for some is a `RequestError`."""
     if name != "texture":
-        raise RequestError(f"--encoder {name}: expected plain texture, which has no variants")
+        raise RequestError(f"encoder {name}: expected plain texture, which has no variants")
     if weights.file is not None or weights.random_seed is not None:
         raise RequestError(
-            "--encoder texture has no weights (it is handcrafted): leave out --weights and --random-weights"
+            "encoder texture has no weights (it is handcrafted): leave out --weights and --random-weights"
         )
     return TextureEncoder()
 

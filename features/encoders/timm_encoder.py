@@ -165,7 +165,7 @@ def _check_known(name: str, model_name: str) -> None:
         return
     near = difflib.get_close_matches(model_name, timm.list_models(), n=3)
     hint = f"; near: {', '.join(near)}" if near else ""
-    raise RequestError(f"--encoder {name}: expected a model that timm {timm.__version__} knows, found none{hint}")
+    raise RequestError(f"encoder {name}: expected a model that timm {timm.__version__} knows, found none{hint}")
 
 
 def _create(architecture: Architecture, weights: WeightsChoice) -> nn.Module:
@@ -188,8 +188,8 @@ def _why_not(architecture: Architecture, error: Exception, published: bool) -> s
         return why_not_fetched(name, preset.hub if preset else architecture.model.partition(":")[2], error)
     what = "its published weights" if published else "its architecture"
     return (
-        f"--encoder {name}: expected {what}, could not get them ({type(error).__name__}: {told}): check the "
-        "network or the Hugging Face token, or use --weights FILE, or --random-weights SEED for untrained features"
+        f"encoder {name}: expected {what}, could not get them ({type(error).__name__}: {told}): check the "
+        "network or the Hugging Face token, or use --weights FILE, or take random weights, for untrained features"
     )
 
 
@@ -238,5 +238,5 @@ def _dim(name: str, model: nn.Module, input_px: int) -> int:
     """Encode one blank tile: the only answer that holds for every architecture."""
     shape = tuple(model.eval()(torch.zeros(1, 3, input_px, input_px)).shape)
     if len(shape) != 2:
-        raise RequestError(f"--encoder {name}: expected one vector per tile, found an output of shape {shape}")
+        raise RequestError(f"encoder {name}: expected one vector per tile, found an output of shape {shape}")
     return int(shape[1])

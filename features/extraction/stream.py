@@ -318,7 +318,7 @@ class TileStream:
             features = self._features(self._stained(task, task.pixels))
         if features.shape != (task.batch.n_tiles, self._job.width):
             raise RequestError(
-                f"--encoder {self._job.encoder}: expected features of shape {(task.batch.n_tiles, self._job.width)}, "
+                f"encoder {self._job.encoder}: expected features of shape {(task.batch.n_tiles, self._job.width)}, "
                 f"found {tuple(features.shape)}"
             )
         array: Features = features.numpy()

@@ -23,7 +23,7 @@ class _Held:
     """Patients."""
 
     splits: Path | None = None
-    """splits.csv of a training run; otherwise patients are split here."""
+    """splits.csv of a training run; otherwise patients are split here, as `gigamil train` does."""
     fold: Annotated[int, at_least(0)] = 0
     """Its patients are held out: never trained on, never used for a choice."""
     folds: Annotated[int, at_least(2)] = 5

@@ -106,7 +106,7 @@ def run_job(job: Job[Options, Cohort], options: Options, progress: Progress) -> 
 def _encoder(options: JobOptions) -> TimmEncoder:
     encoder = build_encoder(options.encoder, options.start())
     if not isinstance(encoder, TimmEncoder):
-        raise RequestError(f"--encoder {options.encoder}: expected a model of timm; only these can be trained")
+        raise RequestError(f"encoder {options.encoder}: expected a model of timm; only these can be trained")
     return encoder
 
 

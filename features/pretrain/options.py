@@ -61,7 +61,7 @@ class _Held:
     manifest: Annotated[Path | None, Option(short="-m")] = None
     """Cohort table (CSV): only its slides are taken; centers are balanced, and the patients of a fold held out."""
     splits: Path | None = None
-    """splits.csv of a training run; otherwise patients are split here."""
+    """splits.csv of a training run; otherwise patients are split here, as `gigamil train` does."""
     fold: Annotated[int, at_least(-1)] = 0
     """Its patients are held out: never trained on; -1: nobody is."""
     folds: Annotated[int, at_least(2)] = 5

@@ -50,7 +50,7 @@ class PublishedSlideEncoder:
         self.spec.check(header, off_recipe=off_recipe)
         if header.dim != self._preset.tiles_dim:
             raise RequestError(
-                f"--encoder {self.spec.name} takes {self._preset.tiles_dim} features a tile, found {header.dim} in "
+                f"encoder {self.spec.name} takes {self._preset.tiles_dim} features a tile, found {header.dim} in "
                 f"{header.path}"
             )
 
@@ -92,7 +92,7 @@ def places(header: BagHeader) -> Ints:
 def _published(name: str, preset: SlidePreset) -> Path:
     if not preset.hub:
         raise RequestError(
-            f"--encoder {name}: its authors give the weights outside the hub ({preset.source}): give their file by "
+            f"encoder {name}: its authors give the weights outside the hub ({preset.source}): give their file by "
             "--weights FILE, or --random-weights SEED for untrained vectors"
         )
     return fetched(name, preset.hub, preset.hub_file)

@@ -17,13 +17,13 @@ def build_slide_encoder(name: str, weights: WeightsChoice) -> SlideEncoder:
     """
     if name in POOLS:
         if weights != WeightsChoice():
-            raise RequestError(f"--encoder {name} has no weights: leave --weights and --random-weights out")
+            raise RequestError(f"encoder {name} has no weights: leave --weights and --random-weights out")
         return Pool(name)
     if name in SLIDE_PRESETS:
         from features.slide_encoders.published import PublishedSlideEncoder
 
         return PublishedSlideEncoder(name, weights)
     if name in UNSUPPORTED:
-        raise RequestError(f"--encoder {name} cannot be had: {UNSUPPORTED[name]} (docs/encoders.md)")
+        raise RequestError(f"encoder {name} cannot be had: {UNSUPPORTED[name]} (docs/encoders.md)")
     known = ", ".join([*POOLS, *SLIDE_PRESETS])
-    raise RequestError(f"--encoder {name}: expected one of {known}, or the folder of a run")
+    raise RequestError(f"encoder {name}: expected one of {known}, or the folder of a run")

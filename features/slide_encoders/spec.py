@@ -58,7 +58,7 @@ class SlideSpec:
         refuse_vector(header)
         if self.tile_encoders and header.encoder not in self.tile_encoders:
             raise RequestError(
-                f"--encoder {self.name} was made for bags of {self.tile_encoders[0]}, found "
+                f"encoder {self.name} was made for bags of {self.tile_encoders[0]}, found "
                 f"{header.encoder or 'no encoder named'} in {header.path}: extract with that encoder"
             )
         if off_recipe or self.mpp is None or self.tile_um is None or not (header.mpp and header.tile_px):
@@ -66,7 +66,7 @@ class SlideSpec:
         found_um = header.mpp * header.tile_px
         if max(abs(header.mpp / self.mpp - 1), abs(found_um / self.tile_um - 1)) > SCALE_TOLERANCE:
             raise RequestError(
-                f"--encoder {self.name} was made for tiles of {self.tile_um:g} um at {self.mpp:g} um/px, found "
+                f"encoder {self.name} was made for tiles of {self.tile_um:g} um at {self.mpp:g} um/px, found "
                 f"{found_um:g} um at {header.mpp:g} um/px in {header.path}: tile with --mpp {self.mpp:g} "
                 f"--tile-px {self.tile_um / self.mpp:.0f}, or say --off-recipe"
             )

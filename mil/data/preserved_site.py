@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mil.data.splits import centers_of, rarest_labels
+from features.folds import rarest_labels
+from mil.data.splits import centers_of
 from wsi.arrays import Floats, Ints
 
 NODES = 1000

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from features.folds import check_patients_per_class, fold_table, patient_folds, splits_records
+from features.folds import fold_table, rarest_labels, splits_records
 from wsi.arrays import Bools, Ints
 from wsi.cohort.manifest import ManifestRow
 from wsi.errors import RequestError
@@ -15,45 +15,6 @@ from wsi.files.atomic import write_text
 from wsi.files.csv_table import csv_text
 
 FIELDS = ("image_id", "patient_id", "label", "center_id", "fold", "overview_sha256")
-
-
-def strata(labels: Sequence[str], centers: Sequence[str | None], patients: Sequence[str], n_folds: int) -> list[str]:
-    """Return each slide's stratum: label x center, or label alone where fewer patients than folds share the pair."""
-    center_of, label_of = dict(zip(patients, centers, strict=True)), rarest_labels(labels, patients)
-    first = {patient: (label, center_of[patient]) for patient, label in label_of.items()}
-    count = Counter(first.values())
-    return [
-        f"{first[patient][0]}|{first[patient][1]}" if count[first[patient]] >= n_folds else f"{first[patient][0]}|*"
-        for patient in patients
-    ]
-
-
-def rarest_labels(labels: Sequence[str], patients: Sequence[str]) -> dict[str, str]:
-    """Return a label for each patient: the one there is, or where slides differ the one of the fewest patients."""
-    held = set(zip(patients, labels, strict=True))
-    count = Counter(label for _, label in held)
-    found: dict[str, str] = {}
-    for patient, label in zip(patients, labels, strict=True):
-        other = found.setdefault(patient, label)
-        found[patient] = min(other, label, key=lambda own: (count[own], own))
-    return found
-
-
-def outer_folds(
-    labels: Sequence[str], centers: Sequence[str | None], patients: Sequence[str], n_folds: int, seed: int
-) -> Ints:
-    """Return the test fold of each slide, (n,) int64; every fold tests and trains every class.
-
-    Raises
-    ------
-    RequestError
-        A class has fewer patients than folds.
-    """
-    check_patients_per_class(labels, patients, n_folds)
-    folds = patient_folds(strata(labels, centers, patients, n_folds), patients, n_folds, seed)
-    if not _every_class_everywhere(folds, labels, n_folds):
-        folds = patient_folds(labels, patients, n_folds, seed)
-    return folds
 
 
 def centers_of(centers: Sequence[str | None], patients: Sequence[str], n_folds: int, option: str) -> dict[str, str]:
@@ -90,11 +51,6 @@ def center_folds(centers: Sequence[str | None], patients: Sequence[str], n_folds
         fold_of[center] = int(np.argmin(filled))
         filled[fold_of[center]] += size
     return np.array([fold_of[str(center)] for center in centers], np.int64)
-
-
-def _every_class_everywhere(folds: Ints, labels: Sequence[str], n_folds: int) -> bool:
-    pairs = set(zip(folds.tolist(), labels, strict=True))
-    return len(pairs) == n_folds * len(set(labels))
 
 
 def inner_split(labels: Sequence[str], patients: Sequence[str], share: float, seed: int) -> Bools:

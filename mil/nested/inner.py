@@ -8,10 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from features.folds import patient_folds
+from features.folds import outer_folds, patient_folds
 from mil.data.cohort import Cohort
 from mil.data.preserved_site import preserved_site_folds
-from mil.data.splits import outer_folds
 from mil.evaluation.calibrate import fit_calibration
 from mil.run.protocol import WHOLE_CENTERS
 from mil.run.scores import Scores, patient_logits

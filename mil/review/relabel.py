@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from features.folds import outer_folds
 from mil.data.cohort import Cohort
-from mil.data.splits import outer_folds
 from mil.evaluation.bootstrap import draw_groups
 from mil.evaluation.calibrate import fit_calibration
 from mil.evaluation.oof import patients_of

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mil.run.checks import checked_table, damaged, run_json
+from mil.run.confounding import told_by_center
 from mil.run.folder import RunFolder
 from mil.run.protocol import about_encoder, about_few, about_probe, of_unit
 from mil.targets import Target
@@ -158,14 +159,13 @@ class Evidence:
     def verdict(self, spread: Json) -> str:
         """Return what is to be said before anything else: that it may be luck, or that it may be the center."""
         said = [] if self.above_chance(spread) else ["the model is not shown to be better than chance"]
-        text = ", and ".join([*said, *(["the center may be what is told"] if self.told_by_center else [])])
+        text = ", and ".join([*said, *(["the center may be what is told"] if self.told_by_center(spread) else [])])
         return f"{text[:1].upper()}{text[1:]}." if text else ""
 
-    @property
-    def told_by_center(self) -> bool:
-        """Tell whether the center alone gets at least half as far above chance as the model does."""
-        own, center = (self.first(name) if self.about_center() else None for name in (self.head, "center_only"))
-        return center is not None and (own is None or 2 * (center - self.truth.chance) >= own - self.truth.chance)
+    def told_by_center(self, spread: Json) -> bool:
+        """Tell whether the center may be what is told; ``spread``: spread.json."""
+        center = self.first("center_only") if self.about_center() else None
+        return told_by_center(self.first(self.head), center, self.truth.chance, spread)
 
     def about_center(self) -> str:
         """Return the warning that the center alone gives the answer away; empty where it does not beyond chance."""

@@ -91,7 +91,7 @@ def _side_by_side(groups: Sequence[list[FitJob]], workers: int, done: Done) -> N
         except BrokenProcessPool:
             raise ItemError(
                 "a training process died, for want of memory perhaps: run the same command again to go on, with fewer "
-                "--jobs (a script that calls train needs its `if __name__ == '__main__':`)"
+                "--workers (a script that calls train needs its `if __name__ == '__main__':`)"
             ) from None
         except BaseException:
             for process in list(pool._processes.values()):  # nobody waits for their models

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from features.folds import folds_of, patient_folds
+from features.folds import folds_of, outer_folds, patient_folds
 from mil.data.cohort import BagSet, Cohort, cohort_digest
 from mil.data.duplicates import alike_ids, check_pictures
 from mil.data.encoder_lineage import check_unseen
@@ -15,7 +15,7 @@ from mil.data.known_facts import note_damage, with_facts
 from mil.data.preserved_site import preserved_site_folds
 from mil.data.scales import note_scales
 from mil.data.several_encoders import fused, open_cohorts, scan
-from mil.data.splits import center_folds, outer_folds
+from mil.data.splits import center_folds
 from mil.run.folder import versions
 from mil.targets import TARGETS, Target
 from mil.training.options import TrainOptions

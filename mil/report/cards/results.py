@@ -34,7 +34,7 @@ def sentence(evidence: Evidence, spread: Json) -> str:
     told = f"with {article} {what} of {number(value, '.2f')} on patients that it had not seen"
     doubt = "**It is not shown to be better than chance**"
     better = "It is better than chance" if evidence.above_chance(spread) else doubt
-    center = f" **Mind the center:** {plain(evidence.about_center())}." if evidence.told_by_center else ""
+    center = f" **Mind the center:** {plain(evidence.about_center())}." if evidence.told_by_center(spread) else ""
     return f"{better}, {told}.{center}"
 
 

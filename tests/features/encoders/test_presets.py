@@ -213,7 +213,7 @@ def test_gated_weights_without_a_token_are_one_clear_line(tmp_path: Path) -> Non
         server.shutdown()
         server.server_close()
     assert done.returncode == 1, done.stderr
-    assert done.stdout.startswith("--encoder uni: its weights are gated and this account may not have them: accept the")
+    assert done.stdout.startswith("encoder uni: its weights are gated and this account may not have them: accept the")
     assert "MahmoodLab/uni" in done.stdout
     assert "HF_TOKEN" in done.stdout
 

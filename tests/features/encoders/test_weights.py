@@ -167,7 +167,7 @@ def test_what_is_no_state_dict_is_told(tmp_path: Path) -> None:
 def test_unreachable_weights_and_unknown_models_say_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(RequestError, match=r"use --weights FILE, or --random-weights SEED") as caught:
+    with pytest.raises(RequestError, match=r"use --weights FILE, or take random weights") as caught:
         build_encoder("timm:resnet10t")
     assert "\n" not in str(caught.value)
     with pytest.raises(RequestError, match=r"near: .*resnet10t"):

@@ -205,12 +205,13 @@ def test_no_better_than_chance_is_the_first_sentence_and_a_telling_center_stands
     assert "not shown to be better" not in told
     assert "center may be what is told" not in told
     hopeless = with_first(evidence, evidence.head, {"value": 0.53, "low": 0.41, "high": 0.65})
-    text = page(with_first(hopeless, "center_only", {"value": 0.91, "low": 0.8, "high": 0.97}))
+    spread = json.loads((trained.out / "spread.json").read_text())
+    gone = {**spread, "centers": {**spread["centers"], "pooled": {"value": 0.55, "low": 0.4, "high": 0.7}}}
+    text = page(with_first(hopeless, "center_only", {"value": 0.91, "low": 0.8, "high": 0.97}), spread=gone)
     (headline,) = re.findall(r'<p class="headline">(.*?)</p>', text, re.DOTALL)
     plain = re.sub(r"<[^>]+>", "", headline)
     assert plain.startswith("The model is not shown to be better than chance, and the center may be what is told. On ")
     assert "AUC of 0.53" in plain
-    spread = json.loads((trained.out / "spread.json").read_text())
     doubtful = {**spread, "looks": {**spread["looks"], "p": 0.04}}
     lucky = page(evidence, spread=doubtful)
     assert "not shown to be better than chance" in lucky
@@ -219,11 +220,12 @@ def test_no_better_than_chance_is_the_first_sentence_and_a_telling_center_stands
     assert "not shown to be better" not in (trained.out / "model_card.md").read_text()
     top, _, rest = text.partition("<nav")
     confounded = with_first(evidence, "center_only", {"value": 0.85, "low": 0.7, "high": 0.97})
-    assert confounded.verdict(spread) == "The center may be what is told."
-    assert '<span class="bad">The center may be what is told.</span> On ' in page(confounded, spread=spread)
-    assert "**Mind the center:**" in model_card(confounded, spread)
+    assert confounded.verdict(spread) == "", "within centers as much is told"
+    assert confounded.verdict(gone) == confounded.verdict({}) == "The center may be what is told."
+    assert '<span class="bad">The center may be what is told.</span> On ' in page(confounded, spread=gone)
+    assert "**Mind the center:**" in model_card(confounded, gone)
     slight = with_first(evidence, "center_only", {"value": 0.6, "low": 0.53, "high": 0.7})
-    assert slight.verdict(spread) == "", "less than half of what the model wins over chance"
+    assert slight.verdict(gone) == "", "less than half of what the model wins over chance"
     assert "The center alone predicts the class (AUC 0.60)" in page(slight, spread=spread)
     assert "The center alone predicts the class (AUC 0.91)" in top
     assert "center alone predicts" not in rest.partition("<main>")[0], "once is enough"

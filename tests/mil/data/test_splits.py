@@ -1,25 +1,28 @@
 """No patient on both sides, every class everywhere, the same every time."""
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from witness import Witness
 
-from features.folds import folds_of, patient_folds
+from features.folds import folds_of, make_folds, outer_folds, patient_folds, strata
+from features.pretrain.cohort import _folds
+from features.pretrain.options import PretrainOptions
 from mil.data.duplicates import alike_ids
 from mil.data.splits import (
     center_folds,
     inner_split,
-    outer_folds,
     read_column,
     read_splits,
-    strata,
     write_splits,
 )
-from wsi.cohort.manifest import ManifestRow
+from mil.training.training_data import gather
+from wsi.cohort.manifest import ManifestRow, load_manifest
 from wsi.errors import RequestError
 
 Slides = tuple[list[str], list[str | None], list[str]]
@@ -202,3 +205,28 @@ def test_the_table_of_splits_is_read_back_whole(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(RequestError, match=told):
             read_splits(path)
+
+
+def test_fold_k_of_a_training_a_fine_tuning_and_a_pretraining_means_the_same_patients(
+    write_cohort: Callable[..., Witness], tmp_path: Path
+) -> None:
+    """Of centers that differ in the disease, where folds by label alone are others; rows without a label among them."""
+    witness = write_cohort(tmp_path, 24)
+    rows = load_manifest(witness.manifest)
+    assert len({row.center_id for row in rows}) > 1
+    found = gather(witness.options(tmp_path / "run", folds=3, seed=5))
+    trained = {row.patient_id: int(fold) for row, fold in zip(found.rows, found.folds, strict=True)}
+    lacking = [*rows[:5], ManifestRow("later_0", "later", None), *rows[5:]]
+    assert make_folds([row for row in lacking if row.label], 3, 5) == trained
+    asked = PretrainOptions(
+        source=(tmp_path,),
+        manifest=witness.manifest,
+        fold=0,
+        folds=3,
+        seed=5,
+        network="resnet18",
+        out=tmp_path / "w.safetensors",
+    )
+    assert _folds(asked, rows) == trained
+    by_label = patient_folds([row.label or "" for row in rows], [row.patient_id for row in rows], 3, 5)
+    assert dict(zip([row.patient_id for row in rows], by_label.tolist(), strict=True)) != trained

@@ -10,7 +10,8 @@ import pytest
 from witness import DIM, Witness, facts, grid
 
 from features.bags.bag import write_bag
-from mil.data.splits import inner_split, outer_folds, rarest_labels
+from features.folds import outer_folds, rarest_labels
+from mil.data.splits import inner_split
 from mil.evaluation.bootstrap import draw_groups, draw_patients
 from mil.inference.options import PredictOptions
 from mil.inference.predict import predict

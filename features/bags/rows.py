@@ -47,6 +47,10 @@ class LazyRows(ABC):
             The storage fails.
         """
 
+    @abstractmethod
+    def check(self) -> None:
+        """Read all rows once and check them, and keep none; nothing where they are held. Raises as `read`."""
+
     @property
     @abstractmethod
     def held(self) -> Features | None:
@@ -104,8 +108,8 @@ class StoredRows(LazyRows):
         self._held = self._checked(may_map=True)
 
     def check(self) -> None:
-        """Read all rows once and check them, and keep none."""
-        self._checked(may_map=True)
+        if self._held is None:
+            self._checked(may_map=True)
 
     def moments(self) -> Moments:
         if self.header.moments is None:
@@ -177,6 +181,10 @@ class FollowingRows(LazyRows):
         self.dtype = np.result_type(*(own.dtype for own in parts))
         self._held = _joined(self.parts, axis=0)
 
+    def check(self) -> None:
+        for own in self.parts:
+            own.check()
+
     @property
     def held(self) -> Features | None:
         return self._held
@@ -205,6 +213,10 @@ class BesideRows(LazyRows):
         self.shape = (len(parts[0]), sum(own.shape[1] for own in parts))
         self.dtype = np.result_type(*(own.dtype for own in parts))
         self._held = _joined(self.parts, axis=1)
+
+    def check(self) -> None:
+        for own in self.parts:
+            own.check()
 
     @property
     def held(self) -> Features | None:

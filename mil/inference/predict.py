@@ -188,13 +188,14 @@ def _told(asked: Asked, options: PredictOptions, progress: Progress) -> tuple[Ju
     """Ask one run; return what it says, notes on what was odd, and which slides are unlike all that it knows."""
     run = asked.run
     unknown = run.predicts.of_cells([{}] * len(asked.rows), run.classes)
-    slides = open_cohorts(asked.rows, asked.sets, run.fusion, unknown)
+    joined = run.recipe.get("aggregate") == "bag"  # what is wrong with one of a patient's slides is found beforehand
+    slides = open_cohorts(asked.rows, asked.sets, run.fusion, unknown, trusting=not joined)
     judged = judge(load_ensemble(run, options.device), slides, progress)
     empty = judged.slides.empty
     notes = [f"{plural(len(empty), 'slide')} without tiles: {', '.join(empty)}"] if empty else []
     scored = [row for row in asked.rows if row.image_id not in {*judged.slides.failures, *empty}]
     notes += notes_of_training(run.path, scored, pictures(asked.sets[0].headers))
-    return judged, notes, unlike_known(run, judged.slides)
+    return judged, notes, unlike_known(run, judged.slides, judged.means)
 
 
 def _failed(failures: Mapping[str, str], nobody: str) -> list[Outcome]:

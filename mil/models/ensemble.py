@@ -11,7 +11,7 @@ from features.bags.bag import BagHeader
 from features.encoders.device import resolve_device
 from mil.data.cohort import Making, making_of
 from mil.models.model import BagModel, load_model
-from mil.models.scoring import Compute, autocast, score
+from mil.models.scoring import Compute, Seen, autocast, score_each
 from mil.ragged.packing import BagRows, pack
 from mil.run.folder import RunFolder
 from mil.targets.calibration import Calibration, calibration_of
@@ -48,15 +48,18 @@ class Ensemble:
         """
         return np.asarray(np.mean(self.of_each(bags, *others), axis=0))
 
-    def of_each(self, bags: Sequence[BagRows], *others: Sequence[BagRows]) -> Floats:
-        """Return the logits (M, n, C) of each model; bags as for `logits`."""
-        views = (bags, *others)
-        by_fold = self.run.fusion == "folds"
-        scored = [
-            score(member.model, views[(member.fold if by_fold else member.seed) % len(views)], self.compute)
-            for member in self.members
-        ]
-        return np.asarray(scored)
+    def of_each(self, bags: Sequence[BagRows], *others: Sequence[BagRows], seen: Seen | None = None) -> Floats:
+        """Return the logits (M, n, C) of each model; bags as for `logits`; ``seen`` is shown rows of ``bags``."""
+        views, by_fold = (bags, *others), self.run.fusion == "folds"
+        view_M = np.array([(own.fold if by_fold else own.seed) % len(views) for own in self.members])
+        found: dict[int, Floats] = {}
+        for view in np.unique(view_M).tolist():
+            asked = np.flatnonzero(view_M == view).tolist()
+            scored = score_each(
+                [self.members[i].model for i in asked], views[view], self.compute, None if view else seen
+            )
+            found |= dict(zip(asked, scored, strict=True))
+        return np.stack([found[i] for i in range(len(self.members))])
 
     def told(self, logits_NC: Floats) -> Floats:
         """Return what a user is told of logits (n, C): calibrated probabilities, values or risks."""

@@ -120,8 +120,11 @@ class Alarm:
     """For a person."""
 
 
-def unlike_known(run: RunFolder, asked: Cohort) -> Alarm:
-    """Return which slides are further from the known ones than these are from each other, and what cannot be told."""
+def unlike_known(run: RunFolder, asked: Cohort, means: Mapping[str, Floats]) -> Alarm:
+    """Return which slides are further from the known ones than these are from each other, and what cannot be told.
+
+    ``means``: image id -> mean features, where they are known already; other slides are read for it.
+    """
     asked = asked.by_patient() if run.recipe.get("aggregate") == "bag" else asked
     known = read_known(run.path)
     if known is None:
@@ -132,7 +135,9 @@ def unlike_known(run: RunFolder, asked: Cohort) -> Alarm:
         return Alarm({}, (f"slides unlike all known ones cannot be told: {why}",))
     if not chosen:
         return Alarm({}, ())
-    distances = familiar.distances(np.stack([mean_of(asked.bags[i]) for i in chosen])).tolist()
+    known_or_read = (means.get(asked.image_ids[i]) for i in chosen)
+    means_ND = [mean_of(asked.bags[i]) if own is None else own for i, own in zip(chosen, known_or_read, strict=True)]
+    distances = familiar.distances(np.stack(means_ND)).tolist()
     told = dict(zip((asked.image_ids[i] for i in chosen), distances, strict=True))
     unlike = [name for name, own in told.items() if own > familiar.furthest]
     notes = (about_unlike(unlike, len(told), len(known), familiar.false_alarms),) if unlike else ()

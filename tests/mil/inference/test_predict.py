@@ -1,8 +1,10 @@
 """Predictions: complete, in the submission form, honest about what is missing."""
 
 import csv
+import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +12,16 @@ import pytest
 from making import SEED
 from witness import DIM, Trained, facts, grid, instances
 
-from features.bags.bag import write_bag
+from features.bags import content, rows
+from features.bags.bag import read_header, write_bag
+from features.bags.content import fill as content_fill
+from mil.data import several_encoders
 from mil.evaluation.centers.prior import priors_of_new
 from mil.inference.options import PredictOptions
 from mil.inference.predict import predict
+from mil.models.ensemble import load_ensemble
+from mil.run.folder import RunFolder
+from wsi.arrays import Features
 from wsi.errors import RecipeMismatchError, RequestError
 from wsi.progress.outcome import Status
 
@@ -225,3 +233,55 @@ def test_sets_hold_what_the_runs_own_patients_do_not_rule_out(trained: Trained, 
                 wanted.append(name)
         assert told["sets"]["patients"][patient] == wanted
     assert {own["rule"] for own in told["operating"]} == {"youden", "sensitivity=0.95", "specificity=0.95"}
+
+
+@pytest.fixture
+def read_bytes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return the bytes of features that are read from files, read after read."""
+    read: list[int] = []
+
+    def counted(file: io.FileIO, block: Features, path: Path) -> None:
+        read.append(block.nbytes)
+        content_fill(file, block, path)
+
+    for module in (rows, content):
+        monkeypatch.setattr(module, "fill", counted)
+    monkeypatch.setattr(rows, "_SEEN", set())
+    return read
+
+
+def test_bags_that_are_not_held_are_read_once_for_the_check_and_all_models(
+    trained: Trained, fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_bytes: list[int]
+) -> None:
+    asked = PredictOptions(run=(trained.out,), items=(fresh,), out=tmp_path / "held" / "out.csv", device="cpu")
+    predict(asked)
+    read_bytes.clear()
+    monkeypatch.setattr(several_encoders, "HELD_BYTES", 0)
+    rows._SEEN.clear()
+    predict(replace(asked, out=tmp_path / "read" / "out.csv"))
+    assert len(load_ensemble(RunFolder(trained.out), "cpu").members) > 1
+    assert sum(read_bytes) == 8 * 60 * DIM * 2
+    for suffix in (".csv", ".json"):
+        assert (tmp_path / "read" / f"out{suffix}").read_bytes() == (tmp_path / "held" / f"out{suffix}").read_bytes()
+
+
+def test_a_bag_that_is_found_damaged_while_it_is_judged_fails_as_one_found_before(
+    trained: Trained, fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bag = fresh / "n1_1.h5"
+    place = read_header(bag).place
+    assert place is not None
+    assert place.offset is not None
+    flipped = bytearray(bag.read_bytes())
+    flipped[place.offset + 7] ^= 1
+    bag.write_bytes(flipped)
+    asked = PredictOptions(run=(trained.out,), items=(fresh,), out=tmp_path / "held" / "out.csv", device="cpu")
+    before = predict(asked)
+    monkeypatch.setattr(several_encoders, "HELD_BYTES", 0)
+    after = predict(replace(asked, out=tmp_path / "read" / "out.csv"))
+    failed = [[(own.item_id, own.reason) for own in told.ended(Status.FAILED)] for told in (before, after)]
+    assert failed[1] == failed[0]
+    assert [name for name, _ in failed[1]] == ["d1_0", "n1_1"]
+    assert "rows are not those that were written" in failed[1][1][1]
+    for suffix in (".csv", ".json"):
+        assert (tmp_path / "read" / f"out{suffix}").read_bytes() == (tmp_path / "held" / f"out{suffix}").read_bytes()

@@ -60,7 +60,7 @@ def plan(options: PlanOptions, progress: Progress | None = None) -> Plan:
     Raises
     ------
     RequestError
-        The cohort's file, the calibration or the options are wrong, or there are no slides.
+        The cohort's file, the calibration or the options are wrong, or there are no slides that can be read.
     """
     progress, request = progress or Silent(), request_of(options)
     calibration = read_calibration(options.calibrated) if options.calibrated else Calibration(machine=this_machine())
@@ -69,6 +69,10 @@ def plan(options: PlanOptions, progress: Progress | None = None) -> Plan:
         planned = _Planned(request, options, calibration, measuring)
         headers = read_headers(request.jobs, request.tile, scratch, progress)
         planned.failures.update(headers.failures)
+        if headers.failures and not headers.slides and not request.stores:
+            raise RequestError(
+                f"no slide can be read, of {len(headers.failures)}: {next(iter(headers.failures.values()))}"
+            )
         headers, tiles = _tiling(planned, headers)
         _extractions(planned, headers, tiles)
     if options.calibrate:

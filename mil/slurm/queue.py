@@ -3,6 +3,7 @@
 import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from mil.pipeline.cohort.cohort_file import CohortFile
 from mil.slurm.command import has_slurm, slurm
@@ -44,23 +45,25 @@ def job_name(file: CohortFile, job: str) -> str:
     return f"gigamil-{re.sub(r'[^A-Za-z0-9._-]', '_', file.name)}-{job}"
 
 
-def jobs(file: CohortFile) -> list[SlurmJob]:
+def jobs(file: CohortFile, *, ask: bool = False) -> list[SlurmJob]:
     """Return a cohort's jobs that wait or run, of whoever submitted them; none where there is no Slurm.
+
+    Where no script was written nothing was submitted: Slurm is not asked, unless ``ask``.
 
     Raises
     ------
     RequestError
         Slurm does not answer.
     """
-    if not has_slurm():
+    folder = scripts_folder(file)
+    if not has_slurm() or not (ask or any(Path(folder).glob("*.sh"))):
         return []
     known = {job_name(file, job): job for job in JOBS}
     told = slurm(["squeue", "--noheader", "--array", f"--name={','.join(known)}", f"--format={_COLUMNS}"])
-    folder = os.path.realpath(scripts_folder(file))
     found = []
     for line in told.splitlines():
         job_id, task, name, state, elapsed, node, reason, where = line.split("|", 7)
-        if name in known and os.path.realpath(where) == folder:
+        if name in known and os.path.realpath(where) == os.path.realpath(folder):
             task, reason = ("" if task == "N/A" else task), ("" if reason == "None" else reason)
             found.append(SlurmJob(job_id, task, known[name], state, reason, node, _seconds(elapsed)))
     return sorted(found, key=lambda job: (int(job.job_id), int(job.task or 0)))

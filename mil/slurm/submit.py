@@ -71,7 +71,7 @@ def submit(options: SubmitOptions) -> list[Submission]:
         check_rehearsal(file)
     wanted = [own for own in STAGES if options.stage in ("all", own)]
     with nullcontext() if options.dry_run else claim(Path(scripts_folder(file)) / "submit"):
-        chain = _Chain(file, jobs(file), dry=options.dry_run)
+        chain = _Chain(file, jobs(file, ask=not options.dry_run), dry=options.dry_run)
         left = waiting(file)
         for own in wanted:
             last = not any(left[later] for later in wanted[wanted.index(own) + 1 :])

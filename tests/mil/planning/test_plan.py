@@ -67,6 +67,12 @@ def test_slides_that_cannot_be_read_are_named_and_left_out(made: tuple[Path, Pla
     assert stage(made[1], "tile").todo == 5
 
 
+def test_where_no_slide_can_be_read_there_is_nothing_to_plan(tmp_path: Path) -> None:
+    (tmp_path / "a.tif").write_bytes(b"x")
+    with pytest.raises(RequestError, match=r"no slide can be read, of 1: a\.tif cannot be read"):
+        plan(PlanOptions(what=(tmp_path,)))
+
+
 def test_a_plan_beside_the_truth(slides: Path, made: tuple[Path, Plan]) -> None:
     """Counts and bytes are those that come; times within a wide margin, for machines are busy."""
     folder, told = made

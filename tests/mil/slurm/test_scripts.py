@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mil.pipeline.cohort.cohort_file import CohortFile, read_cohort_file
 from mil.slurm.options import SubmitOptions
-from mil.slurm.queue import jobs
+from mil.slurm.queue import jobs, scripts_folder
 from mil.slurm.scripts import Script, after_script, extract_script, functions, tile_scripts, train_script
 from mil.slurm.settings import (
     TABLES,
@@ -203,4 +203,11 @@ def test_slurms_programs_without_a_cluster_are_told_in_one_short_line(
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", str(fake.parent), prepend=":")
     with pytest.raises(RequestError, match=r"^squeue: no cluster known here \(no slurm.conf\): run this on"):
+        jobs(cohort(tmp_path), ask=True)
+    assert jobs(cohort(tmp_path)) == [], "no script was written: nothing was submitted"
+    assert any(own.new for own in submit(SubmitOptions(cohort=cohort(tmp_path).path, dry_run=True)))
+    scripts = Path(scripts_folder(cohort(tmp_path)))
+    scripts.mkdir(parents=True)
+    (scripts / "tile.sh").touch()
+    with pytest.raises(RequestError, match=r"^squeue: no cluster known here"):
         jobs(cohort(tmp_path))

@@ -32,21 +32,21 @@ def verdict_of_runs(rows: Mapping[str, Json], runs: Sequence[str], truth: Target
     on = f"on the same {plural(patients, 'patient')}"
     if len(others) == 1:
         return _of_two(first, others[0], found[others[0]], name, on)
-    better = [f"{other} by {_how_far(gap)}" for other, gap in found.items() if _side(gap) > 0]
-    worse = [f"{other} by {_how_far(gap)}" for other, gap in found.items() if _side(gap) < 0]
+    better = [f"{other} by {_how_far(gap, name)}" for other, gap in found.items() if _side(gap) > 0]
+    worse = [f"{other} by {_how_far(gap, name)}" for other, gap in found.items() if _side(gap) < 0]
     alike = [other for other, gap in found.items() if _side(gap) == 0]
     parts = [f"{how} than {first}: {', '.join(own)}" for how, own in (("better", better), ("worse", worse)) if own]
     parts += [f"no difference to {first} can be told of {', '.join(alike)}"] if alike else []
-    return f"By {name} {on}: {'; '.join(parts)}."
+    return f"{on.capitalize()}: {'; '.join(parts)}."
 
 
 def _of_two(first: str, other: str, gap: Json, name: str, on: str) -> str:
     side = _side(gap)
     if side == 0:
-        told = "" if gap["value"] is None else f": {name} of {other} less that of {first} is {_how_far(gap, '+.3f')}"
+        told = "" if gap["value"] is None else f": {other} less {first} is {_how_far(gap, name, '+.3f')}"
         return f"No difference between {first} and {other} can be told {on}{told}."
     better, worse = (other, first) if side > 0 else (first, other)
-    return f"{better} is better than {worse} {on}: its {name} is higher by {_how_far(gap)}."
+    return f"{better} is better than {worse} {on}, by {_how_far(gap, name)}."
 
 
 def _gap(row: Json, metric: str) -> Json:
@@ -63,13 +63,15 @@ def _side(gap: Json) -> int:
     return 1 if gap["value"] > 0 else -1
 
 
-def _how_far(gap: Json, form: str = ".3f") -> str:
-    """Return the difference with interval and corrected p; without a sign in ``form``, how far it is from 0."""
+def _how_far(gap: Json, name: str, form: str = ".3f") -> str:
+    """Return the difference in a metric with interval and corrected p; without a sign in ``form``, how far from 0."""
     signed = form.startswith("+")
     ends = [gap["low"], gap["high"]] if signed or gap["value"] > 0 else [-gap["high"], -gap["low"]]
     low, high = (number(own, form) for own in ends)
     p = "no p" if gap["p"] is None else f"corrected p {'< 0.001' if gap['p'] < 0.001 else number(gap['p'])}"
-    return f"{number(gap['value'] if signed else abs(gap['value']), form)} (95 % interval {low} to {high}, {p})"
+    return (
+        f"{number(gap['value'] if signed else abs(gap['value']), form)} in {name} (95 % interval {low} to {high}, {p})"
+    )
 
 
 def verdict_of_repeats(spread: Json, truth: type[Target]) -> str:

@@ -115,15 +115,15 @@ def told_of(gaps: dict[str, tuple[float, float, float, float | None]]) -> str:
 def test_one_sentence_says_which_run_is_better_or_that_it_cannot_be_told() -> None:
     on = "on the same 120 patients"
     up, down, none = (0.05, 0.01, 0.09, 0.0004), (-0.05, -0.09, -0.01, 0.03), (0.05, -0.01, 0.11, 0.2)
-    better = "its AUC is higher by 0.050 (95 % interval 0.010 to 0.090, corrected p"
-    assert told_of({"b": up}) == f"b is better than a {on}: {better} < 0.001)."
-    assert told_of({"b": down}) == f"a is better than b {on}: {better} 0.030)."
-    gap = "AUC of b less that of a is +0.050 (95 % interval -0.010 to +0.110, corrected p 0.200)"
+    better = "by 0.050 in AUC (95 % interval 0.010 to 0.090, corrected p"
+    assert told_of({"b": up}) == f"b is better than a {on}, {better} < 0.001)."
+    assert told_of({"b": down}) == f"a is better than b {on}, {better} 0.030)."
+    gap = "b less a is +0.050 in AUC (95 % interval -0.010 to +0.110, corrected p 0.200)"
     assert told_of({"b": none}) == f"No difference between a and b can be told {on}: {gap}."
     several = told_of({"b": up, "c": down, "d": none, "e": (0.0, 0.0, 0.0, None)})
     assert several == (
-        f"By AUC {on}: better than a: b by 0.050 (95 % interval 0.010 to 0.090, corrected p < 0.001); worse than a: c "
-        "by 0.050 (95 % interval 0.010 to 0.090, corrected p 0.030); no difference to a can be told of d, e."
+        "On the same 120 patients: better than a: b by 0.050 in AUC (95 % interval 0.010 to 0.090, corrected p < 0.001); "
+        "worse than a: c by 0.050 in AUC (95 % interval 0.010 to 0.090, corrected p 0.030); no difference to a can be told of d, e."
     )
     for one_only in ((0.05, -0.01, 0.11, 0.001), (0.05, 0.01, 0.09, 0.06), (0.05, 0.01, 0.09, None)):
         assert told_of({"b": one_only}).startswith("No difference")  # interval and p must both say so

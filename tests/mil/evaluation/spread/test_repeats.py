@@ -88,7 +88,7 @@ def test_the_test_is_of_the_folds_that_the_runs_tell(repeats: Path, tmp_path: Pa
     assert "Each was trained 2 times" in page
     assert "the corrected resampled t test" in page
     assert (found["low"], found["high"]) == (-1, 1)  # of two folds: no areas differ by more
-    gap = f"AUC of b less that of a is {found['value']:+.3f} (95 % interval -1.000 to +1.000, corrected p"
+    gap = f"b less a is {found['value']:+.3f} in AUC (95 % interval -1.000 to +1.000, corrected p"
     assert f"No difference between a and b can be told on the same {len(shared.ids)} patients: {gap}" in page
     head, *table = (line.split(",") for line in (tmp_path / "out" / "compare.csv").read_text().splitlines())
     assert head[-2:] == ["resampled_p", "corrected_p"]

@@ -122,8 +122,10 @@ def test_one_sentence_says_which_run_is_better_or_that_it_cannot_be_told() -> No
     assert told_of({"b": none}) == f"No difference between a and b can be told {on}: {gap}."
     several = told_of({"b": up, "c": down, "d": none, "e": (0.0, 0.0, 0.0, None)})
     assert several == (
-        "On the same 120 patients: better than a: b by 0.050 in AUC (95 % interval 0.010 to 0.090, corrected p < 0.001); "
-        "worse than a: c by 0.050 in AUC (95 % interval 0.010 to 0.090, corrected p 0.030); no difference to a can be told of d, e."
+        "On the same 120 patients: better than a: b by 0.050 in AUC (95 % interval 0.010 to 0.090, corrected p "
+        "< 0.001); "
+        "worse than a: c by 0.050 in AUC (95 % interval 0.010 to 0.090, corrected p 0.030); "
+        "no difference to a can be told of d, e."
     )
     for one_only in ((0.05, -0.01, 0.11, 0.001), (0.05, 0.01, 0.09, 0.06), (0.05, 0.01, 0.09, None)):
         assert told_of({"b": one_only}).startswith("No difference")  # interval and p must both say so

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 class RehearseOptions(CohortArgument, Claims):
     """Options of `mil.rehearsal.rehearse.rehearse`."""
 
+    cluster: bool = False
+    """Also submit the share to the cluster of [slurm], wait for its jobs, and compare what they made."""
     keep: bool = False
     """Keep what was made, in rehearsal/ of the cohort's folder, also when all agreed."""
 

@@ -17,6 +17,7 @@ from features.extraction.options import ExtractOptions, folder_name
 from mil.pipeline.cohort.cohort_file import CohortFile, Experiment, read_cohort_file
 from mil.pipeline.rehearsed import REHEARSAL
 from mil.rehearsal import compare
+from mil.rehearsal.cluster import carry_out, compared, write_cohort
 from mil.rehearsal.compare import Difference
 from mil.rehearsal.options import Rehearsed, RehearseOptions, rehearsed_of
 from mil.rehearsal.share import COLUMNS_AS_OURS, FOLDS, chosen_rows, write_share
@@ -74,6 +75,8 @@ def rehearse(options: RehearseOptions, progress: Progress | None = None) -> Summ
         The file or its [rehearse] is wrong, or the rehearsal cannot be carried out.
     """
     start, file = time.monotonic(), read_cohort_file(options.cohort)
+    if options.cluster and not file.slurm:
+        raise RequestError(f"{file.path}: --cluster: expected a table [slurm], found none")
     asked, work = rehearsed_of(file), file.folder / "rehearsal"
     make_folder(file.folder)
     with claim(work):
@@ -85,8 +88,11 @@ def rehearse(options: RehearseOptions, progress: Progress | None = None) -> Summ
         _tile(course)
         for extraction in file.extract:
             _extract(course, extraction)
-        for experiment in rehearsed_experiments(file, asked):
+        experiments = rehearsed_experiments(file, asked)
+        for experiment in experiments:
             _train(course, experiment)
+        if options.cluster:
+            _on_cluster(course, experiments)
         seconds = time.monotonic() - start
         _write(course, len({row.patient_id for row in rows}), len(rows), seconds)
         if not course.differences and not options.keep:
@@ -165,17 +171,10 @@ def _train(course: _Course, experiment: Experiment) -> None:
         stores=(course.work / PLAIN / "stores",),
         manifest=course.work / "share.csv",
         columns=COLUMNS_AS_OURS,
-        folds=FOLDS,
         repeats=1,
-        seeds=1,
-        epochs=min(experiment.options.epochs, course.asked.epochs),
-        warmup_epochs=min(experiment.options.warmup_epochs, 1),
-        split="patients",
-        splits=None,
-        teacher=None,
-        other=None,
         other_label="",
         track=(),
+        **_small(course, experiment),
     )
     runs = {way: course.work / way / "runs" / experiment.name for way in (PLAIN, PRODUCTION)}
     train(replace(asked, out=runs[PLAIN], precision="fp32", workers=1, nproc=1), course.progress)
@@ -186,6 +185,28 @@ def _train(course: _Course, experiment: Experiment) -> None:
     found, largest = compare.scores(name, plain, production, course.asked.scores)
     course.end(name, found, f"what is told of slides differs by {largest:.4f} at most")
     _predict(course, experiment, runs[PLAIN])
+
+
+def _small(course: _Course, experiment: Experiment) -> dict[str, Any]:
+    """Return what a training of the share has in place of the experiment's options, by field."""
+    return {
+        "folds": FOLDS,
+        "seeds": 1,
+        "epochs": min(experiment.options.epochs, course.asked.epochs),
+        "warmup_epochs": min(experiment.options.warmup_epochs, 1),
+        "split": "patients",
+        "splits": None,
+        "teacher": None,
+        "other": None,
+    }
+
+
+def _on_cluster(course: _Course, experiments: Sequence[Experiment]) -> None:
+    folder, train = course.work / "cluster", _small(course, experiments[0]) | {"other_label": None, "track": None}
+    path = write_cohort(course.file, course.work / "share.csv", folder, experiments, train)
+    made = carry_out(path, course.progress)
+    for found in compared(made, course.work / PLAIN, folder / "here", course.asked, course.progress):
+        course.end(*found)
 
 
 def _bags(course: _Course, experiment: Experiment, way: str) -> tuple[Path, ...]:
@@ -231,8 +252,8 @@ def ending_of_rehearsal(cohort: Path, summary: Summary) -> dict[str, Any]:
     file = read_cohort_file(cohort)
     found = parse_json(read_document(file.folder / REHEARSAL, RequestError))
     lines = [f"{name}: {_speed(own)} under the production settings" for name, own in found["speed"].items()]
-    if file.slurm:
-        lines.append("the cluster of [slurm] was not asked: this was the production settings on this machine")
+    if file.slurm and not any(own.item_id.startswith("cluster ") for own in summary.outcomes):
+        lines.append("the cluster of [slurm] was not asked: --cluster submits the share, too")
     if summary.exit_code:
         lines.append(f"what was made lies in {file.folder / 'rehearsal'}")
     lines.append(f"next: gigamil run {cohort}" if not summary.exit_code else f"all of it: {file.folder / REHEARSAL}")

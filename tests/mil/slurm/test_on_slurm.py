@@ -14,7 +14,10 @@ from slurm_here import Slurm, logs, running_slurm
 
 from mil.pipeline.cohort.cohort_file import CohortFile, read_cohort_file
 from mil.pipeline.options import RunOptions
+from mil.pipeline.rehearsed import why_not_rehearsed
 from mil.pipeline.run import run
+from mil.rehearsal.options import RehearseOptions
+from mil.rehearsal.rehearse import rehearse
 from mil.slurm.options import SubmitOptions
 from mil.slurm.queue import SlurmJob, job_name, jobs
 from mil.slurm.scripts import Script, extract_script
@@ -22,7 +25,9 @@ from mil.slurm.shell import FUNCTIONS
 from mil.slurm.submit import submit
 from wsi.errors import RequestError
 from wsi.files.atomic import write_text
+from wsi.progress.outcome import Status
 
+NAMES = ("texture-mean_pool-hidden=16", "texture-max_pool-hidden=16")
 STOPPED = """\
 #!/bin/bash
 # A program that can be stopped: told softly it leaves with 75, told to end with 143; later it is done at once.
@@ -234,6 +239,35 @@ def test_a_chain_makes_what_one_process_makes(slurm: Slurm, tmp_path: Path) -> N
     assert [(own.job, own.told) for own in submit(SubmitOptions(cohort=path))] == [
         (name, "nothing left to do") for name in ("tile", "extract", "train", "after")
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_rehearsal_on_the_cluster_names_what_the_cluster_alone_does(
+    slurm: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mil.rehearsal.cluster.SECONDS", 0.5)
+    asked = {"patients": 8, "epochs": 2}
+    heads = {"head": ["mean_pool", "max_pool"], "hidden": [16]}
+    path = cohort(tmp_path / "a cohort", 10, rehearse=asked, grid=heads, train={"epochs": 30}, report={})
+    good = rehearse(RehearseOptions(cohort=path, cluster=True))
+    assert [(own.item_id, own.status) for own in good.outcomes if own.item_id.startswith("cluster")] == [
+        (f"cluster {name}", Status.DONE) for name in ("tile", "extract texture", *(f"train {NAMES[i]}" for i in (0, 1)))
+    ], good.outcomes
+    assert "differs by 0.0000 at most from training here" in good.outcomes[-1].reason
+    assert not (path.with_suffix("") / "rehearsal").exists()
+    path.write_text(path.read_text() + '\n[slurm.train]\nsetup = ["exit 2"]\n')
+    bad = rehearse(RehearseOptions(cohort=path, cluster=True))
+    assert bad.exit_code == 1
+    assert [own.item_id for own in bad.outcomes if own.status is Status.FAILED] == [
+        f"cluster train {name}" for name in NAMES
+    ]
+    assert "not made on the cluster: its jobs' logs are in" in bad.outcomes[-1].reason
+    assert "cluster train" in why_not_rehearsed(read_cohort_file(path))
+    assert jobs(read_cohort_file(path)) == []
+    path.write_text(path.read_text().partition("[slurm]")[0])
+    with pytest.raises(RequestError, match=r"--cluster: expected a table \[slurm\]"):
+        rehearse(RehearseOptions(cohort=path, cluster=True))
 
 
 @pytest.mark.slow

@@ -3,14 +3,17 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
-from features.encoders.spec import Encoder, EncoderSpec, TunedEncoder
+from features.encoders.spec import Encoder, EncoderSpec, HalfEncoder, TunedEncoder
 from wsi.errors import RequestError
 
 AUTO = "auto"
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+UNITS = {"bf16": ("avx512_bf16", "amx_bf16", "bf16"), "fp16": ("amx_fp16",)}
+"""Flags of /proc/cpuinfo (x86, Arm) of which one makes a precision quicker than fp32."""
 
 
 def resolve_device(asked: str) -> torch.device:
@@ -58,6 +61,25 @@ def check_precision(precision: str, device: torch.device, rank: int) -> None:
             raise RequestError(
                 f"rank {rank}: its GPU ({name}) has no bf16, which was decided for all: give --precision fp32"
             )
+
+
+def caution_of(precision: str, device: torch.device, cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Return a line for who asks a CPU for a precision that it has no units for; an empty text where all is well."""
+    if device.type != "cpu" or precision not in UNITS or not cpuinfo.is_file():
+        return ""
+    flags = set(re.findall(r"^(?:flags|Features)\s*:(.*)$", cpuinfo.read_text(), re.MULTILINE)[:1])
+    if set(" ".join(flags).split()) & set(UNITS[precision]):
+        return ""
+    return (
+        f"caution: --precision {precision}: expected a CPU with units for it ({' or '.join(UNITS[precision])} in "
+        f"{cpuinfo}), found none: it is no quicker than fp32 there, in bf16 several times slower; leave --precision out"
+    )
+
+
+def hold(encoder: Encoder, precision: str) -> None:
+    """Let an encoder cast its weights once, where the precision asks for it and it can."""
+    if precision != "fp32" and isinstance(encoder, HalfEncoder):
+        encoder.hold_in(PRECISIONS[precision])
 
 
 def check_compilable(encoder: Encoder) -> None:

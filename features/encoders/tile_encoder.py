@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from features.encoders.device import AUTO, autocast, reproducible_arithmetic, resolve_device, resolve_precision
+from features.encoders.device import AUTO, autocast, hold, reproducible_arithmetic, resolve_device, resolve_precision
 from features.encoders.registry import build_encoder
 from features.encoders.spec import Encoder, EncoderSpec, WeightsChoice
 from features.encoders.tile_input import TileInput
@@ -61,7 +61,8 @@ class TileEncoder:
             uint8 RGB, square: (N, 3, T, T) or (N, T, T, 3), or one tile without N, as an array or a tensor. The um/px
             should be one of ``spec.mpps``, where the encoder's authors name any: nothing here can check it.
         batch_size
-            Tiles that go through the encoder together; no number depends on it by more than 1e-5.
+            Tiles that go through the encoder together; in fp32 no number depends on it by more than 1e-5, in half
+            precision by its rounding.
 
         Raises
         ------
@@ -123,4 +124,6 @@ def encoder(
     """
     choice = WeightsChoice(None if weights is None else Path(weights), random_weights)
     place, built = resolve_device(device), build_encoder(name, choice, crop=crop)
-    return TileEncoder(built, place, resolve_precision(precision, place, built.spec))
+    decided = resolve_precision(precision, place, built.spec)
+    hold(built, decided)
+    return TileEncoder(built, place, decided)

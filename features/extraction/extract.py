@@ -13,16 +13,17 @@ from torch.distributed import Store  # type: ignore[attr-defined]
 from features.agreement import agree, facts_of
 from features.distributed import Group, Place, rank_group, torchrun_place
 from features.encoders.device import (
-    PRECISIONS,
+    caution_of,
     check_compilable,
     check_precision,
     device_of_rank,
+    hold,
     reproducible_arithmetic,
     resolve_device,
     resolve_precision,
 )
 from features.encoders.registry import build_encoder
-from features.encoders.spec import Encoder, EncoderSpec, HalfEncoder, TunedEncoder
+from features.encoders.spec import Encoder, EncoderSpec, TunedEncoder
 from features.extraction.collect import Collector
 from features.extraction.ledger import Ledger
 from features.extraction.options import ExtractOptions
@@ -87,9 +88,11 @@ def _encoder(options: ExtractOptions) -> Encoder:
 def _prepared(
     options: ExtractOptions, spec: EncoderSpec, device: torch.device, progress: Progress, claims: ExitStack
 ) -> tuple[Job, Ledger]:
-    for line in filter(None, (spec.caution and f"caution: {spec.caution}", spec.weights_note)):
+    precision = resolve_precision(options.precision, device, spec)
+    cautions = (spec.caution and f"caution: {spec.caution}", spec.weights_note, caution_of(precision, device))
+    for line in filter(None, cautions):
         progress.note(line)
-    request = Request(options, spec, resolve_precision(options.precision, device, spec), device.type)
+    request = Request(options, spec, precision, device.type)
     job, ledger = prepare(request, progress, claims)
     progress.begin(f"extract with {spec.name}", sum(slide.missing() for slide in job.slides), "tiles")
     return job, ledger
@@ -257,8 +260,7 @@ def _make_ready(job: Job, encoder: Encoder, device: torch.device, place: Place) 
     check_precision(job.precision, device, place.rank)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    if job.precision != "fp32" and isinstance(encoder, HalfEncoder):
-        encoder.hold_in(PRECISIONS[job.precision])
+    hold(encoder, job.precision)
     if isinstance(encoder, TunedEncoder):
         if not job.channels_last:
             encoder.keep_channels_first()

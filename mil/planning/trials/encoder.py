@@ -16,7 +16,7 @@ import psutil
 import torch
 from numpy.typing import NDArray
 
-from features.encoders.device import reproducible_arithmetic, resolve_device, resolve_precision
+from features.encoders.device import hold, reproducible_arithmetic, resolve_device, resolve_precision
 from features.encoders.registry import build_encoder
 from features.encoders.spec import Encoder, TunedEncoder, WeightsChoice
 from features.encoders.tile_encoder import TileEncoder
@@ -71,7 +71,7 @@ def try_encoder(options: ExtractOptions, stores: Sequence[Path], tile_px: int, s
     keep_freed_memory()  # as an extraction does
     lanes = GPU_LANES if device.type == "cuda" else usable_cpus()
     with reproducible_arithmetic():
-        run = _Lanes(TileEncoder(_tuned(encoder, options), device, precision), lanes, tiles)
+        run = _Lanes(TileEncoder(_tuned(encoder, options, precision), device, precision), lanes, tiles)
         run.encode(1, 1)
         start = time.process_time()
         cost = _measured(run, options, seconds)
@@ -94,7 +94,8 @@ def _untrained(options: ExtractOptions) -> Encoder:
         return build_encoder(options.joined, options.start(), crop=options.crop)
 
 
-def _tuned(encoder: Encoder, options: ExtractOptions) -> Encoder:
+def _tuned(encoder: Encoder, options: ExtractOptions, precision: str) -> Encoder:
+    hold(encoder, precision)
     if isinstance(encoder, TunedEncoder) and not options.channels_last:
         encoder.keep_channels_first()
     return encoder

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from features.contract import CHECKS, Build, check_encoder
-from features.encoders.device import resolve_device, resolve_precision
+from features.encoders.device import caution_of, resolve_device, resolve_precision
 from features.encoders.registry import build_encoder, entries
 from features.encoders.spec import WeightsChoice
 from features.encoders.texture_encoder import TextureEncoder
+from features.encoders.tile_encoder import encoder
 from features.encoders.tile_input import TileInput
 from wsi.errors import RequestError
 
@@ -166,3 +167,37 @@ def test_device_and_precision_are_checked() -> None:
     for asked in ("tpu", "cuda:x", "cuda:99"):
         with pytest.raises(RequestError, match=f"--device {asked}: expected"):
             resolve_device(asked)
+
+
+@pytest.mark.parametrize(
+    ("flags", "bf16", "fp16"),
+    [
+        ("flags\t\t: fpu avx2 avx512f amx_tile avx512_bf16\n", True, False),
+        ("flags\t\t: fpu avx2 amx_bf16 amx_fp16\n", True, True),
+        ("flags\t\t: fpu avx2 avx512f\n", False, False),
+        ("Features\t: fp asimd bf16 i8mm\n", True, False),
+        ("model name\t: avx512_bf16\nflags\t\t: fpu\n", False, False),
+    ],
+)
+def test_a_cpu_without_units_for_half_precision_is_named(tmp_path: Path, flags: str, bf16: bool, fp16: bool) -> None:
+    info = tmp_path / "cpuinfo"
+    info.write_text(f"processor\t: 0\n{flags}\nprocessor\t: 1\n{flags}")
+    for precision, able in (("fp32", True), ("bf16", bf16), ("fp16", fp16)):
+        told = caution_of(precision, CPU, info)
+        assert bool(told) is not able
+        assert able or told.startswith(f"caution: --precision {precision}: expected a CPU with units for it (")
+        assert not caution_of(precision, torch.device("cuda"), info)
+    assert not caution_of("bf16", CPU, tmp_path / "none")  # another system, which does not tell
+
+
+@pytest.mark.parametrize("model", ["test_convnext.r160_in1k", "test_vit.r160_in1k", "resnet10t"])
+def test_in_bf16_a_tile_is_near_fp32_whatever_stands_beside_it(model: str) -> None:
+    rng = np.random.default_rng(5)
+    tiles = np.kron(rng.integers(0, 256, (6, 3, 32, 32)), np.ones((1, 1, 7, 7))).astype(np.uint8)
+    others = np.concatenate([tiles[:1], 255 - tiles[:0:-1]])
+    full, half = (encoder(f"timm:{model}", random_weights=1, device="cpu", precision=own) for own in ("fp32", "bf16"))
+    expected, found = full.encode_tiles(tiles), half.encode_tiles(tiles)
+    assert np.array_equal(found[0], half.encode_tiles(others)[0])
+    assert 0 < np.linalg.norm(found - expected) < 0.02 * np.linalg.norm(expected)
+    # in batches of another size other kernels may round otherwise
+    assert np.linalg.norm(half.encode_tiles(tiles, batch_size=1) - found) < 0.02 * np.linalg.norm(expected)

@@ -18,6 +18,7 @@ from commanding import workers_of
 
 from features.bags.bag import find_bags, is_intact, read_coords, read_features, read_header
 from features.distributed import Place
+from features.encoders import device
 from features.encoders.registry import build_encoder
 from features.encoders.spec import EncoderSpec
 from features.encoders.tile_input import TileInput
@@ -508,7 +509,13 @@ def test_requests_are_checked(stores: Path, tmp_path: Path) -> None:
         extract(ExtractOptions(stores=(stores,), out=tmp_path, precision="bf16"))
 
 
-def test_bf16_stays_near_fp32(stores: Path, tmp_path: Path, reference: Path) -> None:
+def test_bf16_stays_near_fp32(stores: Path, tmp_path: Path, reference: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for path in find_bags([bags_of(stores, tmp_path, batch_size=8, precision="bf16", **TIMM)]):
         found, expected = (read_features(folder / path.name).astype(np.float32) for folder in (tmp_path, reference))
         assert 0 < np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
+        assert np.linalg.norm(found - expected) < 0.02 * np.linalg.norm(expected)
+    with pytest.raises(RecipeMismatchError, match=r"precision: found .?bf16"):
+        extract(ExtractOptions(stores=(stores,), out=tmp_path, **TIMM))
+    monkeypatch.setattr(device, "UNITS", {"bf16": ("no CPU's",)})
+    extract(ExtractOptions(stores=(stores,), out=tmp_path, precision="bf16", **TIMM), notes := Notes())
+    assert any(note.startswith("caution: --precision bf16: expected a CPU with units for it") for note in notes.lines)

@@ -102,9 +102,10 @@ def assert_patients_whole(folds: Ints, patients: Sequence[str]) -> None:
     seen: dict[str, int] = {}
     for fold, patient in zip(folds.tolist(), patients, strict=True):
         if fold < 0:
-            raise RequestError(f"patient {patient} stands in fold {fold}: expected 0 or more")
+            raise RequestError(f"patient {one_line(patient, 60)} stands in fold {fold}: expected 0 or more")
         if seen.setdefault(patient, fold) != fold:
-            raise RequestError(f"patient {patient} stands in folds {seen[patient]} and {fold}: expected one fold")
+            told = f"patient {one_line(patient, 60)} stands in folds {seen[patient]} and {fold}"
+            raise RequestError(f"{told}: expected one fold")
 
 
 def read_folds(path: Path, rows: Sequence[ManifestRow]) -> dict[str, int]:
@@ -125,10 +126,11 @@ def folds_of(path: Path, image_ids: Sequence[str], patients: Sequence[str]) -> I
     given = fold_table(path)
     missing = [image_id for image_id in image_ids if image_id not in given]
     if missing:
-        raise RequestError(f"{path}: no fold for {', '.join(missing[:5])}; expected every labelled slide")
+        told = one_line(", ".join(missing[:5]), 200)
+        raise RequestError(f"{path}: no fold for {told}; expected every labelled slide")
     other = [(i, given[i][0], p) for i, p in zip(image_ids, patients, strict=True) if given[i][0] != p]
     if other:
-        image_id, found, wanted = other[0]
+        image_id, found, wanted = (one_line(own, 60) for own in other[0])
         raise RequestError(
             f"{path}: {plural(len(other), 'slide', verb='are')} of another patient than in the manifest "
             f"({image_id}: expected patient {wanted}, found {found}): make the splits from this manifest, "
@@ -152,8 +154,13 @@ def fold_table(path: Path) -> dict[str, tuple[str, int]]:
         raise _no_splits(path, str(error)) from None
     twice = [image_id for image_id, count in Counter(record["image_id"] for record in records).items() if count > 1]
     if twice:
-        raise RequestError(f"{path}: slide {twice[0]} stands there twice: expected one row for each slide")
-    assert_patients_whole(np.array([fold for _, fold in found.values()], np.int64), [who for who, _ in found.values()])
+        told = one_line(twice[0], 60)
+        raise RequestError(f"{path}: slide {told} stands there twice: expected one row for each slide")
+    folds = np.array([fold for _, fold in found.values()], np.int64)
+    try:
+        assert_patients_whole(folds, [who for who, _ in found.values()])
+    except RequestError as error:
+        raise RequestError(f"{path}: {error}") from None
     return found
 
 

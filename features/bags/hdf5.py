@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import h5py
 import numpy as np
 
+from features.bags.heap import check_texts
 from wsi.errors import BagError
 from wsi.files.atomic import replacing
 from wsi.files.replace import Mark
@@ -166,6 +167,8 @@ class Attributes:
 
     def __init__(self, owner: Any | None, path: Path) -> None:
         self._attrs, self._path = None if owner is None else owner.attrs, path
+        if owner is not None:
+            check_texts(owner, path)
 
     def text(self, name: str) -> str:
         """Return a text; empty where there is none."""

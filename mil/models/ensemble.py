@@ -104,6 +104,13 @@ def load_ensemble(run: RunFolder, device: str = "auto", max_rows: int = 65_536) 
         for fold in range(int(recipe["folds"]))
         for seed in range(run.models_per_fold)
     )
+    for own in members:
+        told = own.model.spec.n_classes - own.model.spec.extra_classes
+        if told != len(run.classes):
+            raise RequestError(
+                f"{run.model(run.head, own.fold, own.seed)}: expected a model of {len(run.classes)} outputs as in "
+                f"config.toml, found one of {told}: copy the run again, or train it again"
+            )
     return Ensemble(run, members, calibration, Compute(on, str(recipe["precision"]), max_rows))
 
 

@@ -140,10 +140,10 @@ def _spec_of(values: dict[str, Any]) -> HeadSpec:
     for own in fields(spec):
         value = getattr(spec, own.name)
         fine = {
-            "int": isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _WIDEST,
-            "float": isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value),
-            "str": isinstance(value, str),
-        }.get(str(own.type), True)
+            int: isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _WIDEST,
+            float: isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value),
+            str: isinstance(value, str),
+        }.get(own.type, True)  # type: ignore[arg-type]
         if not fine or (own.name in ("dim", "n_classes", "hidden", "attention", "subcenters") and value < 1):
             raise ValueError(f"{own.name} of model.json cannot be {one_line(repr(value), 40)}")
     if not all(isinstance(own, int | float) and math.isfinite(own) for own in spec.margins):

@@ -85,6 +85,11 @@ def _checked_config(path: Path, text: str) -> dict[str, Any]:
     return config
 
 
+def _is_scale(told: Any) -> bool:
+    wanted = [told.get(name) for name in ("mpp", "tile_px")] if isinstance(told, dict) else [None]
+    return all(isinstance(own, int | float) and not isinstance(own, bool) and 0 <= own < float("inf") for own in wanted)
+
+
 def _problem_of_config(config: dict[str, Any]) -> str:
     recipe, about = config.get("recipe"), config.get("about")
     if not isinstance(recipe, dict) or not isinstance(about, dict):
@@ -103,6 +108,9 @@ def _problem_of_config(config: dict[str, Any]) -> str:
         return "about.bag_recipe and about.encoder: expected JSON objects"
     if not isinstance(about.get("versions", {}), dict):
         return "about.versions: expected a table"
+    scales = about.get("bag_scales", [])
+    if not isinstance(scales, list) or not all(map(_is_scale, scales)):
+        return "about.bag_scales: expected tables of mpp and tile_px, each a number"
     if recipe_hash(bag_recipe) != recipe["bags"].get("recipe_hash"):
         return "about.bag_recipe is not the one that the run was trained with"
     if recipe_hash(recipe) != config.get("recipe_hash"):

@@ -301,7 +301,7 @@ class TileStore:
 
     def read_level(self, level: int) -> NDArray[np.uint8]:
         """Return a whole level, uint8 (3, h, w); for the small ones."""
-        return self.read_array(str(level)).astype(np.uint8, copy=False)
+        return self._picture(str(level), self.grid.levels()[level])
 
     def overview(self, max_px: int = 2048) -> RGB:
         """Return a picture of the whole slide, uint8 (h, w, 3): the largest level of at most ``max_px`` a side.
@@ -311,7 +311,7 @@ class TileStore:
         levels = self.grid.levels()
         level = next((i for i, shape in enumerate(levels) if max(shape) <= max_px), len(levels) - 1)
         picture = np.ascontiguousarray(self.read_level(level).transpose(1, 2, 0))
-        behind = self.read_array("overview/0").transpose(1, 2, 0)
+        behind = self._picture("overview/0").transpose(1, 2, 0)
         scale = float(self._meta["mask_mpp"]) / (self.mpp * self.grid.factors()[level])
         size = (max(1, round(behind.shape[1] * scale)), max(1, round(behind.shape[0] * scale)))
         shown = cv2.resize(np.ascontiguousarray(behind), size, interpolation=cv2.INTER_LINEAR)
@@ -323,7 +323,7 @@ class TileStore:
 
     def overview_sha256(self) -> str:
         """Return the hash (hex) of the whole slide's small picture: the same slide filed twice has the same."""
-        pixels = np.ascontiguousarray(self.read_array("overview/0"))
+        pixels = np.ascontiguousarray(self._picture("overview/0"))
         return hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).hexdigest()
 
     def tissue_mask(self) -> tuple[NDArray[np.uint8], float]:
@@ -344,6 +344,17 @@ class TileStore:
                 raise
             told = one_line(error, 200)
             raise StoreError(f"{self.path}: {key} cannot be read ({told}): tile the slide again") from None
+
+    def _picture(self, key: str, shape: YX | None = None) -> NDArray[np.uint8]:
+        """Return an array of colours, (3, h, w); `StoreError` where it is none, or has another shape than this."""
+        pixels = self.read_array(key)
+        if pixels.ndim != 3 or len(pixels) != 3 or pixels.dtype != np.uint8 or shape not in {None, pixels.shape[1:]}:
+            wanted = f" of {shape.y} x {shape.x} px" if shape else ""
+            raise StoreError(
+                f"{self.path}: {key}: expected three colours{wanted}, found {pixels.dtype} {pixels.shape}: "
+                "tile the slide again"
+            )
+        return pixels
 
     def _column(self, name: str, dtype: type[np.generic], shape: tuple[int, ...] | None = None) -> NDArray[Any]:
         """Return a column of the tile list of the shape that it must have: one value per listed tile."""

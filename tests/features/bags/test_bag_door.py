@@ -1,6 +1,7 @@
 """Bags of unknown origin: what points elsewhere, declares too much or is malformed is refused in one line."""
 
 import errno
+import json
 import os
 import resource
 import subprocess
@@ -181,6 +182,48 @@ def _replaced(name: str, value: object) -> Callable[[h5py.File], None]:
 )
 def test_a_malformed_field_is_one_line(tmp_path: Path, change: Callable[[h5py.File], None]) -> None:
     refused(foreign(tmp_path / "bag.h5", change), "bag.h5")
+
+
+def _texts_apart(text: bytes, before: int, now: bytes) -> Callable[[bytes], bytes]:
+    """Write some bytes that many before a text, which may be the name of an attribute or a value."""
+
+    def change(data: bytes) -> bytes:
+        at = data.index(text) - before
+        return data[:at] + now + data[at + len(now) :]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _texts_apart(b"GCOL", -16, bytes(4000)),  # HDF5 would step on by nothing for ever
+        _texts_apart(b"gigamil-bag", 8, b"\xff\xff\0\0"),  # more than there is room for
+        _texts_apart(b"recipe_hash\0", -17, b"\3"),  # neither text nor sequence
+    ],
+    ids=["no end", "longer", "no type"],
+)
+def test_texts_that_hdf5_would_not_survive_are_refused(
+    tmp_path: Path, facts: BagFacts, change: Callable[[bytes], bytes]
+) -> None:
+    path = tmp_path / "bag.h5"
+    write_bag(path, [rows()], YX, facts)
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(
+        BagError, match=r"bag\.h5: expected a whole HDF5 file, cannot read it \(texts: .*\): extract it"
+    ):
+        read_header(path)
+
+
+@pytest.mark.parametrize("newest", [False, True])
+def test_texts_of_any_length_are_read_from_files_of_either_version(tmp_path: Path, newest: bool) -> None:
+    path, told = tmp_path / "bag.h5", {"recipe": json.dumps({"a": "x" * 70_000}), "image_id": "s", "provenance": ""}
+    with h5py.File(path, "w", libver="latest" if newest else "earliest", userblock_size=512) as file:
+        file["features"] = rows()
+        file["features"].attrs.update({"encoder": "e", "names": ["a", "bcd", ""]})
+        file.attrs.update(told)
+    header = read_header(path)
+    assert (header.image_id, header.encoder, header.recipe) == ("s", "e", {"a": "x" * 70_000})
 
 
 def test_a_pipe_or_a_folder_is_no_bag(tmp_path: Path) -> None:

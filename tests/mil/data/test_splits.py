@@ -1,5 +1,6 @@
 """No patient on both sides, every class everywhere, the same every time."""
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -199,11 +200,12 @@ def test_the_table_of_splits_is_read_back_whole(tmp_path: Path) -> None:
         (head + "a,1,0\na,1,0\n", "slide a stands there twice"),
         (head + "a,1,0\nb,1,1\n", "patient 1 stands in folds 0 and 1"),
         (head + "a,1,-1\n", "patient 1 stands in fold -1: expected 0 or more"),
+        (head + f"a,{'y' * 20_000},-1\n", r"patient [y. ]{50,70} stands in fold -1"),
         (head + "a,1,x\n", "an integer fold in each row"),
         ("image_id,fold\na,1\n", "no column patient_id"),
     ):
         path.write_text(text)
-        with pytest.raises(RequestError, match=told):
+        with pytest.raises(RequestError, match=rf"{re.escape(str(path))}: .*{told}"):
             read_splits(path)
 
 

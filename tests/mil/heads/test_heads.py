@@ -1,6 +1,8 @@
 """Every head keeps the contract, and what a head and its standardisation are together."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -117,6 +119,18 @@ def test_a_saved_model_is_the_same_and_a_damaged_one_is_refused(name: str, tmp_p
     (folder / "weights.safetensors").write_bytes((folder / "weights.safetensors").read_bytes()[:-40])
     with pytest.raises(RequestError, match="no whole model"):
         load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("shift", float("nan")), ("scale", "2"), ("dropout", True), ("target", 1), ("hidden", 1 << 40)]
+)
+def test_a_field_of_another_kind_is_refused(tmp_path: Path, field: str, value: object) -> None:
+    save_model(tmp_path, model_of("mean_pool"), {})
+    told = json.loads((tmp_path / "model.json").read_text())
+    told["spec"][field] = value
+    (tmp_path / "model.json").write_text(json.dumps(told))
+    with pytest.raises(RequestError, match=rf"{field} of model\.json cannot be "):
+        load_model(tmp_path)
 
 
 @POINTED

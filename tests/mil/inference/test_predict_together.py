@@ -3,20 +3,24 @@
 import csv
 import json
 import shutil
+import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tomli_w
 from click.testing import CliRunner
 from making import SEED
 from witness import Trained, facts, grid, instances
 
 from cli.app import app
 from features.bags.bag import write_bag
+from mil.models.ensemble import load_ensemble
 from mil.run.folder import RunFolder
 from mil.train import train
 from wsi.errors import RequestError
 from wsi.files.csv_table import csv_text, read_records
+from wsi.recipe import recipe_hash
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +98,7 @@ def test_compare_leaves_runs_and_files_of_others_alone(trained: Trained, other: 
         ("config.toml", "folds = 3", "folds = 0"),
         ("config.toml", "dim = 24", 'dim = "x"'),
         ("config.toml", '{\\"settings\\":\\"one\\"}', '{\\"settings\\":\\"two\\"}'),
+        ("config.toml", "tile_px = 256.0 }", 'tile = "x" }'),
         ("calibration.json", '"temperature": ', '"temperature": NaN, "was": '),
         ("metrics.json", "", "[]"),
     ],
@@ -106,6 +111,17 @@ def test_a_damaged_run_is_one_line(trained: Trained, tmp_path: Path, file: str, 
     path.write_text(text.replace(old, new_text) if old else new_text)
     with pytest.raises(RequestError, match="is damaged"):
         RunFolder(tmp_path / "run").read_json(file if file.endswith("json") else "metrics.json")
+
+
+def test_models_of_other_outputs_than_the_run_names_are_refused(trained: Trained, tmp_path: Path) -> None:
+    shutil.copytree(trained.out, tmp_path / "run")
+    path = tmp_path / "run" / "config.toml"
+    config = tomllib.loads(path.read_text())
+    config["recipe"]["classes"] = config["recipe"]["classes"][:1]
+    config["recipe_hash"] = recipe_hash(config["recipe"])
+    path.write_text(tomli_w.dumps(config))
+    with pytest.raises(RequestError, match=r"seed0: expected a model of 1 outputs as in config.toml, found one of 2"):
+        load_ensemble(RunFolder(tmp_path / "run"), "cpu")
 
 
 def test_cells_are_no_formulas_and_read_back(tmp_path: Path) -> None:

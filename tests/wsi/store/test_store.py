@@ -1,5 +1,6 @@
 """The store's reader: any order, into a buffer, from threads and worker processes, with bounded resources."""
 
+import json
 import os
 import pickle
 import shutil
@@ -158,3 +159,14 @@ def test_the_overview_shows_the_background_that_is_not_stored(small_store: TileS
     y, x = int((row + 0.5) * 256 / factor), int((column + 0.5) * 256 / factor)
     level = small_store.read_level(round(np.log2(factor)))
     np.testing.assert_array_equal(picture[y, x], level[:, y, x])
+
+
+@pytest.mark.parametrize("key", ["3", "overview/0"])
+def test_pictures_of_other_than_three_colours_are_refused(tmp_path: Path, small_store: TileStore, key: str) -> None:
+    shutil.copytree(small_store.path, tmp_path / "s.zarr")
+    path = tmp_path / "s.zarr" / key / "zarr.json"
+    told = json.loads(path.read_text())
+    told["shape"][0] = 1
+    path.write_text(json.dumps(told))
+    with pytest.raises(StoreError, match=rf"s\.zarr: {key}: expected three colours.*, found uint8 \(1, \d+, \d+\)"):
+        TileStore(tmp_path / "s.zarr").overview(256)

@@ -135,12 +135,11 @@ def _of_weights(file: Path) -> Contents:
         raise RequestError(f"{file}: what it tells of itself ({KEY}) cannot be read: {error}") from None
     encoder = recipe.get("encoder")
     name = encoder.get("name", "") if isinstance(encoder, dict) else str(encoder or "")
-    lineage = bool(told.get("lineage"))
     return Contents(
         kind="weights",
         files={file.name: file},
         sources=[Source(name, _licence_of(name))] if name else [],
-        lineages=int(lineage),
+        lineages=int(_names_somebody(told.get("lineage"))),
         about={"encoder": name},
         card=f"# Weights{f' of {name}, trained further by gigamil' if name else ''}\n\n"
         f"`gigamil extract STORES --encoder {name or 'NAME'} --weights {file.name}` takes them.\n",
@@ -179,7 +178,13 @@ def _lineages(encoder: Any) -> int:
         return sum(map(_lineages, encoder))
     if not isinstance(encoder, dict):
         return 0
-    return ("lineage" in encoder) + sum(_lineages(own) for key, own in encoder.items() if key != "lineage")
+    own = _names_somebody(encoder.get("lineage"))
+    return own + sum(_lineages(other) for key, other in encoder.items() if key != "lineage")
+
+
+def _names_somebody(lineage: Any) -> bool:
+    """Tell whether a lineage holds patients; that of weights which learned from formulas holds none."""
+    return bool(lineage.get("patients_sha256", True) if isinstance(lineage, dict) else lineage)
 
 
 def _unique(sources: Iterator[Source]) -> list[Source]:

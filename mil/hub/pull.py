@@ -14,6 +14,7 @@ from typing import Any
 from features.encoders.hub import quick_without_network
 from mil.hub.address import FORMAT, MANIFEST, Address, address_of, endpoint, refusals
 from mil.hub.options import PullOptions
+from mil.hub.resume import fetch_large
 from wsi.errors import RequestError, one_line
 from wsi.files.atomic import replacing
 from wsi.files.claim import claim
@@ -48,6 +49,7 @@ def pull(options: PullOptions, progress: Progress | None = None) -> Summary:
             hint = "give --overwrite, or choose another --out" if is_pulled(options.out) else "choose another --out"
             raise RequestError(f"{options.out} holds something else than {address}: {hint}")
         with refusals(address, "the pull"), quick_without_network():
+            fetch_large(address)
             found = _fetched(address)
         sums, others = _checked(address, found)
         with replacing(options.out, is_pulled) as folder:
@@ -128,6 +130,13 @@ def _checked(address: Address, found: Mapping[str, Path]) -> tuple[dict[str, str
         A file is not as the manifest tells, or the push has not ended.
     """
     sums = {name: file_sha256(path) for name, path in found.items()}
+    for name, sha256 in sums.items():
+        blob = found[name].resolve()
+        if len(blob.name) == len(sha256) and blob.name != sha256:  # the cache names large files by their sha256
+            raise RequestError(
+                f"{address}: the hub's cache holds {one_line(name, 100)} otherwise than it was fetched: "
+                f"remove {blob}, and give the command again"
+            )
     if MANIFEST not in found:
         if any("gigamil-" in line for line in _head(found)):
             raise RequestError(f"{address}: its push has not ended (no {MANIFEST}): push it to its end")

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from huggingface_hub import ModelCard, constants
 from witness import DIM, Trained, facts, grid
 
 import mil.hub.push as push_module
+import mil.hub.resume as resume_module
 from cli.app import app
 from features.bags.bag import write_bag
 from mil.hub.address import Address, address_of
@@ -54,10 +55,10 @@ def some_bags(folder: Path, count: int = 5, provenance: object = MIT) -> Path:
     return folder
 
 
-def some_weights(path: Path, encoder: str = "", lineage: bool = False) -> Path:
+def some_weights(path: Path, encoder: str = "", lineage: bool = False, patients: Sequence[str] = ("p",)) -> Path:
     told: dict[str, object] = {"recipe": {"encoder": {"name": encoder}}}
     if lineage:
-        told["lineage"] = {"patients_sha256": ["p"]}
+        told["lineage"] = {"patients_sha256": list(patients)}
     metadata = {"gigamil": json.dumps(told)} if encoder else None
     safetensors.numpy.save_file({"w": np.arange(3000, dtype=np.float32)}, path, metadata)
     return path
@@ -172,6 +173,31 @@ def test_a_download_that_is_cut_goes_on(hub: Hub, tmp_path: Path) -> None:
     pull(PullOptions(source="hf://lab/w", out=tmp_path / "back"))
     assert (tmp_path / "back" / "w.safetensors").read_bytes() == file.read_bytes()
     assert hub.cut_once == ""
+
+
+def test_a_download_that_was_killed_goes_on_and_a_damaged_cache_is_named(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resume_module, "LEAST_BYTES", 5000)
+    file = some_weights(tmp_path / "w.safetensors")
+    hub.repos["lab/w"] = Repo({"w.safetensors": file.read_bytes()})
+    blobs = tmp_path / "cache" / "models--lab--w" / "blobs"
+    blobs.mkdir(parents=True)
+    blob, wanted = blobs / sha256(file.read_bytes()), PullOptions(source="hf://lab/w", out=tmp_path / "back")
+    (blobs / f"{blob.name}.part").write_bytes(file.read_bytes()[:7000])  # a kill leaves it so
+    pull(wanted)
+    assert hub.ranges == ["bytes=7000-"]
+    assert (tmp_path / "back" / "w.safetensors").read_bytes() == file.read_bytes()
+    assert not list(blobs.glob("*.part"))
+    blob.unlink()
+    (blobs / f"{blob.name}.part").write_bytes(b"x" * 7000)
+    with pytest.raises(RemoteError, match="came with other bytes than it has there: give the command again"):
+        pull(replace(wanted, out=tmp_path / "other"))
+    pull(replace(wanted, out=tmp_path / "other"))
+    blob.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(RequestError, match=f"the hub's cache holds w.safetensors otherwise.*remove {blob}"):
+        pull(replace(wanted, out=tmp_path / "third"))
+    assert not (tmp_path / "third").exists()
 
 
 def test_what_is_not_as_it_was_pushed_is_not_taken(hub: Hub, tmp_path: Path) -> None:
@@ -322,6 +348,8 @@ def test_weights_carry_their_origin_and_their_patients(hub: Hub, tmp_path: Path)
     assert push(asked(file, keep_lineage=True)).exit_code == 0
     assert sha256(hub.repos["lab/w"].files["w.safetensors"]) == sha256(file.read_bytes())
     assert b"license: cc-by-nc-4.0" in hub.repos["lab/w"].files["README.md"]
+    formula = some_weights(tmp_path / "formula.safetensors", "gpfm", lineage=True, patients=())
+    assert push(asked(formula)).exit_code == 0, "nobody was seen: there is nothing to keep"
 
 
 @pytest.mark.parametrize("text", ["hf://lab", "s3://lab/x", "hf://lab/x/../y", "hf://lab/x y", "lab/x", "hf:///x"])

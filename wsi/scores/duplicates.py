@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from wsi.arrays import RGB, Bools, FloatImage, Mask
 from wsi.tissue.density import largest_density
 from wsi.tissue.pieces import disk, odd
+from wsi.tissue.pieces import pieces as connected
 
 Labels = NDArray[np.int32]
 """int32 (h, w): 0 where nothing repeats, and on the first piece of a group; k on the repeats of group k."""
@@ -130,8 +131,7 @@ def find_repeats(
     groups = [group for group in groups if len(group) > 1]
     repeated = np.zeros(mask.shape, np.int32)
     for number, group in enumerate(groups, start=1):
-        repeated[np.isin(labels, [order[i - 1] for i in group[1:]])] = number
-    repeated[mask == 0] = 0
+        repeated[np.isin(labels, [order[i - 1] for i in group[1:]]) & (mask > 0)] = number
     return Repeats(repeated, len(order), tuple(groups))
 
 
@@ -144,11 +144,11 @@ def _pieces(mask: Mask, um_per_px: float) -> tuple[Labels, list[int], NDArray[np
 
     Where fragments join, the gap between them has their label and belongs to no piece: the mask decides.
     """
-    count, labels = cv2.connectedComponents(cv2.dilate(mask, disk(odd(JOIN_UM / um_per_px))), connectivity=8)
-    areas = np.bincount(labels[mask > 0], minlength=count)
+    joined = cv2.dilate(mask, disk(odd(JOIN_UM / um_per_px)))
+    labels, areas = connected(joined, counted=mask > 0)
     least = max(MIN_AREA_UM2 / um_per_px**2, _SHARE * areas.max())
     order = [int(i) for i in np.argsort(-areas, kind="stable") if areas[i] >= least][:MAX_PIECES]
-    return np.asarray(labels, np.int32), order, areas[order]
+    return labels, order, areas[order]
 
 
 _Placed = tuple[FloatImage, FloatImage]

@@ -84,15 +84,15 @@ def _near_structure(rough: Bools) -> Bools:
 
 
 def _commonest(pixels: RGB) -> tuple[int, int, int]:
-    pixels = pixels[:: max(1, len(pixels) // _SAMPLED)]
-    codes = (pixels >> 3).astype(np.int32)
-    flat = (codes[:, 0] << 10) | (codes[:, 1] << 5) | codes[:, 2]
-    mode = int(np.bincount(flat, minlength=1 << 15).argmax())
+    channels = np.ascontiguousarray(pixels[:: max(1, len(pixels) // _SAMPLED)].T)
+    codes = (channels >> 3).astype(np.int64)
+    mode = int(np.bincount((codes[0] << 10) | (codes[1] << 5) | codes[2], minlength=1 << 15).argmax())
     centre = np.array([mode >> 10, (mode >> 5) & 31, mode & 31]) * 8 + 4
     low, high = np.maximum(centre - 12, 0).tolist(), np.minimum(centre + 12, 255).tolist()
-    close = [(pixels[:, i] >= low[i]) & (pixels[:, i] <= high[i]) for i in range(3)]
-    near = pixels[close[0] & close[1] & close[2]]
-    red, green, blue = (_median((near if len(near) else pixels)[:, i]) for i in range(3))
+    near = np.ones(channels.shape[1], bool)
+    for channel, least, greatest in zip(channels, low, high, strict=True):
+        near &= (channel >= least) & (channel <= greatest)
+    red, green, blue = (_median(channel[near] if near.any() else channel) for channel in channels)
     return red, green, blue
 
 

@@ -93,7 +93,7 @@ def _reaching_the_edge(fill: Bools, depth: FloatImage) -> Bools:
 
 def _padding(overview: RGB, um_per_px: float) -> Bools:
     """Return where the picture is flat, pure black over more than any tissue fold or stroke, bool (h, w)."""
-    black = (largest(overview) <= _BLACK).astype(np.uint8)
+    black = np.asarray(cv2.inRange(overview, (0, 0, 0), (_BLACK, _BLACK, _BLACK)), np.uint8)
     if not black.any():
         return black > 0
     side = 2 * max(1, round(150 / um_per_px)) + 1

@@ -49,6 +49,8 @@ _SURROUNDINGS_UM = 400.0
 """Side of the window in which ink may have tissue on most sides."""
 _LINE_UM, _LINE_LENGTH_UM = 56.0, 480.0
 """Colourless lines thinner and longer than this are edges of cover slips and scratches."""
+_THIRD = np.s_[::3, ::3]
+"""Pixels that are enough for what is said of the whole slide."""
 _TOLD_SHARE = 0.002
 """What is left out is noted from this share of the picture."""
 
@@ -140,7 +142,8 @@ def _seen(overview: RGB, usable: Bools, background: tuple[int, int, int], um_per
     light = uneven_light(overview, usable, background)
     signal, plain = _less(most(inks), light, usable), _less(largest_density(overview, background), light, usable)
     structure = texture(plain, odd(_TEXTURE_UM / um_per_px))
-    noise = background_noise(signal, structure, usable & (smallest(overview) < UNSCANNED))
+    scanned = usable[_THIRD] & (smallest(np.ascontiguousarray(overview[_THIRD])) < UNSCANNED)
+    noise = background_noise(signal, structure, scanned)
     threshold, faint = _bounded(_NOISES * noise, _THRESHOLDS), _bounded(_FAINT_NOISES * noise, _FAINT_THRESHOLDS)
     faint_plain = max(faint, _PLAIN_NOISES * noise)
     ink, line = _ink_and_lines(inks, signal, plain, usable, threshold, faint, um_per_px)
@@ -162,7 +165,8 @@ def _ink_and_lines(
     """Return where ink lies on glass, and where colourless lines run; every other pixel is looked at, each way."""
     half = np.s_[::2, ::2]
     unevenness = texture(plain, 3)[half]
-    coarse: Inks = (inks[0][half], inks[1][half], inks[2][half])
+    red, green, blue = (np.ascontiguousarray(ink[half]) for ink in inks)
+    coarse: Inks = (red, green, blue)
     strongest, inside = np.ascontiguousarray(signal[half]), usable[half]
     ink = flat_ink(coarse, unevenness, inside, 2 * um_per_px)
     ink &= ~_amid_tissue(ink, (strongest > faint) & inside, 2 * um_per_px)
@@ -188,7 +192,7 @@ def _seen_in_the_dark(overview: RGB, usable: Bools, background: tuple[int, int, 
     signal = np.asarray(cv2.GaussianBlur(raw, (0, 0), max(0.5, _SMOOTH_DARK_UM / um_per_px)), np.float32)
     signal[~usable] = 0
     structure = texture(raw, odd(_TEXTURE_UM / um_per_px))
-    threshold = _bounded(_NOISES * background_noise(signal, structure, usable), _DARK_THRESHOLDS)
+    threshold = _bounded(_NOISES * background_noise(signal, structure, usable[_THIRD]), _DARK_THRESHOLDS)
     rough = structure > _roughness(structure, signal, usable, threshold / 2)
     return _Seen(signal, signal, rough, rough, usable, threshold, threshold / 2, threshold / 2)
 
@@ -199,7 +203,7 @@ def _bounded(value: float, bounds: tuple[float, float]) -> float:
 
 def _roughness(structure: FloatImage, signal: FloatImage, usable: Bools, faint: float) -> float:
     """Return the texture that the empty slide hardly reaches: its median and six times the spread."""
-    empty = structure[::3, ::3][(usable & (signal < faint))[::3, ::3]]
+    empty = structure[_THIRD][usable[_THIRD] & (signal[_THIRD] < faint)]
     if not empty.size:
         return 0.006
     middle = float(np.median(empty))
@@ -209,7 +213,7 @@ def _roughness(structure: FloatImage, signal: FloatImage, usable: Bools, faint: 
 def _areas(rough: Bools, um_per_px: float) -> Bools:
     """Return the rough areas that are broader than an edge."""
     side = odd(_AREA_UM / um_per_px)
-    share = np.asarray(cv2.blur(rough.astype(np.float32), (side, side)), np.float32)
+    share = np.asarray(cv2.boxFilter(as_mask(rough), cv2.CV_32F, (side, side)), np.float32)
     return np.asarray(cv2.dilate((share > 0.45).astype(np.uint8), np.ones((side // 2 + 1,) * 2, np.uint8)) > 0)
 
 
@@ -243,12 +247,12 @@ def _lines(found: Bools, inks: Inks, um_per_px: float) -> Bools:
 
 
 def _left_out(border: Bools, ink: Bools, line: Bools, um_per_px: float) -> tuple[str, ...]:
-    notes = []
-    if border.mean() > _TOLD_SHARE:
+    notes, share = [], np.count_nonzero(border) / border.size
+    if share > _TOLD_SHARE:
         width = border_widths(border) * um_per_px / 1000
         wide = f"up to {width:.1f} mm wide, " if width >= 0.05 else ""  # else it covers part of each side
-        notes.append(f"a border ({wide}{border.mean():.0%} of the slide) was left out")
-    share = float((ink | line).mean())
+        notes.append(f"a border ({wide}{share:.0%} of the slide) was left out")
+    share = np.count_nonzero(ink | line) / ink.size
     if share > _TOLD_SHARE:
         notes.append(f"pen marks or edges of a cover slip ({share:.1%} of the slide) were left out")
     return tuple(notes)
@@ -259,15 +263,19 @@ def _without_smooth(found: Bools, seen: _Seen, threshold: float) -> Bools:
     count, labels = cv2.connectedComponents(as_mask(found), connectivity=8)
     if count == 1:
         return found
-    eroded = cv2.erode(as_mask(found), np.ones((5, 5), np.uint8), borderValue=1)
     places = np.flatnonzero(found)
-    piece, inner, signal = labels.ravel()[places], eroded.ravel()[places] > 0, seen.signal.ravel()[places]
-    rough_inside = seen.rough.ravel()[places] & inner
+    piece, signal = labels.ravel()[places], seen.signal.ravel()[places]
     size = np.maximum(np.bincount(piece, minlength=count), 1)
+    faint = np.bincount(piece, signal, minlength=count) / size < _SMOOTH_PIECE * threshold
+    if not faint[1:].any():
+        return found
+    places = places[faint[piece]]
+    eroded = cv2.erode(as_mask(found), np.ones((5, 5), np.uint8), borderValue=1)
+    piece, inner = labels.ravel()[places], eroded.ravel()[places] > 0
+    rough_inside = seen.rough.ravel()[places] & inner
     deep = np.maximum(np.bincount(piece[inner], minlength=count), 1e-9)
-    strength = np.bincount(piece, signal, minlength=count) / size
     share = np.bincount(piece[rough_inside], minlength=count) / deep
-    smooth = (strength < _SMOOTH_PIECE * threshold) & (share < 0.1) & (deep > 0.3 * size)
+    smooth = faint & (share < 0.1) & (deep > 0.3 * size)
     return found & ~of_pieces(labels, smooth)
 
 
@@ -283,8 +291,11 @@ def _intensity(rgb: RGB, background: tuple[int, int, int]) -> FloatImage:
 
 
 def background_noise(signal: FloatImage, structure: FloatImage, scanned: Bools) -> float:
-    """Return how much single pixels of the empty slide vary: the usual texture where the signal is weak."""
-    weak = structure[::3, ::3][(scanned & (signal < 0.05))[::3, ::3]]
+    """Return how much single pixels of the empty slide vary: the usual texture where the signal is weak.
+
+    Every third pixel, each way, is looked at; ``scanned`` has these alone.
+    """
+    weak = structure[_THIRD][scanned & (signal[_THIRD] < 0.05)]
     return float(np.quantile(weak, 0.6)) if weak.size else 0.0
 
 

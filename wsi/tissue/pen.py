@@ -171,10 +171,12 @@ _Pair = tuple[Bools, Bools]
 
 def _blue_or_green(red: FloatImage, green: FloatImage, blue: FloatImage) -> _Pair:
     excess = red - green
-    # A dark violet-blue marker absorbs green like red, but lets blue through as no dense nuclei do.
-    violet = (red > 0.65) & (red > 0.95 * green) & (blue < 0.38 * red)
-    violet |= (red > 1.0) & (red > 0.85 * green) & (blue < 0.38 * red)
-    strong = ((excess > 0.15) & (red > 0.3) & (excess > 0.15 * red)) | violet
+    strong = (excess > 0.15) & (red > 0.3) & (excess > 0.15 * red)
+    deep = red > 0.65
+    if deep.any():
+        # A dark violet-blue marker absorbs green like red, but lets blue through as no dense nuclei do.
+        deep &= blue < 0.38 * red
+        strong |= deep & ((red > 0.95 * green) | ((red > 1.0) & (red > 0.85 * green)))
     return strong, (excess > 0.06) & (red > 0.12)
 
 

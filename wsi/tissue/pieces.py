@@ -12,10 +12,19 @@ _FEW = 8
 """Pieces that are compared with one after the other."""
 
 
-def pieces(mask: NDArray[Any], connectivity: int = 8) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Return the number of each pixel's piece, int32 (h, w), 0 outside, and the pieces' areas in pixels, int32 (n,)."""
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(as_mask(mask), connectivity=connectivity)
-    return labels, stats[:, cv2.CC_STAT_AREA]
+def pieces(
+    mask: NDArray[Any], connectivity: int = 8, counted: Bools | None = None
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Return the number of each pixel's piece, int32 (h, w), 0 outside, and the pieces' areas in pixels, int64 (n,).
+
+    Of the areas only what is ``counted`` counts, bool (h, w), if given. Counting the pixels of each label takes a
+    quarter of the time that OpenCV takes to gather all that it tells of pieces.
+    """
+    count, labels = cv2.connectedComponents(as_mask(mask), connectivity=connectivity)
+    if count > _FEW:
+        return labels, np.bincount(labels.ravel() if counted is None else labels[counted], minlength=count)
+    whole = (labels == number for number in range(count))
+    return labels, np.array([np.count_nonzero(own if counted is None else own & counted) for own in whole], np.int64)
 
 
 def of_pieces(labels: NDArray[np.int32], chosen: Bools) -> Bools:

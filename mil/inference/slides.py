@@ -101,7 +101,7 @@ def make_bags(
     chunks = ((tuple(sound),) if sound else ()) if budget is None else _chunks(sound, options)
     plan = _Plan(options, _tiling(recipe), options_of(recipe), work, overwrite, chunks)
     _check_encoder(run, plan, recipe)
-    make_folder(work)
+    make_folder(work, "--work")
     do = partial(_make, plan)
     found = work_here(do, progress) if budget is None else work_until(do, budget.deadline_of_bags, progress)[0]
     for part in found:

@@ -258,5 +258,5 @@ def _keep(folder: Path, stages: Sequence[StagePlan], loads: Mapping[str, float])
             ranges = {key: value.as_dict() for key, value in (sums | peaks).items() if value != NOTHING}
             told[name] = {"todo": sum(one.todo for one in own), "load": round(loads.get(name, 1.0), 3), **ranges}
     if told:
-        make_folder(folder)
+        make_folder(folder, "folder")
         keep_estimate(folder, told)

@@ -78,7 +78,7 @@ def rehearse(options: RehearseOptions, progress: Progress | None = None) -> Summ
     if options.cluster and not file.slurm:
         raise RequestError(f"{file.path}: --cluster: expected a table [slurm], found none")
     asked, work = rehearsed_of(file), file.folder / "rehearsal"
-    make_folder(file.folder)
+    make_folder(file.folder, "folder")
     with claim(work):
         _empty(work)
         write_text(file.folder / REHEARSAL, json.dumps(_head(file, passed=False, why="it was not finished")) + "\n")

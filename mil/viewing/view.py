@@ -36,7 +36,7 @@ def view(options: ViewOptions, json: bool) -> int:
     """
     items = sort_items(options.items)
     if options.annotations:
-        make_folder(options.annotations)
+        make_folder(options.annotations, "--annotations")
     shown = find_shown(items.stores, items.slides, options.annotations)
     opinions = _opinions(options, items, shown)
     review = _review(options, items, shown, opinions)

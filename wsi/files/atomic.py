@@ -10,21 +10,23 @@ from wsi.files.replace import PARTIAL, Mark, discard, discard_leftovers, put, re
 __all__ = ["PARTIAL", "check_folder", "make_folder", "replacing", "write_bytes", "write_text"]
 
 
-def check_folder(path: Path) -> None:
+def check_folder(path: Path, option: str = "--out") -> None:
     """Raise `RequestError` where an output folder's path is taken by a file or a tile store; nothing is made yet."""
     if path.exists() and not path.is_dir():
-        raise RequestError(f"--out {path}: expected a folder, found a file")
+        raise RequestError(f"{option} {path}: expected a folder, found a file")
     if (path / "zarr.json").exists():
-        raise RequestError(f"--out {path}: expected a folder for outputs, found a store, in which nothing else may lie")
+        raise RequestError(
+            f"{option} {path}: expected a folder for outputs, found a store, in which nothing else may lie"
+        )
 
 
-def make_folder(path: Path) -> None:
+def make_folder(path: Path, option: str = "--out") -> None:
     """Make an output folder and rid it of what killed runs left, or raise `RequestError`: why it cannot be one."""
-    check_folder(path)
+    check_folder(path, option)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RequestError(f"--out {path}: the folder cannot be made: {error.strerror}") from None
+        raise RequestError(f"{option} {path}: the folder cannot be made: {error.strerror}") from None
     discard_leftovers(path)
 
 

@@ -70,7 +70,8 @@ def _instances(path: Path) -> list[tuple[str, Path]]:
     from wsi.readers.dicom.layout import series_files
 
     with suppress(UnreadableSlideError):
-        return [(str(number), file) for number, file in enumerate(sorted(series_files(path), key=_size))]
+        files = sorted(series_files(path), key=lambda file: (_size(file), file.name))  # parts of one image may be alike
+        return [(str(number), file) for number, file in enumerate(files)]
     return []
 
 

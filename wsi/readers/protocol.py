@@ -91,6 +91,8 @@ class Slide(Protocol):
     """Index of the one that is read."""
     icc: bytes = b""
     """The slide's ICC profile as it stands in the file; empty where there is none."""
+    colours: str = ""
+    """What pixels were converted from where only their looks told it: ``ycbcr``; else empty."""
     mpp_claims: tuple[MppClaim, ...]
     """In the order in which they are to be believed."""
     objective_power: float | None

@@ -74,6 +74,7 @@ _RECIPE: dict[str, tuple[_Kind, ...]] = _SHARED | {
     "on_damage": (_word("fail", "skip"),),
     "icc": (_word("srgb"),),
     "scene": (_number,),
+    "colours": (_word("ycbcr"),),
     "pyramid": (_word("source"),),
     "subsampling": (_word("420"),),
 }

@@ -243,7 +243,7 @@ def _reduction(slide: Slide, scaling: Scaling, options: TileOptions) -> int:
 
 
 def _recipe(job: Job, options: TileOptions, slide: Slide, resolution: Resolution) -> Recipe:
-    """Return what is asked of this slide; what stands there only where it matters: scene, profile, a um/px assumed."""
+    """Return what is asked of this slide; only where they matter: scene, profile, colours by looks, assumed um/px."""
     recipe = options.recipe() | {
         "algorithm": ALGORITHM,
         "reader": slide.reader,
@@ -255,6 +255,8 @@ def _recipe(job: Job, options: TileOptions, slide: Slide, resolution: Resolution
         recipe["scene"] = slide.scene
     if options.icc and slide.icc:
         recipe["icc"] = options.icc
+    if slide.colours:  # stores of before they were told so are made anew
+        recipe["colours"] = slide.colours
     if resolution.source == ASSUMED:
         recipe["assume_mpp"] = options.assume_mpp
     return recipe

@@ -1,8 +1,12 @@
 """DICOM slides, those that OpenSlide refuses too: made here, and real ones."""
 
+import re
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from copy import deepcopy
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ import pytest
 from making import RGB, picture
 from making_dicom import JPEG, JPEG_2000, JPEG_2000_LOSSY, JPEG_LS, RAW, RLE, SIDE, encode, write_dicom
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate, generate_frames
 
 from wsi.cohort.fingerprint import fingerprint, slide_files
 from wsi.cohort.slides import find_jobs
@@ -151,9 +156,8 @@ def test_openslide_is_asked_only_by_name(tmp_path: Path) -> None:
         open_slide(path, "openslide")
 
 
-def test_positions_are_honoured_and_gaps_are_white(tmp_path: Path) -> None:
-    pixels = picture(128, 192)
-    places = [(0, 2), (1, 0), (0, 0), (1, 2), (0, 1)]  # row, column of each frame; (1, 1) has none
+def positions(places: Iterable[tuple[int, int]]) -> list[Dataset]:
+    """Return what states the row and column of each frame."""
     per_frame = []
     for row, column in places:
         position, groups = Dataset(), Dataset()
@@ -161,10 +165,16 @@ def test_positions_are_honoured_and_gaps_are_white(tmp_path: Path) -> None:
         position.ColumnPositionInTotalImagePixelMatrix = column * SIDE + 1
         groups.PlanePositionSlideSequence = [position]
         per_frame.append(groups)
+    return per_frame
+
+
+def test_positions_are_honoured_and_gaps_are_white(tmp_path: Path) -> None:
+    pixels = picture(128, 192)
+    places = [(0, 2), (1, 0), (0, 0), (1, 2), (0, 1)]  # row, column of each frame; (1, 1) has none
     shuffled = np.concatenate([pixels[r * SIDE : (r + 1) * SIDE, c * SIDE : (c + 1) * SIDE] for r, c in places], axis=1)
     changes: dict[str, Any] = {
         "DimensionOrganizationType": "TILED_SPARSE",
-        "PerFrameFunctionalGroupsSequence": per_frame,
+        "PerFrameFunctionalGroupsSequence": positions(places),
         "TotalPixelMatrixRows": 128,
         "TotalPixelMatrixColumns": 192,
     }
@@ -189,6 +199,86 @@ def test_what_cannot_be_read_right_is_refused(tmp_path: Path, changes: dict[str,
     path = write_dicom(tmp_path / "a.dcm", picture(200, 230), **changes)  # type: ignore[arg-type]
     with pytest.raises(UnreadableSlideError, match=reason):
         open_slide(path, "dicom")
+
+
+def concatenated(source: Path, folder: Path, *cuts: int, **changes: Any) -> list[Path]:
+    """Write an instance as parts that begin with these frames, and with the first."""
+    folder.mkdir(exist_ok=True)
+    whole, paths = pydicom.dcmread(source), []
+    frames = list(generate_frames(whole.PixelData, number_of_frames=whole.NumberOfFrames))
+    edges = [0, *cuts, len(frames)]
+    for number, (start, stop) in enumerate(pairwise(edges), start=1):
+        part = deepcopy(whole)
+        part.SOPInstanceUID = part.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+        part.ConcatenationUID, part.InConcatenationNumber = "1.2.3.9", number
+        part.InConcatenationTotalNumber, part.ConcatenationFrameOffsetNumber = len(edges) - 1, start
+        part.NumberOfFrames = stop - start
+        if "PerFrameFunctionalGroupsSequence" in part:
+            part.PerFrameFunctionalGroupsSequence = part.PerFrameFunctionalGroupsSequence[start:stop]
+        for name, value in changes.items():
+            setattr(part, name, value) if value is not None else delattr(part, name)
+        part.PixelData = encapsulate(frames[start:stop])
+        part["PixelData"].is_undefined_length = True
+        paths.append(folder / f"part{len(edges) - number}.dcm")
+        part.save_as(paths[-1])
+    return paths
+
+
+@pytest.mark.parametrize("in_full", [True, False])
+@pytest.mark.parametrize("syntax", [JPEG, JPEG_LS])
+def test_a_concatenation_is_the_image_that_it_is_the_parts_of(tmp_path: Path, syntax: str, in_full: bool) -> None:
+    pixels = picture(200, 230)
+    sparse: dict[str, Any] = {"DimensionOrganizationType": "TILED_SPARSE"}
+    sparse["PerFrameFunctionalGroupsSequence"] = positions(np.ndindex(4, 4))
+    one = write_dicom(tmp_path / "one.dcm", pixels, syntax, **({} if in_full else sparse))
+    parts = concatenated(one, tmp_path / "parts", 5, 6)
+    write_dicom(tmp_path / "parts" / "coarse.dcm", pixels[::2, ::2], syntax)
+    for path in (*parts, tmp_path / "parts"):
+        slide = open_slide(path, "dicom")
+        assert [level.shape for level in slide.levels] == [(200, 230), (100, 115)]
+        np.testing.assert_array_equal(whole(slide), whole(open_slide(one, "dicom")))
+        assert not slide.missing
+        assert fingerprint(path) == fingerprint(parts[0])
+        if syntax == JPEG:
+            files = [one.tiles(0) for one in (slide, open_slide(one, "dicom"))]
+            assert all(files[0].file(i) == files[1].file(i) for i in range(16))  # type: ignore[union-attr]
+
+
+def test_what_is_no_whole_concatenation_is_refused(tmp_path: Path) -> None:
+    one = write_dicom(tmp_path / "one.dcm", picture(200, 230))
+    parts = concatenated(one, tmp_path / "a", 5, 11)
+    parts[1].rename(tmp_path / "kept")
+    with pytest.raises(UnreadableSlideError, match="of a concatenation there are parts 1, 3 of 3: copy all"):
+        open_slide(parts[0], "dicom")
+    shutil.copy(tmp_path / "kept", parts[1])
+    shutil.copy(tmp_path / "kept", tmp_path / "a" / "copy.dcm")
+    with pytest.raises(
+        UnreadableSlideError, match=r"part 2 .* lies there twice \((copy|part2).dcm, (copy|part2).dcm\)"
+    ):
+        open_slide(parts[0], "dicom")
+    (tmp_path / "a" / "copy.dcm").unlink()
+    other = concatenated(one, tmp_path / "b", 5, 11, PhotometricInterpretation="YBR_FULL")
+    shutil.copy(other[1], parts[1])
+    with pytest.raises(UnreadableSlideError, match="the parts of a concatenation differ in size or coding"):
+        open_slide(parts[0], "dicom")
+    shutil.copy(concatenated(one, tmp_path / "c", 6, 11)[1], parts[1])
+    with pytest.raises(UnreadableSlideError, match="differ in size or coding, or their frames in number"):
+        open_slide(parts[0], "dicom")
+    untold = concatenated(one, tmp_path / "d", 5, 11, InConcatenationTotalNumber=None)
+    untold[2].unlink()
+    with pytest.raises(UnreadableSlideError, match="there are parts 1, 2, which lack 5 frames: copy all"):
+        open_slide(untold[0], "dicom")
+    lost = concatenated(one, tmp_path / "e", 5, ConcatenationFrameOffsetNumber=None)
+    with pytest.raises(UnreadableSlideError, match="broken DICOM"):
+        open_slide(lost[0], "dicom")
+
+
+def test_a_cut_part_of_a_concatenation_is_named(tmp_path: Path) -> None:
+    parts = concatenated(write_dicom(tmp_path / "one.dcm", picture(200, 230), JPEG), tmp_path / "parts", 5, 11)
+    data = parts[2].read_bytes()
+    parts[2].write_bytes(data[: len(data) * 3 // 4])
+    slide = open_slide(parts[0], "dicom")
+    assert re.fullmatch(r"[1-5] of 16 frames lie past the end of part1.dcm \(\d+ bytes\)", slide.missing)
 
 
 def test_a_series_in_a_folder_is_one_slide(tmp_path: Path) -> None:

@@ -8,8 +8,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pytest
+from colour_cells import SIDE, to_ycbcr, write_tiff
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from making import picture, spoil_tile, write_deflate, write_pyramid
@@ -18,7 +20,7 @@ from wsi.cohort.fingerprint import fingerprint
 from wsi.cohort.slides import Job
 from wsi.errors import DamagedSlideError, GigamilError, RecipeMismatchError
 from wsi.progress.outcome import Status
-from wsi.recipe import canonical
+from wsi.recipe import canonical, recipe_hash
 from wsi.scores.drop import parse_rules
 from wsi.store.tile_store import TileStore
 from wsi.tiling.engine import check_finished
@@ -256,6 +258,26 @@ def test_another_slide_of_that_name_is_refused(tmp_path: Path, deflate_slide: Pa
     write_deflate(slide, picture(1500, 1900, 7))
     with pytest.raises(RecipeMismatchError, match="slide: found"):
         runs(slide, tmp_path / "out")
+
+
+def test_stores_with_the_wrong_colours_of_libvips_are_refused_and_no_others(
+    tmp_path: Path, deflate_slide: Path
+) -> None:
+    """A slide whose JPEG 2000 is YCbCr that it calls RGB, and a store of it from before that was seen."""
+    slide, shown = tmp_path / "a.tif", picture(SIDE, SIDE)
+    tile_of = bytes(imagecodecs.jpeg2k_encode(to_ycbcr(shown), level=0, mct=True, codecformat="j2k"))
+    write_tiff(slide, tile_of, 33004, "RGB", software="")
+    plan = make(Job("a", slide), TileOptions(slides=(slide,), out=tmp_path / "out", assume_mpp=0.5, workers=0))
+    assert isinstance(check_finished(plan), dict)
+    root = plan.out / "zarr.json"
+    told = json.loads(root.read_text())
+    recipe = told["attributes"]["gigamil"]["recipe"]
+    assert recipe.pop("colours") == "ycbcr"
+    told["attributes"]["gigamil"]["recipe_hash"] = recipe_hash(recipe)
+    root.write_text(json.dumps(told))
+    with pytest.raises(RecipeMismatchError, match='colours: found null, wanted "ycbcr"'):
+        check_finished(plan)
+    assert "colours" not in make_plan(Job("b", deflate_slide), plan.options).recipe
 
 
 def test_an_unfinished_store_of_another_recipe_is_not_taken_up(tmp_path: Path, deflate_slide: Path) -> None:

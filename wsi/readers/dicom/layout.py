@@ -28,18 +28,38 @@ DICOM_ENDINGS = frozenset((".dcm", ".dicom"))
 _ITEM, _UNDEFINED = b"\xfe\xff\x00\xe0", 0xFFFFFFFF
 
 
+Piece = tuple[int, int, int]
+"""Number of the file, offset and length."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConcatenationPart:
+    """A file that holds some frames of an image (PS3.3 C.7.6.16.2.2.4)."""
+
+    uid: str
+    """Of the concatenation."""
+    number: int
+    """From 1."""
+    total: int
+    """How many there are; 0 where the file does not say it."""
+    first: int
+    """Frames of the image before its own."""
+    in_full: bool
+    """Whether the image has a frame at every place, in order."""
+
+
 @dataclass(frozen=True, slots=True)
 class DicomInstance:
-    """One resolution of the slide: one file."""
+    """One resolution of the slide: one file, or the files of a concatenation."""
 
-    path: Path
+    paths: tuple[Path, ...]
     shape: YX
     """Total pixel matrix."""
     tile: YX
     frames: tuple[int | None, ...]
     """For each place of the grid, row by row, the frame that lies there; None where there is none."""
-    spans: tuple[tuple[tuple[int, int], ...], ...]
-    """For each frame, (offset, length) of its pieces in the file."""
+    spans: tuple[tuple[Piece, ...], ...]
+    """For each frame, its pieces in the files."""
     transfer_syntax: str
     photometric: str
     samples: int
@@ -51,6 +71,8 @@ class DicomInstance:
     objective_power: float | None
     icc: bytes | None
     """Of the first optical path."""
+    part: ConcatenationPart | None
+    """Which part of a concatenation the file is; None where it is whole, and of what was put together."""
     notes: tuple[str, ...]
 
 
@@ -195,12 +217,13 @@ def _instance(path: Path, dataset: Any) -> DicomInstance:
     if min(*shape, *tile) < 1 or tile.y * tile.x * samples > MAX_TILE_BYTES:
         raise UnreadableSlideError(f"{shape.x} x {shape.y} px in frames of {tile.x} x {tile.y} px")
     count = int(dataset.get("NumberOfFrames", 1))
-    frames = _places(dataset, shape, tile, count)
+    part = _part(dataset)
+    frames = _places(dataset, shape, tile, count, part)
     with path.open("rb") as file:
         spans = _spans(file, dataset, count, tile.y * tile.x * samples, encapsulated=syntax not in RAW)
     notes = () if flavour(dataset) else ("ImageType does not say that this is the slide itself",)
     return DicomInstance(
-        path=path,
+        paths=(path,),
         shape=shape,
         tile=tile,
         frames=frames,
@@ -213,7 +236,20 @@ def _instance(path: Path, dataset: Any) -> DicomInstance:
         volume_mpp_yx=_volume_mpp(dataset, shape),
         objective_power=_objective(dataset),
         icc=next((path.get("ICCProfile") for path in dataset.get("OpticalPathSequence") or ()), None),
+        part=part,
         notes=notes,
+    )
+
+
+def _part(dataset: Any) -> ConcatenationPart | None:
+    if "ConcatenationUID" not in dataset:
+        return None
+    return ConcatenationPart(
+        uid=str(dataset.ConcatenationUID),
+        number=int(dataset.InConcatenationNumber),
+        total=int(dataset.get("InConcatenationTotalNumber") or 0),
+        first=int(dataset.ConcatenationFrameOffsetNumber),
+        in_full=_is_full(dataset),
     )
 
 
@@ -232,21 +268,24 @@ def _refuse(dataset: Any) -> None:
         )
     if int(dataset.get("TotalPixelMatrixFocalPlanes", 1)) > 1 or int(dataset.get("NumberOfOpticalPaths", 1)) > 1:
         raise UnreadableSlideError("several focal planes or optical paths: expected one")
-    if "ConcatenationUID" in dataset:
-        raise UnreadableSlideError("the image is a concatenation of several files")
 
 
-def _places(dataset: Any, shape: YX, tile: YX, count: int) -> tuple[int | None, ...]:
+def _is_full(dataset: Any) -> bool:
+    return str(dataset.get("DimensionOrganizationType", "")) == "TILED_FULL"
+
+
+def _places(dataset: Any, shape: YX, tile: YX, count: int, part: ConcatenationPart | None) -> tuple[int | None, ...]:
     """Return the frame at each place. Only TILED_FULL implies an order; some writers store column by column."""
     grid = YX(ceil_div(shape.y, tile.y), ceil_div(shape.x, tile.x))
     per_frame = dataset.get("PerFrameFunctionalGroupsSequence") or ()
-    if str(dataset.get("DimensionOrganizationType", "")) != "TILED_FULL":
+    if not _is_full(dataset):
         if len(per_frame) != count:
             raise UnreadableSlideError(f"its {count} frames state no positions: their places on the slide are unknown")
         return _sparse_places(per_frame, grid, tile)
-    if count != grid.y * grid.x:
+    places, before = grid.y * grid.x, part.first if part else 0
+    if count != places if part is None else not 0 <= before <= places - count:
         raise UnreadableSlideError(f"{count} frames for a full grid of {grid.x} x {grid.y}")
-    return tuple(range(count))
+    return (*[None] * before, *range(count), *[None] * (places - before - count))
 
 
 def _sparse_places(per_frame: Any, grid: YX, tile: YX) -> tuple[int | None, ...]:
@@ -267,14 +306,14 @@ def _sparse_places(per_frame: Any, grid: YX, tile: YX) -> tuple[int | None, ...]
 
 def _spans(
     file: BinaryIO, dataset: Any, count: int, frame_bytes: int, *, encapsulated: bool
-) -> tuple[tuple[tuple[int, int], ...], ...]:
+) -> tuple[tuple[Piece, ...], ...]:
     """Walk the pixel data; return where each frame's pieces lie."""
     start = _find_pixel_data(file)
     if not encapsulated:
-        return tuple(((start + i * frame_bytes, frame_bytes),) for i in range(count))
+        return tuple(((0, start + i * frame_bytes, frame_bytes),) for i in range(count))
     table, pieces = _items(file, start)
     if len(pieces) == count:
-        return tuple(((offset, length),) for offset, length in pieces)
+        return tuple((piece,) for piece in pieces)
     extended = dataset.get("ExtendedOffsetTable")
     if extended:
         starts = struct.unpack(f"<{len(extended) // 8}Q", extended)
@@ -282,10 +321,10 @@ def _spans(
         starts = struct.unpack(f"<{len(table) // 4}I", table[: len(table) // 4 * 4])
     if len(starts) != count or not pieces:
         raise UnreadableSlideError(f"{count} frames in {len(pieces)} pieces: their places in the file are not known")
-    first = pieces[0][0] - 8
+    first = pieces[0][1] - 8
     edges = [*starts, 1 << 62]
     return tuple(
-        tuple(piece for piece in pieces if edges[i] <= piece[0] - 8 - first < edges[i + 1]) for i in range(count)
+        tuple(piece for piece in pieces if edges[i] <= piece[1] - 8 - first < edges[i + 1]) for i in range(count)
     )
 
 
@@ -300,11 +339,11 @@ def _find_pixel_data(file: BinaryIO) -> int:
     return file.tell() if head[4:6] in {b"OB", b"OW"} else file.tell() - 4
 
 
-def _items(file: BinaryIO, start: int) -> tuple[bytes, list[tuple[int, int]]]:
-    """Return the basic offset table and (offset, length) of each fragment."""
+def _items(file: BinaryIO, start: int) -> tuple[bytes, list[Piece]]:
+    """Return the basic offset table and each fragment."""
     size = file.seek(0, 2)
     file.seek(start)
-    table, pieces, position = b"", [], start
+    table, pieces, position = b"", list[Piece](), start
     while position + 8 <= size:
         tag, length = file.read(4), int.from_bytes(file.read(4), "little")
         if tag != _ITEM or length == _UNDEFINED:
@@ -312,7 +351,7 @@ def _items(file: BinaryIO, start: int) -> tuple[bytes, list[tuple[int, int]]]:
         if position == start:
             table = file.read(min(length, size - position))
         else:
-            pieces.append((position + 8, length))
+            pieces.append((0, position + 8, length))
         position += 8 + length
         file.seek(position)
     return table, pieces

@@ -1,11 +1,13 @@
 """DICOM slides, those that OpenSlide refuses too: pydicom parses, imagecodecs decodes, each frame once.
 
-A slide is a series: the instances of one series in one folder, one resolution each; the folder may stand for it.
+A slide is a series: the instances of one series in one folder, one resolution each; the folder may stand for it. A
+resolution may be several files: a concatenation.
 Label, overview and thumbnail instances are never read as the slide.
 """
 
 import os
 import weakref
+from itertools import chain
 from pathlib import Path
 
 import imagecodecs
@@ -16,6 +18,7 @@ from wsi.pixels.colour import DICOM_SPACES, grey_to_rgb, jpeg2000_space, jpeg_co
 from wsi.pixels.jpeg import check_jpeg
 from wsi.pixels.jpeg2000 import check_jpeg2000
 from wsi.pixels.jpeg_file import TRANSFORM
+from wsi.readers.dicom.concatenation import joined
 from wsi.readers.dicom.layout import JPEG, JPEG_2000, JPEG_LS, RLE, DicomInstance, read_instance, series_files
 from wsi.readers.mosaic import Mosaic
 from wsi.readers.protocol import Level, MppClaim, Opening, level_downsample
@@ -41,7 +44,7 @@ class DicomReader(Mosaic):
         claims = ((first.mpp_yx, "DICOM PixelSpacing"), (first.volume_mpp_yx, "DICOM imaged volume"))
         self.mpp_claims = tuple(MppClaim(mpp_yx, source) for mpp_yx, source in claims if mpp_yx and min(mpp_yx) > 0)
         self.objective_power = first.objective_power
-        self._descriptors = [os.open(i.path, os.O_RDONLY) for i in self._instances]
+        self._descriptors = [[os.open(path, os.O_RDONLY) for path in i.paths] for i in self._instances]
         self._closed = weakref.finalize(self, _close_all, self._descriptors)
         self.missing = self._find_missing()
         self.notes = first.notes + ((self.missing,) if self.missing else ())
@@ -49,11 +52,13 @@ class DicomReader(Mosaic):
         self._probe([i for i, frame in enumerate(self._instances[0].frames) if frame is not None])
 
     def _find_missing(self) -> str:
-        for descriptor, instance in zip(self._descriptors, self._instances, strict=True):
-            size = os.fstat(descriptor).st_size
-            past = sum(not span or span[-1][0] + span[-1][1] > size for span in instance.spans)
+        for descriptors, instance in zip(self._descriptors, self._instances, strict=True):
+            sizes = [os.fstat(descriptor).st_size for descriptor in descriptors]
+            past = [span for span in instance.spans if not span or span[-1][1] + span[-1][2] > sizes[span[-1][0]]]
             if past:
-                return f"{past} of {len(instance.spans)} frames lie past the end of {instance.path.name} ({size} bytes)"
+                file = past[0][-1][0] if past[0] else 0
+                where = f"{instance.paths[file].name} ({sizes[file]} bytes)"
+                return f"{len(past)} of {len(instance.spans)} frames lie past the end of {where}"
         return ""
 
     def read(self, level: int, box: Box, damaged: list[Box] | None = None) -> RGB:
@@ -67,7 +72,7 @@ class DicomReader(Mosaic):
     def _position(self, level: int, index: int) -> int:
         frame = self._instances[level].frames[index]
         span = self._instances[level].spans[frame] if frame is not None else ()
-        return span[0][0] if span else 0
+        return (span[0][0] << 48) + span[0][1] if span else 0
 
     def tiles(self, level: int) -> Tiles | None:
         """See `wsi.readers.protocol.Slide.tiles`; frames that are no colour JPEG come as quickly by `read`."""
@@ -83,9 +88,8 @@ class DicomReader(Mosaic):
         frame = instance.frames[index]
         if frame is None:
             return b""
-        descriptor = self._descriptors[level]
-        size = os.fstat(descriptor).st_size
-        return b"".join(self._bytes_at(descriptor, size, *piece) for piece in instance.spans[frame])
+        found = [(self._descriptors[level][file], *piece) for file, *piece in instance.spans[frame]]
+        return b"".join(self._bytes_at(one, os.fstat(one).st_size, offset, count) for one, offset, count in found)
 
     def _decode(self, level: int, index: int) -> RGB | None:
         instance = self._instances[level]
@@ -104,15 +108,17 @@ def open_with_dicom(path: Path, opening: Opening) -> DicomReader:
     return DicomReader(path, opening.threads, srgb=opening.srgb)
 
 
-def _close_all(descriptors: list[int]) -> None:
-    for descriptor in descriptors:
+def _close_all(descriptors: list[list[int]]) -> None:
+    for descriptor in chain.from_iterable(descriptors):
         os.close(descriptor)
 
 
 def _series(path: Path) -> tuple[DicomInstance, ...]:
     """Return the instances of the file's series that lie in its folder, largest first."""
-    files = series_files(path)
-    instances = sorted((read_instance(file) for file in files), key=lambda i: -i.shape.y * i.shape.x)
+    whole, parts = list[DicomInstance](), dict[str, list[DicomInstance]]()
+    for found in map(read_instance, series_files(path)):
+        (parts.setdefault(found.part.uid, []) if found.part else whole).append(found)
+    instances = sorted([*whole, *map(joined, parts.values())], key=lambda i: -i.shape.y * i.shape.x)
     first = instances[0]
     others = {i.shape: i for i in reversed(instances[1:]) if i.shape != first.shape}
     same = [

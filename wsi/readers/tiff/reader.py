@@ -93,6 +93,7 @@ class TiffReader(Mosaic):
                 if not says_damage(error):
                     raise
         if votes.count(True) > votes.count(False):
+            self.colours = "ycbcr"
             self.notes += ("JPEG 2000 tagged RGB looks like YCbCr, as libvips writes it: converted",)
             for decoder in self._decoders:
                 decoder.holds_ycbcr = True

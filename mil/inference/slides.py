@@ -145,6 +145,12 @@ def _check_encoder(run: RunFolder, plan: _Plan, recipe: Recipe) -> None:
     """Raise `RequestError` unless the encoder can be had and its weights are those of the run."""
     name = plan.extraction["encoder"]
     weights = WeightsChoice(plan.options.weights, plan.options.random_weights)
+    told = json.loads(run.config["about"]["encoder"])
+    if weights == WeightsChoice() and "lineage" in told:  # before published ones are fetched in vain
+        raise RequestError(
+            f"{run.path}: its bags were made by {name} with weights that were trained by gigamil (sha256 "
+            f"{told['weights_sha256'][:12]}...): give their file by --weights"
+        )
     encoder = build_encoder(name, weights, crop=plan.extraction["crop"])
     lines = differences(encoder.spec.recipe(), recipe["encoder"])
     if lines:

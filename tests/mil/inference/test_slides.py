@@ -17,6 +17,7 @@ from features.extraction.options import ExtractOptions
 from mil.inference.deadline import work_until
 from mil.inference.options import PredictOptions
 from mil.inference.predict import predict
+from mil.run.folder import RunFolder
 from mil.train import train
 from mil.training.options import TrainOptions
 from wsi.errors import ItemError, RecipeMismatchError, RequestError
@@ -150,6 +151,24 @@ def test_another_encoders_weights_are_refused_before_the_work(
 
     monkeypatch.setattr(slides, "build_encoder", lambda name, weights, crop: Stranger())
     with pytest.raises(RequestError, match=r"another texture .weights_sha256.*give the same weights"):
+        predict(request(run, new, work=tmp_path / "work"))
+    assert not (tmp_path / "work").exists()
+
+
+def test_weights_that_were_trained_here_are_asked_for_before_published_ones_are_fetched(
+    run: Path, new: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mil.inference import slides
+
+    about = json.loads(RunFolder(run).config["about"]["encoder"])
+    told = {**about, "lineage": {"patients_sha256": []}, "weights_sha256": "d543f248c11a" + "0" * 52}
+    config = RunFolder(run).config
+    changed = {**config, "about": {**config["about"], "encoder": json.dumps(told)}}
+    monkeypatch.setattr(RunFolder, "config", property(lambda _: changed))
+    monkeypatch.setattr(slides, "build_encoder", lambda *_, **__: pytest.fail("fetched"))
+    with pytest.raises(
+        RequestError, match=r"trained by gigamil \(sha256 d543f248c11a...\): give their file by --weights"
+    ):
         predict(request(run, new, work=tmp_path / "work"))
     assert not (tmp_path / "work").exists()
 

@@ -112,13 +112,14 @@ def read_row(store: TileStore) -> SlideRow:
     overview = np.ascontiguousarray(store.read_array("overview/0").astype(np.uint8).transpose(1, 2, 0))
     shares: dict[str, float] = tissue.get("artefact_shares", {})
     medians = {name: float(np.median(values)) for name, values in store.scores.items() if len(values)}
+    sampled = {name: provenance.get("median_scores", {}).get(name) for name in ("focus", "texture")}
     red, green, blue = tissue.get("background", (255, 255, 255))
     numbers: dict[str, float | None] = {
         "tiles": store.n_tiles,
         "tissue_mm2": float(mask.sum()) * mask_mpp**2 / 1e6,
         "tissue_share": float(mask.mean()),
         "mpp": provenance.get("slide_mpp"),
-        **{name: medians.get(name) for name in ("darkness", "focus", "texture")},
+        **{name: medians.get(name, sampled.get(name)) for name in ("darkness", "focus", "texture")},
         **{name: shares.get(name) for name in ("pen", "fold", "bubble")},
         "repeats": sum(len(group) - 1 for group in tissue.get("repeats", [])),
         "tint": max(red, green, blue) - min(red, green, blue),

@@ -100,6 +100,7 @@ _PROVENANCE: dict[str, tuple[_Kind, ...]] = _SHARED | {
     "level": (_number,),
     "single_pass": (_flag,),
     "damaged_tiles": (_number,),
+    "median_scores": (_mapped(_word(*sorted(SCORES)), _number),),
     "versions": (
         _mapped(
             _word("gigamil", "imagecodecs", "numpy", "opencv-python-headless", "openslide-python", "tifffile", "zarr"),

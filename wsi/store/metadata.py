@@ -23,6 +23,7 @@ _MOST_TILES = 1 << 26
 _MOST_LEVELS = 32
 _TILE_PX = (16, 8192)
 _SCORE = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_LARGE = 1e15
 _SLACK, _SLACK_PX = 0.05, 2
 """By how much the store's shape may differ from the slide's, scaled: levels of slides are not exact."""
 
@@ -87,6 +88,10 @@ def _check(meta: Mapping[str, Any]) -> None:
         _checked(meta, name, "an object", lambda value: isinstance(value, dict))
     for name in ("image_id", "recipe_hash"):
         _checked(meta, name, "a text", lambda value: isinstance(value, str))
+    tissue = meta["provenance"].get("tissue", {})
+    for told, table in ((meta["provenance"], _PROVENANCE), (tissue, _TISSUE)):  # older stores have fewer of them
+        for name in told.keys() & table.keys():
+            _checked(told, name, *table[name])
 
 
 _Test = Callable[[Any], bool]
@@ -124,6 +129,35 @@ def _whole(least: int, most: int) -> tuple[str, _Test]:
 
 def _list_of(fits: _Test) -> _Test:
     return lambda values: isinstance(values, list) and all(map(fits, values))
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < _LARGE
+
+
+def _numbers_by_name(value: Any) -> bool:
+    return isinstance(value, dict) and all(number is None or _is_number(number) for number in value.values())
+
+
+_PROVENANCE: dict[str, tuple[str, _Test]] = {
+    "tissue": ("an object", lambda value: isinstance(value, dict)),
+    "warnings": ("a list of texts", _list_of(lambda line: isinstance(line, str))),
+    "slide_mpp": ("a number", lambda value: value is None or _is_number(value)),
+    "mpp_source": ("a text", lambda value: isinstance(value, str)),
+    "reader": ("a text", lambda value: isinstance(value, str)),
+    "damaged_tiles": _whole(0, _MOST_TILES),
+    "median_scores": ("numbers by name", _numbers_by_name),
+}
+"""What is looked at of a store's provenance, and of what it says of the tissue, where it is there."""
+_TISSUE: dict[str, tuple[str, _Test]] = {
+    "background": (
+        "three whole numbers from 0 to 255",
+        lambda value: _list_of(_whole(0, 255)[1])(value) and len(value) == 3,
+    ),
+    "dark_background": ("true or false", lambda value: isinstance(value, bool)),
+    "artefact_shares": ("numbers by name", _numbers_by_name),
+    "repeats": ("lists of whole numbers", _list_of(_list_of(_whole(0, _MOST_TILES)[1]))),
+}
 
 
 def _is_shape(value: Any) -> bool:

@@ -86,7 +86,8 @@ def _reaching_the_edge(fill: Bools, depth: FloatImage) -> Bools:
     for line in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
         found = np.bincount(line, minlength=count)
         kept |= found >= max(2, 0.04 * len(line))
-    mean, square = (np.bincount(labels.ravel(), (depth**k).ravel(), minlength=count) / area for k in (1, 2))
+    sums = (np.bincount(labels.ravel(), (depth**k).ravel(), minlength=count) for k in (1, 2))
+    mean, square = (own / np.maximum(area, 1) for own in sums)  # all may be fill: then nothing is without
     kept &= (area >= _LEAST_SHARE * fill.size) & ((mean > _PALE) | (square - mean * mean < _ONE_LEVEL**2))
     return of_pieces(labels, kept)
 

@@ -107,9 +107,7 @@ class StorePicture:
     @cached_property
     def background(self) -> tuple[int, int, int]:
         """The colour that tissue was found against; of stores that do not tell it, estimated from the overview."""
-        told = self.store.provenance.get("tissue")
-        colour = told.get("background") if isinstance(told, dict) else None
-        if isinstance(colour, list) and len(colour) == 3 and all(type(n) is int and 0 <= n <= 255 for n in colour):
+        if colour := self.store.provenance.get("tissue", {}).get("background"):
             return (colour[0], colour[1], colour[2])
         overview = np.ascontiguousarray(self.store.read_array("overview/0").astype(np.uint8).transpose(1, 2, 0))
         return estimate_background(overview, np.ones(overview.shape[:2], bool))[0]

@@ -31,6 +31,20 @@ def test_scores_stand_in_the_store_in_the_order_of_the_tiles(small_store: TileSt
             assert scores[name][i] == pytest.approx(value, abs=2e-6), name
 
 
+def test_where_tiles_are_copied_the_sheet_shows_the_few_that_were_looked_at(
+    tmp_path: Path, pyramid_slide: Path, tiled: Callable[..., TileStore]
+) -> None:
+    asked = {"tile_px": "native", "target_mpp": 0.25, "codec": "auto"}
+    few = tiled(pyramid_slide, tmp_path / "few", **asked)
+    every = tiled(pyramid_slide, tmp_path / "every", scores="all", **asked)
+    assert "focus" not in few.scores
+    rows, columns = every.tiles_yx.T
+    some = every.scores["focus"][(rows * 5 + columns) % 16 == 0]
+    assert 0 < len(some) < every.n_tiles / 8
+    assert read_row(few).numbers["focus"] == pytest.approx(float(np.median(some)), abs=1e-6)
+    assert read_row(every).numbers["focus"] == pytest.approx(float(np.median(every.scores["focus"])))
+
+
 def test_rules_leave_tiles_out_and_say_so(
     tmp_path: Path, deflate_slide: Path, small_store: TileStore, tiled: Callable[..., TileStore]
 ) -> None:

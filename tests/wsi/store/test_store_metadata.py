@@ -45,6 +45,12 @@ def each(field: str, *values: Any) -> list[tuple[str, Any]]:
     return [(field, value) for value in values]
 
 
+def within(field: str, *values: Any, tissue: bool = False) -> list[tuple[str, Any]]:
+    """Values of a field of the provenance, or of what it says of the tissue."""
+    found = [{"tissue": {field: value}} if tissue else {field: value} for value in values]
+    return [pytest.param("provenance", own, id=f"{field}-{own}") for own in found]  # type: ignore[misc]
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -59,12 +65,23 @@ def each(field: str, *values: Any) -> list[tuple[str, Any]]:
         *each("codecs", ["zstd"], ["png"] * 3, "zstd", [[]] * 3, {"a": 1}),
         *each("recipe", None, [], "x"),
         *each("provenance", None, []),
+        *within("tissue", [1, 2], None, "x"),
+        *within("warnings", "x", [1], {"a": 1}),
+        *within("slide_mpp", "x", [], math.nan),
+        *within("median_scores", [], {"focus": "x"}, {"focus": math.inf}),
+        *within("damaged_tiles", -1, "x"),
+        *within("background", [1], [1, 2, "x"], [1, 2, 256], 7, tissue=True),
+        *within("artefact_shares", {"pen": "z"}, [], tissue=True),
+        *within("repeats", 3, [3], [["x"]], tissue=True),
+        *within("dark_background", "x", tissue=True),
         ("recipe_hash", None),
         ("image_id", 3),
     ],
 )
 def test_a_field_that_cannot_be_true_is_named(store: Path, field: str, value: Any) -> None:
     change(store, **{field: value})
+    if field == "provenance" and value:
+        field = next(iter(value["tissue"] if isinstance(value.get("tissue"), dict) else value))
     with pytest.raises(StoreError, match=field) as caught:
         _ = TileStore(store).n_tiles
     assert "\n" not in str(caught.value)
@@ -129,7 +146,10 @@ def run_on(verb: str, folder: Path, out: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("verb", ["verify", "qc", "ome-tiff", "ome-zarr"])
-@pytest.mark.parametrize("fields", [{"shape_yx": [2**40, 2**40]}, {"tile_px": "x"}, {"scores": ["../../x"]}])
+@pytest.mark.parametrize(
+    "fields",
+    [{"shape_yx": [2**40, 2**40]}, {"tile_px": "x"}, {"scores": ["../../x"]}, {"provenance": {"tissue": [1]}}],
+)
 def test_every_verb_says_it_in_one_line(
     store: Path, tmp_path: Path, small_store: TileStore, verb: str, fields: dict[str, Any]
 ) -> None:
@@ -141,7 +161,7 @@ def test_every_verb_says_it_in_one_line(
     run = CliRunner().invoke(app, run_on(verb, folder, tmp_path))
     assert run.exit_code == 1
     assert run.exception is None or isinstance(run.exception, SystemExit)
-    assert next(iter(fields)) in run.output
+    assert ("tissue" if "provenance" in fields else next(iter(fields))) in run.output
     if verb in {"verify", "qc"}:
         assert "1 done, 1 FAILED" in run.output
 

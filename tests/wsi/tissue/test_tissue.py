@@ -125,6 +125,10 @@ def test_tissue_at_the_edge_of_a_grey_slide_is_no_border(width: int) -> None:
     assert border[truth].mean() < 0.01
 
 
+def test_a_picture_of_fill_alone_is_all_border() -> None:
+    assert border_mask(np.full((200, 300, 3), 120, np.uint8), 8.0, (240, 240, 240)).all()
+
+
 def test_small_pieces_count_beside_a_small_largest_one() -> None:
     rgb = np.full((200, 200, 3), 240, np.uint8)
     rgb[40:60, 40:60] = (180, 90, 150)

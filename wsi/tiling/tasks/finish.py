@@ -128,8 +128,8 @@ class _TileList:
     """int32 (n, 2), row and column."""
     scores: dict[str, NDArray[np.float32]]
     """float32 (n,) each."""
-    focus: NDArray[np.float32]
-    """Of the tiles whose pixels were looked at: a few where tiles are copied."""
+    looked_at: dict[str, NDArray[np.float32]]
+    """Scores of the tiles whose pixels were looked at: a few where tiles are copied."""
     dropped: int
     """Tiles that rules left out."""
     dropping: tuple[Rule, ...]
@@ -142,9 +142,8 @@ def _write_tiles(plan: SlidePlan, receipts: Sequence[Receipt]) -> _TileList:
     fractions, listed = tissue["fractions"], tissue["listed"]
     damaged = np.array(sorted(tile for r in receipts for tile in r.damaged), np.int32).reshape(-1, 2)
     listed[damaged[:, 0], damaged[:, 1]] = False
-    looked_at = _scores(tissue, receipts, np.argwhere(listed))
-    focus = looked_at["focus"][~np.isnan(looked_at["focus"])]
-    scores = {name: values for name, values in looked_at.items() if not np.isnan(values).any()}
+    every = _scores(tissue, receipts, np.argwhere(listed))
+    scores = {name: values for name, values in every.items() if not np.isnan(values).any()}
     kept = ~dropped(plan.options.rules, scores, int(listed.sum()))
     dropping = tuple(rule for rule in plan.options.rules if dropped([rule], scores, int(listed.sum())).any())
     yx = np.argwhere(listed)[kept].astype(np.int32)
@@ -156,7 +155,8 @@ def _write_tiles(plan: SlidePlan, receipts: Sequence[Receipt]) -> _TileList:
     write_small_array(folder / "damaged", damaged, ("tile", "yx"))
     for name, values in scores.items():
         write_small_array(folder / name, values, ("tile",))
-    return _TileList(yx, scores, focus, int((~kept).sum()), dropping)
+    looked_at = {name: values[~np.isnan(values)] for name, values in every.items()}
+    return _TileList(yx, scores, looked_at, int((~kept).sum()), dropping)
 
 
 def _scores(
@@ -188,11 +188,11 @@ def _facts(plan: SlidePlan, receipts: Sequence[Receipt], listed: _TileList) -> d
     warnings = [*plan.notes, *tissue["notes"], *plan.resolution.rejected]
     if damaged:
         warnings.append(f"{plural(damaged, 'tile', verb='are')} damaged and left out")
-    warnings += focus_notes(listed.focus, plan.scaling.mpp)
+    warnings += focus_notes(listed.looked_at["focus"], plan.scaling.mpp)
     if listed.dropped:
         rules = ", ".join(str(rule) for rule in plan.options.rules)
         warnings.append(f"{plural(listed.dropped, 'tile', verb='are')} left out by --drop {rules}")
-    medians_of = {"focus": listed.focus} | listed.scores
+    medians_of = listed.looked_at | listed.scores
     steps = sorted({step for r in receipts for step in r.seconds})
     return {
         "tiles": len(listed.yx),
@@ -257,6 +257,7 @@ def _meta(plan: SlidePlan, facts: dict[str, Any], recipe: Recipe) -> dict[str, A
                 "mpp_source": plan.resolution.source,
                 "slide_mpp": plan.resolution.mpp,
                 "tissue": facts["tissue"],
+                "median_scores": facts["median_scores"],
                 "damaged_tiles": facts["damaged_tiles"],
                 "warnings": facts["warnings"],
                 "versions": dict(_versions()),

@@ -21,7 +21,10 @@ Truth = NDArray[np.bool_]
 HAEMATOXYLIN, EOSIN, DAB = (0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78)
 AZURE, FAST_RED, PICRIC = (0.75, 0.55, 0.20), (0.21, 0.85, 0.48), (0.05, 0.25, 0.95)
 INKS = {"red": (0.06, 0.95, 0.95), "green": (0.95, 0.35, 0.65), "blue": (1.0, 0.5, 0.18), "black": (1.1, 1.12, 1.1)}
-INKS |= {"grey": (0.75, 0.76, 0.74), "navy": (1.3, 1.1, 0.45)}
+INKS |= {"grey": (0.75, 0.76, 0.74), "navy": (1.3, 1.1, 0.45), "light blue": (0.55, 0.16, 0.05)}
+LIKE_STAINS = {"purple": (0.45, 1.0, 0.35), "orange": (0.04, 0.4, 1.0), "pink": (0.05, 0.75, 0.3)}
+LIKE_STAINS |= {"brown": (0.4, 0.7, 1.0), "yellow": (0.02, 0.06, 0.8), "faded light blue": (0.3, 0.09, 0.03)}
+"""Inks that have the hue of a stain, or too little density: they are taken for tissue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +154,7 @@ def draw_ink(sheet: Sheet, ink: str, *, filled: bool, width: int, over: bool = F
     sheet.unsure |= cv2.dilate((inked & sheet.truth).astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
     even = 1 + 0.05 * grain(sheet.rng, sheet.shape, 12)
     soft = cv2.GaussianBlur(inked.astype(np.float32), (0, 0), 0.6) * even
-    sheet.density += soft[..., None] * np.array(INKS[ink], np.float32)
+    sheet.density += soft[..., None] * np.array((INKS | LIKE_STAINS).get(ink, (0, 0, 0)), np.float32)
 
 
 def lay(sheet: Sheet, where: Truth, strength: float, texture: Callable[[Sheet, float], Density] | None = None) -> None:

@@ -169,6 +169,7 @@ def test_the_largest_center_goes_into_the_smallest_fold() -> None:
     # a (3) -> 0, b (2) -> 1, c (2) -> 1 (2 < 3), d (1) -> 0 (3 < 4), e (1) -> 0 (4 = 4)
     assert center_folds(centers, patients, 2).tolist() == [0, 1, 1, 1, 1, 0, 0, 0, 0]
     assert center_folds(["x", "x", "x", "y", "z"], ["1", "1", "1", "2", "3"], 3).tolist() == [0, 0, 0, 1, 2]
+    assert center_folds(["z", "y", "x"], ["1", "2", "3"], 3).tolist() == [2, 1, 0]  # whatever the table's order
 
 
 def test_ids_that_differ_in_capitals_or_leading_zeros_are_told() -> None:

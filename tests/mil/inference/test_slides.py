@@ -14,6 +14,7 @@ from making import SEED, picture, write_deflate
 from features.encoders.registry import build_encoder
 from features.extraction.extract import extract
 from features.extraction.options import ExtractOptions
+from mil.inference import inputs
 from mil.inference.deadline import work_until
 from mil.inference.options import PredictOptions
 from mil.inference.predict import predict
@@ -21,6 +22,7 @@ from mil.run.folder import RunFolder
 from mil.train import train
 from mil.training.options import TrainOptions
 from wsi.errors import ItemError, RecipeMismatchError, RequestError
+from wsi.files.replace import remove
 from wsi.progress.outcome import Silent, Status
 from wsi.tiling.options import TileOptions
 from wsi.tiling.tiler import tile
@@ -216,3 +218,36 @@ def test_work_tells_how_it_ended() -> None:
         work_until(failing, later, Silent())
     with pytest.raises(ItemError, match="ended with 3"):
         work_until(dying, later, Silent())
+
+
+def test_the_hidden_folder_of_a_killed_run_is_gone_on_with_and_cleared(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slide(tmp_path / "slides" / "n1_0.tif", SEED + 50)
+    asked, work = request(run, tmp_path, manifest=None), tmp_path / ".submission.csv.work"
+    with monkeypatch.context() as killed:
+        killed.setattr(inputs, "remove", lambda _: None)
+        predict(asked)
+    first = table(asked.out)
+    made = next(work.rglob("n1_0.h5")).stat().st_mtime_ns
+    for left in tmp_path.glob("submission.*"):
+        left.unlink()
+    seen: list[int] = []
+
+    def cleared(folder: Path) -> None:
+        seen.append(next(folder.rglob("n1_0.h5")).stat().st_mtime_ns)
+        remove(folder)
+
+    monkeypatch.setattr(inputs, "remove", cleared)
+    predict(asked)
+    assert (table(asked.out), seen) == (first, [made])
+    assert not work.exists()
+
+
+def test_a_hidden_folder_of_another_is_left_alone(run: Path, tmp_path: Path) -> None:
+    slide(tmp_path / "slides" / "n1_0.tif", SEED + 50)
+    (tmp_path / ".submission.csv.work").mkdir()
+    (tmp_path / ".submission.csv.work" / "mine").write_text("mine")
+    with pytest.raises(RequestError, match="was not made by this command: move it away, or give --work"):
+        predict(request(run, tmp_path, manifest=None))
+    assert (tmp_path / ".submission.csv.work" / "mine").read_text() == "mine"

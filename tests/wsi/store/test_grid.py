@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from wsi.store.grid import SHARD_TILES, TASK_LEVELS, Grid, runs, tile_means, with_levels
+from wsi.store.grid import SHARD_TILES, TASK_LEVELS, Grid, any_under, runs, tile_means, with_levels
 from wsi.units import YX
 
 sides = st.integers(1, 40_000)
@@ -96,6 +96,9 @@ def test_levels_shards_and_tiles_at_the_ends() -> None:
     assert [grid.level_tiles(level) for level in range(6)] == [(17, 33), (8, 17), (4, 8), (2, 4), (1, 2), (1, 1)]
     assert [grid.has_shard(level, YX(1, 0)) for level in (0, 1, 4)] == [True, False, False]  # 256 rows at level 1
     assert [grid.has_shard(level, YX(0, 2)) for level in (0, 1, 2)] == [True, True, False]
+    assert not any(grid.has_shard(0, far) for far in (YX(3, 0), YX(0, 4)))
+    assert grid.factors() == [1, 2, 4, 8, 16, 32]
+    assert grid.task_levels() == 5
     assert grid.regions == (2, 3)
     assert grid.region_tiles(YX(1, 2)) == (16, 32, 17, 33)
 
@@ -107,6 +110,7 @@ def test_levels_of_a_source_pyramid_are_taken_as_they_are() -> None:
     assert grid.task_levels() == 2
     assert [grid.shard_tiles(level) for level in range(3)] == [16, 4, 1]
     assert grid.level_tiles(1) == (5, 3)
+    assert with_levels(Grid(YX(64, 64), 32), [(2, YX(32, 32)), (4, YX(16, 16))]).factors() == [1, 2, 4]
     for wrong in (
         [(3, YX(1366, 683))],
         [(4, YX(1025, 513)), (4, YX(1025, 513))],
@@ -115,6 +119,16 @@ def test_levels_of_a_source_pyramid_are_taken_as_they_are() -> None:
     ):
         with pytest.raises(ValueError, match="does not fit"):
             with_levels(Grid(YX(4100, 2050), 256), wrong)
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (7, 8), (8, 5), (5, 6)])
+def test_chunks_under_a_coarser_one_are_cut_off_by_the_edge(shape: tuple[int, int]) -> None:
+    for y, x in np.ndindex(shape):
+        present = np.zeros(shape, bool)
+        present[y, x] = True
+        expected = np.zeros([-(-side // 4) for side in shape], bool)
+        expected[y // 4, x // 4] = True
+        np.testing.assert_array_equal(any_under(present, 4), expected)
 
 
 @settings(max_examples=60)

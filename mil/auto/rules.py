@@ -10,10 +10,12 @@ from typing import Any
 
 from mil.auto.fingerprint import Fingerprint
 
-VERSION = 1
+VERSION = 2
 """Raised when a rule changes: what an experiment of a cohort file is begun by."""
 FEW = 20
 """Patients of the rarest kind below which division and beginning decide much of the result."""
+STEADY = 150
+"""Patients of the rarest kind from which on one model's beginning is taken to matter little."""
 LARGE_BAG = 8192
 """Tiles of a bag above which an epoch need not see them all."""
 
@@ -73,7 +75,7 @@ RULES: tuple[Rule, ...] = (
         "the usual; --repeats 3 tells how other divisions of the {patients} patients fare",
     ),
     Rule(
-        "seeds", "fewer than 20 patients of the rarest kind", lambda f: f.least < FEW, lambda *_: 3, "3",
+        "seeds", "fewer than 150 patients of the rarest kind", lambda f: f.least < STEADY, lambda *_: 3, "3",
         "with {least} {kind} a model depends on how it began: the mean of three less so",
     ),
     Rule(

@@ -107,7 +107,7 @@ def test_rules_by_hand() -> None:
     assert chosen("folds", replace(COHORT, by_center=True)) == 3
     assert chosen("folds", replace(COHORT, told_folds=4, least=3)) == 4
     assert chosen("folds", COHORT) == 5
-    assert (chosen("seeds", replace(COHORT, least=19)), chosen("seeds", replace(COHORT, least=20))) == (3, 1)
+    assert (chosen("seeds", replace(COHORT, least=149)), chosen("seeds", replace(COHORT, least=150))) == (3, 1)
     assert chosen("repeats", replace(COHORT, least=19)) == 3
     assert chosen("repeats", replace(COHORT, least=19, told_folds=4)) == 1
     assert chosen("max_tiles", replace(COHORT, many_tiles=8192)) == 0

@@ -119,7 +119,7 @@ def header_facts(bag: OpenBag) -> dict[str, Any]:
         "mpp": _mpp(root, of_coords),
         "recipe": _json(root, "recipe", bag.path),
         "recipe_hash": root.text("recipe_hash"),
-        "provenance": _json(root, "provenance", bag.path),
+        "provenance": _provenance(root, bag.path),
         "content_sha256": root.text("content_sha256"),
     }
 
@@ -140,6 +140,27 @@ def _json(root: Attributes, name: str, path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError):
         pass
     raise BagError(f"{path}: its {name} is not JSON as gigamil extract writes it: extract it again")
+
+
+def _provenance(root: Attributes, path: Path) -> dict[str, Any]:
+    """Return where the features come from: encoder and versions are objects, where they are told."""
+    told = _json(root, "provenance", path)
+    if not _is_object(told.get("versions")) or not _is_encoder(told.get("encoder")):
+        raise BagError(f"{path}: its provenance is not as gigamil extract writes it: extract it again")
+    return told
+
+
+def _is_object(value: Any) -> bool:
+    return value is None or isinstance(value, dict)
+
+
+def _is_encoder(value: Any) -> bool:
+    """Tell whether this can be said of an encoder: an object, and so are those that it is joined of or stands on."""
+    if value is None:
+        return True
+    if not isinstance(value, dict) or not isinstance(members := value.get("members", []), list):
+        return False
+    return None not in members and all(map(_is_encoder, [*members, value.get("tiles")]))
 
 
 def _no_number(text: str) -> float:

@@ -25,6 +25,13 @@ SECRET = b"0123456789abcdef" * 64
 YX = np.array([[0, 0], [0, 256], [256, 0]], np.int64)
 
 
+NO_PROVENANCE = [
+    {"encoder": [1]}, {"encoder": 3}, {"encoder": "x"}, {"encoder": []}, {"versions": "x"}, {"versions": [["a", 1]]},
+    {"encoder": {"members": 3}}, {"encoder": {"members": [None]}}, {"encoder": {"members": [{"tiles": "x"}]}},
+]  # fmt: skip
+"""What no encoder can be, and no versions."""
+
+
 def rows(n: int = 3, dim: int = 4) -> np.ndarray:
     return np.random.default_rng(3).normal(size=(n, dim)).astype(np.float32)
 
@@ -379,3 +386,16 @@ def test_a_value_too_large_for_the_export_is_told(tmp_path: Path) -> None:
     (outcome,) = export_stamp(StampOptions(bags=(foreign(tmp_path / "a.h5", change),), out=tmp_path / "out")).outcomes
     assert "feature 2 of tile 1" in outcome.reason
     assert "70000, beyond float16's 65504" in outcome.reason
+
+
+@pytest.mark.parametrize("told", NO_PROVENANCE, ids=str)
+def test_a_provenance_of_another_kind_is_refused(tmp_path: Path, told: dict[str, object]) -> None:
+    path = foreign(tmp_path / "a_0.h5", lambda file: file.attrs.update(provenance=json.dumps(told)))
+    with pytest.raises(BagError, match=r"a_0\.h5: its provenance is not as gigamil extract writes it"):
+        read_header(path)
+
+
+@pytest.mark.parametrize("told", [{}, {"encoder": None}, {"encoder": {"members": [{}], "tiles": None}, "versions": {}}])
+def test_a_provenance_that_tells_less_is_read(tmp_path: Path, told: dict[str, object]) -> None:
+    path = foreign(tmp_path / "a_0.h5", lambda file: file.attrs.update(provenance=json.dumps(told)))
+    assert read_header(path).provenance == told

@@ -82,6 +82,9 @@ def test_every_patient_is_scored_once_by_models_that_did_not_see_it(trained: Tra
     with (trained.out / "oof.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["level"] == "patient"]
     assert len(rows) == len({row["patient_id"] for row in rows}) == 47
+    with trained.witness.manifest.open(newline="") as file:
+        centers = {row["patient_id"]: row["center_id"] for row in csv.DictReader(file)}
+    assert {row["patient_id"]: row["center_id"] for row in rows} == centers
     assert all(float(row["p_CE"]) + float(row["p_LAA"]) == pytest.approx(1) for row in rows)
     with (trained.out / "splits.csv").open(newline="") as file:
         folds = {row["image_id"]: int(row["fold"]) for row in csv.DictReader(file)}

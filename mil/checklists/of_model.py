@@ -151,7 +151,7 @@ def compute_lines(record: Record, models: int) -> list[str]:
     if "gpu" in hardware:
         machine += f", {hardware['gpu']}"
     trained = (
-        f"Trained on {machine}, {hardware.get('memory_gib', 0):g} GiB of memory: {plural(record.models, 'model')} in "
+        f"Trained on {machine}, {hardware.get('memory_gib') or 0:g} GiB of memory: {plural(record.models, 'model')} in "
         f"{_time(record.seconds)}, {_time(record.cpu_seconds)} of processor time."
     )
     lines = [trained]

@@ -159,6 +159,9 @@ def _problem_of_metrics(content: dict[str, Any], recipe: Recipe) -> str:
     for model, found in models.items():
         if not isinstance(found, dict) or not all(_is_estimate(own) for own in found.values()):
             return f"models.{model}: expected value, low and high of each metric"
+        absent = [name for name in target_of(recipe).shown if name not in found]
+        if absent:
+            return f"models.{model}: {absent[0]} is missing"
     kinds = {"failures": dict, "warnings": list, "seen_stores": list, "patients": int, "slides": int}
     wrong = next((name for name, kind in kinds.items() if not isinstance(content.get(name), kind)), None)
     if wrong is not None:
@@ -187,7 +190,7 @@ def _are_groups(value: Any, size: int, target: type[Target]) -> bool:
         scores = [own.get(name, "") for name in target.shown] if isinstance(own, dict) else [""]
         known = all(score is None or _is_number(score) for score in scores)
         counts = [name for name in ("patients_per_class", "carried_by") if name in own]
-        named = "fold" in own or "center" in own
+        named = isinstance(own.get("center"), str) or _is_tally(own.get("fold"))
         return known and named and bool(counts) and all(_METRICS[name](own[name], size, target) for name in counts)
 
     return isinstance(value, list) and all(map(fits, value))

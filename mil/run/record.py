@@ -97,7 +97,10 @@ def read_record(run: Path) -> Record:
             raise ValueError(f"expected format {FORMAT}")
         flow = None if told["flow"] is None else Flow.from_dict(told["flow"])
         sessions = tuple(_session(own) for own in told["sessions"])
-        return Record({str(name): own for name, own in told["hardware"].items()}, flow, str(told["division"]), sessions)
+        hardware = {str(name): own for name, own in told["hardware"].items()}
+        numbers = ("cores", "memory_gib")
+        hardware |= {name: float(hardware[name]) for name in numbers if hardware.get(name) is not None}
+        return Record(hardware, flow, str(told["division"]), sessions)
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise damaged(path, str(error)) from None
 

@@ -43,6 +43,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "wsi/pixels/colour.py": ("tests/wsi/pixels/test_colour_samples.py", "tests/wsi/pixels/test_colour_table.py"),
     "features/bags/bag.py": ("tests/features/bags/test_bag.py", "tests/features/bags/test_bag_door.py"),
     "features/bags/content.py": ("tests/features/bags/test_bag_door.py", "tests/features/bags/test_bag.py"),
+    "features/folds.py": ("tests/mil/data/test_splits.py",),
     "mil/data/splits.py": ("tests/mil/data/test_splits.py",),
     "mil/ragged/packing.py": ("tests/mil/ragged/test_packing.py",),
     "mil/targets/metrics.py": (

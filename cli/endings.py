@@ -69,9 +69,8 @@ def compare(options: CompareOptions, summary: Summary) -> Ending:
     """Return what the comparison says."""
     import json
 
-    verdict = json.loads((options.out / "compare.json").read_text("utf-8")).get(
-        "verdict", ""
-    )  # an earlier version's: none
+    told = json.loads((options.out / "compare.json").read_text("utf-8"))
+    verdict = told.get("verdict", "")  # an earlier version's: none
     page = str(options.out / "compare.html")
     return {"verdict": verdict, "page": page, "lines": [*filter(None, [verdict]), f"page: {page}"]}
 

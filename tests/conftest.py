@@ -58,10 +58,10 @@ def shared() -> Callable[[Path], None]:
 def shared_folders_stay() -> Iterator[None]:
     """Fail the file of tests that changed what others share: which others come after it differs by machine."""
     yield
-    changed = {folder: dict(contents(folder).items() ^ before.items()) for folder, before in SHARED.items()}
-    for folder in changed:
-        SHARED[folder] = contents(folder)
-    assert not any(changed.values()), {folder: sorted(files) for folder, files in changed.items() if files}
+    found = {folder: contents(folder) for folder in SHARED}
+    changed = {folder: sorted(dict(now.items() ^ SHARED[folder].items())) for folder, now in found.items()}
+    SHARED.update(found)
+    assert not any(changed.values()), {folder: files for folder, files in changed.items() if files}
 
 
 REAL_SLIDES = Path(__file__).resolve().parents[2] / "shared" / "slides"

@@ -1,7 +1,6 @@
 """The epochs of one model: draw, loss, gradient, step, validate."""
 
 import math
-from collections import deque
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -83,7 +82,7 @@ class Loop:
         rng = np.random.default_rng(seed)
         self.model.train()
         total, norms = 0.0, []
-        under_way: deque[Told] = deque()
+        before: Told = []
         order = epoch_order(self.parts.train, self.weights, self.options.balance, rng)
         if self.options.order == "shared":
             order = shared_order(self.parts.train, len(self.cohort), self.options.seed, epoch)
@@ -95,12 +94,11 @@ class Loop:
             lr = learning_rate(self.options, epoch + step / len(batches))
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
-            losses, norm = self._step(batch)
+            told, norm = self._step(batch)
             norms.append(norm)
-            under_way.append(losses)
-            if step:  # the device has its next step when this one's numbers are waited for
-                total += self._loss(under_way.popleft())
-        total += self._loss(under_way.popleft())
+            total += self._loss(before)  # the device has its next step when these are waited for
+            before = told
+        total += self._loss(before)
         total = float(self.ranks.total(np.array([total]))[0])
         largest = max(float(own.read()) for own in norms)
         return {"epoch": epoch, "lr": lr, "train_loss": total / len(order), "grad_norm": largest}

@@ -90,12 +90,15 @@ class External:
 
     def told(self) -> Json:
         """Return the numbers, for evaluation.json."""
+        evidence = self.found.evidence
+        noted = {*evidence.metrics["warnings"], *evidence.unused()}
         return {
-            "metric": self.found.evidence.truth.shown[0],
-            "verdict": self.found.evidence.verdict(self.spread),
-            "unit": self.found.evidence.run.unit,
+            "metric": evidence.truth.shown[0],
+            "verdict": evidence.verdict(self.spread),
+            "warnings": [line for line in evidence.warnings() if line not in noted],
+            "unit": evidence.run.unit,
             "flow": self.flow.as_dict(),
-            "metrics": self.found.evidence.metrics,
+            "metrics": evidence.metrics,
             "spread": self.spread,
             "decisions": self.decided.told,
             **({} if self.by_target is None else {"by_target": self.by_target.told}),

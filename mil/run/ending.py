@@ -60,6 +60,7 @@ def ending_of_evaluation(path: Path) -> Json:
         "score": told["metrics"]["models"][told["metrics"]["head"]][told["metric"]],
         "seen": f"on {plural(told['metrics']['patients'], told['unit'])} of another cohort",
         "verdict": told["verdict"],
+        "warnings": told.get("warnings", []),
         "patients": told["metrics"]["patients"],
         "report": report,
     }

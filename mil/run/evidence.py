@@ -9,6 +9,7 @@ import numpy as np
 from mil.run.checks import checked_table, damaged, run_json
 from mil.run.confounding import told_by_center
 from mil.run.folder import RunFolder
+from mil.run.lone_values import DECIDED, about_lone
 from mil.run.protocol import about_encoder, about_few, about_probe, of_unit
 from mil.targets import Target
 from mil.targets.calibration import LOCATED
@@ -142,11 +143,14 @@ class Evidence:
         low, p = self.first(self.head, "low"), (spread.get("looks") or {}).get("p")
         return low is not None and low > self.truth.chance and (p is None or p < ERROR)
 
+    def unused(self) -> list[str]:
+        """Return which slides could not be used, and why, one line each."""
+        return [f"slide {i} could not be used: {why}" for i, why in self.metrics["failures"].items()]
+
     def warnings(self) -> list[str]:
         """Return everything a reader must know before believing the numbers, one line each."""
         words = self.truth.words
-        lines = [f"slide {i} could not be used: {why}" for i, why in self.metrics["failures"].items()]
-        lines += self.metrics["warnings"]
+        lines = [*self.unused(), *self.metrics["warnings"]]
         lines += [line for encoder in self.encoders for line in about_encoder(encoder)]
         lines += (of_unit(line, self.run.unit) for line in about_few(self.carried(), words.enough))
         if self.first(self.head) == 1:
@@ -154,12 +158,15 @@ class Evidence:
         if not self.elsewhere:
             lines += about_probe(self.metrics["center_probe"], self.config["recipe"])
         lines += filter(None, [self.about_center()])
+        lines = [*filter(None, [self.about_lone()]), *lines]
         return list(dict.fromkeys(lines))
 
     def verdict(self, spread: Json) -> str:
         """Return what is to be said before anything else: that it may be luck, or that it may be the center."""
         said = [] if self.above_chance(spread) else ["the model is not shown to be better than chance"]
-        text = ", and ".join([*said, *(["the center may be what is told"] if self.told_by_center(spread) else [])])
+        said += ["the center may be what is told"] if self.told_by_center(spread) else []
+        said += [DECIDED] if self.about_lone() else []
+        text = ", and ".join([*filter(None, [", ".join(said[:-1])]), *said[-1:]])
         return f"{text[:1].upper()}{text[1:]}." if text else ""
 
     def told_by_center(self, spread: Json) -> bool:
@@ -177,6 +184,12 @@ class Evidence:
             f"the center alone predicts {self.truth.words.asked} ({name} {self.first('center_only'):.2f}): "
             "part of the result may be the center"
         )
+
+    def about_lone(self) -> str:
+        """Return the warning that single values lie far from all others; empty where none does."""
+        ids = [row["patient_id"] for row in self.patients]
+        own, blind = self.told[self.head], self.told["constant"]
+        return about_lone(self.truth, ids, own, blind, self.folds_P, self.scored_P)
 
     def best_simpler(self) -> tuple[str, float] | None:
         """Return the name and first metric of the best model or baseline beside the run's own."""

@@ -16,7 +16,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 
@@ -26,6 +25,7 @@ from features.bags.hdf5 import Attributes, dataset_of, file_of, read_hdf5, writi
 from features.bags.moments import Gathering, Moments, packed, seal, unpacked
 from wsi.arrays import Features, Ints
 from wsi.errors import BagError, RequestError
+from wsi.files.hdf5 import open_hdf5
 from wsi.files.regular import open_regular
 from wsi.recipe import Recipe, canonical, recipe_hash
 
@@ -136,7 +136,7 @@ def is_our_bag(path: Path) -> bool:
 
 def _is_cut_short(path: Path) -> bool:
     try:
-        with h5py.File(path, "r", locking=False):
+        with open_hdf5(path):
             return False
     except OSError as error:
         return "truncated file" in str(error)

@@ -18,9 +18,9 @@ from typing import Any, TypeVar
 import h5py
 import numpy as np
 
-from features.bags.heap import check_texts
 from wsi.errors import BagError
 from wsi.files.atomic import replacing
+from wsi.files.hdf5 import attributes_of, open_hdf5
 from wsi.files.replace import Mark
 
 PAUSES_S = (0.1, 0.4)
@@ -75,7 +75,7 @@ def _read_once(path: Path, read: Callable[[Any], T]) -> T:
     try:
         if not stat.S_ISREG(path_of_file.stat().st_mode):
             raise BagError(f"{path}: expected a regular file (.h5), found a folder, a pipe or a device")
-        with h5py.File(path_of_file, "r", locking=False) as file:
+        with open_hdf5(path_of_file) as file:
             return read(_group_of(file, group, path))
     except BagError:
         raise
@@ -166,9 +166,7 @@ class Attributes:
     """The attributes of one object, each checked when it is asked for."""
 
     def __init__(self, owner: Any | None, path: Path) -> None:
-        self._attrs, self._path = None if owner is None else owner.attrs, path
-        if owner is not None:
-            check_texts(owner, path)
+        self._attrs, self._path = None if owner is None else attributes_of(owner), path
 
     def text(self, name: str) -> str:
         """Return a text; empty where there is none."""
@@ -227,7 +225,7 @@ def writing_hdf5(path: Path, ours: Mark | None = None) -> Iterator[Any]:
     """
     try:
         with replacing(path, ours) as temporary, _Sink(temporary, "w+") as sink:
-            with h5py.File(sink, "w") as file:
+            with h5py.File(sink, "w") as file:  # noqa: TID251 -- nothing is read
                 yield file
             if sink.error is not None:
                 raise sink.error

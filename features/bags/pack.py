@@ -19,10 +19,11 @@ from features.bags.bag import (
     read_header,
 )
 from features.bags.forms import open_bag
-from features.bags.hdf5 import read_hdf5, writing_hdf5
+from features.bags.hdf5 import Attributes, read_hdf5, writing_hdf5
 from features.bags.options import PackOptions
 from wsi.errors import BagError, RequestError
 from wsi.files.atomic import check_folder
+from wsi.files.hdf5 import attributes_of
 from wsi.files.replace import refuse_input
 from wsi.progress.outcome import Outcome, Progress, Silent, Status, Summary
 from wsi.recipe import recipe_hash
@@ -82,7 +83,7 @@ def _contents(headers: list[BagHeader]) -> str:
 
 
 def _check_is_of(pack: Path, contents: str) -> None:
-    if not is_pack(pack) or read_hdf5(pack, lambda file: str(file.attrs.get("contents", ""))) != contents:
+    if not is_pack(pack) or read_hdf5(pack, lambda file: Attributes(file, pack).text("contents")) != contents:
         raise RequestError(f"{pack} is there and is not the pack of these bags: choose another --out, or --overwrite")
 
 
@@ -95,8 +96,8 @@ def _copy(header: BagHeader, group: Any) -> None:
         names |= {f"{file.name}/{MOMENTS}"} if header.moments is not None else set()
         for name in sorted(own.rpartition("/")[2] for own in names if own):
             file.copy(name, group)
-        for name in file.attrs:
-            group.attrs[name] = file.attrs[name]
+        for name, value in attributes_of(file).items():
+            group.attrs[name] = value
 
     read_hdf5(header.path, copy)
 

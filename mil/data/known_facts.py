@@ -6,18 +6,17 @@ deleted at any time, what is not sound in it is not believed, and where it canno
 """
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
 from features.bags.bag import BagHeader, measured
-from features.bags.hdf5 import read_hdf5, writing_hdf5
+from features.bags.hdf5 import Attributes, dataset_of, read_hdf5, writing_hdf5
 from features.bags.moments import packed, seal, unpacked
 from mil.data.cohort import BagSet
 from wsi.errors import BagError, RequestError
@@ -48,7 +47,7 @@ class KnownFacts:
         """Key -> moments as stored, content hash, damage."""
         with suppress(BagError, OSError):
             if self._path.is_file():
-                self._entries = read_hdf5(self._path, _entries)
+                self._entries = _entries_of(self._path)
 
     def of(self, header: BagHeader) -> Known | None:
         """Return what is known of a bag, if its file is in the state in which it was read."""
@@ -70,7 +69,7 @@ class KnownFacts:
             own = self._entries
             if self._path.is_file():
                 with suppress(BagError, OSError):
-                    self._entries = read_hdf5(self._path, _entries) | own
+                    self._entries = _entries_of(self._path) | own
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with writing_hdf5(self._path) as file:
                 for key, (table, sha256, damage) in self._entries.items():
@@ -84,14 +83,17 @@ def _key(header: BagHeader) -> str:
     return seal(np.array(state, np.float64), f"{header.path.resolve()} {state}")
 
 
-def _entries(file: Any) -> dict[str, tuple[np.ndarray[Any, Any], str, str]]:
-    found = {}
-    for key, entry in file.items():
-        if isinstance(entry, h5py.Dataset) and entry.dtype == np.float64 and not entry.external:
-            table, sha256 = np.asarray(entry[()]), str(entry.attrs["content_sha256"])
-            if entry.attrs["sha256"] == seal(table, sha256):
-                found[key] = (table, sha256, str(entry.attrs["damage"]))
-    return found
+def _entries_of(path: Path) -> dict[str, tuple[np.ndarray[Any, Any], str, str]]:
+    return read_hdf5(path, lambda file: dict(_entries(file, path)))
+
+
+def _entries(file: Any, path: Path) -> Iterator[tuple[str, tuple[np.ndarray[Any, Any], str, str]]]:
+    for key in file:
+        entry = dataset_of(file, key, path)
+        if entry is not None and entry.dtype == np.float64:
+            table, told = np.asarray(entry[()]), Attributes(entry, path)
+            if told.text("sha256") == seal(table, told.text("content_sha256")):
+                yield key, (table, told.text("content_sha256"), told.text("damage"))
 
 
 def with_facts(sets: Iterable[BagSet], folder: Path) -> tuple[BagSet, ...]:

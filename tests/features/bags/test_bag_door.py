@@ -3,11 +3,13 @@
 import errno
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -216,8 +218,12 @@ def test_texts_that_hdf5_would_not_survive_are_refused(
     path = tmp_path / "bag.h5"
     write_bag(path, [rows()], YX, facts)
     path.write_bytes(change(path.read_bytes()))
+    _refuse_texts(path)
+
+
+def _refuse_texts(path: Path, told: str = ".*") -> None:
     with pytest.raises(
-        BagError, match=r"bag\.h5: expected a whole HDF5 file, cannot read it \(texts: .*\): extract it"
+        BagError, match=rf"bag\.h5: expected a whole HDF5 file, cannot read it \(texts: {told}\): extract it"
     ):
         read_header(path)
 
@@ -231,6 +237,70 @@ def test_texts_of_any_length_are_read_from_files_of_either_version(tmp_path: Pat
         file.attrs.update(told)
     header = read_header(path)
     assert (header.image_id, header.encoder, header.recipe) == ("s", "e", {"a": "x" * 70_000})
+
+
+APART = [{"libver": "latest"}, {"track_order": True}, {"libver": "latest", "userblock_size": 1024}]
+"""Forms in which attributes lie apart from their object, where they are more than eight."""
+
+
+@pytest.mark.parametrize("form", APART, ids=str)
+@pytest.mark.parametrize("count", [9, 60, 1500])
+def test_texts_that_lie_apart_from_their_object_are_checked(tmp_path: Path, form: dict[str, Any], count: int) -> None:
+    """As many as there is one block for, a table of blocks, and a tree of several levels."""
+    path, told = tmp_path / "bag.h5", {f"a{number}": f"text of {number:04}" for number in range(count)}
+    long = ["y" * (number % 5) for number in range(5000)]
+    with h5py.File(path, "w", **form) as file:
+        file["features"] = rows()
+        file.attrs.update(told | {"encoder": "e", "image_id": "s", "gone": "x", "more": long, "long": long})
+        del file.attrs["gone"]
+    assert read_header(path).image_id == "s"
+    whole = path.read_bytes()
+    for number in (0, count // 2, count - 1):  # its length in the heap, eight bytes before it
+        path.write_bytes(_texts_apart(told[f"a{number}"].encode(), 8, b"\x0b")(whole))
+        _refuse_texts(path, f"attribute 'a{number}' states 12 bytes, there are 11")
+    path.write_bytes(_texts_apart(b"yyyy", 8, b"\x05")(whole))
+    _refuse_texts(path, "attribute '(more|long)' states 4 bytes, there are 5")
+    path.write_bytes(_texts_apart(b"GCOL", -16, bytes(4000))(whole))
+    _refuse_texts(path)
+
+
+@pytest.mark.parametrize(("mark", "place"), [(b"FRHP", 5), (b"BTHD", 6), (b"BTHD", 10), (b"FRHP", 110), (b"BTLF", 0)])
+def test_a_list_of_attributes_that_leads_nowhere_is_refused(tmp_path: Path, mark: bytes, place: int) -> None:
+    path = tmp_path / "bag.h5"
+    with h5py.File(path, "w", track_order=True) as file:
+        file["features"] = rows()
+        file.attrs.update({f"a{number}": "x" * 300 for number in range(90)})
+    path.write_bytes(_texts_apart(mark, -place, b"\xff\xff")(path.read_bytes()))
+    refused(path, "bag.h5: expected a whole HDF5 file")
+
+
+@pytest.mark.parametrize("kind", ["of a kind with a name", "of parts", "of lists"])
+def test_texts_whose_lengths_cannot_be_told_are_refused(tmp_path: Path, kind: str) -> None:
+    text = h5py.string_dtype()
+
+    def change(file: h5py.File) -> None:
+        if kind == "of a kind with a name":
+            file["kind"] = text
+            file.attrs.create("note", "x", dtype=file["kind"])
+        elif kind == "of parts":
+            file.attrs["note"] = np.array([("x", 1)], dtype=[("a", text), ("b", "i4")])
+        else:
+            pairs = h5py.h5t.array_create(h5py.h5t.py_create(text, logical=True), (2,))
+            h5py.h5a.create(file.id, b"note", pairs, h5py.h5s.create_simple((1,)))
+
+    _refuse_texts(foreign(tmp_path / "bag.h5", change), "attribute 'note' is of a type whose lengths cannot be checked")
+    foreign(tmp_path / "bag.h5", lambda file: file.attrs.__setitem__("note", np.array([(2, 1)], dtype="i4,f8")))
+    assert read_header(tmp_path / "bag.h5").n_tiles == 3
+
+
+def test_attributes_are_read_through_the_door_alone() -> None:
+    """Who opens is held by ruff; this holds who reads: elsewhere, `attrs` are only written."""
+    root = Path(hdf5.__file__).parents[2]
+    for path in (one for package in ("wsi", "features", "mil", "cli") for one in (root / package).rglob("*.py")):
+        text = path.read_text()
+        if "hdf5" in text and path != root / "wsi" / "files" / "hdf5.py":
+            used = re.findall(r"\.attrs\b(?!\.update\(|\[[^]]+\] = ).*", text)
+            assert not used, f"{path}: {used}"
 
 
 def test_a_pipe_or_a_folder_is_no_bag(tmp_path: Path) -> None:

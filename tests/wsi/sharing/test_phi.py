@@ -6,6 +6,7 @@ import shutil
 import struct
 from pathlib import Path
 
+import h5py
 import matplotlib
 import numpy as np
 import pytest
@@ -70,6 +71,20 @@ def test_short_values_are_found_where_words_stand(place: str, table: Path, tmp_p
     bundle.mkdir()
     PLANTS[place](bundle, "QX7Z")
     assert "case of line 2" in reasons(search(bundle, table))
+
+
+def test_texts_that_hdf5_would_not_survive_are_read_without_it(table: Path, tmp_path: Path) -> None:
+    """Of an attribute in ten, which lies apart, and of a dataset; in a heap without an end."""
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    with h5py.File(bundle / "a.h5", "w", libver="latest") as file:
+        file.attrs.update({f"a{number}": "word" for number in range(10)})
+        file["names"] = ["x", ROW["case"]]
+    whole = (bundle / "a.h5").read_bytes()
+    assert "texts of /names" in reasons(search(bundle, table))
+    for heap in (whole.index(b"GCOL"), whole.rindex(b"GCOL")):
+        (bundle / "a.h5").write_bytes(whole[: heap + 16] + bytes(16) + whole[heap + 32 :])
+        assert "it cannot be read as what it seems to be" in reasons(search(bundle, table))
 
 
 @pytest.mark.parametrize("place", PLANTS)

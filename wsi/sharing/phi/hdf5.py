@@ -6,19 +6,24 @@ from typing import Any, BinaryIO
 import h5py
 import numpy as np
 
-from wsi.sharing.phi.texts import Found, Place, binary_text
+from wsi.files.hdf5 import attributes_of, heap_contents, open_hdf5
+from wsi.sharing.phi.texts import MOST_UNPACKED, Found, Place, binary_text
 
 _MOST_TEXTS = 1_000_000
 
 
 def places(file: BinaryIO, name: str) -> Found:
     """Yield the texts of an HDF5 file. Links to other files are not followed; their names are texts."""
-    with h5py.File(file, "r") as opened:
-        yield from _of_group(opened, "")
+    apart = set[str]()
+    with open_hdf5(file) as opened:
+        yield from _of_group(opened, "", file, apart)
+    if apart:
+        yield from (Place(f"texts of {min(apart)}", binary_text(text)) for text in heap_contents(file))
 
 
-def _of_group(group: Any, path: str) -> Found:
-    yield from _attributes(group, path or "/")
+def _of_group(group: Any, path: str, file: BinaryIO, apart: set[str]) -> Found:
+    """Yield the texts of a group, and what is below; datasets whose texts lie in the file's heaps join ``apart``."""
+    yield from _attributes(group, path or "/", file)
     for name in group:
         where = f"{path}/{name}"
         yield Place(f"name {where}", name)
@@ -28,15 +33,25 @@ def _of_group(group: Any, path: str) -> Found:
             continue
         own = group[name]
         if isinstance(own, h5py.Group):
-            yield from _of_group(own, where)
+            yield from _of_group(own, where, file, apart)
         elif isinstance(own, h5py.Dataset):
-            yield from _attributes(own, where)
-            if own.dtype.kind in "OSUV" and own.size <= _MOST_TEXTS:
+            yield from _attributes(own, where, file)
+            elsewhere = [one[0] for one in own.external or ()]
+            elsewhere += [one.file_name for one in own.virtual_sources()] if own.is_virtual else []
+            yield from (Place(f"link {where}", name) for name in elsewhere)
+            if own.dtype.hasobject:  # HDF5 would believe any length
+                apart.add(where)
+            elif own.dtype.kind in "SV" and own.size <= _MOST_TEXTS and _is_here(own):
                 yield from (Place(f"dataset {where}", text) for text in _texts(own[()]))
 
 
-def _attributes(own: Any, path: str) -> Found:
-    for name, value in own.attrs.items():
+def _is_here(own: Any) -> bool:
+    """Tell whether a dataset's values lie in the file, and are not too many to be held."""
+    return not own.is_virtual and not own.external and own.nbytes <= MOST_UNPACKED
+
+
+def _attributes(own: Any, path: str, file: BinaryIO) -> Found:
+    for name, value in attributes_of(own, file).items():
         where = f"attribute {name} of {path}"
         yield Place(f"name of {where}", name)
         is_json = isinstance(value, str) and value[:1] in ("{", "[")

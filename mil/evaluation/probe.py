@@ -6,8 +6,9 @@ finds a head can find, too: where center and class go together, a good score may
 
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 
 import numpy as np
 
@@ -44,12 +45,17 @@ def center_probe(means: Sequence[Floats | None], patients: Patients, seed: int) 
     return {"centers": len(centers), "patients": len(chosen), "chance": 1 / len(centers), "balanced_accuracy": found}
 
 
-def patient_means(cohort: Cohort, patients: Patients) -> list[Floats | None]:
-    """Return the mean features (D,) of each patient's slides, each counted once; None of who has no tiles."""
+def patient_means(
+    cohort: Cohort, patients: Patients, means: Mapping[str, Floats] = MappingProxyType({})
+) -> list[Floats | None]:
+    """Return the mean features (D,) of each patient's slides, each counted once; None of who has no tiles.
+
+    ``means``: as for `means_of`.
+    """
     own: dict[str, list[Floats]] = {}
-    for patient, bag in zip(cohort.patient_ids, cohort.bags, strict=True):
-        if len(bag):
-            own.setdefault(patient, []).append(mean_of(bag))
+    chosen = np.flatnonzero([len(bag) > 0 for bag in cohort.bags]).tolist()
+    for i, mean_D in zip(chosen, means_of(cohort, chosen, means), strict=True):
+        own.setdefault(cohort.patient_ids[i], []).append(mean_D)
     return [np.mean(own[patient], axis=0) if patient in own else None for patient in patients.ids]
 
 
@@ -57,6 +63,12 @@ def mean_of(bag: BagRows) -> Floats:
     """Return the mean features (D,) of a bag, of at most `ROWS` tiles, evenly spread."""
     rows = np.unique(np.linspace(0, len(bag) - 1, min(ROWS, len(bag))).astype(np.int64))
     return np.asarray(np.asarray(bag[rows]).mean(axis=0, dtype=np.float64))
+
+
+def means_of(cohort: Cohort, chosen: Sequence[int], means: Mapping[str, Floats]) -> list[Floats]:
+    """Return the mean features (D,) of bags of a cohort: by image id where they are known, else read for it."""
+    known_or_read = (means.get(cohort.image_ids[i]) for i in chosen)
+    return [mean_of(cohort.bags[i]) if own is None else own for i, own in zip(chosen, known_or_read, strict=True)]
 
 
 def told_apart(features_PD: Floats, labels_P: Ints, seed: int) -> Floats:

@@ -152,7 +152,12 @@ def _new(rows: Sequence[ManifestRow], overlap: Overlap, options: EvaluateOptions
 
 def _opened(run: RunFolder, rows: Sequence[ManifestRow], asked: Asked) -> tuple[Cohort, ...]:
     target, _ = run.predicts.read(rows, run.classes, 1)
-    return open_cohorts(rows, asked.sets, run.fusion, target)
+    return open_cohorts(rows, asked.sets, run.fusion, target, trusting=not _is_joined(run))
+
+
+def _is_joined(run: RunFolder) -> bool:
+    """Tell whether a patient's slides are one bag: then what is wrong with one of them is found beforehand."""
+    return run.recipe.get("aggregate") == "bag"
 
 
 def _evaluated(
@@ -169,7 +174,8 @@ def _evaluated(
     if earlier is not None:
         return [tables.skipped, *failed(earlier["metrics"]["failures"])]
     judged = judge(load_ensemble(run, options.device), cohort.cohorts, progress)
-    shift = shift_of(cohort.cohorts[0], cohort.asked.sets[0].headers, stores, known, _seed(evidence))
+    means = {} if _is_joined(run) else judged.means
+    shift = shift_of(judged.slides, cohort.asked.sets[0].headers, stores, known, _seed(evidence), means)
     notes = [*cohort.notes, *shift.notes, *_told_of_overlap(cohort.overlap)]
     found = scored(evidence, judged, notes)
     for note in notes:

@@ -15,7 +15,7 @@ from mil.run.folder import RunFolder
 from mil.run.known import KnownSlides
 from wsi.arrays import Floats
 from wsi.cohort.manifest import ManifestRow
-from wsi.errors import RequestError
+from wsi.errors import BagError, RequestError
 from wsi.pages import plural
 
 ALIKE = 1e-5
@@ -88,7 +88,10 @@ def find_same_means(cohort: Cohort, known: KnownSlides | None, overlap: Overlap)
     for i in np.flatnonzero(cohort.usable_N).tolist():
         if cohort.groups[i] in reasons:
             continue
-        same = _same(mean_of(cohort.bags[i]), known.means_SD)
+        try:
+            same = _same(mean_of(cohort.bags[i]), known.means_SD)
+        except BagError:  # told when it is judged
+            continue
         if same is not None:
             reasons[cohort.groups[i]] = f"the same features: {known.image_ids[same]}"
     return Overlap(reasons)

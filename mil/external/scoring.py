@@ -92,7 +92,7 @@ def _patients(cohort: Cohort, prior_C: Floats) -> Patients:
 def _metrics(found: Found, head: str, evidence: Evidence, judged: Judged, notes: Sequence[str], seed: int) -> Json:
     patients, target = found.patients, found.patients.target
     counts = {} if target.counts_unjudged else {"patients_scored": int(found.scored_P.sum())}
-    models, means = metrics_of_models(found, seed), patient_means(found.cohort, patients)
+    models, means = metrics_of_models(found, seed), patient_means(found.cohort, patients, judged.means)
     return {
         "head": head,
         "classes": list(target.names),

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
@@ -39,10 +40,14 @@ def shift_of(
     stores: Sequence[TileStore],
     known: KnownSlides | None,
     seed: int,
+    means: Mapping[str, Floats] = MappingProxyType({}),
 ) -> Shift:
-    """Compare the slides of a cohort that have tiles with those that a run keeps of its training."""
+    """Compare the slides of a cohort that have tiles with those that a run keeps of its training.
+
+    ``means``: image id -> mean features, where they are known already.
+    """
     colours, _ = mean_colours(cohort, stores)
-    own = slides_known(cohort, headers, colours)
+    own = slides_known(cohort, headers, colours, means)
     if own is None:
         return Shift({}, ("no slide has tiles: nothing can be compared with the training",))
     if known is None:

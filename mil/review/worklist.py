@@ -20,7 +20,6 @@ from mil.data.several_encoders import open_cohorts
 from mil.data.splits import Known, known_slides
 from mil.inference.inputs import row_of
 from mil.models.ensemble import Ensemble, check_bags_fit, load_ensemble
-from mil.models.scoring import score
 from mil.review.informative import chosen, disagreement, expected_change, margin, uncertainty
 from mil.review.options import WorklistOptions
 from mil.review.relabel import relabelled
@@ -179,12 +178,10 @@ def _ask(ensemble: Ensemble, cohort: Cohort, truth: Known, progress: Progress) -
     usable, logits = cohort.usable_N, []
     if not usable.any():
         raise RequestError("no slide can be judged: expected one or more bags with tiles")
-    progress.begin("worklist", len(ensemble.members), "models")
-    for member in ensemble.members:
-        found_SC = score(member.model, cohort.bags, ensemble.compute)
+    progress.begin("worklist", int(usable.sum()), "slides")
+    for found_SC in ensemble.of_each(cohort.bags, seen=lambda *_: progress.advance(1)):
         ids, logits_PC = patient_logits(found_SC, cohort.patient_ids, usable, how)
         logits.append(logits_PC)
-        progress.advance(1)
     progress.end()
     rows: dict[str, list[int]] = {name: [] for name in ids}
     for row in np.flatnonzero(usable).tolist():

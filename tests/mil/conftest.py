@@ -1,5 +1,6 @@
 """The witness cohort, written and trained on once."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,8 +10,11 @@ import torch
 from making import SEED
 from witness import DIM, Trained, Witness, facts, grid, instances
 
+from features.bags import content, rows
 from features.bags.bag import write_bag
+from features.bags.content import fill as content_fill
 from mil.train import train
+from wsi.arrays import Features
 from wsi.store.tile_store import TileStore
 
 
@@ -51,9 +55,9 @@ def trained(
     folder = tmp_path_factory.mktemp("witness")
     witness = write_cohort(folder)
     write_bag(folder / "0900_0.h5", [np.empty((0, DIM), np.float16)], grid(0), facts("0900_0"))
-    rows = instances(np.random.default_rng(SEED), small_store.n_tiles, positive=True)
+    own = instances(np.random.default_rng(SEED), small_store.n_tiles, positive=True)
     image_id = small_store.image_id
-    write_bag(folder / f"{image_id}.h5", [rows], small_store.coords_l0_yx(), facts(image_id))
+    write_bag(folder / f"{image_id}.h5", [own], small_store.coords_l0_yx(), facts(image_id))
     with witness.manifest.open("a") as file:
         file.write(f"0900_0,0900,CE,0\n{image_id},{image_id[:-2]},LAA,1\n")
     out = tmp_path_factory.mktemp("runs") / "run"
@@ -61,3 +65,18 @@ def trained(
     shared(folder)
     shared(out)
     return Trained(witness, out, summary)
+
+
+@pytest.fixture
+def read_bytes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return the bytes of features that are read from files, read after read."""
+    read: list[int] = []
+
+    def counted(file: io.FileIO, block: Features, path: Path) -> None:
+        read.append(block.nbytes)
+        content_fill(file, block, path)
+
+    for module in (rows, content):
+        monkeypatch.setattr(module, "fill", counted)
+    monkeypatch.setattr(rows, "_SEEN", set())
+    return read

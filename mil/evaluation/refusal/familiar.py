@@ -10,12 +10,13 @@ with 1 / (n + 1), where none may).
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import floor
+from types import MappingProxyType
 
 import numpy as np
 
 from features.bags.bag import BagHeader
 from mil.data.cohort import Cohort
-from mil.evaluation.probe import mean_of
+from mil.evaluation.probe import means_of
 from mil.run.folder import RunFolder
 from mil.run.known import KEPT_NOTHING, KnownSlides, read_known
 from wsi.arrays import Floats, Ints
@@ -34,8 +35,16 @@ _ROWS = 1024
 """Slides compared with all known ones at once."""
 
 
-def slides_known(cohort: Cohort, headers: Mapping[str, BagHeader], colours: Mapping[str, Floats]) -> KnownSlides | None:
-    """Return what is kept of the slides that have tiles; None where none has. ``colours``: by image id."""
+def slides_known(
+    cohort: Cohort,
+    headers: Mapping[str, BagHeader],
+    colours: Mapping[str, Floats],
+    means: Mapping[str, Floats] = MappingProxyType({}),
+) -> KnownSlides | None:
+    """Return what is kept of the slides that have tiles; None where none has.
+
+    By image id: ``colours``; ``means`` as for `means_of`.
+    """
     chosen = np.flatnonzero(cohort.usable_N).tolist()
     if not chosen:
         return None
@@ -46,7 +55,7 @@ def slides_known(cohort: Cohort, headers: Mapping[str, BagHeader], colours: Mapp
         patient_ids=tuple(cohort.groups[i] for i in chosen),
         centers=tuple(cohort.center_ids[i] or "" for i in chosen),
         contents=tuple("" if own is None else own.content_sha256 for own in told),
-        means_SD=np.stack([mean_of(cohort.bags[i]) for i in chosen]),
+        means_SD=np.stack(means_of(cohort, chosen, means)),
         mpp_S=np.array([np.nan if own is None else mpp_of(own) for own in told]),
         colour_SC=np.array([colours.get(image_id, np.full(3, np.nan)) for image_id in ids]),
     )
@@ -135,9 +144,7 @@ def unlike_known(run: RunFolder, asked: Cohort, means: Mapping[str, Floats]) -> 
         return Alarm({}, (f"slides unlike all known ones cannot be told: {why}",))
     if not chosen:
         return Alarm({}, ())
-    known_or_read = (means.get(asked.image_ids[i]) for i in chosen)
-    means_ND = [mean_of(asked.bags[i]) if own is None else own for i, own in zip(chosen, known_or_read, strict=True)]
-    distances = familiar.distances(np.stack(means_ND)).tolist()
+    distances = familiar.distances(np.stack(means_of(asked, chosen, means))).tolist()
     told = dict(zip((asked.image_ids[i] for i in chosen), distances, strict=True))
     unlike = [name for name, own in told.items() if own > familiar.furthest]
     notes = (about_unlike(unlike, len(told), len(known), familiar.false_alarms),) if unlike else ()

@@ -12,7 +12,7 @@ from features.folds import folds_of
 from mil.data.cohort import Cohort
 from mil.data.splits import read_splits
 from mil.models.ensemble import load_ensemble
-from mil.models.scoring import score
+from mil.models.scoring import score_each
 from mil.run.folder import RunFolder
 from mil.training.options import TrainOptions
 from wsi.arrays import Floats, Ints
@@ -33,11 +33,11 @@ def teach(options: TrainOptions, fold: int, cohort: Cohort, folds: Ints) -> Floa
     run = RunFolder(options.teacher)
     check_teacher(run, cohort, folds)
     ensemble = load_ensemble(run, options.device, options.max_rows)
-    members = [member for member in ensemble.members if member.fold == fold]
+    models = [member.model for member in ensemble.members if member.fold == fold]
     logits_SC = np.zeros((len(cohort), len(cohort.target.names)))
     seen = np.flatnonzero((folds != fold) & cohort.usable_N)
     bags = [cohort.bags[i] for i in seen]
-    logits_SC[seen] = np.mean([score(member.model, bags, ensemble.compute) for member in members], axis=0)
+    logits_SC[seen] = np.mean(score_each(models, bags, ensemble.compute), axis=0)
     return logits_SC
 
 

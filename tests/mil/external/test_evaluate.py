@@ -15,6 +15,7 @@ from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 from witness import DIM, Trained, facts, grid, instances
 
 from features.bags.bag import read_features, write_bag
+from mil.data import several_encoders
 from mil.external.evaluate import evaluate
 from mil.external.options import EvaluateOptions
 from mil.external.recalibration import recalibrated
@@ -192,6 +193,17 @@ def test_again_is_skipped_and_other_labels_are_refused(
     other.write_text((second / "labelled.csv").read_text().replace("x05_0,x05,CE", "x05_0,x05,LAA"))
     with pytest.raises(RecipeMismatchError):
         evaluate(options(trained, second, done, manifest=other))
+
+
+def test_bags_that_are_not_held_are_read_for_all_models_at_once(
+    trained: Trained, second: Path, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_bytes: list[int]
+) -> None:
+    """And once more before, for the means by which patients of the training are known."""
+    monkeypatch.setattr(several_encoders, "HELD_BYTES", 0)
+    evaluate(options(trained, second, tmp_path / "out"))
+    assert sum(read_bytes) == 2 * 15 * 50 * DIM * 2
+    for name in ("scores.csv", "report.html", "checklists.csv"):
+        assert (tmp_path / "out" / name).read_bytes() == (done / name).read_bytes()
 
 
 @pytest.fixture

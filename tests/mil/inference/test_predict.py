@@ -1,7 +1,6 @@
 """Predictions: complete, in the submission form, honest about what is missing."""
 
 import csv
-import io
 import json
 import shutil
 from dataclasses import replace
@@ -12,16 +11,14 @@ import pytest
 from making import SEED
 from witness import DIM, Trained, facts, grid, instances
 
-from features.bags import content, rows
+from features.bags import rows
 from features.bags.bag import read_header, write_bag
-from features.bags.content import fill as content_fill
 from mil.data import several_encoders
 from mil.evaluation.centers.prior import priors_of_new
 from mil.inference.options import PredictOptions
 from mil.inference.predict import predict
 from mil.models.ensemble import load_ensemble
 from mil.run.folder import RunFolder
-from wsi.arrays import Features
 from wsi.errors import RecipeMismatchError, RequestError
 from wsi.progress.outcome import Status
 
@@ -233,21 +230,6 @@ def test_sets_hold_what_the_runs_own_patients_do_not_rule_out(trained: Trained, 
                 wanted.append(name)
         assert told["sets"]["patients"][patient] == wanted
     assert {own["rule"] for own in told["operating"]} == {"youden", "sensitivity=0.95", "specificity=0.95"}
-
-
-@pytest.fixture
-def read_bytes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Return the bytes of features that are read from files, read after read."""
-    read: list[int] = []
-
-    def counted(file: io.FileIO, block: Features, path: Path) -> None:
-        read.append(block.nbytes)
-        content_fill(file, block, path)
-
-    for module in (rows, content):
-        monkeypatch.setattr(module, "fill", counted)
-    monkeypatch.setattr(rows, "_SEEN", set())
-    return read
 
 
 def test_bags_that_are_not_held_are_read_once_for_the_check_and_all_models(

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from witness import DIM, facts, grid, write_noise
 
+from features.bags import rows
 from features.bags.bag import write_bag
+from mil.data import several_encoders
 from mil.inference.loaded_run import load_run
 from mil.review.options import WorklistOptions
 from mil.review.relabel import _data, _Trial
@@ -61,6 +63,19 @@ def test_own_patients_stand_at_their_out_of_fold_probabilities(noise: Path, tmp_
     assert {row["given"] for row in rows} == {"CE", "LAA"}
     assert next(row["image_ids"] for row in rows if row["patient_id"] == "01") == "01_0;01_1"
     assert list(json.loads((tmp_path / "w.json").read_text())["failures"]) == ["02_1"]
+
+
+def test_bags_that_are_not_held_are_read_once_for_all_models(
+    noise: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_bytes: list[int]
+) -> None:
+    """And once before, to check them."""
+    held = listed(noise / "run", tmp_path / "held.csv", noise, diverse=False)
+    size = sum(read_bytes)
+    read_bytes.clear()
+    rows._SEEN.clear()
+    monkeypatch.setattr(several_encoders, "HELD_BYTES", 0)
+    assert listed(noise / "run", tmp_path / "read.csv", noise, diverse=False) == held
+    assert sum(read_bytes) == 2 * size
 
 
 def test_new_patients_are_asked_of_all_models(noise: Path, tmp_path: Path) -> None:

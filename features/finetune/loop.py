@@ -29,7 +29,7 @@ from features.learning.loop import Loop
 from features.learning.measure import measures
 from features.learning.optimizer import learning_rate
 from features.learning.ranks import Setting
-from features.learning.steps import Stepper, in_parallel, over_ranks, quiet_unless
+from features.learning.steps import Stepper, in_parallel, not_finite, over_ranks, quiet_unless
 from wsi.errors import ItemError, RequestError
 from wsi.machine.interrupt import asked_to_leave
 from wsi.progress.outcome import Progress
@@ -144,12 +144,11 @@ class Trainer(Loop):
             f"tile {draw.tiles[row]} of {self.cohort.train[draw.slides[row]].image_id}"
             for row in rows[:_NAMED].tolist()
         ]
-        half = f", or give --precision fp32 (now {self.setting.precision})" if self.setting.precision != "fp32" else ""
-        raise ItemError(
-            f"the loss is not finite in epoch {epoch + 1}, step {request.step + 1} of {self.steps_per_epoch} "
-            f"({', '.join(named)}{', ...' if len(rows) > _NAMED else ''}): expected numbers; lower --lr (now "
-            f"{self.options.lr:g}){half}"
-        )
+        raise self._not_finite("loss", epoch, request, f"{', '.join(named)}{', ...' if len(rows) > _NAMED else ''}")
+
+    def _not_finite(self, what: str, epoch: int, request: PieceRequest, whose: str) -> ItemError:
+        place = (epoch, request.step, self.steps_per_epoch)
+        return not_finite(what, place, self.options.lr, self.setting.precision, whose)
 
     def _step(self, epoch: int, draw: Draw, request: PieceRequest, loss_sum: float, size: int) -> None:
         """Take the optimizer's step and write down how it went."""
@@ -158,10 +157,7 @@ class Trainer(Loop):
         norm = self._stepper.unscaled_norm()
         if not math.isfinite(norm) and not self._stepper.scaler.is_enabled():
             slides = {self.cohort.train[number].image_id for number in draw.slides[request.rows].tolist()}
-            raise ItemError(
-                f"the gradient is not finite in epoch {epoch + 1}, step {request.step + 1} (slides "
-                f"{', '.join(sorted(slides)[:_NAMED])}): lower --lr (now {self.options.lr:g})"
-            )
+            raise self._not_finite("gradient", epoch, request, f"slides {', '.join(sorted(slides)[:_NAMED])}")
         self._stepper.take(rate)
         if self.average is not None:
             average_into(self.average, self.model, self.options.ema, number)

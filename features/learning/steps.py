@@ -14,6 +14,20 @@ from features.learning.optimizer import set_rate
 from features.learning.ranks import Setting
 from features.tensors import flat_moments, nested_moments
 from wsi.arrays import Floats
+from wsi.errors import ItemError
+
+
+def not_finite(what: str, place: tuple[int, int, int], lr: float, precision: str, whose: str = "") -> ItemError:
+    """Return the error of a loss or gradient that is no number: where it was, and what to do.
+
+    ``place``: epoch, step, steps of an epoch, the first two from 0. ``whose``: which tiles or slides.
+    """
+    epoch, step, steps = place
+    half = "" if precision == "fp32" else f", or give --precision fp32 (now {precision})"
+    return ItemError(
+        f"the {what} is not finite in epoch {epoch + 1}, step {step + 1} of {steps}{f' ({whose})' if whose else ''}: "
+        f"expected numbers; lower --lr (now {lr:g}){half}"
+    )
 
 
 class Stepper:

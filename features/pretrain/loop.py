@@ -20,7 +20,7 @@ from features.learning.norms import Statistics, refuse_single_images
 from features.learning.optimizer import learning_rate, undecayed
 from features.learning.ranks import Setting
 from features.learning.scalars import EventFile, event_file
-from features.learning.steps import Stepper, in_parallel, over_ranks, quiet_unless
+from features.learning.steps import Stepper, in_parallel, not_finite, over_ranks, quiet_unless
 from features.learning.weights_file import write_curves
 from features.pretrain.cohort import Cohort
 from features.pretrain.encoding import features_of, normalised
@@ -159,12 +159,8 @@ class Trainer(Loop):
     def _check_finite(self, epoch: int, step: int, loss: float, norm: float) -> None:
         if math.isfinite(loss) and (math.isfinite(norm) or self._stepper.scaler.is_enabled()):
             return
-        half = f", or give --precision fp32 (now {self.setting.precision})" if self.setting.precision != "fp32" else ""
-        what = "gradient" if math.isfinite(loss) else "loss"
-        raise ItemError(
-            f"the {what} is not finite in epoch {epoch + 1}, step {step + 1} of {self.steps_per_epoch}: expected "
-            f"numbers; lower --lr (now {self.options.lr:g}){half}"
-        )
+        what, place = "gradient" if math.isfinite(loss) else "loss", (epoch, step, self.steps_per_epoch)
+        raise not_finite(what, place, self.options.lr, self.setting.precision)
 
     def _close_epoch(self, epoch: int) -> None:
         own = [row for row in self.standing.steps if row["epoch"] == epoch + 1]

@@ -278,7 +278,9 @@ def test_a_cohort_of_one_class_is_said_not_to_be_judged(trained: Trained, second
     assert "5 of 5 patients have it" in page
     lines = lines_of(ending_of_evaluation(out))
     assert lines[0] == "auc not defined, on 5 patients of another cohort"
-    assert lines[1:] == ["The model is not shown to be better than chance.", f"report: {out / 'report.html'}"]
+    assert lines[1] == "The model is not shown to be better than chance."
+    assert lines[2].startswith("warning: so few patients (CE: 0, LAA: 5) carry the result")
+    assert lines[3:] == [f"report: {out / 'report.html'}"]
 
 
 def test_recalibration_mends_a_shift_of_the_prevalence_and_nothing_else() -> None:

@@ -179,6 +179,17 @@ def test_ids_that_differ_in_capitals_or_leading_zeros_are_told() -> None:
     assert alike_ids("center_id", rows) == []
 
 
+@pytest.mark.parametrize(
+    ("labels", "share", "validating"),
+    [("AAAAABB", 0.9, {"A": 4, "B": 1}), ("AABBBB", 0.01, {"A": 1, "B": 1}), ("AB", 0.2, {None: 1})],
+)
+def test_as_many_validate_as_can(labels: str, share: float, validating: dict[str | None, int]) -> None:
+    """All but one of a class at most, one at least; of two patients of two classes one, whichever it is."""
+    chosen = inner_split(list(labels), [f"p{number}" for number in range(len(labels))], share, 0)
+    found = Counter(label if None not in validating else None for label, own in zip(labels, chosen, strict=True) if own)
+    assert found == validating
+
+
 def test_the_table_of_splits_is_read_back_whole(tmp_path: Path) -> None:
     path = tmp_path / "splits.csv"
     images, patients, labels = ["a_0", "a_1", "b"], ["a", "a", "b"], ["CE", "CE", "LAA, or not"]

@@ -121,7 +121,7 @@ def _metrics(options: TrainOptions, found: Found, warnings: Sequence[str], store
         **target.counts(),
         **_unjudged(found),
         "unit": options.unit,
-        "bootstrap": {"unit": "patient", "replicates": REPLICATES, "interval": "95 % percentile"},
+        "bootstrap": {"unit": "patient", "replicates": REPLICATES, "interval": "95 % BCa"},
         "models": metrics_of_models(found, options.seed),
         "slide_level": metrics_of_slides(found),
         **({"confusion": confusion(target.groups_N, found.own.patient_told_PC).tolist()} if target.groups else {}),

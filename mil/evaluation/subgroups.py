@@ -12,7 +12,7 @@ from math import isfinite
 
 import numpy as np
 
-from mil.evaluation.bootstrap import draw_groups, estimate
+from mil.evaluation.bootstrap import draw_groups, estimate, of_pairs
 from mil.evaluation.decisions.called import told_of_calls
 from mil.evaluation.decisions.decide import Answered
 from mil.targets.base import Measure
@@ -125,7 +125,7 @@ def _column(
             few = few or min(int(positive_P.sum()), int((own_P & ~asked.positive_P).sum())) < LEAST_OF_EACH
         row: Json = {"value": value, "few": few, "patients": int(own_P.sum())}
         if not few:
-            row["metric"] = _estimate(measure, own_P, draws_BP)
+            row["metric"] = _estimate(measure, own_P, draws_BP, pairs=of_pairs(answered.truth.shown[0]))
             if asked is not None:
                 row |= _answers(asked, own_P, called_P, draws_BP, answered.groups)
             if value not in (NOT_KNOWN, SEVERAL):
@@ -141,13 +141,13 @@ def _column(
     }
 
 
-def _estimate(measure: Measure, own_P: Bools, draws_BP: Floats) -> Json:
+def _estimate(measure: Measure, own_P: Bools, draws_BP: Floats, *, pairs: bool) -> Json:
     """Return a metric of some patients, with its interval over draws of them."""
 
     def of_own(weights_BP: Floats) -> Floats:
         return measure(weights_BP * own_P)
 
-    return estimate(of_own, draws_BP)
+    return estimate(of_own, draws_BP, pairs=pairs)
 
 
 def _answers(asked: Question, own_P: Bools, called_P: Bools | None, draws_BP: Floats, groups: Sequence[str]) -> Json:

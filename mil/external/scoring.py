@@ -101,7 +101,7 @@ def _metrics(found: Found, head: str, evidence: Evidence, judged: Judged, notes:
         **target.counts(),
         **counts,
         "unit": str(evidence.config["recipe"].get("unit", "patient")),
-        "bootstrap": {"unit": "patient", "replicates": REPLICATES, "interval": "95 % percentile"},
+        "bootstrap": {"unit": "patient", "replicates": REPLICATES, "interval": "95 % BCa"},
         "models": {name: _of_new(own) for name, own in models.items()},
         "slide_level": _of_new(metrics_of_slides(found)),
         **({"confusion": confusion(target.groups_N, judged.values_PC).tolist()} if target.groups else {}),

@@ -49,7 +49,7 @@ def agreement(pairs: Pairs, own_intervals: "Sequence[Json] | None" = None) -> Js
     draws_BN = draw_groups(pairs.groups, pairs.seed)
     return {
         **estimates(_measures(pairs), draws_BN),
-        "spread_and_size": estimate(_grows(pairs), draws_BN),
+        "spread_and_size": estimate(_grows(pairs), draws_BN, pairs=True),
         "ranges": _ranges(pairs, draws_BN),
         "intervals": list(own_intervals or ()),
     }

@@ -29,7 +29,7 @@ def each_label(
     ]
     known_N = ~np.isnan(present_NC).all(axis=1)
     macro: Json = {
-        "auc": estimate(partial(macro_auc, present_NC, told_NC, folds_N=folds_N), draws_BN),
+        "auc": estimate(partial(macro_auc, present_NC, told_NC, folds_N=folds_N), draws_BN, pairs=True),
         "average_precision": estimate(_mean_of(_precisions(present_NC, told_NC)), draws_BN),
         "brier": estimate(partial(macro_brier, present_NC, told_NC), draws_BN),
         "brier_gain": estimate(_gain(present_NC, told_NC, blind_NC), draws_BN),
@@ -55,7 +55,7 @@ def _one(present_N: Floats, told_N: Floats, blind_N: Floats, folds_N: Ints, draw
     }
     if not len(true_N):
         return found
-    found["auc"] = estimate(lambda w: binary_auc(true_N, scores_N, w, folds_N[known_N]), weights_BN)
+    found["auc"] = estimate(lambda w: binary_auc(true_N, scores_N, w, folds_N[known_N]), weights_BN, pairs=True)
     found["average_precision"] = estimate(_precisions(column, told_N[:, None])[0], draws_BN)
     found["brier"] = estimate(partial(macro_brier, column, told_N[:, None]), draws_BN)
     found["brier_gain"] = estimate(_gain(column, told_N[:, None], blind_N[:, None]), draws_BN)

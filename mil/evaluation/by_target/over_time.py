@@ -109,16 +109,13 @@ def crossed(chi: float) -> float:
 
 
 def _slope(told: Told, covariate_N: Floats, draws_BN: Floats) -> Json:
-    """Return the Cox coefficient with its interval: percentiles in which unbounded draws stand at their end."""
+    """Return the Cox coefficient with its interval."""
     known = told.known
 
     def slopes(weights_BN: Floats) -> Floats:
         return cox_slope(covariate_N, known.times_N, known.events_N, known.folds_N, weights_BN)
 
-    own, drawn_B = float(slopes(ones(len(covariate_N)))[0]), slopes(draws_BN)
-    drawn_B = drawn_B[~np.isnan(drawn_B)]
-    low, high = np.quantile(drawn_B, [0.025, 0.975], method="inverted_cdf") if len(drawn_B) else (np.nan, np.nan)
-    return finite({"value": own, "low": float(low), "high": float(high)})
+    return estimate(slopes, draws_BN)
 
 
 def _horizon(told: Told, at: float, draws_BN: Floats) -> Json:
@@ -153,7 +150,7 @@ def _horizon(told: Told, at: float, draws_BN: Floats) -> Json:
         "at": at,
         "events": int(((known.times_N <= at) & known.events_N).sum()),
         "followed": int((known.times_N > at).sum()),
-        "auc": estimate(area, draws_BN),
+        "auc": estimate(area, draws_BN, pairs=True),
         "brier": estimate(brier, draws_BN),
         "brier_gain": estimate(gained, draws_BN),
         "observed": seen,

@@ -48,7 +48,7 @@ def within_centers(
     measure = measure_in(strata_of(centers, folds_P))
     rows = [_center(name, measure, truth, np.array([own == name for own in centers]), draws_BP) for name in names]
     judged = [row for row in rows if row["value"] is not None and not row["few"] and row["variance"] is not None]
-    pooled = estimate(lambda weights_BP: measure(weights_BP * known_P), draws_BP)
+    pooled = estimate(lambda weights_BP: measure(weights_BP * known_P), draws_BP, pairs=True)
     return {"pooled": pooled, "centers": rows, "over_centers": _over(judged), "left_out": len(rows) - len(judged)}
 
 

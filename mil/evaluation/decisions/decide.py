@@ -11,7 +11,7 @@ import numpy as np
 
 from mil.evaluation.bootstrap import draw_groups
 from mil.evaluation.decisions.called import told_of_calls
-from mil.evaluation.decisions.net_benefit import CUTS, net_benefit, of_acting_on_all
+from mil.evaluation.decisions.net_benefit import CUTS, ends_of_net_benefit, net_benefit, of_acting_on_all
 from mil.evaluation.decisions.recalibration import told_of_calibration
 from mil.evaluation.decisions.rules import Cut, Rule, choose_cut
 from mil.targets.base import Target
@@ -119,7 +119,7 @@ def _calibration(q: Question, draws_BN: Floats) -> Json:
 def _net_benefit(q: Question, draws_BN: Floats) -> Json:
     positive, real = q.positive_P[q.known_P], q.real_P[q.known_P]
     once, cuts = np.ones((1, len(real))), np.array(SHOWN_CUTS)
-    low, high = np.percentile(net_benefit(positive, real, draws_BN, cuts), [2.5, 97.5], axis=0)
+    low, high = ends_of_net_benefit(positive, real, draws_BN, cuts)
     return {
         "from": list(SHOWN_CUTS),
         "model": net_benefit(positive, real, once, cuts)[0].tolist(),
@@ -133,9 +133,9 @@ def curve_of_net_benefit(q: Question, draws_BP: Floats) -> tuple[Floats, Floats,
     """Return the net benefit of the model (T,), its 95 % interval (2, T), and that of acting on all (T,), at `CUTS`."""
     positive, real = q.positive_P[q.known_P], q.real_P[q.known_P]
     once = np.ones((1, len(real)))
-    ends = np.percentile(net_benefit(positive, real, draws_BP[:, q.known_P]), [2.5, 97.5], axis=0)
+    ends = ends_of_net_benefit(positive, real, draws_BP[:, q.known_P])
     own, every = net_benefit(positive, real, once)[0], of_acting_on_all(positive, once)[0]
-    return own, np.asarray(ends), every
+    return own, np.stack(ends), every
 
 
 __all__ = ["CUTS", "Answered", "Chosen", "chosen_on_all", "chosen_on_others", "curve_of_net_benefit", "decisions"]

@@ -7,7 +7,8 @@ Biometrika 1958; Van Calster et al., BMC Medicine 2019, for the two as they are 
 
 import numpy as np
 
-from mil.targets.metrics import CLIP
+from mil.evaluation.bootstrap import interval, left_out
+from mil.targets.metrics import CLIP, finite
 from wsi.arrays import Bools, Floats
 from wsi.recipe import Json
 
@@ -93,23 +94,12 @@ def told_of_calibration(positive_N: Bools, probs_N: Floats, draws_BN: Floats, *,
 
     ``balanced``: those who have it and the others count equally, as probabilities for equal priors want.
     """
-    found = []
-    for weights_BN in (np.ones((1, len(probs_N))), draws_BN):
-        own = equal_classes(positive_N, weights_BN) if balanced else weights_BN
-        found.append(slope_and_intercept(positive_N, probs_N, own))
-    (slope, intercept), (slopes_B, intercepts_B) = found
-    return {"slope": _estimate(slope, slopes_B), "intercept": _estimate(intercept, intercepts_B)}
-
-
-def _estimate(value: Floats, values_B: Floats) -> Json:
-    """Return the basic bootstrap interval, the draws' percentiles mirrored at the value: slopes of few are too steep.
-
-    Where the draws have no upper end, their percentiles as they are. Source: Davison and Hinkley, Bootstrap Methods and
-    their Application (1997), section 5.2; docs/EVIDENCE.md says how often each held the truth.
-    """
-    values_B, own = values_B[~np.isnan(values_B)], float(value[0])
-    low, high = np.quantile(values_B, [0.025, 0.975], method="inverted_cdf") if len(values_B) else (np.nan, np.nan)
-    if np.isfinite([own, low, high]).all():
-        low, high = 2 * own - high, 2 * own - low
-    parts = zip(("value", "low", "high"), (own, float(low), float(high)), strict=True)
-    return {name: own if np.isfinite(own) else None for name, own in parts}
+    told = {}
+    weights = (np.ones((1, len(probs_N))), draws_BN, left_out(draws_BN))
+    found = [
+        slope_and_intercept(positive_N, probs_N, equal_classes(positive_N, own) if balanced else own) for own in weights
+    ]
+    for name, (own_1, drawn_B, left_K) in zip(("slope", "intercept"), zip(*found, strict=True), strict=True):
+        low, high = interval(float(own_1[0]), drawn_B, left_K)
+        told[name] = finite({"value": float(own_1[0]), "low": low, "high": high})
+    return told

@@ -10,7 +10,7 @@ from mil.targets import Target
 from wsi.pages import number, plural
 from wsi.recipe import Json
 
-TESTS = ("delong", "resampled", "bootstrap")
+TESTS = ("delong", "resampled", "t")
 """Of a difference; a row has one of them."""
 ERROR = 0.05
 """How often a difference may be told where there is none."""

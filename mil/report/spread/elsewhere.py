@@ -51,7 +51,7 @@ def told_elsewhere(other: Evidence, own: Evidence, told_FPC: Floats, blind_PC: F
     looks = 1 + len(beside)
     found: Json = {
         "metric": first,
-        "patients": estimate(measure_of(told_PC)(one_P), draws_BP),
+        "patients": estimate(measure_of(told_PC)(one_P), draws_BP, pairs=True),
         "folds": _apart([float(measure_of(fold_PC[chosen_P])(one_P)(ones(len(one_P)))[0]) for fold_PC in told_FPC]),
         "learnt_centers": sorted({*filter(None, centers)} & {row["center_id"] for row in own.patients}),
         "centers": within_centers(measure_of(told_PC), truth, centers, one_P, draws_BP),

@@ -48,8 +48,8 @@ def told_apart(evidence: Evidence) -> Json:
     averaged = resampled(values_K, ratio)
     found: Json = {
         "metric": first,
-        "patients": estimate(measure, draws_BP),
-        "pooled": estimate(truth.measures(told_PC, folds_P, blind_PC)[f"{first}{POOLED}"], draws_BP),
+        "patients": estimate(measure, draws_BP, pairs=True),
+        "pooled": estimate(truth.measures(told_PC, folds_P, blind_PC)[f"{first}{POOLED}"], draws_BP, pairs=True),
         "folds": None if averaged is None else {**averaged.told(), "values": [_plain(own) for own in values_K]},
         "repeats": _repeats(evidence.run, first, ratio),
         "whole_centers": recipe.get("split") in WHOLE_CENTERS,

@@ -212,6 +212,12 @@ def test_no_better_than_chance_is_the_first_sentence_and_a_telling_center_stands
     plain = re.sub(r"<[^>]+>", "", headline)
     assert plain.startswith("The model is not shown to be better than chance, and the center may be what is told. On ")
     assert "AUC of 0.53" in plain
+    assert "models been trained anew" not in page(hopeless, spread={**gone, "folds": None})
+    anew = {**gone, "folds": {**spread["folds"], "low": 0.31, "high": 0.76}}
+    between = (
+        "(95&nbsp;% interval 0.41 to 0.65 with other patients and these models; 0.31 to 0.76 had models been trained"
+    )
+    assert between in page(hopeless, spread=anew)
     doubtful = {**spread, "looks": {**spread["looks"], "p": 0.04}}
     lucky = page(evidence, spread=doubtful)
     assert "not shown to be better than chance" in lucky

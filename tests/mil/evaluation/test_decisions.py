@@ -5,13 +5,14 @@ import warnings
 import numpy as np
 import pytest
 import statsmodels.api as sm
+from scipy import stats
 from sklearn.metrics import confusion_matrix, f1_score, matthews_corrcoef, precision_score, recall_score, roc_curve
 from statsmodels.stats.proportion import proportion_confint
 
 from mil.evaluation.bootstrap import draw_patients
 from mil.evaluation.decisions.called import exact_at_the_end, measures, told_of_calls
 from mil.evaluation.decisions.decide import Answered, chosen_on_all, chosen_on_others, decisions
-from mil.evaluation.decisions.net_benefit import net_benefit, of_acting_on_all
+from mil.evaluation.decisions.net_benefit import ends_of_net_benefit, net_benefit, of_acting_on_all
 from mil.evaluation.decisions.recalibration import equal_classes, log_odds, slope_and_intercept, told_of_calibration
 from mil.evaluation.decisions.rules import Rule, choose_cut, parse_rule
 from mil.targets import ClassTarget, LabelsTarget
@@ -172,7 +173,7 @@ def test_a_slope_without_bound_is_not_told_as_a_number() -> None:
 def test_an_interval_reaches_up_without_bound_where_some_draws_have_none() -> None:
     positive = np.arange(30) >= 20
     probs = np.where(positive, 0.8, 0.2) + np.linspace(-0.05, 0.05, 30)
-    probs[[0, 25]] = 0.9, 0.1  # one on each wrong side: about a third of the draws hold neither, or only one
+    probs[0] = 0.9  # the only one on the wrong side: a third of the draws do not hold it
     found = told_of_calibration(positive, probs, draw_patients(30, 0, 400), balanced=False)
     assert found["slope"]["value"] is not None
     assert found["slope"]["low"] is not None
@@ -187,6 +188,23 @@ def test_net_benefit_by_hand() -> None:
     assert net_benefit(positive, probs, once, np.array([0.2]))[0, 0] == pytest.approx(0.2 - 0.1 * 0.25)
     assert of_acting_on_all(positive, once, np.array([0.2]))[0, 0] == pytest.approx(0.3 - 0.7 * 0.25)
     assert net_benefit(positive, probs, once, np.array([0.99]))[0, 0] == 0
+
+
+def test_f1_and_net_benefit_have_the_interval_of_the_cells_with_jeffreys_prior() -> None:
+    """F1 is 2x / (1 + x), x the share of the found among all but true negatives: Beta(tp + 1/2, fp + fn + 1)."""
+    positive, called = np.arange(50) < 15, (np.arange(50) >= 4) & (np.arange(50) < 22)  # 11, 7, 4, 28
+    draws = draw_patients(50, 0, 20_000)
+    x = stats.beta.ppf([0.025, 0.975], 11.5, 12)
+    found = told_of_calls(positive, called, draws)["f1"]
+    assert (found["low"], found["high"]) == pytest.approx(tuple(2 * x / (1 + x)), abs=0.02)
+    unseen, cells = np.random.default_rng(0).standard_gamma(0.5, size=(4, 20_000)), []
+    for has, said, more in zip((True, False, True, False), (True, True, False, False), unseen, strict=True):
+        cells.append(draws[:, (positive == has) & (called == said)].sum(axis=1) + more)
+    f1 = 2 * cells[0] / (2 * cells[0] + cells[1] + cells[2])
+    assert (found["low"], found["high"]) == pytest.approx(tuple(np.percentile(f1, [2.5, 97.5])), abs=1e-9)
+    worth = (cells[0] - cells[1] * 0.3 / 0.7) / np.sum(cells, axis=0)
+    low, high = ends_of_net_benefit(positive, np.where(called, 0.4, 0.2), draws, np.array([0.1, 0.3]))
+    assert (low[1], high[1]) == pytest.approx(tuple(np.percentile(worth, [2.5, 97.5])), abs=1e-9)
 
 
 def test_probabilities_at_another_prevalence_are_bayes_rule() -> None:

@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 
 from mil.evaluation.bootstrap import draw_patients
 from mil.evaluation.decisions.called import told_of_calls
-from mil.evaluation.decisions.net_benefit import net_benefit
+from mil.evaluation.decisions.net_benefit import ends_of_net_benefit
 from mil.evaluation.decisions.recalibration import told_of_calibration
 from mil.evaluation.decisions.rules import Rule, choose_cut
 from mil.evaluation.refusal.abstention import risks
@@ -145,7 +145,7 @@ def intervals_of_one(
         limit = (np.log(at / (1 - at)) - np.log(share / (1 - share))) / apart
         truth = share * norm.sf(limit - apart / 2) - (1 - share) * norm.sf(limit + apart / 2) * at / (1 - at)
         found[f"net benefit at {at}"] = (
-            percentile_interval(net_benefit(positive, real, draws, np.array([at]))[:, 0]),
+            tuple(float(end[0]) for end in ends_of_net_benefit(positive, real, draws, np.array([at]))),
             truth,
         )
     wrong, doubt = (equal >= 0.5) != positive, -np.abs(x)

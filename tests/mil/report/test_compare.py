@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from browsing import Visits
 from click.testing import CliRunner
-from sklearn.metrics import roc_auc_score
+from scipy import stats
+from sklearn.metrics import r2_score, roc_auc_score
 from witness import Trained, Witness
 
 from cli.app import app
@@ -131,19 +132,28 @@ def test_one_sentence_says_which_run_is_better_or_that_it_cannot_be_told() -> No
         assert told_of({"b": one_only}).startswith("No difference")  # interval and p must both say so
 
 
-def test_values_have_a_p_from_the_draws_that_tell_the_interval() -> None:
+def test_values_have_an_interval_and_a_p_that_agree() -> None:
+    """By hand: scikit-learn's R-squared, patients left out row by row, scipy's t."""
     rng = np.random.default_rng(0)
     true = rng.normal(size=60)
     told = {name: true[:, None] + rng.normal(size=(60, 1)) * own for name, own in (("a", 1.0), ("b", 1.1), ("c", 2.0))}
     shared = Shared(tuple(map(str, range(60))), ValueTarget(true), told, ())
     rows, draws_BP = compared(shared, 0), draw_patients(60, 0)
-    measure = {name: shared.truth.measures(own)["r2"](draws_BP) for name, own in told.items()}
     for name in "bc":
-        gaps = measure[name] - measure["a"]
-        p = 2 * (1 + min((gaps <= 0).sum(), (gaps >= 0).sum())) / 2001
-        assert rows[name]["bootstrap"]["p"] == pytest.approx(p)
-        assert (p < 0.05) == (rows[name]["difference"]["r2"]["high"] < 0)
-    assert rows["c"]["bootstrap"]["p"] == pytest.approx(2 / 2001)  # no draw on the other side
+
+        def gap(rows: np.ndarray, name: str = name) -> float:
+            return float(r2_score(true[rows], told[name][rows]) - r2_score(true[rows], told["a"][rows]))
+
+        value = gap(np.arange(60))
+        left = np.var([gap(np.delete(np.arange(60), own)) for own in range(60)]) * 59
+        drawn = np.var([gap(np.repeat(np.arange(60), own.astype(int))) for own in draws_BP])
+        error = np.sqrt(min(drawn, 2 * left - drawn * (1 - np.sqrt(2 / 2000))))
+        found, p = rows[name]["difference"]["r2"], rows[name]["t"]["p"]
+        low, high = value + error * stats.t.ppf([0.025, 0.975], 59)
+        assert (found["value"], found["low"], found["high"]) == pytest.approx((value, low, high), abs=1e-9)
+        assert p == pytest.approx(2 * stats.t.sf(abs(value) / error, 59), abs=1e-9)
+        assert (p < 0.05) == (found["high"] < 0)
+    assert rows["c"]["t"]["p"] < 0.001
     assert verdict_of_runs(rows, ["a", "b", "c"], shared.truth, 60).endswith("no difference to a can be told of b.")
 
 

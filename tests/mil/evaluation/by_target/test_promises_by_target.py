@@ -8,17 +8,17 @@ study; five folds; the baseline hazard is that of a large cohort. Noise: models 
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pytest
 
-from mil.evaluation.bootstrap import draw_patients
+from mil.evaluation.bootstrap import draw_patients, estimate
 from mil.evaluation.by_target import agreement as agreement_module
 from mil.evaluation.by_target import over_time as over_time_module
 from mil.evaluation.by_target.agreement import Pairs, reach, reaches_by_others
 from mil.evaluation.by_target.over_time import Told, crossed
-from mil.targets.metrics import macro_auc, percentile_interval
+from mil.targets.metrics import macro_auc
 from mil.targets.survival.cox import log_rank
 from mil.targets.survival.metrics import Followed, harrell_c, uno_c
 
@@ -83,10 +83,12 @@ def held_by_survival(n: int, repeats: int, seed: int = 0) -> dict[str, float]:
         ratio, slope = row["observed_over_predicted"], over_time_module._slope(own, risks, draws)
         found["observed_over_predicted"] = ratio["low"], ratio["high"]
         found["slope of the log risk"] = slope["low"], slope["high"]
-        found["concordance (Harrell)"] = percentile_interval(harrell_c(known, risks, draws))
-        found["concordance (Uno)"] = percentile_interval(uno_c(known, risks, draws))
+        for name, measure in (("Harrell", harrell_c), ("Uno", uno_c)):
+            told = estimate(partial(measure, known, risks), draws, pairs=True)
+            found[f"concordance ({name})"] = told["low"], told["high"]
         for name, (low, high) in found.items():
-            held.setdefault(name, []).append(low <= true[name] <= high)
+            ends = -np.inf if low is None else low, np.inf if high is None else high
+            held.setdefault(name, []).append(ends[0] <= true[name] <= ends[1])
     return {name: float(np.mean(own)) for name, own in held.items()}
 
 
@@ -153,8 +155,8 @@ def held_by_agreement(n: int, repeats: int, seed: int = 0) -> dict[str, float]:
         own = values(rng, n)
         draws = draw_patients(n, own.seed, DRAWS)
         for name, measure in agreement_module._measures(own).items():
-            low, high = percentile_interval(measure(draws))
-            held.setdefault(name, []).append(low <= true[name] <= high)
+            told = estimate(measure, draws)
+            held.setdefault(name, []).append(told["low"] <= true[name] <= told["high"])
     return {name: float(np.mean(own)) for name, own in held.items()}
 
 
@@ -189,8 +191,8 @@ def held_by_labels(n: int, repeats: int, seed: int = 0) -> float:
         told = present * apart + rng.normal(size=(n, 3))
         present[rng.random((n, 3)) < 0.2] = np.nan
         draws = draw_patients(n, int(rng.integers(1 << 30)), DRAWS)
-        low, high = percentile_interval(macro_auc(present, told, draws, np.arange(n) % FOLDS))
-        held.append(low <= true <= high)
+        own = estimate(partial(macro_auc, present, told, folds_N=np.arange(n) % FOLDS), draws, pairs=True)
+        held.append(own["low"] <= true <= own["high"])
     return float(np.mean(held))
 
 

@@ -6,10 +6,12 @@ Scores are those of two normal distributions, `APART` deviations from each other
 its own. Three of ten patients are positive; the sizes of the centers differ as draws of a Dirichlet distribution do.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
 import pytest
+from scipy.special import expit
 from scipy.stats import norm, ttest_1samp
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -18,13 +20,15 @@ from sklearn.model_selection import StratifiedKFold
 from mil.evaluation.bootstrap import draw_patients, estimate
 from mil.evaluation.centers.robustness import neighbours_share
 from mil.evaluation.centers.within import within_centers
+from mil.evaluation.compare import Shared, compared
 from mil.evaluation.spread.multiplicity import against_chance
 from mil.evaluation.spread.resampled import resampled
-from mil.targets import ClassTarget
+from mil.evaluation.spread.verdicts import TESTS
+from mil.targets import ClassTarget, LabelsTarget, SurvivalTarget, Target, ValueTarget
 from mil.targets.base import Measure
 from mil.targets.metrics import percentile_interval
 
-APART, FOLDS, DRAWS = 1.466, 5, 300
+APART, FOLDS, DRAWS = 1.466, 5, 1000
 """An AUC of .85."""
 
 
@@ -63,9 +67,46 @@ def patients_hold(patients: int, cohorts: int, seed: int = 0) -> float:
     for cohort in range(cohorts):
         scores = rng.normal(size=patients) + APART * positive
         measure = target.measures(np.stack([-scores, scores], axis=1), folds)["auc"]
-        found = estimate(measure, draw_patients(patients, cohort, DRAWS))
+        found = estimate(measure, draw_patients(patients, cohort, DRAWS), pairs=True)
         held.append(found["low"] <= truth <= found["high"])
     return float(np.mean(held))
+
+
+def equal_runs(rng: np.random.Generator, kind: str, patients: int) -> Shared:
+    """Return two runs that are equally good by design; the errors of values differ in shape, not in size."""
+    if kind == "labels":
+        present = (rng.random((patients, 3)) < [0.5, 0.3, 0.2]).astype(float)
+        tables = [expit(present * [0.6, 1.2, 1.8] + rng.normal(size=(patients, 3))) for _ in "ab"]
+        present[rng.random((patients, 3)) < 0.2] = np.nan
+        return shared_by(LabelsTarget(present, ("x", "y", "z")), tables)
+    if kind == "survival":
+        risks = rng.normal(size=patients)
+        ends, lost = rng.exponential(np.exp(-0.8 * risks)), rng.uniform(0.5, 2.5, patients)
+        truth = SurvivalTarget(np.minimum(ends, lost), ends <= lost)
+        return shared_by(truth, [(risks + rng.normal(size=patients))[:, None] for _ in "ab"])
+    if kind == "classes":
+        labels = (np.arange(patients) < 0.3 * patients).astype(np.int64)
+        scores = [expit(labels * APART + rng.normal(size=patients)) for _ in "ab"]
+        return shared_by(ClassTarget(labels, ("no", "yes")), [np.stack([1 - own, own], axis=1) for own in scores])
+    true = rng.normal(size=patients)
+    errors = rng.normal(size=patients), rng.laplace(scale=0.5**0.5, size=patients)
+    return shared_by(ValueTarget(true), [(0.6 * true + 0.6 * own)[:, None] for own in errors])
+
+
+def shared_by(truth: Target, tables: Sequence[np.ndarray]) -> Shared:
+    return Shared(tuple(map(str, range(len(tables[0])))), truth, dict(zip("ab", tables, strict=True)), ())
+
+
+def equal_runs_told_apart(kind: str, patients: int, cohorts: int, seed: int = 0) -> tuple[float, float]:
+    """Return how often p was below .05 of two equally good runs, and the interval of the difference without 0."""
+    rng, found = np.random.default_rng([seed, patients]), []
+    for _ in range(cohorts):
+        shared = equal_runs(rng, kind, patients)
+        row = compared(shared, int(rng.integers(1 << 30)))["b"]
+        gap, test = row["difference"][shared.truth.shown[0]], next(row[own] for own in TESTS if own in row)
+        found.append((test["p"] < 0.05, not gap["low"] <= 0 <= gap["high"]))
+    p, apart = np.mean(found, axis=0).tolist()
+    return p, apart
 
 
 def differences(rng: np.random.Generator, patients: int, signal: float, repeats: int) -> np.ndarray:
@@ -121,6 +162,7 @@ def chance_held(patients: int, cohorts: int, seed: int = 0) -> float:
     return float(np.mean(held))
 
 
+KINDS = ("classes", "value", "labels", "survival")
 SMALL = 120
 """Cohorts of the tests: .95 comes out between .89 and 1."""
 
@@ -135,6 +177,15 @@ def test_the_interval_over_centers_holds_their_mean(patients: int, centers: int,
 @pytest.mark.parametrize("patients", [100, 300])
 def test_the_interval_over_patients_holds_the_truth(patients: int) -> None:
     assert patients_hold(patients, SMALL) > 0.89
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("patients", [40, 100])
+@pytest.mark.parametrize("kind", KINDS)
+def test_equal_runs_are_seldom_told_apart(kind: str, patients: int) -> None:
+    """.05 comes out between .02 and .08 of 300 cohorts."""
+    p, apart = equal_runs_told_apart(kind, patients, 300)
+    assert max(p, apart) < 0.08
 
 
 @pytest.mark.slow
@@ -155,6 +206,9 @@ def main() -> None:
     told = partial(print, sep=" | ", flush=True)
     for patients, cohorts in ((40, 400), (100, 400), (300, 300), (700, 200)):
         told("patients", patients, f"{patients_hold(patients, cohorts):.3f}")
+    for kind in KINDS:
+        for patients in (40, 100, 300):
+            told("equal runs", kind, patients, *(f"{own:.3f}" for own in equal_runs_told_apart(kind, patients, 600)))
     for repeats, signal in ((1, 0.0), (3, 0.0), (3, 0.7), (5, 0.0)):
         corrected, plain = called_different(100, signal, repeats, 200)
         told("difference", repeats, signal, f"{corrected:.3f}", f"{plain:.3f}")

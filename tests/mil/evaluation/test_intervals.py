@@ -15,6 +15,10 @@ def table(labels: np.ndarray, rng: np.random.Generator, apart: float = 1.0) -> n
     return np.stack([1 - scores, scores], axis=1)
 
 
+def mean_of(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    return np.asarray(weights @ values / weights.sum(axis=1))
+
+
 @pytest.mark.parametrize("name", sorted(set(METRICS) - {"ece"}))
 def test_the_interval_is_that_of_a_bootstrap_by_hand(name: str) -> None:
     """Patients are repeated and left out row by row; ends by scipy's distributions (Efron 1987; Hesterberg 2015)."""
@@ -54,7 +58,7 @@ def test_the_interval_of_a_mean_is_scipys_at_the_same_level() -> None:
     values = np.random.default_rng(1).exponential(size=50)
     level = stats.norm.cdf(stats.t.ppf(0.975, 49) * np.sqrt(50 / 49)) * 2 - 1
     wanted = stats.bootstrap((values,), np.mean, confidence_level=level, n_resamples=20_000, rng=0).confidence_interval
-    found = estimate(lambda weights: weights @ values / weights.sum(axis=1), draw_patients(50, 0, 20_000))
+    found = estimate(partial(mean_of, values), draw_patients(50, 0, 20_000))
     assert (found["low"], found["high"]) == pytest.approx(tuple(wanted), abs=0.01)
 
 
@@ -99,7 +103,7 @@ def test_95_of_100_replicates_lie_within() -> None:
 def test_the_interval_of_a_share_of_errors_holds_the_truth_in_95_of_100_cohorts() -> None:
     """500 cohorts of 40, errors of an exponential distribution: .93 to .97 is two deviations; percentiles hold .90."""
     errors, draws = np.random.default_rng(0).exponential(size=(500, 40)), draw_patients(40, 0, 400)
-    told = [estimate(lambda w, own=own: w @ own / w.sum(axis=1), draws) for own in errors]
+    told = [estimate(partial(mean_of, own), draws) for own in errors]
     assert 0.93 <= np.mean([own["low"] <= 1 <= own["high"] for own in told]) <= 0.97
     plain = [percentile_interval(draws @ own / 40) for own in errors]
     assert np.mean([low <= 1 <= high for low, high in plain]) < 0.93

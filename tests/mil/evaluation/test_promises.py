@@ -246,9 +246,9 @@ def test_sets_hold_each_class_as_often_as_promised(patients: int, share: float, 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize(("patients", "least"), [(100, 0.90), (300, 0.92)])
+@pytest.mark.parametrize(("patients", "least"), [(50, 0.92), (100, 0.915), (300, 0.92)])
 def test_intervals_hold_the_truth(patients: int, least: float) -> None:
-    """Of 400 cohorts a share of .95 comes out between .92 and .98; net benefit of 100 patients has .92."""
+    """Of 400 cohorts a share of .95 comes out between .92 and .98."""
     found = coverage(patients, 0.3, 0.85, 400, seed=1)
     assert all(least <= own <= 0.98 for own in found.values()), found
 

@@ -180,6 +180,7 @@ def test_the_interval_over_patients_holds_the_truth(patients: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("patients", [40, 100])
 @pytest.mark.parametrize("kind", KINDS)
 def test_equal_runs_are_seldom_told_apart(kind: str, patients: int) -> None:

@@ -39,9 +39,13 @@ def draw_groups(groups: Sequence[str], seed: int, replicates: int = REPLICATES) 
 
 
 def left_out(draws_BN: Floats) -> Floats:
-    """Return weights (K, N) that leave out one patient after the other, or a part of many: who is drawn together."""
+    """Return weights (K, N) that leave out one patient after the other, or a part of many: who is drawn together.
+
+    Of one patient there is nothing to leave out: all are kept.
+    """
     group_N = np.unique(draws_BN[:64], axis=1, return_inverse=True)[1].reshape(-1) % LEFT_OUT
-    return np.asarray(group_N[None] != np.arange(group_N.max() + 1)[:, None], np.float64)
+    kept_KN = group_N[None] != np.arange(group_N.max() + 1)[:, None]
+    return np.asarray(kept_KN | (len(kept_KN) == 1), np.float64)
 
 
 def interval(value: float, drawn_B: Floats, left_K: Floats, *, pairs: bool = False) -> tuple[float, float]:

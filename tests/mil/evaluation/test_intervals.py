@@ -74,6 +74,7 @@ def test_what_shifts_all_draws_has_an_interval_around_its_value() -> None:
 def test_whoever_is_drawn_together_is_left_out_together() -> None:
     found = left_out(draw_groups(list("abacca"), 0))
     assert sorted(map(tuple, found.tolist())) == [(0, 1, 0, 1, 1, 0), (1, 0, 1, 1, 1, 1), (1, 1, 1, 0, 0, 1)]
+    assert left_out(draw_groups(list("aaa"), 0)).tolist() == [[1, 1, 1]]
     assert len(left_out(draw_patients(501, 0, 64))) == 200
     assert left_out(draw_patients(501, 0, 64)).sum() == 199 * 501
 

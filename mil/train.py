@@ -230,7 +230,7 @@ def _choose(run: _Run, cohort: Cohort, progress: Progress) -> None:
     for own in every:
         check_trainable(own.part, own.folds)
     progress.begin("choose heads", options.nested * options.folds * len(options.heads), "models")
-    told = choose_heads(options, every, run.folder.path, run.stamp, progress.advance)
+    told = choose_heads(options, cohort, run.data.folds, every, run.folder.path, run.stamp, progress.advance)
     progress.end()
     run.folder.write_json(NESTED, told)
 

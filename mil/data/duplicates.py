@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from features.bags.bag import BagHeader, content_sha256
+from mil.data.same_tiles import same_tiles
 from mil.data.splits import read_column
 from wsi.cohort.manifest import ManifestRow
 from wsi.errors import BagError, RequestError
@@ -37,30 +38,38 @@ def _known_by(bag: BagHeader) -> str:
         return ""
 
 
-def check_pictures(rows: Sequence[ManifestRow], headers: Mapping[str, BagHeader]) -> list[str]:
-    """Return a note for each picture that one patient has twice, or each bag whose content another has.
+def check_pictures(
+    rows: Sequence[ManifestRow],
+    headers: Mapping[str, BagHeader],
+    harm: str = "one would be tested by models trained on the other",
+) -> list[str]:
+    """Return a note for each picture that one patient has twice, or each bag whose content or tiles another has.
+
+    ``harm``: why two patients may not have the same.
 
     Raises
     ------
     RequestError
-        Two patients have the same picture, or bags of the same content.
+        Two patients have the same picture, or bags of the same content or tiles.
     """
-    notes = []
-    for what, known in _marks(headers):
-        first: dict[str, ManifestRow] = {}
-        for row in rows:
-            if row.image_id not in known:
-                continue
-            other = first.setdefault(known[row.image_id], row)
-            if other.patient_id != row.patient_id:
-                raise RequestError(
-                    f"slides {other.image_id} (patient {other.patient_id}) and {row.image_id} (patient "
-                    f"{row.patient_id}) {what}: one would be tested by models trained on the other; "
-                    "leave one of them out"
-                )
-            if other is not row:
-                notes.append(f"slides {other.image_id} and {row.image_id} of patient {row.patient_id} {what}")
-    return notes
+    notes: dict[tuple[str, str], str] = {}
+    row_of = {row.image_id: row for row in rows}
+    for one_id, other_id, what in _alike(row_of, headers):
+        one, other = row_of[one_id], row_of[other_id]
+        if one.patient_id != other.patient_id:
+            raise RequestError(
+                f"slides {one_id} (patient {one.patient_id}) and {other_id} (patient {other.patient_id}) "
+                f"{what}{_told_otherwise(one, other)}: {harm}; leave one of them out"
+            )
+        notes.setdefault((one_id, other_id), f"slides {one_id} and {other_id} of patient {one.patient_id} {what}")
+    return [*notes.values()]
+
+
+def _told_otherwise(one: ManifestRow, other: ManifestRow) -> str:
+    """Return what the table tells of two rows, where it differs."""
+    told = [(getattr(one, name), getattr(other, name)) for name in ("label", "value", "time", "event")]
+    apart = [f"{own} and {its}" for own, its in told if own != its]
+    return f", and the table tells {', '.join(apart)} of them" if apart else ""
 
 
 def alike_ids(column: str, rows: Sequence[ManifestRow]) -> list[str]:
@@ -79,6 +88,20 @@ def alike_ids(column: str, rows: Sequence[ManifestRow]) -> list[str]:
     return [line]
 
 
+def _alike(row_of: Mapping[str, ManifestRow], headers: Mapping[str, BagHeader]) -> Iterator[tuple[str, str, str]]:
+    """Yield pairs of image ids, and what they have in common, the surest first."""
+    for what, known in _marks(headers):
+        first: dict[str, str] = {}
+        for image_id in row_of:
+            if image_id in known and (other := first.setdefault(known[image_id], image_id)) != image_id:
+                yield other, image_id, what
+    order = {image_id: i for i, image_id in enumerate(row_of)}
+    patient_of = {image_id: row.patient_id for image_id, row in row_of.items()}
+    for (one, other), count in same_tiles(headers, patient_of).items():
+        first_id, second_id = sorted((one, other), key=order.__getitem__)
+        yield first_id, second_id, f"hold the same tiles ({count} that were compared)"
+
+
 def _marks(headers: Mapping[str, BagHeader]) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield what equal marks mean, and image id -> mark. Only bags of one size can hold the same: others go unread."""
     yield "are the same picture", {i: str(own) for i, bag in headers.items() if (own := bag.provenance.get(PICTURE))}
@@ -88,10 +111,13 @@ def _marks(headers: Mapping[str, BagHeader]) -> Iterator[tuple[str, dict[str, st
     yield "have the same features", {i: mark for i, bag in plain.items() if (mark := _known_by(bag))}
 
 
-def notes_of_training(run: Path, rows: Sequence[ManifestRow], picture_of: Mapping[str, str]) -> list[str]:
+def notes_of_training(
+    run: Path, rows: Sequence[ManifestRow], picture_of: Mapping[str, str], tiles_of: Mapping[str, str]
+) -> list[str]:
     """Return a note for each way in which slides to predict were trained on: they, their pictures, their patients.
 
-    Slides that were trained on only (``--other``) count as those that were also tested.
+    Slides that were trained on only (``--other``) count as those that were also tested. ``tiles_of``: image id -> the
+    known slide whose tiles it holds.
     """
     tables = [table for table in (run / "splits.csv", run / OTHERS) if table.exists()]
     patients = {image: patient for table in tables for image, patient in read_column(table, "patient_id").items()}
@@ -102,7 +128,9 @@ def notes_of_training(run: Path, rows: Sequence[ManifestRow], picture_of: Mappin
     told = {
         ("were", "in the run's training, their scores flatter: {}; see oof.csv instead"): seen,
         ("were", "in the run's training under other names: {}"): [
-            f"{image_id} = {trained[mark]}" for image_id, mark in marks if mark in trained
+            f"{image_id} = {found}"
+            for image_id, mark in marks
+            if (found := trained.get(mark) or tiles_of.get(image_id))
         ],
         ("are", "new, but their patients were in the run's training, so that their scores flatter: {}"): [
             f"{row.image_id} of {row.patient_id}" for row in new if row.patient_id in set(patients.values())

@@ -70,7 +70,7 @@ def evaluate(
     (run.path / "baselines").mkdir(exist_ok=True)
     write_all_models(run.path / "baselines" / "oof.csv", patients, told)
     run.write_json("calibration.json", _calibration(found))
-    known = slides_known(cohort, headers or {}, colours)
+    known = slides_known(cohort, headers or {}, colours, sketched=True)
     if known is not None:
         write_known(run.path, known)
     run.write_json("metrics.json", _metrics(options, found, warnings, stores))

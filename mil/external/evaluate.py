@@ -22,7 +22,7 @@ from mil.evaluation.oof import oof_rows
 from mil.evaluation.subgroups import columns_of
 from mil.external.beside import ABOUT, SCORES, judged_beside
 from mil.external.options import EvaluateOptions
-from mil.external.overlap import Overlap, find_overlap, find_same_means, flow_without, refuse_overlap
+from mil.external.overlap import Overlap, find_overlap, find_same_tiles, flow_without, refuse_overlap
 from mil.external.page import External, external_pages
 from mil.external.recalibration import recalibrated
 from mil.external.scoring import Elsewhere, scored
@@ -126,17 +126,18 @@ def _without_overlap(
         notes.append(f"{plural(len(labelled) - len(rows), 'labelled slide', 'without a bag', 'were')} left out")
     headers = asked.sets[0].headers
     overlap = find_overlap(run, rows, headers, known)
-    if options.overlap == "refuse":
+    if options.overlap == "refuse" and all(row.patient_id in overlap.reasons for row in rows):
         refuse_overlap(overlap, run)
     rows = _new(rows, overlap, options)
     cohorts = _opened(run, rows, asked)
-    overlap = find_same_means(cohorts[0], known, overlap)
+    overlap = find_same_tiles(cohorts[0], known, overlap)
     if options.overlap == "refuse":
         refuse_overlap(overlap, run)
     left = _new(rows, overlap, options)
     if len(left) < len(rows):
         rows, cohorts = left, _opened(run, left, asked)
-    notes += dict.fromkeys(note for own in asked.sets for note in check_pictures(rows, own.headers))
+    harm = "one patient would count as two"
+    notes += dict.fromkeys(note for own in asked.sets for note in check_pictures(rows, own.headers, harm))
     flow = Flow.of(load_manifest(options.manifest)).leaving(f"nothing stands under {run.predicts.column}", labelled)
     flow = flow_without(flow.leaving(NO_BAG, with_bags), with_bags, overlap)
     return _Cohort(tuple(rows), asked, cohorts, overlap, tuple(notes), flow)

@@ -9,6 +9,7 @@ from features.bags.bag import BagHeader
 from mil.data.cohort import Cohort
 from mil.data.duplicates import OTHERS, PICTURE, pictures
 from mil.data.flow import Flow
+from mil.data.same_tiles import known_with, sketch_of
 from mil.data.splits import read_column
 from mil.evaluation.probe import mean_of
 from mil.run.folder import RunFolder
@@ -80,8 +81,8 @@ def find_overlap(
     return Overlap(reasons)
 
 
-def find_same_means(cohort: Cohort, known: KnownSlides | None, overlap: Overlap) -> Overlap:
-    """Return the overlap with those added whose mean features are those of a known slide: its tiles, filed anew."""
+def find_same_tiles(cohort: Cohort, known: KnownSlides | None, overlap: Overlap) -> Overlap:
+    """Return the overlap with those added who have the tiles of a known slide: anew, rounded, or in part."""
     if known is None:
         return overlap
     reasons = dict(overlap.reasons)
@@ -89,11 +90,15 @@ def find_same_means(cohort: Cohort, known: KnownSlides | None, overlap: Overlap)
         if cohort.groups[i] in reasons:
             continue
         try:
-            same = _same(mean_of(cohort.bags[i]), known.means_SD)
+            twin, same = _same(mean_of(cohort.bags[i]), known.means_SD), None
+            if twin is None and known.tiles_SKA.size:
+                same = known_with(sketch_of(cohort.bags[i]), known.tiles_SKA)
         except BagError:  # told when it is judged
             continue
-        if same is not None:
-            reasons[cohort.groups[i]] = f"the same features: {known.image_ids[same]}"
+        if twin is not None:
+            reasons[cohort.groups[i]] = f"the same features: {known.image_ids[twin]}"
+        elif same is not None:
+            reasons[cohort.groups[i]] = f"the same tiles: {known.image_ids[same]}"
     return Overlap(reasons)
 
 

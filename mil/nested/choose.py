@@ -8,12 +8,13 @@ patients the head is taken that is best over all inner folds together.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from mil.data.cohort import Cohort
-from mil.nested.inner import inner_folds, loss_of, without_fold
+from mil.nested.inner import inner_view, loss_of
 from mil.run.scores import read_scores
 from mil.training.jobs import FitJob
 from mil.training.options import TrainOptions
@@ -38,22 +39,28 @@ class Inner:
 
 def inner_of(options: TrainOptions, cohort: Cohort, folds: Ints) -> list[Inner]:
     """Return the inner folds of each outer one; raises as `inner_folds`."""
-    found = []
-    for fold in range(options.folds):
-        part, outer = without_fold(cohort, folds, fold)
-        found.append(Inner(fold, part, inner_folds(part, outer, options)))
-    return found
+    return [Inner(fold, *inner_view(options, [cohort], folds, fold)) for fold in range(options.folds)]
 
 
 def choose_heads(
-    options: TrainOptions, every: Sequence[Inner], run: Path, stamp: str, advance: Callable[[int], None]
+    options: TrainOptions,
+    cohort: Cohort,
+    folds: Ints,
+    every: Sequence[Inner],
+    run: Path,
+    stamp: str,
+    advance: Callable[[int], None],
 ) -> Json:
-    """Train each head on each inner fold, in this process; return what nested.json holds.
+    """Train each head on each inner fold, in as many processes as the run; return what nested.json holds.
 
     A choosing that was stopped goes on with the models that are whole. ``stamp``: the run's recipe hash.
     """
-    alone = replace(options, workers=1, nproc=1, track=())
-    choices = [_choice(alone, own, run / WORK, stamp, advance) for own in every]
+    alone = replace(options, nproc=1, track=())
+    jobs = {own.fold: _jobs(alone, own.fold, run / WORK, stamp) for own in every}
+    todo = [job for own in jobs.values() for job in own if not job.is_whole]
+    advance(sum(map(len, jobs.values())) - len(todo))
+    fit_all(todo, [cohort], folds, lambda *_: advance(1), partial(inner_view, alone))
+    choices = [_choice(alone, own, jobs[own.fold]) for own in every]
     remove(run / WORK)
     mean = {head: float(np.mean([choice["losses"][head] for choice in choices])) for head in options.heads}
     return {
@@ -65,22 +72,24 @@ def choose_heads(
     }
 
 
-def _choice(options: TrainOptions, own: Inner, work: Path, stamp: str, advance: Callable[[int], None]) -> Json:
-    jobs = [
+def _jobs(options: TrainOptions, outer: int, work: Path, stamp: str) -> list[FitJob]:
+    """Return the inner models of an outer fold."""
+    return [
         FitJob(
             head=head,
             fold=inner,
             seed=0,
-            folder=work / f"fold{own.fold}" / head / f"inner{inner}",
+            folder=work / f"fold{outer}" / head / f"inner{inner}",
             options=options,
-            recipe_hash=recipe_hash({"run": stamp, "outer": own.fold}),
+            recipe_hash=recipe_hash({"run": stamp, "outer": outer}),
+            outer=outer,
         )
         for head in options.heads
         for inner in range(options.nested)
     ]
-    todo = [job for job in jobs if not job.is_whole]
-    advance(len(jobs) - len(todo))
-    fit_all(todo, [own.part], own.folds, lambda *_: advance(1))
+
+
+def _choice(options: TrainOptions, own: Inner, jobs: Sequence[FitJob]) -> Json:
     losses: dict[str, list[float]] = {head: [] for head in options.heads}
     for job in jobs:
         table = read_scores(job.folder / "scores.csv", own.part.image_ids, len(own.part.target.names))

@@ -4,6 +4,7 @@ Nothing here knows an outer fold's patients: not their features, not what is tru
 are quantiles over everybody, so inner folds of those targets are drawn without strata.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -25,6 +26,12 @@ def without_fold(cohort: Cohort, folds: Ints, fold: int) -> tuple[Cohort, Ints]:
     kept = np.flatnonzero(folds != fold)
     part = cohort.take(kept)
     return (part if part.target.groups else replace(part, strata=("",) * len(kept))), folds[kept]
+
+
+def inner_view(options: TrainOptions, cohorts: Sequence[Cohort], folds: Ints, fold: int) -> tuple[Cohort, Ints]:
+    """Return what the inner models of an outer fold are trained on, and its inner folds; raises as `inner_folds`."""
+    part, outer = without_fold(cohorts[0], folds, fold)
+    return part, inner_folds(part, outer, options)
 
 
 def inner_folds(part: Cohort, outer: Ints, options: TrainOptions) -> Ints:

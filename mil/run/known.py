@@ -1,7 +1,8 @@
 """known.safetensors: what a run keeps of the slides that it was trained on, to tell what is unlike them.
 
 Tensors, a row for each slide with tiles: ``means`` (S, D) float32, the mean of its features; ``mpp`` (S,) float64, the
-um/px of its file; ``colour`` (S, 3) float64, the mean colour of its tissue in [0, 1]; NaN where not known. The
+um/px of its file; ``colour`` (S, 3) float64, the mean colour of its tissue in [0, 1]; ``tiles`` (S, 32, 9) float32, a
+sketch of its tiles (`mil.data.same_tiles`), which earlier versions did not keep; NaN where not known. The
 metadata's ``known`` is JSON: format, and for each slide image id, patient, center, and the hash of the bag's content.
 """
 
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.tensors import read_tensors
+from mil.data.same_tiles import AXES
 from mil.run.checks import damaged
 from wsi.arrays import Floats
 from wsi.errors import RequestError
@@ -41,6 +43,8 @@ class KnownSlides:
     means_SD: Floats
     mpp_S: Floats
     colour_SC: Floats
+    tiles_SKA: Floats
+    """Sketches; rows of NaN where a slide has fewer tiles. (S, 0, 9) where they were not kept."""
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -55,6 +59,7 @@ def write_known(run: Path, known: KnownSlides) -> None:
         "means": known.means_SD.astype(np.float32),
         "mpp": known.mpp_S.astype(np.float64),
         "colour": known.colour_SC.astype(np.float64),
+        "tiles": known.tiles_SKA.astype(np.float32),
     }
     write_bytes(run / FILE, save(tensors, {KEY: json.dumps({"format": FORMAT, "slides": [list(row) for row in rows]})}))
 
@@ -76,7 +81,10 @@ def read_known(run: Path) -> KnownSlides | None:
         rows = told["slides"]
         image_ids, patients, centers, contents = ([str(row[i]) for row in rows] for i in range(4))
         means, mpp, colour = (tensors[name].double().numpy() for name in ("means", "mpp", "colour"))
-        if told["format"] != FORMAT or {len(means), len(mpp), len(colour)} != {len(rows)} or means.ndim != 2:
+        tiles = tensors["tiles"].double().numpy() if "tiles" in tensors else np.zeros((len(rows), 0, AXES + 1))
+        sizes = {len(means), len(mpp), len(colour), len(tiles)}
+        shaped = means.ndim == 2 and tiles.ndim == 3 and tiles.shape[2] == AXES + 1
+        if told["format"] != FORMAT or sizes != {len(rows)} or not shaped:
             raise ValueError(f"expected format {FORMAT} and a row for each slide")
         if not np.isfinite(means).all() or not rows:
             raise ValueError("expected finite features of one slide or more")
@@ -92,4 +100,5 @@ def read_known(run: Path) -> KnownSlides | None:
         means_SD=means,
         mpp_S=mpp,
         colour_SC=colour,
+        tiles_SKA=tiles,
     )

@@ -25,6 +25,8 @@ class FitJob:
     options: TrainOptions
     """With device and precision resolved."""
     recipe_hash: str
+    outer: int = -1
+    """Of a nested model the outer fold whose patients it does not see; ``fold`` is an inner one."""
 
     @property
     def name(self) -> str:

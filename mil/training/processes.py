@@ -9,7 +9,9 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby
 from multiprocessing.queues import SimpleQueue
 from typing import Any
 
@@ -35,12 +37,37 @@ POLL_SECONDS = 0.2
 """How often it is looked whether somebody asks to save and leave."""
 _Facts = list[dict[str, float]]
 """Of each model of a group."""
+View = Callable[[Sequence[Cohort], Ints, int], tuple[Cohort, Ints]]
+"""Called with bags, folds and an outer fold: what its nested models are trained on, and its inner folds. Pickled."""
 Done = Callable[[FitJob, dict[str, float]], None]
 """Called with each model and its facts as it is finished."""
 
 
-def fit_all(todo: Sequence[FitJob], cohorts: Sequence[Cohort], folds: Ints, done: Done) -> None:
+@dataclass(frozen=True, slots=True)
+class _Data:
+    """What models are trained on."""
+
+    cohorts: Sequence[Cohort]
+    folds: Ints
+    view: View | None = None
+    views: dict[int, tuple[Cohort, Ints]] = field(default_factory=dict)
+    """Of each outer fold, once it was asked for."""
+
+    def of(self, job: FitJob) -> tuple[Cohort, Ints]:
+        """Return the bags and the folds of a model."""
+        if self.view is None:
+            return job.cohort_of(self.cohorts), self.folds
+        if job.outer not in self.views:
+            self.views[job.outer] = self.view(self.cohorts, self.folds, job.outer)
+        return self.views[job.outer]
+
+
+def fit_all(
+    todo: Sequence[FitJob], cohorts: Sequence[Cohort], folds: Ints, done: Done, view: View | None = None
+) -> None:
     """Train the models; with several cohorts, one for each encoder, the seeds take them in turn.
+
+    ``view``: of nested models, what those of an outer fold are trained on.
 
     Raises
     ------
@@ -53,32 +80,34 @@ def fit_all(todo: Sequence[FitJob], cohorts: Sequence[Cohort], folds: Ints, done
     if todo and todo[0].options.nproc > 1:
         _by_ranks(todo, done)
     elif len(groups) > 1 and todo[0].options.workers > 1:
-        _side_by_side(groups, min(todo[0].options.workers, len(groups)), done)
+        _side_by_side(groups, min(todo[0].options.workers, len(groups)), done, view)
     else:
+        data = _Data(cohorts, folds, view)
         for group in groups:
-            _fit_group(group, cohorts, folds, done)
+            _fit_group(group, data, done)
 
 
 def in_groups(todo: Sequence[FitJob]) -> list[list[FitJob]]:
     """Return the models that are trained in turns by one process: those of one fold after another, a seed at a time."""
     size = todo[0].options.together if todo else 1
-    return [list(todo[first : first + size]) for first in range(0, len(todo), size)]
+    parts = [list(own) for _, own in groupby(todo, key=lambda job: job.outer)]
+    return [part[first : first + size] for part in parts for first in range(0, len(part), size)]
 
 
-def _fit_group(group: Sequence[FitJob], cohorts: Sequence[Cohort], folds: Ints, done: Done) -> None:
+def _fit_group(group: Sequence[FitJob], data: _Data, done: Done) -> None:
     """Train the models of a group in turns; one alone goes through as it is."""
     with deterministic(group):
-        fittings = [(job, fitting(job, job.cohort_of(cohorts), folds)) for job in group]
+        fittings = [(job, fitting(job, *data.of(job))) for job in group]
         fit_in_turns(fittings, torch.device(group[0].options.device), done)
 
 
-def _side_by_side(groups: Sequence[list[FitJob]], workers: int, done: Done) -> None:
+def _side_by_side(groups: Sequence[list[FitJob]], workers: int, done: Done, view: View | None) -> None:
     """Train in processes, which gather their data themselves: little goes through the pipes."""
     options, context = groups[0][0].options, fresh_processes(__name__)
     devices: SimpleQueue[str] = context.SimpleQueue()
     for worker in range(workers):
         devices.put(device_of_worker(options.device, worker, torch.cuda.device_count()))
-    with ProcessPoolExecutor(workers, context, _begin_worker, (dict(os.environ), options, devices)) as pool:
+    with ProcessPoolExecutor(workers, context, _begin_worker, (dict(os.environ), options, devices, view)) as pool:
         with interrupts_held():  # the processes leave Ctrl-C to this one
             running = {pool.submit(_fit_in_worker, group): group for group in groups}
         try:
@@ -186,19 +215,21 @@ def deterministic(jobs: Sequence[FitJob]) -> Iterator[None]:
 
 
 _WORKER: dict[str, Any] = {}
-"""In a worker process: the cohorts it opened, the folds, and its device."""
+"""In a worker process: the data it opened, and its device."""
 
 
-def _begin_worker(environment: dict[str, str], options: TrainOptions, devices: "SimpleQueue[str]") -> None:
+def _begin_worker(
+    environment: dict[str, str], options: TrainOptions, devices: "SimpleQueue[str]", view: View | None
+) -> None:
     begin_process(environment)
     end_with_parent()
     save_on_signals()
     data = gather(options)
-    _WORKER.update(cohorts=data.open(), folds=data.folds, device=devices.get())
+    _WORKER.update(data=_Data(data.open(), data.folds, view), device=devices.get())
 
 
 def _fit_in_worker(group: Sequence[FitJob]) -> _Facts:
     facts: dict[str, dict[str, float]] = {}
     own = [job.on(_WORKER["device"]) for job in group]
-    _fit_group(own, _WORKER["cohorts"], _WORKER["folds"], lambda job, found: facts.update({job.name: found}))
+    _fit_group(own, _WORKER["data"], lambda job, found: facts.update({job.name: found}))
     return [facts[job.name] for job in group]

@@ -16,6 +16,7 @@ import numpy as np
 
 from features.bags.bag import BagHeader
 from mil.data.cohort import Cohort
+from mil.data.same_tiles import AXES, filled, known_with, sketch_of
 from mil.evaluation.probe import means_of
 from mil.run.folder import RunFolder
 from mil.run.known import KEPT_NOTHING, KnownSlides, read_known
@@ -40,10 +41,12 @@ def slides_known(
     headers: Mapping[str, BagHeader],
     colours: Mapping[str, Floats],
     means: Mapping[str, Floats] = MappingProxyType({}),
+    *,
+    sketched: bool = False,
 ) -> KnownSlides | None:
     """Return what is kept of the slides that have tiles; None where none has.
 
-    By image id: ``colours``; ``means`` as for `means_of`.
+    By image id: ``colours``; ``means`` as for `means_of`. ``sketched``: with sketches, for which every tile is read.
     """
     chosen = np.flatnonzero(cohort.usable_N).tolist()
     if not chosen:
@@ -58,6 +61,9 @@ def slides_known(
         means_SD=np.stack(means_of(cohort, chosen, means)),
         mpp_S=np.array([np.nan if own is None else mpp_of(own) for own in told]),
         colour_SC=np.array([colours.get(image_id, np.full(3, np.nan)) for image_id in ids]),
+        tiles_SKA=np.stack([filled(sketch_of(cohort.bags[i])) for i in chosen])
+        if sketched
+        else np.zeros((len(chosen), 0, AXES + 1)),
     )
 
 
@@ -81,10 +87,17 @@ class Familiar:
     """From this distance on a slide is unlike the known ones."""
     false_alarms: float
     """The chance that a slide like them is called unlike."""
+    usual: float
+    """How far half of the known slides lie from their nearest ones at the most."""
 
     def distances(self, means_ND: Floats) -> Floats:
         """Return how far slides (N,) lie from their nearest known ones."""
         return nearest_mean((means_ND - self.center_D) / self.spread_D, self.points_SD)
+
+    def is_near(self, mean_D: Floats) -> bool:
+        """Tell whether a slide lies nearer to a known one than most known ones to theirs: it may be of its tiles."""
+        off_S = np.linalg.norm(self.points_SD - (mean_D - self.center_D) / self.spread_D, axis=1)
+        return bool(off_S.min() < self.usual)
 
 
 def familiar_of(known: KnownSlides) -> Familiar | None:
@@ -99,7 +112,8 @@ def familiar_of(known: KnownSlides) -> Familiar | None:
     n = len(own_S)
     allowed = floor(REFUSED * (n + 1) + _SLACK)
     furthest = float(np.sort(own_S)[n - allowed]) if allowed else float(own_S.max())
-    return Familiar(center_D, spread_D, points_SD, known.patient_ids, furthest, max(allowed, 1) / (n + 1))
+    false_alarms, usual = max(allowed, 1) / (n + 1), float(np.median(own_S))
+    return Familiar(center_D, spread_D, points_SD, known.patient_ids, furthest, false_alarms, usual)
 
 
 def nearest_mean(
@@ -152,6 +166,22 @@ def unlike_known(run: RunFolder, asked: Cohort, means: Mapping[str, Floats]) -> 
         {"threshold": familiar.furthest, "false_alarms": familiar.false_alarms, "distances": told, "unlike": unlike},
         notes,
     )
+
+
+def tiles_known(run: RunFolder, asked: Cohort, means: Mapping[str, Floats]) -> dict[str, str]:
+    """Return slide -> the known slide whose tiles it holds; only slides whose mean lies near a known one are read."""
+    asked = asked.by_patient() if run.recipe.get("aggregate") == "bag" else asked
+    known, found = read_known(run.path), dict[str, str]()
+    if known is None or not known.tiles_SKA.size:
+        return found
+    familiar, chosen = familiar_of(known), np.flatnonzero(asked.usable_N).tolist()
+    for i, mean_D in zip(chosen, means_of(asked, chosen, means), strict=True):
+        if familiar is not None and not familiar.is_near(mean_D):
+            continue
+        same = known_with(sketch_of(asked.bags[i]), known.tiles_SKA)
+        if same is not None:
+            found[asked.image_ids[i]] = known.image_ids[same]
+    return found
 
 
 def about_unlike(unlike: Sequence[str], asked: int, known: int, by_chance: float) -> str:

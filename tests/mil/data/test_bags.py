@@ -168,8 +168,12 @@ def test_new_slides_are_known_by_content_and_by_patient(finished: Witness) -> No
     bag(new / "p3_7.h5", 100)
     bag(new / "fresh.h5", 101)
     new.joinpath("copy.h5").write_bytes((finished.bags / "s4.h5").read_bytes())
+    with h5py.File(finished.bags / "s3.h5") as file:
+        rows = np.asarray(file["features"])
+    with h5py.File(new / "part.h5", "w") as file:
+        file["features"], file["coords"] = rows[::-2], grid(len(rows[::-2]))[:, ::-1]
     _, _, notes = told(finished, new)
-    assert "1 slide was in the run's training under other names: copy = s4" in notes
+    assert "2 slides were in the run's training under other names: copy = s4, part = s3" in notes
     assert "1 slide is new, but their patients were in the run's training" in notes
     assert "p3_7 of p3" in notes
     assert "fresh" not in notes

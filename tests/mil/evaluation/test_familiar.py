@@ -20,6 +20,7 @@ def known(rng: np.random.Generator, n: int, dim: int = 8, each: int = 1) -> Know
         means_SD=rng.normal(size=(n, dim)) * np.linspace(0.5, 3, dim) + 4,
         mpp_S=np.full(n, 0.25),
         colour_SC=np.full((n, 3), np.nan),
+        tiles_SKA=rng.normal(size=(n, 4, 9)),
     )
 
 
@@ -63,6 +64,7 @@ def test_a_patients_own_slides_do_not_make_him_familiar() -> None:
         means_SD=np.repeat(own.means_SD, 2, axis=0),
         mpp_S=np.zeros(120),
         colour_SC=np.zeros((120, 3)),
+        tiles_SKA=np.zeros((120, 0, 9)),
     )
     familiar = familiar_of(twins)
     assert familiar is not None
@@ -83,6 +85,7 @@ def test_the_file_reads_back_and_damage_is_told(tmp_path: Path) -> None:
     assert back is not None
     assert (back.image_ids, back.patient_ids, back.centers) == (own.image_ids, own.patient_ids, own.centers)
     np.testing.assert_allclose(back.means_SD, own.means_SD, rtol=1e-6)
+    np.testing.assert_allclose(back.tiles_SKA, own.tiles_SKA, rtol=1e-6)
     assert np.isnan(back.colour_SC).all()
     (tmp_path / FILE).write_bytes((tmp_path / FILE).read_bytes()[:-8])
     with pytest.raises(RequestError, match="damaged"):

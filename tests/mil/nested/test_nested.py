@@ -47,7 +47,7 @@ def test_labels_and_features_of_the_outer_fold_steer_nothing(witness: Witness, t
     told = {}
     for name, changed in (("as it is", cohort), ("another", other)):
         every = inner_of(options, changed, folds)
-        told[name] = choose_heads(options, every, tmp_path / name, "stamp", lambda _: None)["choices"]
+        told[name] = choose_heads(options, changed, folds, every, tmp_path / name, "stamp", lambda _: None)["choices"]
         assert not (tmp_path / name / "nested").exists()
     assert told["as it is"][0] == told["another"][0]  # bit by bit: losses and the head
     assert told["as it is"][1] != told["another"][1]  # fold 0 trains for fold 1
@@ -70,6 +70,18 @@ def test_a_run_tells_what_choosing_is_worth(witness: Witness, tmp_path: Path) ->
     assert "Head chosen by inner folds" in (out / "report.html").read_text()
     assert evidence.best_simpler() is not None
     assert RunFolder(out).recipe["nested"] == 2
+
+
+def test_processes_choose_the_same_bit_by_bit(witness: Witness, tmp_path: Path) -> None:
+    told = []
+    for workers in (1, 2):
+        options = resolve(witness.options(tmp_path / "run", nested=2, workers=workers, together=3, **QUICK))
+        data = gather(options)
+        cohort, folds, done = data.open()[0], data.folds, list[int]()
+        every = inner_of(options, cohort, folds)
+        told.append(choose_heads(options, cohort, folds, every, tmp_path / "work", "stamp", done.append))
+        assert sum(done) == 8
+    assert json.dumps(told[0]) == json.dumps(told[1])
 
 
 def test_what_leaves_nothing_to_choose_is_refused(witness: Witness, tmp_path: Path) -> None:

@@ -23,8 +23,8 @@ from mil.targets.survival.cox import log_rank
 from mil.targets.survival.metrics import Followed, harrell_c, uno_c
 
 FOLDS, SLOPE, AT, END = 5, 0.8, 0.6, 2.5
-DRAWS = 400
-REPEATS = 200
+DRAWS = 1000
+REPEATS = 600
 
 
 def survival(rng: np.random.Generator, n: int, censored: bool = True) -> tuple[Followed, np.ndarray]:

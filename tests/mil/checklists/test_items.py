@@ -218,6 +218,8 @@ def test_no_better_than_chance_is_the_first_sentence_and_a_telling_center_stands
         "(95&nbsp;% interval 0.41 to 0.65 with other patients and these models; 0.31 to 0.76 had models been trained"
     )
     assert between in page(hopeless, spread=anew)
+    narrow = {**gone, "folds": {**spread["folds"], "low": 0.42, "high": 0.6}}
+    assert "models been trained anew" not in page(hopeless, spread=narrow)
     doubtful = {**spread, "looks": {**spread["looks"], "p": 0.04}}
     lucky = page(evidence, spread=doubtful)
     assert "not shown to be better than chance" in lucky

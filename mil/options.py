@@ -19,7 +19,9 @@ Fusion = Literal["none", "concat", "late", "folds"]
 Output = Literal["linear", "arcface"]
 Tracker = Literal["wandb", "mlflow"]
 Combination = Literal["mean", "stack"]
-Planned = Literal["folds", "repeats", "seeds", "epochs", "patience", "max_tiles", "hidden", "attention", "dropout"]
+Planned = Literal[
+    "folds", "repeats", "seeds", "inner_share", "epochs", "patience", "max_tiles", "hidden", "attention", "dropout",
+]  # fmt: skip
 """Options of a training that --auto decides, where they are not given: those of `mil.auto.rules`."""
 
 

@@ -37,6 +37,10 @@ class Fingerprint:
     """As --splits, a teacher or bags of fine-tuned encoders, one a fold, tell them; 0: free."""
     by_center: bool
     """Whether folds are whole centers."""
+    steps: float
+    """That one epoch over all bags would take."""
+    validates: bool
+    """Whether some patients must validate: risks count from their median, and inner folds calibrate by them."""
 
     def as_dict(self) -> Json:
         """Return JSON values."""
@@ -88,6 +92,8 @@ def of_bags(options: TrainOptions, rows: Sequence[ManifestRow], sizes: dict[str,
         dim=dim,
         told_folds=_told_folds(options),
         by_center=options.splits is None and options.split == "centers",
+        steps=len(filled) / options.batch_bags,
+        validates=options.target == "survival" or options.nested > 0,
     )
 
 

@@ -6,16 +6,19 @@ sets; docs/HEADS.md has the table, what came out, and what was tried and left al
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 from mil.auto.fingerprint import Fingerprint
 
-VERSION = 2
+VERSION = 3
 """Raised when a rule changes: what an experiment of a cohort file is begun by."""
 FEW = 20
 """Patients of the rarest kind below which division and beginning decide much of the result."""
 STEADY = 150
 """Patients of the rarest kind from which on one model's beginning is taken to matter little."""
+STEPS = 160
+"""Of a model's training where nobody tells when to stop."""
 LARGE_BAG = 8192
 """Tiles of a bag above which an epoch need not see them all."""
 
@@ -42,6 +45,11 @@ class Rule:
 def always(_: Fingerprint) -> bool:
     """Hold for every cohort."""
     return True
+
+
+def _epochs_of_steps(cohort: Fingerprint, folds: int) -> int:
+    """Return how many epochs on all folds but one take `STEPS`."""
+    return min(60, max(1, round(STEPS / ceil(cohort.steps * (1 - 1 / folds)))))
 
 
 RULES: tuple[Rule, ...] = (
@@ -82,7 +90,20 @@ RULES: tuple[Rule, ...] = (
         "seeds", "otherwise", always, lambda *_: 1, "1",
         "the usual: new patients are told by the mean over the folds anyway",
     ),
-    Rule("epochs", "always", always, lambda *_: 60, "60", "training stops before where patients left out gain no more"),
+    Rule(
+        "inner_share", "survival, or --nested", lambda f: f.validates, lambda *_: 0.2, "0.2",
+        "these patients are needed: risks count from their median, inner folds calibrate by them",
+    ),
+    Rule(
+        "inner_share", "fewer than 150 patients of the rarest kind", lambda f: f.least < STEADY, lambda *_: 0.0, "0",
+        "with {least} {kind} a fifth of them is missed in training and is too few to tell when to stop",
+    ),
+    Rule("inner_share", "otherwise", always, lambda *_: 0.2, "0.2", "the usual: they tell when to stop"),
+    Rule(
+        "epochs", "always", always, lambda f, own: 60 if own["inner_share"] else _epochs_of_steps(f, own["folds"]),
+        "60; where inner-share is 0 as many as 160 steps take, 60 at most",
+        "training stops before where patients who validate gain no more; where none do it is short from the start",
+    ),
     Rule(
         "patience", "always", always, lambda _, own: max(10, own["epochs"] // 4), "a quarter of the epochs, 10 or more",
         "it goes with the number of epochs",

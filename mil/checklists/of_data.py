@@ -235,6 +235,8 @@ def inner(k: Known) -> Answer | None:
     """Tell who chose the epoch."""
     if k.elsewhere:
         return Answer("Nothing was chosen on this cohort.", "report.html")
+    if not k.recipe["inner_share"]:
+        return Answer("All of a fold's training patients train; the last epoch is kept.", f"{k.config}: inner_share")
     return Answer(
         f"Of each fold's training patients {k.recipe['inner_share']:.0%} (whole patients) train nothing and choose the "
         "epoch.",

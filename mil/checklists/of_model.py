@@ -69,19 +69,22 @@ def training(k: Known) -> Answer | None:
     """Tell the settings of the training."""
     own = k.recipe
     told = [f"{name} {own[key]}" for key, name in _OPTIONAL.items() if key in own and key != "optimizer"]
+    epochs = plural(own["epochs"], "epoch")
+    if own["inner_share"]:
+        epochs = f"at most {epochs}, ended after {own['patience']} without a better inner validation loss"
     plain = (
         f"{'AdamW' if own.get('optimizer', 'adamw') == 'adamw' else 'SAM on AdamW'}, learning rate {own['lr']:g} after "
         f"{plural(own['warmup_epochs'], 'epoch')} of warm-up, then a cosine; weight decay {own['weight_decay']:g}, "
-        f"gradients cut at {own['clip']:g}, {plural(own['batch_bags'], 'slide')} a step, at most "
-        f"{plural(own['epochs'], 'epoch')}, ended after {own['patience']} without a better inner validation loss; "
-        f"precision {own['precision']}"
+        f"gradients cut at {own['clip']:g}, {plural(own['batch_bags'], 'slide')} a step, {epochs}; precision "
+        f"{own['precision']}"
     )
     return Answer(f"{'; '.join([plain, *told])}.", f"{k.config}: recipe; fold*/seed*/history.csv")
 
 
 def selection(k: Known) -> Answer | None:
     """Tell which model is kept."""
-    epoch = "Of each model the epoch with the lowest loss on its inner validation patients."
+    least = "the epoch with the lowest loss on its inner validation patients"
+    epoch = f"Of each model {least if k.recipe['inner_share'] else 'the last epoch'}."
     kept = "No model of a fold is chosen before another: all are kept."
     where = "fold*/seed*/model.json: best_epoch"
     if not k.nested:

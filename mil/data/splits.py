@@ -54,11 +54,13 @@ def center_folds(centers: Sequence[str | None], patients: Sequence[str], n_folds
 
 
 def inner_split(labels: Sequence[str], patients: Sequence[str], share: float, seed: int) -> Bools:
-    """Return which slides of a training fold validate: whole patients, stratified by label.
+    """Return which slides of a training fold validate: whole patients, stratified by label; of share 0 none.
 
     At least one patient of every class stays on each side; where a class has one patient only, it trains, unless
     nobody would validate.
     """
+    if share == 0:
+        return np.zeros(len(patients), bool)
     label_of = rarest_labels(labels, patients)
     rng = np.random.default_rng(seed)
     chosen: set[str] = set()

@@ -30,6 +30,8 @@ def epochs_of(options: TrainOptions, earlier: float = 0.0) -> Range:
 
     ``earlier`` is the mean of models that were trained before in the same place; 0: there are none.
     """
+    if options.inner_share == 0:
+        return Range(options.epochs, options.epochs, options.epochs)
     least = min(options.epochs, options.patience + 2)
     usual = earlier or USUAL * options.patience
     return Range(least, float(np.clip(usual, least, options.epochs)), options.epochs)

@@ -165,17 +165,21 @@ def _write_followed(axes: "Axes", lines: Sequence[Line]) -> None:
 def history_figures(
     histories: Sequence[Sequence[Mapping[str, float]]], folds: Sequence[int], loss: str, n_classes: int
 ) -> list[str]:
-    """Draw training, then inner validation loss of every model over the epochs, and of classes the loss of a guess."""
-    highest = max(row[key] for rows in histories for row in rows for key in ("train_loss", "val_loss"))
+    """Draw training, then inner validation loss of every model over the epochs, and of classes the loss of a guess.
+
+    Of models without inner validation patients the first alone.
+    """
+    keys = [key for key in ("train_loss", "val_loss") if all(key in row for rows in histories for row in rows)]
+    highest = max(row[key] for rows in histories for row in rows for key in keys)
     drawn = []
-    for key in ("train_loss", "val_loss"):
+    for key in keys:
         figure, axes = _axes(3.6, 2.9)
         for rows, fold in zip(histories, folds, strict=True):
             look, named = _look(fold), axes.get_legend_handles_labels()[1]
             label = None if f"fold {fold}" in named else f"fold {fold}"
             axes.plot([row["epoch"] for row in rows], [row[key] for row in rows], **look, lw=1.2, label=label)
-            best = min(rows, key=lambda row: row["val_loss"])
             if key == "val_loss":
+                best = min(rows, key=lambda row: row["val_loss"])
                 axes.plot(best["epoch"], best[key], MARKERS[fold % len(MARKERS)], color=look["color"], ms=5)
         if n_classes:
             axes.axhline(np.log(n_classes), color=GREY, lw=0.8, ls="--")

@@ -244,7 +244,7 @@ def read_spread(run: RunFolder) -> Json:
 
 def read_history(path: Path) -> list[dict[str, float]]:
     """Return the rows of a history.csv."""
-    rows = checked_table(path, ("epoch", "train_loss", "val_loss"))
+    rows = checked_table(path, ("epoch", "train_loss"))
     try:
         return [{name: float(value) for name, value in row.items()} for row in rows]
     except ValueError as error:

@@ -1,10 +1,12 @@
 """Train one model: one head on one fold with one seed, from features to its scores on the slides held out.
 
 The loss weighs patients so that classes count equally and each patient counts once, as the metric does. Training stops
-early on the inner validation patients' weighted log loss. An epoch ends in a checkpoint where the last one is
-seconds old; random numbers depend on (seed, fold, epoch) alone, so a killed run goes on to the same bits.
+early on the inner validation patients' weighted log loss; where nobody validates, all epochs are trained. An epoch ends
+in a checkpoint where the last one is seconds old; random numbers depend on (seed, fold, epoch) alone, so a killed run
+goes on to the same bits.
 """
 
+import math
 import time
 from contextlib import ExitStack
 
@@ -65,7 +67,9 @@ def fitting(job: FitJob, cohort: Cohort, folds: Ints, ranks: Ranks | None = None
     loop = Loop(job, cohort, parts, model, ranks, teach(job.options, job.fold, cohort, folds))
     state = yield from _train(loop)
     model.load_state_dict(state.best)
-    facts = {"best_epoch": state.best_epoch, "epochs_run": len(state.history), "best_val_loss": state.best_loss}
+    facts: dict[str, float] = {"best_epoch": state.best_epoch, "epochs_run": len(state.history)}
+    if len(parts.val):
+        facts["best_val_loss"] = state.best_loss
     _finish(loop, state, facts)
     if ranks.rank == 0:
         item_ended(Outcome(job.name, Status.DONE, facts=dict(facts)), time.monotonic() - began, **_which(job))
@@ -150,9 +154,10 @@ def _take_up(loop: Loop, state: Progression) -> None:
 def _one_epoch(loop: Loop, state: Progression, epoch: int) -> Steps[None]:
     row = yield from loop.steps(epoch)
     with loop.mean.applied():
-        row |= loop.validate()
-        if row["val_loss"] < state.best_loss - LEAST_GAIN:
-            state.best_loss, state.best_epoch = row["val_loss"], epoch
+        if len(loop.parts.val):
+            row |= loop.validate()
+        if row.get("val_loss", -math.inf) < state.best_loss - LEAST_GAIN:  # of nobody who validates the last is best
+            state.best_loss, state.best_epoch = row.get("val_loss", math.inf), epoch
             state.best = {name: value.detach().cpu().clone() for name, value in loop.model.state_dict().items()}
     state.history.append(row)
     state.model, state.optimizer = loop.model.state_dict(), loop.optimizer.state_dict()

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, TypeVar
 from features.option_groups import Precision, Ranks
 from mil.options import ByRules, Calibration, Fusion, Head, Output, SideBySide, Target, Tracker
 from wsi.errors import RequestError
-from wsi.option_groups import Above0, BelowOne, Between, Claims, Columns, Count, Factor, FromZero, Overwriting, Stalls
+from wsi.option_groups import Above0, BelowOne, Claims, Columns, Count, Factor, FromZero, Overwriting, Stalls
 from wsi.options import Option, at_least, check
 from wsi.recipe import Recipe
 
@@ -95,8 +95,8 @@ class Epochs:
     """Epochs of a growing learning rate; then it follows a cosine."""
     patience: Count = 15
     """Epochs without a better inner validation loss before training stops."""
-    inner_share: Between = 0.2
-    """Share of a training fold's patients that validate."""
+    inner_share: BelowOne = 0.2
+    """Share of a training fold's patients that validate; 0: all train, and the last epoch is kept."""
     clip: Above0 = 1.0
     """Largest norm of the gradient."""
     batch_bags: Count = 16
@@ -187,6 +187,7 @@ class TrainOptions(
                 check_head(head, self.output)
         self._check_together()
         self._check_nested()
+        self._check_inner()
 
     def _check_nested(self) -> None:
         if not self.nested:
@@ -199,6 +200,14 @@ class TrainOptions(
             )
         if self.fusion in ("late", "folds") or self.teacher is not None:
             raise RequestError(f"--nested {self.nested}: expected bags of one kind, and no teacher")
+
+    def _check_inner(self) -> None:
+        needed = {"--nested": self.nested, "--target survival": self.target == "survival"}
+        for option, asked in needed.items():
+            if asked and self.inner_share == 0:
+                raise RequestError(
+                    f"{option} and --inner-share 0 exclude each other: models are calibrated by patients who validate"
+                )
 
     def _check_together(self) -> None:
         for name, default in _FOR_CLASSES.items():

@@ -31,6 +31,8 @@ class TuneOptions(Cohort, Asked, Folds, Epochs, Precision, Overwriting, Claims):
         check(self)
         if not self.heads:
             raise RequestError("--heads: expected one or more heads, found none")
+        if self.inner_share == 0:
+            raise RequestError("--inner-share 0: expected more: settings are compared as these patients calibrate them")
         if self.fusion in ("late", "folds") or self.aggregate == "max" or self.target != "classes":
             raise RequestError(
                 "tune searches models of classes, of one kind of bags, by the mean over a patient's slides, without a "

@@ -26,7 +26,7 @@ from wsi.progress.outcome import Status
 
 COHORT = Fingerprint(
     patients=100, least=30, kind="patients of class LAA", tiles=2000, many_tiles=5000, slides=1.2, centers=3, dim=1024,
-    told_folds=0, by_center=False,
+    told_folds=0, by_center=False, steps=7.5, validates=False,
 )  # fmt: skip
 DOCS = Path(__file__).parents[3] / "docs" / "HEADS.md"
 
@@ -99,8 +99,10 @@ def test_nothing_chosen_is_said(noise: Path) -> None:
 
 
 def test_rules_by_hand() -> None:
-    def chosen(name: str, cohort: Fingerprint) -> object:
-        return rule_for(name, cohort).value(cohort, {"epochs": 100, "hidden": 64})
+    def chosen(name: str, cohort: Fingerprint, inner_share: float = 0.2) -> object:
+        return rule_for(name, cohort).value(
+            cohort, {"epochs": 100, "hidden": 64, "inner_share": inner_share, "folds": 5}
+        )
 
     assert chosen("folds", replace(COHORT, least=7)) == 3
     assert chosen("folds", replace(COHORT, least=3)) == 2
@@ -108,6 +110,9 @@ def test_rules_by_hand() -> None:
     assert chosen("folds", replace(COHORT, told_folds=4, least=3)) == 4
     assert chosen("folds", COHORT) == 5
     assert (chosen("seeds", replace(COHORT, least=149)), chosen("seeds", replace(COHORT, least=150))) == (3, 1)
+    assert (chosen("inner_share", COHORT), chosen("inner_share", replace(COHORT, least=150))) == (0, 0.2)
+    assert chosen("inner_share", replace(COHORT, validates=True)) == 0.2
+    assert (chosen("epochs", COHORT), chosen("epochs", COHORT, 0)) == (60, 27)  # 7.5 * 4 / 5 = 6 steps an epoch
     assert chosen("repeats", replace(COHORT, least=19)) == 3
     assert chosen("repeats", replace(COHORT, least=19, told_folds=4)) == 1
     assert chosen("max_tiles", replace(COHORT, many_tiles=8192)) == 0

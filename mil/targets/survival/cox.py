@@ -28,19 +28,31 @@ class _AtRisk:
         tied_N = ~new_N & np.append(False, np.diff(times) == 0)
         self._starts = np.flatnonzero(new_N)[1:]
         ends = np.flatnonzero(np.append(~tied_N[1:], True))
-        self._last_N = ends[np.cumsum(~tied_N) - 1]
+        self._tie_N = np.cumsum(~tied_N) - 1
+        self._firsts = np.flatnonzero(~tied_N)
+        self._last_N = ends[self._tie_N]
 
     def sums(self, values_BN: Floats) -> Floats:
         """Return the sum (B, N) for each patient, of values (B, N) in `order_N`, as are the sums."""
         parts = np.split(values_BN, self._starts, axis=1)  # apart: a difference of sums of all would cancel
         return np.asarray(np.concatenate([np.cumsum(part, axis=1) for part in parts], axis=1)[:, self._last_N])
 
+    def tied(self, values_BN: Floats) -> Floats:
+        """Return the sum (B, N) over those of the stratum with the same time."""
+        return np.asarray(np.add.reduceat(values_BN, self._firsts, axis=1)[:, self._tie_N])
+
+    def before(self, values_BN: Floats) -> Floats:
+        """Return the sum (B, N) over those with the same time who stand earlier."""
+        sums_BN = np.cumsum(values_BN, axis=1)
+        return np.asarray(sums_BN - values_BN - (sums_BN - values_BN)[:, self._firsts[self._tie_N]])
+
 
 def cox_slope(covariate_N: Floats, times_N: Floats, events_N: Bools, strata_N: Ints, weights_BN: Floats) -> Floats:
     """Return the coefficient (B,) of one covariate in each draw; infinite without a bound, NaN where nothing is said.
 
-    Source: Cox 1972, ties after Breslow 1974, each stratum with a baseline of its own. Of log risks it is the
-    calibration slope: 1 is perfect, below the risks lie too far apart (van Houwelingen, Statistics in Medicine 2000).
+    Source: Cox 1972, ties after Efron 1977, each stratum with a baseline of its own. Of log risks it is the calibration
+    slope: 1 is perfect, below the risks lie too far apart (van Houwelingen, Statistics in Medicine 2000). Who is drawn
+    twice weighs twice and is not tied with himself: the events of a time have their mean weight.
     """
     spread = float(covariate_N.std())
     if spread < 1e-12 or not events_N.any():
@@ -49,13 +61,24 @@ def cox_slope(covariate_N: Floats, times_N: Floats, events_N: Bools, strata_N: I
     order_N = at_risk.order_N
     x_N, weights_BN = ((covariate_N - covariate_N.mean()) / spread)[order_N], weights_BN[:, order_N]
     ends_BN = weights_BN * events_N[order_N]
+    has_BN = (ends_BN > 0).astype(np.float64)
+    tied_BN = np.maximum(at_risk.tied(has_BN), 1)
+    gone_BN, mean_weight_BN = at_risk.before(has_BN) / tied_BN, has_BN * at_risk.tied(ends_BN) / tied_BN
+    ties = bool(gone_BN.any())
+
+    def followed(values_BN: Floats) -> Floats:
+        """Return the sums over those at risk, less Efron's share of those with the event at that time."""
+        sums_BN = at_risk.sums(values_BN)
+        return sums_BN - gone_BN * at_risk.tied(has_BN * values_BN) if ties else sums_BN
+
     slope_B, said_B = np.zeros(len(weights_BN)), np.ones(len(weights_BN), bool)
     for step in range(STEPS):
         powers_BN = weights_BN * np.exp(np.clip(slope_B[:, None] * x_N, -300, 300))
-        all_BN = np.maximum(at_risk.sums(powers_BN), 1e-300)
-        mean_BN = at_risk.sums(powers_BN * x_N) / all_BN
-        spread_BN = np.maximum(at_risk.sums(powers_BN * x_N**2) / all_BN - mean_BN**2, 0.0)
-        rise_B, bend_B = (ends_BN * (x_N - mean_BN)).sum(axis=1), (ends_BN * spread_BN).sum(axis=1)
+        all_BN = np.maximum(followed(powers_BN), 1e-300)
+        mean_BN = followed(powers_BN * x_N) / all_BN
+        spread_BN = np.maximum(followed(powers_BN * x_N**2) / all_BN - mean_BN**2, 0.0)
+        rise_B = (ends_BN * x_N - mean_weight_BN * mean_BN).sum(axis=1)
+        bend_B = (mean_weight_BN * spread_BN).sum(axis=1)
         if step == 0:
             said_B = bend_B > 1e-9
         step_B = np.clip(rise_B / np.maximum(bend_B, 1e-12), -_WIDEST, _WIDEST) * said_B * (np.abs(slope_B) < FAR)

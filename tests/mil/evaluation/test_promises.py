@@ -144,10 +144,8 @@ def intervals_of_one(
     for at in (0.2, 0.5):
         limit = (np.log(at / (1 - at)) - np.log(share / (1 - share))) / apart
         truth = share * norm.sf(limit - apart / 2) - (1 - share) * norm.sf(limit + apart / 2) * at / (1 - at)
-        found[f"net benefit at {at}"] = (
-            tuple(float(end[0]) for end in ends_of_net_benefit(positive, real, draws, np.array([at]))),
-            truth,
-        )
+        low, high = ends_of_net_benefit(positive, real, draws, np.array([at]))
+        found[f"net benefit at {at}"] = (float(low[0]), float(high[0])), float(truth)
     wrong, doubt = (equal >= 0.5) != positive, -np.abs(x)
     found["errors, 80 % answered"] = (
         percentile_interval(risks(wrong, doubt, draws, np.array([0.8]))[:, 0]),
@@ -215,7 +213,7 @@ def false_alarms(slides: int, repeats: int, seed: int = 0) -> tuple[float, float
         known = KnownSlides(
             image_ids=tuple(map(str, range(slides))), patient_ids=tuple(map(str, range(slides))),
             centers=("",) * slides, contents=("",) * slides, means_SD=rng.standard_t(5, size=(slides, 16)) @ mixing,
-            mpp_S=np.zeros(slides), colour_SC=np.zeros((slides, 3)),
+            mpp_S=np.zeros(slides), colour_SC=np.zeros((slides, 3)), tiles_SKA=np.zeros((slides, 0, 9)),
         )  # fmt: skip
         familiar = familiar_of(known)
         assert familiar is not None

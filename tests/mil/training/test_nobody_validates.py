@@ -83,7 +83,10 @@ def test_tables_hold_no_word_of_validation(run: Path) -> None:
 
 
 def test_the_pages_say_so(run: Path) -> None:
-    assert "No patient validated" in (run / "report.html").read_text("utf-8")
+    report = (run / "report.html").read_text("utf-8")
+    assert "No patient validated" in report
+    assert "choose the epoch" not in report
+    assert "Patients that train the models of a fold and that are tested." in report
     checklists = (run / "checklists.html").read_text("utf-8")
     assert "the last epoch is kept" in checklists
     assert "inner validation" not in checklists

@@ -205,7 +205,7 @@ def test_noise_is_seldom_above_chance() -> None:
 def main() -> None:
     """Print the tables."""
     told = partial(print, sep=" | ", flush=True)
-    for patients, cohorts in ((40, 400), (100, 400), (300, 300), (700, 200)):
+    for patients, cohorts in ((40, 400), (100, 400), (300, 300), (700, 600)):
         told("patients", patients, f"{patients_hold(patients, cohorts):.3f}")
     for kind in KINDS:
         for patients in (40, 100, 300):

@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
+import pytest
 
 from features.bags.bag import BagFacts, write_bag
 from mil.training.options import TrainOptions
@@ -68,3 +70,25 @@ def write_noise(folder: Path, patients: int, n_tiles: int) -> None:
         write_bag(folder / f"{patient:02d}_0.h5", [rows], grid(n_tiles), facts(f"{patient:02d}_0"))
         lines.append(f"{patient:02d}_0,{patient:02d},{('CE', 'LAA')[patient % 2]}")
     (folder / "train.csv").write_text("\n".join(lines) + "\n")
+
+
+def train_killed_after_each_checkpoint(options: TrainOptions, kills: int) -> None:
+    """Train; the process ends right after its next checkpoint, so many times, and then goes through."""
+    from mil.train import train
+    from mil.training import checkpoint, fit
+
+    class Killed(BaseException):
+        pass
+
+    write = checkpoint.write_checkpoint
+
+    def dying(folder: Path, state: checkpoint.Progression, recipe_hash: str) -> NoReturn:
+        write(folder, state, recipe_hash)
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(fit, "write_checkpoint", dying)
+        for _ in range(kills):
+            with pytest.raises(Killed):
+                train(options)
+    train(options)

@@ -2,14 +2,14 @@
 
 import csv
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from witness import Witness
+from witness import Witness, train_killed_after_each_checkpoint
 
 from features.bags.bag import read_features
 from mil.train import train
@@ -92,25 +92,8 @@ def test_the_pages_say_so(run: Path) -> None:
     assert "inner validation" not in checklists
 
 
-def test_every_epoch_can_be_the_last_before_a_kill(
-    cohort: Witness, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from mil.training import checkpoint, fit
-
-    class Killed(BaseException):
-        pass
-
-    def dying(*args: object) -> Iterator[None]:
-        write(*args)  # type: ignore[arg-type]
-        raise Killed
-
-    write = checkpoint.write_checkpoint
-    monkeypatch.setattr(fit, "write_checkpoint", dying)
-    for _ in range(EPOCHS):
-        with pytest.raises(Killed):
-            train(options(cohort, tmp_path / "run"))
-    monkeypatch.undo()
-    train(options(cohort, tmp_path / "run"))
+def test_every_epoch_can_be_the_last_before_a_kill(cohort: Witness, run: Path, tmp_path: Path) -> None:
+    train_killed_after_each_checkpoint(options(cohort, tmp_path / "run"), EPOCHS)
     assert (tmp_path / "run" / "oof.csv").read_bytes() == (run / "oof.csv").read_bytes()
 
 

@@ -8,14 +8,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from witness import DIM, Trained, Witness, facts, grid
+from witness import DIM, Trained, Witness, facts, grid, train_killed_after_each_checkpoint
 
 from features.bags.bag import read_coords, read_features, write_bag
 from mil.run.folder import MEASURED
@@ -152,27 +152,10 @@ def test_killed_in_the_middle_the_run_goes_on_to_the_same_bits(
     assert {n: d for n, d in found.items() if n not in pages} == {n: d for n, d in expected.items() if n not in pages}
 
 
-def test_every_epoch_can_be_the_last_before_a_kill(
-    small: Witness, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_epoch_can_be_the_last_before_a_kill(small: Witness, undisturbed: Path, tmp_path: Path) -> None:
     """The process ends right after the n-th checkpoint, again and again, until the run is through."""
-    from mil.training import checkpoint, fit
-
-    class Killed(BaseException):
-        pass
-
-    def dying(*args: object) -> Iterator[None]:
-        write(*args)  # type: ignore[arg-type]
-        raise Killed
-
-    write = checkpoint.write_checkpoint
     out = tmp_path / "run"
-    monkeypatch.setattr(fit, "write_checkpoint", dying)
-    for _ in range(5):
-        with pytest.raises(Killed):
-            train(quick(small, out))
-    monkeypatch.undo()
-    train(quick(small, out))
+    train_killed_after_each_checkpoint(quick(small, out), 5)
     assert contents(out)["oof.csv"] == contents(undisturbed)["oof.csv"]
 
 

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
-from witness import Witness
+from witness import Witness, train_killed_after_each_checkpoint
 
 from mil.data.cohort import Cohort
 from mil.ragged.randomness import Randomness
@@ -255,29 +255,12 @@ def weights(witness: Witness, out: Path, **changes: object) -> bytes:
     return (out / "fold0" / "seed0" / "weights.safetensors").read_bytes()
 
 
-def test_with_everything_on_every_epoch_can_be_the_last_before_a_kill(
-    small: Witness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_with_everything_on_every_epoch_can_be_the_last_before_a_kill(small: Witness, tmp_path: Path) -> None:
     """The process ends right after each checkpoint, and the run still ends with the same bytes in every file."""
-    from mil.training import checkpoint, fit
-
-    class Killed(BaseException):
-        pass
-
-    def dying(*args: object) -> Iterator[None]:
-        write(*args)  # type: ignore[arg-type]
-        raise Killed
-
     options = quick(small, tmp_path / "a" / "run", **EVERYTHING)
     train(options)
-    write = checkpoint.write_checkpoint
     again = replace(options, out=tmp_path / "b" / "run")
-    monkeypatch.setattr(fit, "write_checkpoint", dying)
-    for _ in range(9):
-        with pytest.raises(Killed):
-            train(again)
-    monkeypatch.undo()
-    train(again)
+    train_killed_after_each_checkpoint(again, 9)
     expected, found = ({p.relative_to(o.out): p.read_bytes() for p in o.out.rglob("*")
                         if p.is_file() and p.name not in MEASURED}
                        for o in (options, again))  # fmt: skip

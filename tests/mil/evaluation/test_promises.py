@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 
 from mil.evaluation.bootstrap import draw_patients
 from mil.evaluation.decisions.called import told_of_calls
@@ -25,6 +26,7 @@ from mil.evaluation.refusal.conformal import least_probabilities, sets_by_others
 from mil.evaluation.refusal.familiar import familiar_of
 from mil.run.known import KnownSlides
 from mil.targets.metrics import percentile_interval
+from mil.targets.questions import at_prevalence
 
 FOLDS = 5
 NOISE = 0.2
@@ -45,7 +47,9 @@ class Cohort:
     new_told_N: np.ndarray
 
 
-def simulated(rng: np.random.Generator, patients: int, share: float, auc: float, new: int = 400) -> Cohort:
+def simulated(
+    rng: np.random.Generator, patients: int, share: float, auc: float, new: int = 400, new_share: float = 0.5
+) -> Cohort:
     """Return a cohort; folds hold alike shares of those who have it."""
     apart, scales = APART[auc], np.exp(SCALE * rng.normal(size=FOLDS))
     positive = np.arange(patients) < round(share * patients)
@@ -59,7 +63,7 @@ def simulated(rng: np.random.Generator, patients: int, share: float, auc: float,
     told = np.empty(patients)
     for fold in range(FOLDS):
         told[folds == fold] = odds(positive[folds == fold].astype(float), [fold])
-    new_positive = np.arange(new) < new // 2
+    new_positive = np.arange(new) < round(new * new_share)
     new_told = odds(new_positive.astype(float), range(FOLDS))
     return Cohort(positive, folds, expit(told), new_positive, expit(new_told))
 
@@ -110,6 +114,20 @@ def kept_by_sets(
         found.append([inside[whose == c].mean() for inside, whose in by_class for c in (1, 0)])
     rare, common, new_rare, new_common = np.mean(found, axis=0).tolist()
     return rare, common, new_rare, new_common
+
+
+def shifted(share: float, there: float, repeats: int, seed: int = 0) -> list[tuple[float, float]]:
+    """Return by how much more is told than is there, and the log loss, of new patients of another prevalence.
+
+    As for equal classes; at the training's prevalence; at theirs. A hundred patients train; AUC .85.
+    """
+    rng, found = np.random.default_rng(seed), []
+    for _ in range(repeats):
+        own = simulated(rng, 100, share, 0.85, 1000, there)
+        probs = np.stack([1 - own.new_told_N, own.new_told_N], axis=1)
+        told = [at_prevalence(probs, np.array([1 - at, at]))[:, 1] for at in (0.5, share, there)]
+        found.append([(told_N.mean() - there, log_loss(own.new_positive_N, told_N)) for told_N in told])
+    return [(float(more), float(loss)) for more, loss in np.mean(found, axis=0)]
 
 
 Interval = tuple[float | None, float | None]
@@ -223,6 +241,8 @@ def false_alarms(slides: int, repeats: int, seed: int = 0) -> tuple[float, float
 
 
 COHORTS = [(60, 0.3, 0.85), (100, 0.3, 0.75), (100, 0.3, 0.85), (300, 0.2, 0.85), (700, 0.1, 0.95)]
+SHIFTS = [(0.3, 0.05), (0.3, 0.5), (0.1, 0.3), (0.5, 0.1)]
+"""Prevalence where models are trained, and where they are used."""
 RULES = [Rule("sensitivity", 0.9), Rule("sensitivity", 0.95), Rule("specificity", 0.95)]
 
 
@@ -264,6 +284,14 @@ def test_alarms_are_as_rare_as_promised(slides: int) -> None:
     assert called < promised * 1.3 + 0.002
 
 
+@pytest.mark.parametrize(("share", "there"), SHIFTS)
+def test_what_is_told_follows_the_prevalence_that_is_told(share: float, there: float) -> None:
+    (balanced, balanced_loss), (before, before_loss), (after, after_loss) = shifted(share, there, 20)
+    assert abs(after) < 0.03
+    assert abs(after) < min(abs(balanced), abs(before)) or there == 0.5
+    assert after_loss <= min(balanced_loss, before_loss) + 1e-9
+
+
 def test_cuts_and_sets_of_a_few_cohorts_keep_their_promise() -> None:
     """As the slow tests, of one kind of cohort and with more room."""
     held, new, expected = kept_by_cuts(100, 0.3, 0.85, Rule("sensitivity", 0.9), 60)
@@ -288,6 +316,8 @@ def main() -> None:
     tables = [coverage(patients, 0.3, 0.85, 400, seed=1) for patients in (50, 100, 300)]
     for name in tables[0]:
         row(name, *(table[name] for table in tables))
+    for share, there in SHIFTS:
+        row(share, there, *(value for own in shifted(share, there, 400) for value in own))
     for patients in (60, 100, 300):
         row(patients, *leak_of_cuts(patients, 100))
     for slides in (40, 99, 250):

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from features.bags.bag import BagHeader, content_sha256
-from mil.data.same_tiles import same_tiles
 from mil.data.splits import read_column
 from wsi.cohort.manifest import ManifestRow
 from wsi.errors import BagError, RequestError
@@ -43,14 +42,14 @@ def check_pictures(
     headers: Mapping[str, BagHeader],
     harm: str = "one would be tested by models trained on the other",
 ) -> list[str]:
-    """Return a note for each picture that one patient has twice, or each bag whose content or tiles another has.
+    """Return a note for each picture that one patient has twice, or each bag whose content another has.
 
     ``harm``: why two patients may not have the same.
 
     Raises
     ------
     RequestError
-        Two patients have the same picture, or bags of the same content or tiles.
+        Two patients have the same picture, or bags of the same content.
     """
     notes: dict[tuple[str, str], str] = {}
     row_of = {row.image_id: row for row in rows}
@@ -95,11 +94,6 @@ def _alike(row_of: Mapping[str, ManifestRow], headers: Mapping[str, BagHeader]) 
         for image_id in row_of:
             if image_id in known and (other := first.setdefault(known[image_id], image_id)) != image_id:
                 yield other, image_id, what
-    order = {image_id: i for i, image_id in enumerate(row_of)}
-    patient_of = {image_id: row.patient_id for image_id, row in row_of.items()}
-    for (one, other), count in same_tiles(headers, patient_of).items():
-        first_id, second_id = sorted((one, other), key=order.__getitem__)
-        yield first_id, second_id, f"hold the same tiles ({count} that were compared)"
 
 
 def _marks(headers: Mapping[str, BagHeader]) -> Iterator[tuple[str, dict[str, str]]]:

@@ -6,15 +6,13 @@ of the sketch is left. Two bags hold the same tiles when a quarter of their sket
 within the rounding of half precision; tiles that two other patients have as well (glass, one-hot classes) do not count.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
-from features.bags.bag import BagHeader
-from mil.data.cohort import load_rows
 from mil.ragged.packing import BagRows
 from wsi.arrays import Bools, Floats
-from wsi.errors import BagError
 
 KEPT = 32
 """Tiles of a sketch."""
@@ -24,10 +22,6 @@ ROUNDED = 2.0**-9
 """Of a tile's size: what rounding to half precision moves it by at most, along one direction."""
 SHARE, LEAST = 0.25, 3
 """Of the smaller sketch, and tiles, that must agree."""
-NEAREST = 2
-"""Bags whose mean features are nearest are compared with each bag."""
-FAR = 25.0
-"""Squared distance of means, in units of what chance moves a mean of tiles of one slide by, up to which it is done."""
 _BLOCK = 8192
 _SOME = 64
 """Features, or up to twice as many, that tell which tiles lie furthest: all tiles are looked at: it has to be quick."""
@@ -66,50 +60,36 @@ def shared(one: Floats, other: Floats, rest: Sequence[Floats] = ()) -> int:
     return found if found >= max(LEAST, SHARE * min(len(one), len(other))) else 0
 
 
-def same_tiles(headers: Mapping[str, BagHeader], patient_of: Mapping[str, str]) -> dict[tuple[str, str], str]:
-    """Return pairs of image ids whose bags hold the same tiles, and how many of the tiles compared agree, as text.
+def same_tiles(sketches_SKA: Floats, patients: Sequence[str]) -> list[tuple[int, int, str]]:
+    """Return pairs of slides of different patients that hold the same tiles, and how many of those compared, as text.
 
-    Only bags whose mean features lie near each other are read; damaged ones are told of elsewhere.
+    ``sketches_SKA`` as `filled` gives them. A tile is compared only with those as far along the first direction. Of
+    fewer than four patients it cannot be told what all have, as glass.
     """
-    ids = [i for i, own in headers.items() if i in patient_of and own.n_tiles >= LEAST and own.moments is not None]
-    pairs = [(ids[a], ids[b]) for a, b in _near([headers[i] for i in ids])]
-    sketches: dict[str, Floats] = {}
-    for name in dict.fromkeys(name for pair in pairs for name in pair):
-        try:
-            sketches[name] = sketch_of(load_rows(headers[name]))
-        except BagError:
-            continue
-    found = {}
-    for one, other in pairs:
-        if one in sketches and other in sketches:
-            rest = [own for i, own in sketches.items() if patient_of[i] not in (patient_of[one], patient_of[other])]
-            if count := shared(sketches[one], sketches[other], rest):
-                found[one, other] = f"{count} of {min(len(sketches[one]), len(sketches[other]))}"
+    if len(set(patients)) < 4:
+        return []
+    rows = sketches_SKA.reshape(-1, AXES + 1)
+    order = np.argsort(rows[:, 0])[: int((~np.isnan(rows[:, 0])).sum())]
+    along, reach = rows[order, 0], ROUNDED * float(rows[order, AXES].max(initial=0))
+    owners, own_SKA = order // sketches_SKA.shape[1], [own[~np.isnan(own[:, 0])] for own in sketches_SKA]
+    found = []
+    for one, sketch in enumerate(own_SKA):
+        common_S = np.zeros(len(own_SKA), np.int64)
+        first, last = (np.searchsorted(along, sketch[:, 0] + off, side) for off, side in _sides(reach))
+        for tile, start, stop in zip(sketch, first, last, strict=True):
+            common_S[np.unique(owners[start:stop][agree(tile[None], rows[order[start:stop]])[0]])] += 1
+        for other in np.flatnonzero(common_S >= LEAST).tolist():
+            if other <= one or patients[other] == patients[one]:
+                continue
+            own = (patients[one], patients[other])
+            rest = [own_SKA[i] for i in np.flatnonzero(common_S).tolist() if patients[i] not in own]
+            if count := shared(sketch, own_SKA[other], rest):
+                found.append((one, other, f"{count} of {min(len(sketch), len(own_SKA[other]))}"))
     return found
 
 
-def _near(headers: Sequence[BagHeader]) -> list[tuple[int, int]]:
-    """Return the pairs of bags that are worth reading: means as near as those of two parts of one slide may be."""
-    moments = [own.moments for own in headers if own.moments is not None]
-    if len(moments) < 2:
-        return []
-    counts_N = np.array([own.count for own in moments])
-    within_D = sum(own.spread_D for own in moments) / counts_N.sum()
-    varied = within_D > 0
-    if not varied.any():
-        return []
-    means_ND = np.stack([own.mean_D[varied] for own in moments]) / np.sqrt(within_D[varied])
-    means_ND -= means_ND.mean(axis=0)
-    sizes_N, found = (means_ND**2).sum(axis=1), set[tuple[int, int]]()
-    for first in range(0, len(moments), _BLOCK):
-        own = means_ND[first : first + _BLOCK]
-        off_BN = (sizes_N[first : first + _BLOCK, None] + sizes_N - 2 * own @ means_ND.T) / means_ND.shape[1]
-        off_BN *= np.minimum(counts_N[first : first + _BLOCK, None], counts_N)
-        off_BN[np.arange(len(own)), first + np.arange(len(own))] = np.inf
-        near_BK = np.argsort(off_BN, axis=1)[:, :NEAREST]
-        for row, others in enumerate(near_BK):
-            found |= {(min(first + row, b), max(first + row, b)) for b in others.tolist() if off_BN[row, b] < FAR}
-    return sorted(found)
+def _sides(reach: float) -> tuple[tuple[float, Literal["left"]], tuple[float, Literal["right"]]]:
+    return (-reach, "left"), (reach, "right")
 
 
 def filled(sketch: Floats) -> Floats:

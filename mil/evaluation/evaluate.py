@@ -16,7 +16,7 @@ from mil.evaluation.bootstrap import REPLICATES, draw_groups, estimates
 from mil.evaluation.centers.robustness import robustness_index
 from mil.evaluation.oof import OutOfFold, Patients, collect, of_slides, patients_of, write_all_models, write_oof
 from mil.evaluation.probe import center_probe, patient_means
-from mil.evaluation.refusal.familiar import slides_known
+from mil.evaluation.refusal.familiar import about_same_tiles, slides_known
 from mil.run.evidence import CHOSEN
 from mil.run.folder import NESTED, RunFolder
 from mil.run.known import write_known
@@ -73,6 +73,7 @@ def evaluate(
     known = slides_known(cohort, headers or {}, colours, sketched=True)
     if known is not None:
         write_known(run.path, known)
+        warnings += about_same_tiles(known)
     run.write_json("metrics.json", _metrics(options, found, warnings, stores))
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from features.bags.bag import BagHeader
 from mil.data.cohort import Cohort
-from mil.data.same_tiles import AXES, filled, known_with, sketch_of
+from mil.data.same_tiles import AXES, filled, known_with, same_tiles, sketch_of
 from mil.evaluation.probe import means_of
 from mil.run.folder import RunFolder
 from mil.run.known import KEPT_NOTHING, KnownSlides, read_known
@@ -182,6 +182,16 @@ def tiles_known(run: RunFolder, asked: Cohort, means: Mapping[str, Floats]) -> d
         if same is not None:
             found[asked.image_ids[i]] = known.image_ids[same]
     return found
+
+
+def about_same_tiles(known: KnownSlides) -> list[str]:
+    """Return a line for each two patients who have slides of the same tiles."""
+    ids, patients = known.image_ids, known.patient_ids
+    return [
+        f"slides {ids[one]} (patient {patients[one]}) and {ids[other]} (patient {patients[other]}) hold the same tiles "
+        f"({count} that were compared): if they are one slide, leave one out, as models trained on one told the other"
+        for one, other, count in same_tiles(known.tiles_SKA, patients)
+    ]
 
 
 def about_unlike(unlike: Sequence[str], asked: int, known: int, by_chance: float) -> str:

@@ -3,25 +3,26 @@
 PYTHONPATH=.:tests python tests/mil/data/test_same_tiles.py      prints the table of docs/EVIDENCE.md
 """
 
+import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 from making import SEED
-from witness import facts, grid
+from witness import DIM as WITNESS_DIM
+from witness import Witness, facts, grid
 
-from features.bags.bag import BagHeader, read_header, write_bag
-from mil.data.duplicates import check_pictures
+from features.bags.bag import write_bag
 from mil.data.same_tiles import KEPT, filled, known_with, same_tiles, sketch_of
+from mil.run.ending import ending_of_run
+from mil.train import train
 from wsi.arrays import Floats
-from wsi.cohort.manifest import ManifestRow
-from wsi.errors import RequestError
 
 DIM = 32
 SLIDES = 10
+PATIENTS = tuple(f"p{i}" for i in range(100))
 
 
 def _slide(rng: np.random.Generator, n_tiles: int) -> Floats:
@@ -29,10 +30,8 @@ def _slide(rng: np.random.Generator, n_tiles: int) -> Floats:
     return np.maximum(rng.normal(size=(n_tiles, DIM)) + 0.4 * rng.normal(size=DIM) + 0.5, 0)
 
 
-def _written(folder: Path, bags: dict[str, Floats], dtype: str = "f4") -> dict[str, BagHeader]:
-    for name, rows in bags.items():
-        write_bag(folder / f"{name}.h5", [rows.astype(dtype)], grid(len(rows)), facts(name))
-    return {name: read_header(folder / f"{name}.h5") for name in bags}
+def _sketches(bags: Iterable[Floats]) -> Floats:
+    return np.stack([filled(sketch_of(rows)) for rows in bags])
 
 
 CHANGES: dict[str, Callable[[np.random.Generator, Floats], Floats]] = {
@@ -45,23 +44,22 @@ CHANGES: dict[str, Callable[[np.random.Generator, Floats], Floats]] = {
 
 
 @pytest.mark.parametrize("n_tiles", [12, 200])
-def test_a_slide_that_was_filed_twice_is_found(tmp_path: Path, n_tiles: int) -> None:
+def test_a_slide_that_was_filed_twice_is_found(n_tiles: int) -> None:
     rng = np.random.default_rng(SEED)
     bags = {f"s{i}": _slide(rng, n_tiles) for i in range(SLIDES)}
-    known_SKA = np.stack([filled(sketch_of(rows)) for rows in bags.values()])
+    known_SKA = _sketches(bags.values())
     assert known_with(sketch_of(_slide(rng, n_tiles)), known_SKA) is None
-    first = _written(tmp_path, bags)
     for how, change in CHANGES.items():
         if how == "three in ten" and n_tiles < 20:
             continue  # too few are left to be sure
         again = change(rng, bags["s3"])
-        headers = first | _written(tmp_path, {"again": again})
-        assert [*same_tiles(headers, {name: f"of {name}" for name in headers})] == [("s3", "again")], how
+        ((one, other, _),) = same_tiles(_sketches([*bags.values(), again]), PATIENTS)
+        assert (one, other) == (3, SLIDES), how
         assert known_with(sketch_of(again), known_SKA) == 3, how
 
 
 @pytest.mark.parametrize("kind", ["one-hot", "glass", "no slide differs", "a large offset"])
-def test_features_that_are_alike_are_no_same_tiles(tmp_path: Path, kind: str) -> None:
+def test_features_that_are_alike_are_no_same_tiles(kind: str) -> None:
     rng = np.random.default_rng(SEED)
 
     def rows(n_tiles: int) -> Floats:
@@ -72,23 +70,35 @@ def test_features_that_are_alike_are_no_same_tiles(tmp_path: Path, kind: str) ->
             own[: n_tiles // 2] = np.linspace(3, 4, DIM) * rng.integers(1, 5, size=(n_tiles // 2, 1))
         return own / 100 + 30 if kind == "a large offset" else own
 
-    headers = _written(tmp_path, {f"s{i}": rows((4, 60)[i % 2]) for i in range(SLIDES)}, "f2")
-    assert not same_tiles(headers, {name: name for name in headers})
+    bags = [rows((4, 60)[i % 2]).astype(np.float16).astype(np.float64) for i in range(SLIDES)]
+    assert not same_tiles(_sketches(bags), PATIENTS[:SLIDES])
 
 
-def test_two_patients_of_the_same_tiles_are_refused_with_what_the_table_tells_of_them(tmp_path: Path) -> None:
-    rng = np.random.default_rng(SEED)
-    bags = {f"s{i}": _slide(rng, 40) for i in range(4)}
-    headers = _written(tmp_path, bags | {"again": bags["s1"][::2]})
-    rows = [ManifestRow(name, f"p_{name}", "A") for name in bags]
-    with pytest.raises(
-        RequestError,
-        match=r"slides s1 \(patient p_s1\) and again \(patient p_again\) hold the same tiles \(\d+ of 20 that were "
-        r"compared\), and the table tells A and B of them: one would be tested",
-    ):
-        check_pictures([*rows, ManifestRow("again", "p_again", "B")], headers)
-    (note,) = check_pictures([*rows, ManifestRow("again", "p_s1", "A")], headers)
-    assert note.startswith("slides s1 and again of patient p_s1 hold the same tiles (")
+def test_two_patients_of_one_slide_are_told_in_the_report_and_the_terminal(
+    tmp_path: Path, write_cohort: Callable[..., Witness]
+) -> None:
+    """Its tiles in another order, half of them: no hash tells it. Two slides of one patient are nobody's harm."""
+    witness = write_cohort(tmp_path, n_patients=18)
+    rows = np.random.default_rng(1).normal(size=(40, WITNESS_DIM)).astype(np.float16)
+    for name, own in {"0001_0": rows, "0002_0": rows[::-2], "0000_0": rows[:8] + 9, "0000_1": rows[:8] + 9}.items():
+        write_bag(tmp_path / f"{name}.h5", [own], grid(len(own)), facts(name))
+    train(witness.options(tmp_path / "run", folds=2, epochs=1, baselines=()))
+    warned = json.loads((tmp_path / "run" / "metrics.json").read_text())["warnings"]
+    (line,) = (own for own in warned if "same tiles" in own)
+    assert line.startswith(
+        "slides 0001_0 (patient 0001) and 0002_0 (patient 0002) hold the same tiles (16 of 20 that were compared): "
+    )
+    assert line in ending_of_run(tmp_path / "run")["warnings"]
+    assert "hold the same tiles (16 of 20" in (tmp_path / "run" / "report.html").read_text("utf-8")
+
+
+def test_of_three_patients_nobody_can_tell_what_all_have() -> None:
+    rows = np.random.default_rng(SEED).normal(size=(40, DIM))
+    bags = [rows, rows, _slide(np.random.default_rng(0), 40)]
+    assert not same_tiles(_sketches(bags), PATIENTS[:3])
+    more = [*bags, _slide(np.random.default_rng(1), 40)]
+    assert [own[:2] for own in same_tiles(_sketches(more), PATIENTS[:4])] == [(0, 1)]
+    assert not same_tiles(_sketches(more), ("a", "a", "b", "c"))
 
 
 def test_a_sketch_keeps_distinct_tiles_alone() -> None:
@@ -123,16 +133,14 @@ def main() -> None:
             found, wrong, asked = dict.fromkeys(CHANGES, 0), 0, 0
             for n_tiles in (20, 200, 2000):
                 draw = make(rng, dim)
-                with TemporaryDirectory() as name:
-                    bags = {f"s{i}": draw(n_tiles) for i in range(60)}
-                    first = _written(Path(name), bags)
-                    asked += 3
-                    for how, change in CHANGES.items():
-                        for i in range(3):
-                            again = _written(Path(name), {"again": change(rng, bags[f"s{i}"])})
-                            pairs = {*same_tiles(first | again, {own: own for own in [*first, "again"]})}
-                            found[how] += (f"s{i}", "again") in pairs
-                            wrong += len(pairs - {(f"s{i}", "again")})
+                bags = [draw(n_tiles) for _ in range(60)]
+                first, asked = _sketches(bags), asked + 3
+                for how, change in CHANGES.items():
+                    for i in range(3):
+                        known_SKA = np.concatenate([first, _sketches([change(rng, bags[i])])])
+                        pairs = {own[:2] for own in same_tiles(known_SKA, PATIENTS[:61])}
+                        found[how] += (i, 60) in pairs
+                        wrong += len(pairs - {(i, 60)})
             told = " | ".join(f"{own} of {asked}" for own in found.values())
             sys.stdout.write(f"| {kind}, {dim} features | {told} | {wrong} |\n")
             sys.stdout.flush()

@@ -7,7 +7,6 @@ within the rounding of half precision; tiles that two other patients have as wel
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 
@@ -75,7 +74,8 @@ def same_tiles(sketches_SKA: Floats, patients: Sequence[str]) -> list[tuple[int,
     found = []
     for one, sketch in enumerate(own_SKA):
         common_S = np.zeros(len(own_SKA), np.int64)
-        first, last = (np.searchsorted(along, sketch[:, 0] + off, side) for off, side in _sides(reach))
+        first = np.searchsorted(along, sketch[:, 0] - reach, "left")
+        last = np.searchsorted(along, sketch[:, 0] + reach, "right")
         for tile, start, stop in zip(sketch, first, last, strict=True):
             common_S[np.unique(owners[start:stop][agree(tile[None], rows[order[start:stop]])[0]])] += 1
         for other in np.flatnonzero(common_S >= LEAST).tolist():
@@ -86,10 +86,6 @@ def same_tiles(sketches_SKA: Floats, patients: Sequence[str]) -> list[tuple[int,
             if count := shared(sketch, own_SKA[other], rest):
                 found.append((one, other, f"{count} of {min(len(sketch), len(own_SKA[other]))}"))
     return found
-
-
-def _sides(reach: float) -> tuple[tuple[float, Literal["left"]], tuple[float, Literal["right"]]]:
-    return (-reach, "left"), (reach, "right")
 
 
 def filled(sketch: Floats) -> Floats:

@@ -23,7 +23,7 @@ import numpy as np
 from mil.data.duplicates import notes_of_training, pictures
 from mil.data.several_encoders import open_cohorts
 from mil.evaluation.new_patients import ByTheRun, answered_by
-from mil.evaluation.refusal.familiar import Alarm, tiles_known, unlike_known
+from mil.evaluation.refusal.familiar import Alarm, against_known
 from mil.inference.by_center import shares_by_center
 from mil.inference.combine import Combiner, combiner, runs_of
 from mil.inference.inputs import Asked, given_bags, made_bags, sort_items
@@ -194,9 +194,9 @@ def _told(asked: Asked, options: PredictOptions, progress: Progress) -> tuple[Ju
     empty = judged.slides.empty
     notes = [f"{plural(len(empty), 'slide')} without tiles: {', '.join(empty)}"] if empty else []
     scored = [row for row in asked.rows if row.image_id not in {*judged.slides.failures, *empty}]
-    same = tiles_known(run, judged.slides, judged.means)
+    same, alarm = against_known(run, judged.slides, judged.means)
     notes += notes_of_training(run.path, scored, pictures(asked.sets[0].headers), same)
-    return judged, notes, unlike_known(run, judged.slides, judged.means)
+    return judged, notes, alarm
 
 
 def _failed(failures: Mapping[str, str], nobody: str) -> list[Outcome]:

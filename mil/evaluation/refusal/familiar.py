@@ -18,6 +18,7 @@ from features.bags.bag import BagHeader
 from mil.data.cohort import Cohort
 from mil.data.same_tiles import AXES, filled, known_with, same_tiles, sketch_of
 from mil.evaluation.probe import means_of
+from mil.ragged.packing import BagRows
 from mil.run.folder import RunFolder
 from mil.run.known import KEPT_NOTHING, KnownSlides, read_known
 from wsi.arrays import Floats, Ints
@@ -143,23 +144,29 @@ class Alarm:
     """For a person."""
 
 
-def unlike_known(run: RunFolder, asked: Cohort, means: Mapping[str, Floats]) -> Alarm:
-    """Return which slides are further from the known ones than these are from each other, and what cannot be told.
+def against_known(run: RunFolder, asked: Cohort, means: Mapping[str, Floats]) -> tuple[dict[str, str], Alarm]:
+    """Return slide -> the known slide whose tiles it holds, and which slides are unlike all known ones.
 
     ``means``: image id -> mean features, where they are known already; other slides are read for it.
     """
     asked = asked.by_patient() if run.recipe.get("aggregate") == "bag" else asked
     known = read_known(run.path)
     if known is None:
-        return Alarm({}, (f"slides unlike all known ones cannot be told: {KEPT_NOTHING}",))
+        return {}, Alarm({}, (f"slides unlike all known ones cannot be told: {KEPT_NOTHING}",))
     familiar, chosen = familiar_of(known), np.flatnonzero(asked.usable_N).tolist()
+    means_of_ids = dict(zip((asked.image_ids[i] for i in chosen), means_of(asked, chosen, means), strict=True))
+    bags = {asked.image_ids[i]: asked.bags[i] for i in chosen}
+    return tiles_known(known, familiar, bags, means_of_ids), unlike_known(known, familiar, means_of_ids)
+
+
+def unlike_known(known: KnownSlides, familiar: Familiar | None, means: Mapping[str, Floats]) -> Alarm:
+    """Return which slides are further from the known ones than these are from each other, and what cannot be told."""
     if familiar is None:
         why = f"the run knows {plural(len(known), 'slide')}, expected {LEAST_KNOWN} or more, of two patients"
         return Alarm({}, (f"slides unlike all known ones cannot be told: {why}",))
-    if not chosen:
+    if not means:
         return Alarm({}, ())
-    distances = familiar.distances(np.stack(means_of(asked, chosen, means))).tolist()
-    told = dict(zip((asked.image_ids[i] for i in chosen), distances, strict=True))
+    told = dict(zip(means, familiar.distances(np.stack([*means.values()])).tolist(), strict=True))
     unlike = [name for name, own in told.items() if own > familiar.furthest]
     notes = (about_unlike(unlike, len(told), len(known), familiar.false_alarms),) if unlike else ()
     return Alarm(
@@ -168,20 +175,13 @@ def unlike_known(run: RunFolder, asked: Cohort, means: Mapping[str, Floats]) -> 
     )
 
 
-def tiles_known(run: RunFolder, asked: Cohort, means: Mapping[str, Floats]) -> dict[str, str]:
+def tiles_known(
+    known: KnownSlides, familiar: Familiar | None, bags: Mapping[str, BagRows], means: Mapping[str, Floats]
+) -> dict[str, str]:
     """Return slide -> the known slide whose tiles it holds; only slides whose mean lies near a known one are read."""
-    asked = asked.by_patient() if run.recipe.get("aggregate") == "bag" else asked
-    known, found = read_known(run.path), dict[str, str]()
-    if known is None or not known.tiles_SKA.size:
-        return found
-    familiar, chosen = familiar_of(known), np.flatnonzero(asked.usable_N).tolist()
-    for i, mean_D in zip(chosen, means_of(asked, chosen, means), strict=True):
-        if familiar is not None and not familiar.is_near(mean_D):
-            continue
-        same = known_with(sketch_of(asked.bags[i]), known.tiles_SKA)
-        if same is not None:
-            found[asked.image_ids[i]] = known.image_ids[same]
-    return found
+    near = [name for name, own in means.items() if known.tiles_SKA.size and (familiar is None or familiar.is_near(own))]
+    same = {name: known_with(sketch_of(bags[name]), known.tiles_SKA) for name in near}
+    return {name: known.image_ids[own] for name, own in same.items() if own is not None}
 
 
 def about_same_tiles(known: KnownSlides) -> list[str]:

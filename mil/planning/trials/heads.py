@@ -150,7 +150,7 @@ def _options(options: TrainOptions, head: str, folder: Path, out: Path, **change
         "seeds": 1, "target": "classes", "unit": "patient", "aggregate": "mean", "calibrate": "none", "classes": (),
         "splits": None, "split": "patients", "other": None, "other_label": "", "teacher": None, "stores": (),
         "fusion": "none", "columns": None, "repeats": 1, "workers": 1, "nproc": 1, "track": (), "overwrite": True,
-        "output": "linear", "mixup": options.mixup, "inner_share": options.inner_share or 0.2,
+        "output": "linear", "mixup": options.mixup, "inner_share": options.inner_share or TrainOptions.inner_share,
     }  # fmt: skip
     return replace(options, **(told | changes))  # type: ignore[arg-type]
 

@@ -239,7 +239,9 @@ def test_bags_that_are_not_held_are_read_once_for_the_check_and_all_models(
     predict(asked)
     read_bytes.clear()
     monkeypatch.setattr(several_encoders, "HELD_BYTES", 0)
-    monkeypatch.setattr("mil.inference.predict.tiles_known", lambda *_: {})  # reads those near a known slide again
+    monkeypatch.setattr(
+        "mil.evaluation.refusal.familiar.tiles_known", lambda *_: {}
+    )  # reads those near a known slide again
     rows._SEEN.clear()
     predict(replace(asked, out=tmp_path / "read" / "out.csv"))
     assert len(load_ensemble(RunFolder(trained.out), "cpu").members) > 1

@@ -95,14 +95,19 @@ def estimate(measure: Measure, draws_BN: Floats, *, pairs: bool = False) -> Json
 
     ``pairs``: as in `interval`.
     """
-    value = float(measure(ones(draws_BN.shape[1]))[0])
-    low, high = interval(value, measure(draws_BN), measure(left_out(draws_BN)), pairs=pairs)
-    return finite({"value": value, "low": low, "high": high})
+    return _estimated(measure, draws_BN, left_out(draws_BN), pairs=pairs)
 
 
 def estimates(measures: Mapping[str, Measure], draws_BN: Floats) -> Json:
     """Return every metric with its 95 % interval, all on the same draws."""
-    return {name: estimate(measure, draws_BN, pairs=of_pairs(name)) for name, measure in measures.items()}
+    left_KN = left_out(draws_BN)
+    return {name: _estimated(own, draws_BN, left_KN, pairs=of_pairs(name)) for name, own in measures.items()}
+
+
+def _estimated(measure: Measure, draws_BN: Floats, left_KN: Floats, *, pairs: bool) -> Json:
+    value = float(measure(ones(draws_BN.shape[1]))[0])
+    low, high = interval(value, measure(draws_BN), measure(left_KN), pairs=pairs)
+    return finite({"value": value, "low": low, "high": high})
 
 
 def of_pairs(name: str) -> bool:
